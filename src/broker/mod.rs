@@ -1,0 +1,201 @@
+//! The door to the broker. Only this folder names lapin.
+//!
+//! It promises: a published message is confirmed by the broker or the caller hears why not, and an unroutable one is an error
+//! that names its routing key; a lost connection comes back by itself, with everything declared and subscribed again; nothing
+//! waits without a bound. It deliberately does not know what a job is: bodies are bytes.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use crate::model::id::HostId;
+
+/// Properties of a message, as far as Longshore uses them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Properties {
+    /// Media type of the body.
+    pub content_type: String,
+    /// What the message is, such as `longshore.job.v1`.
+    pub message_type: String,
+    /// Job id or event id.
+    pub message_id: String,
+    /// Job id.
+    pub correlation_id: Option<String>,
+    /// Program and version that published it.
+    pub app_id: Option<String>,
+    /// Broker user that published it, checked by the broker where it is given.
+    pub user_id: Option<String>,
+    /// When it was published, seconds since 1970.
+    pub timestamp: Option<u64>,
+    /// String headers; others are read as their text or left out.
+    pub headers: BTreeMap<String, String>,
+    /// Survives a restart of the broker.
+    pub persistent: bool,
+}
+
+/// A message to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Exchange name, from the topology table.
+    pub exchange: &'static str,
+    /// Routing key.
+    pub routing_key: String,
+    /// Properties.
+    pub properties: Properties,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// Why a message was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The broker has no queue for it. It was not kept.
+    #[error("no queue takes messages for `{routing_key}` on exchange `{exchange}`")]
+    Unroutable {
+        /// The exchange.
+        exchange: String,
+        /// The routing key.
+        routing_key: String,
+    },
+    /// The broker refused it, for instance because the queue is at its limit.
+    #[error("the broker refused the message for `{routing_key}`")]
+    Refused {
+        /// The routing key.
+        routing_key: String,
+    },
+    /// No confirm in time; it may have been kept all the same. Sending it again with the same message id is safe.
+    #[error("the broker did not confirm the message for `{routing_key}` within {waited_seconds} s: {reason}")]
+    Unconfirmed {
+        /// The routing key.
+        routing_key: String,
+        /// How long was waited.
+        waited_seconds: u64,
+        /// What is known of the connection.
+        reason: String,
+    },
+}
+
+/// Publishes messages. Clones of the handle share one connection.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// Publishes with `mandatory` and waits for the confirm. At most [`PUBLISHES_IN_FLIGHT_MAX`] wait at a time; further
+    /// callers queue. While the broker is away this waits up to the configured limit.
+    async fn publish(&self, message: Outgoing) -> Result<(), PublishError>;
+}
+
+/// Publishes waiting for their confirm at a time.
+pub const PUBLISHES_IN_FLIGHT_MAX: usize = 256;
+
+/// Which of the host's queues a delivery came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostQueue {
+    /// `longshore.jobs.<host>`.
+    Jobs,
+    /// `longshore.jobs.<host>.urgent`.
+    UrgentJobs,
+    /// `longshore.control.<host>`.
+    Control,
+}
+
+/// A hand-over by the broker.
+pub struct Delivery {
+    /// Where it came from.
+    pub queue: HostQueue,
+    /// Its routing key.
+    pub routing_key: String,
+    /// The broker has handed it over before.
+    pub redelivered: bool,
+    /// It carried a CC header, with which a publisher can reach keys that it has no right to.
+    pub has_cc: bool,
+    /// Properties.
+    pub properties: Properties,
+    /// Body; longer than 256 KiB is cut to that and one byte, which the codec then refuses.
+    pub body: Vec<u8>,
+    /// Settles it; see [`Settle`].
+    pub settle: Box<dyn Settle>,
+}
+
+/// Tells the broker what became of a delivery.
+#[async_trait]
+pub trait Settle: Send + Sync {
+    /// Acknowledges. `false` means that the channel is gone and the message will be delivered again.
+    async fn ack(self: Box<Self>) -> bool;
+}
+
+/// Whether the host's session with the broker works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    /// Not there yet, or lost; being built.
+    Connecting {
+        /// Why the last try failed.
+        reason: String,
+    },
+    /// The control queue is ours and, if asked for, jobs are consumed; the last ping came back.
+    Up,
+    /// Another worker holds this host's control queue: no jobs are consumed.
+    HostIdInUse,
+    /// The broker has told us that it does not read from us for now.
+    Blocked {
+        /// The broker's reason.
+        reason: String,
+    },
+}
+
+/// The host's session with the broker: its queues, read one delivery at a time.
+#[async_trait]
+pub trait HostSession: Send {
+    /// The next delivery; waits for ever. Also returns after reconnects as if nothing had happened.
+    async fn next(&mut self) -> Delivery;
+    /// Whether jobs are wanted now. Without them they stay in their queues; control messages come all the same.
+    fn want_jobs(&self, wanted: bool);
+    /// The state now and its changes.
+    fn state(&self) -> tokio::sync::watch::Receiver<SessionState>;
+    /// Ends the session: nothing more is consumed, what is un-acked goes back.
+    async fn close(self: Box<Self>);
+}
+
+/// A message that a subscriber of events reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventMessage {
+    /// Its routing key.
+    pub routing_key: String,
+    /// Properties.
+    pub properties: Properties,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// A passing look at an exchange, through a queue of its own that goes when it is dropped.
+#[async_trait]
+pub trait Subscription: Send {
+    /// The next message; none when the subscription has ended for good.
+    async fn next(&mut self) -> Option<EventMessage>;
+}
+
+/// The whole door.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// A publisher.
+    fn publisher(&self) -> std::sync::Arc<dyn Publisher>;
+    /// Opens the host's session: the control queue first, exclusively, then the jobs when wanted.
+    async fn open_host(&self, host: &HostId) -> Box<dyn HostSession>;
+    /// Subscribes to `exchange` with the given binding keys.
+    async fn subscribe(
+        &self,
+        exchange: &'static str,
+        binding_keys: &[String],
+    ) -> Result<Box<dyn Subscription>, BrokerError>;
+}
+
+/// The broker could not be reached or refused what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} on the broker at `{address}`")]
+pub struct BrokerError {
+    /// What was tried.
+    pub action: String,
+    /// Host and port, never with credentials.
+    pub address: String,
+    /// The cause.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}

@@ -1,0 +1,216 @@
+//! The door to the hypervisor: the dozen things a worker asks of libvirt, in our words and with typed failures.
+//!
+//! Every call has a deadline of its own; one that does not return in time fails as `hypervisor_timed_out` and its thread
+//! is left behind, counted in [`Hypervisor::stuck_calls`], until libvirt answers. Events are hints: a caller asks for
+//! the state after each and every few seconds besides. Nothing here decides anything about jobs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::failure::Failure;
+use crate::model::id::{DiskTarget, InstanceId, InstanceName, InstanceRef};
+use crate::model::instance::{Instance, PowerState};
+
+/// A version as major, minor, release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// Versions on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The libvirt daemon's.
+    pub libvirt: Version,
+    /// The QEMU it starts.
+    pub qemu: Version,
+}
+
+/// An instance in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceSummary {
+    /// Its uuid.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: InstanceName,
+    /// What it is doing.
+    pub state: PowerState,
+}
+
+/// A file system in the guest, as the agent lists it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct GuestFileSystem {
+    /// Where it is mounted in the guest.
+    pub mount_point: String,
+    /// Its type in the guest's word, such as `ext4`.
+    pub kind: String,
+    /// The guest's name of its device, such as `vda1`.
+    pub device: String,
+    /// The domain's disks it lies on, as far as libvirt can map them.
+    pub disks: Vec<DiskTarget>,
+}
+
+/// What the agent says of the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct GuestInfo {
+    /// Operating system, hostname and so on, under libvirt's own parameter names (`os.id`, `hostname`).
+    pub facts: std::collections::BTreeMap<String, String>,
+    /// Mounted file systems.
+    pub file_systems: Vec<GuestFileSystem>,
+}
+
+/// Whether the guest's file systems are frozen, as the agent says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreezeStatus {
+    /// Writes go through.
+    Thawed,
+    /// Writes wait.
+    Frozen,
+}
+
+/// One disk of a pull backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullDisk {
+    /// The domain's disk; it is also the name of its NBD export.
+    pub target: DiskTarget,
+    /// Where QEMU keeps what the guest overwrites meanwhile; a qcow2 file that libvirt makes and removes.
+    pub scratch: PathBuf,
+}
+
+/// A pull backup to begin: all disks at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullBackup {
+    /// Unix socket on which QEMU serves NBD; it is also how the job is known to be ours.
+    pub socket: PathBuf,
+    /// The disks.
+    pub disks: Vec<PullDisk>,
+    /// Checkpoint to make in the same moment.
+    pub checkpoint: Option<String>,
+}
+
+/// One disk of a push backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushDisk {
+    /// The domain's disk.
+    pub target: DiskTarget,
+    /// A qcow2 file of the disk's virtual size that exists already.
+    pub image: PathBuf,
+}
+
+/// A push backup to begin: all disks at one moment, into files that exist already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushBackup {
+    /// The disks.
+    pub disks: Vec<PushDisk>,
+    /// Checkpoint to make in the same moment.
+    pub checkpoint: Option<String>,
+}
+
+/// The libvirt job that a domain has now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainJob {
+    /// A pull backup, known by its socket.
+    Pull {
+        /// The NBD socket.
+        socket: PathBuf,
+    },
+    /// A push backup, known by its target files.
+    Push {
+        /// The target files.
+        images: Vec<PathBuf>,
+    },
+    /// Anything else: a migration, a snapshot, a save.
+    Other,
+}
+
+/// Figures of a running backup job, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DomainJobStats {
+    /// Sum over all disks.
+    pub total_bytes: u64,
+    /// Done so far (push).
+    pub processed_bytes: u64,
+    /// In use by scratch files (pull).
+    pub scratch_used_bytes: u64,
+}
+
+/// A hint that something happened to a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainEvent {
+    /// It started, stopped, paused or resumed: ask for its state.
+    Lifecycle,
+    /// A block job of a disk ended.
+    BlockJob {
+        /// The disk.
+        target: DiskTarget,
+        /// It ended well.
+        completed: bool,
+    },
+    /// The connection to libvirt was lost and found again: ask for everything.
+    Reconnected,
+}
+
+/// The door. Futures may be dropped; a call that was sent goes on all the same.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Versions of libvirt and QEMU.
+    async fn versions(&self) -> Result<Versions, Failure>;
+    /// All instances of the host.
+    async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure>;
+    /// One instance with its disks. `instance_not_here` when there is none, `instance_ambiguous` for a name that fits two.
+    async fn find(&self, instance: &InstanceRef) -> Result<Instance, Failure>;
+    /// What an instance is doing now.
+    async fn state(&self, instance: InstanceId) -> Result<PowerState, Failure>;
+
+    /// Asks the agent for a sign of life within `timeout`. `agent_missing`, `agent_silent`.
+    async fn agent_ping(&self, instance: InstanceId, timeout: Duration) -> Result<(), Failure>;
+    /// What the agent says of the guest within `timeout`.
+    async fn guest_info(&self, instance: InstanceId, timeout: Duration) -> Result<GuestInfo, Failure>;
+    /// Freezes all file systems; answers how many. After an error the guest may freeze later all the same.
+    async fn freeze(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure>;
+    /// Thaws all file systems; answers how many. Thawing a thawed guest is no error.
+    async fn thaw(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure>;
+    /// Whether the guest is frozen.
+    async fn freeze_status(&self, instance: InstanceId, timeout: Duration) -> Result<FreezeStatus, Failure>;
+
+    /// Begins a pull backup; when this returns the moment is taken. `instance_busy` when another job holds the domain.
+    async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure>;
+    /// Begins a push backup into existing files.
+    async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure>;
+    /// The libvirt job the domain has, if any.
+    async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure>;
+    /// Figures of the running backup job; none when there is no job.
+    async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure>;
+    /// Ends the domain's job, which for a pull backup is also its normal end. No job is no error.
+    async fn abort_job(&self, instance: InstanceId) -> Result<(), Failure>;
+    /// Disks that still have a block job.
+    async fn block_jobs(&self, instance: InstanceId) -> Result<Vec<DiskTarget>, Failure>;
+
+    /// Names of the domain's checkpoints.
+    async fn checkpoints(&self, instance: InstanceId) -> Result<Vec<String>, Failure>;
+    /// Deletes a checkpoint with its bitmaps, or, where that fails, its metadata only. None of that name is no error.
+    async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure>;
+
+    /// Hints about one instance from now on; at most 64 wait, further ones are dropped.
+    async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure>;
+    /// Calls that passed their deadline and have not returned yet: what, on what, since when.
+    fn stuck_calls(&self) -> Vec<StuckCall>;
+}
+
+/// A call that has not come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StuckCall {
+    /// The door's word for the call.
+    pub call: &'static str,
+    /// The instance it is about, if any.
+    pub instance: Option<InstanceId>,
+    /// When it was made.
+    pub since: jiff::Timestamp,
+}

@@ -1,0 +1,1 @@
+//! The work: facts, plan, steps of each job kind.

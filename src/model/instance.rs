@@ -1,0 +1,123 @@
+//! An instance and its disks as the host sees them at one moment.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{DiskTarget, InstanceId, InstanceName};
+
+/// What an instance is doing, as far as a backup cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerState {
+    /// Its vCPUs run.
+    Running,
+    /// Paused by somebody.
+    Paused,
+    /// Paused by QEMU because of an I/O error on one of its disks.
+    PausedByIoError,
+    /// Shut off.
+    ShutOff,
+    /// Anything else libvirt knows: crashed, shutting down, suspended by the guest.
+    Other,
+}
+
+/// The kind of device a disk is for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskDevice {
+    /// A hard disk.
+    Disk,
+    /// A CD-ROM drive.
+    Cdrom,
+    /// A floppy drive.
+    Floppy,
+    /// A SCSI device passed through.
+    Lun,
+}
+
+/// The format in which a source is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageFormat {
+    /// QEMU's own.
+    Qcow2,
+    /// Bytes as the guest sees them.
+    Raw,
+}
+
+/// Where a disk's content is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskSource {
+    /// A file on the host or on primary storage mounted there.
+    File {
+        /// Absolute path.
+        path: PathBuf,
+        /// Stored format.
+        format: ImageFormat,
+    },
+    /// A block device, such as a logical volume.
+    Block {
+        /// Absolute path.
+        path: PathBuf,
+        /// Stored format.
+        format: ImageFormat,
+    },
+    /// A network source that QEMU opens itself, such as RBD.
+    Network {
+        /// libvirt's protocol word.
+        protocol: String,
+        /// Pool and image, or the protocol's own name.
+        name: String,
+    },
+    /// A source this version does not know how to name.
+    Other {
+        /// libvirt's word for the type.
+        kind: String,
+    },
+}
+
+/// One disk of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The target, such as `vda`.
+    pub target: DiskTarget,
+    /// The serial number shown to the guest, if the definition sets one: the most stable identity.
+    pub serial: Option<String>,
+    /// What the guest takes it for.
+    pub device: DiskDevice,
+    /// The bus it is attached to, in libvirt's word.
+    pub bus: Option<String>,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+    /// Several instances may write to it at once, so that no single one of them can say when it is consistent.
+    pub shareable: bool,
+    /// Its changes are thrown away when the instance stops; QEMU refuses block jobs on it.
+    pub transient: bool,
+    /// Where its content is; none for an empty drive.
+    pub source: Option<DiskSource>,
+    /// Size that the guest sees, bytes; known where the hypervisor could tell.
+    pub virtual_bytes: Option<u64>,
+    /// Bytes allocated in its storage, where the hypervisor could tell.
+    pub allocated_bytes: Option<u64>,
+}
+
+/// An instance at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its uuid.
+    pub id: InstanceId,
+    /// Its name on this host.
+    pub name: InstanceName,
+    /// What it is doing.
+    pub state: PowerState,
+    /// Its disks in the order of the definition. For a running instance those it runs with, not those of its next start.
+    pub disks: Vec<Disk>,
+    /// A guest agent channel is configured.
+    pub agent_configured: bool,
+    /// The inactive definition, as `virsh define` takes it, with its security-sensitive parts left out.
+    pub definition: String,
+    /// The firmware's variable store, if the definition has one.
+    pub nvram: Option<PathBuf>,
+}

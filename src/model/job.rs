@@ -1,0 +1,154 @@
+//! A job as the worker holds it: parsed, checked, and independent of how it was encoded.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::id::{DiskTarget, HostId, InstanceRef, JobId};
+use super::repository::Repository;
+
+/// The kinds of job this version can do, as they stand in messages and routing keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobKind {
+    /// Make a backup of an instance.
+    Backup,
+}
+
+impl JobKind {
+    /// The kind as it stands in messages and routing keys.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            JobKind::Backup => "backup",
+        }
+    }
+}
+
+/// One run of a job: the equal key means the same request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunKey {
+    /// The job.
+    pub job_id: JobId,
+    /// 1 from the publisher, +1 for each replay.
+    pub run: u32,
+}
+
+impl std::fmt::Display for RunKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.job_id, self.run)
+    }
+}
+
+/// How the bytes get from the instance to the share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Transfer {
+    /// Pull, unless the host's configuration says otherwise.
+    #[default]
+    Auto,
+    /// We read from QEMU's export and write to the share; the guest never waits for the share.
+    Pull,
+    /// QEMU writes to the share itself.
+    Push,
+}
+
+/// Whether the guest's file systems are frozen for the moment of the backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quiesce {
+    /// No freeze: the backup is crash consistent.
+    #[default]
+    Off,
+    /// Freeze if that works, else go on and record what was reached.
+    Prefer,
+    /// Freeze, or fail the job.
+    Require,
+}
+
+/// How far a backup is proven before it is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verification {
+    /// Read back through the mount, past this host's cache, and compared with the source that stood still.
+    #[default]
+    Compared,
+    /// Not read back. Promises nothing.
+    Unverified,
+}
+
+/// What a backup job asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSpec {
+    /// How the bytes travel.
+    pub transfer: Transfer,
+    /// Freeze policy.
+    pub quiesce: Quiesce,
+    /// Proof before publishing.
+    pub verification: Verification,
+    /// Disks left out on request.
+    pub exclude_disks: Vec<DiskTarget>,
+}
+
+/// The kind's own part of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// Make a backup.
+    Backup(BackupSpec),
+}
+
+/// How often, and with what pauses, a failed attempt is followed by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Failed attempts after which the run has failed; at least 1.
+    pub attempts: u32,
+    /// Pause after the first failed attempt; doubles with each further one.
+    pub first_pause: Duration,
+    /// Longest pause.
+    pub longest_pause: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { attempts: 3, first_pause: Duration::from_secs(30), longest_pause: Duration::from_secs(30 * 60) }
+    }
+}
+
+/// One run of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Job id and run.
+    pub key: RunKey,
+    /// The host that is to do it.
+    pub host: HostId,
+    /// The instance it is about.
+    pub instance: InstanceRef,
+    /// The repository it uses.
+    pub repository: Repository,
+    /// What is to be done.
+    pub work: Work,
+    /// What happens after a failed attempt.
+    pub retry: RetryPolicy,
+    /// Not to be started after this moment.
+    pub start_before: Option<Timestamp>,
+    /// Longest time one attempt may take.
+    pub deadline: Duration,
+    /// The publisher's own words, carried into every event.
+    pub labels: BTreeMap<String, String>,
+    /// Who asked for it, in the publisher's words.
+    pub requested_by: Option<String>,
+}
+
+impl Job {
+    /// Longest time an attempt may take when the job names none: one day.
+    pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// The job's kind.
+    pub const fn kind(&self) -> JobKind {
+        match self.work {
+            Work::Backup(_) => JobKind::Backup,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The manifest of a backup: the file that makes a directory on the share a backup, and says what it is and how it was
+//! proven. JSON, for people and programs that know nothing of Longshore; a reader skips fields that it does not know.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
+use super::instance::{DiskSource, PowerState};
+use super::job::{Quiesce, Verification};
+
+/// How the bytes really travelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TransferUsed {
+    /// From the running instance's pull export.
+    Pull,
+    /// From the volumes of the stopped instance.
+    Stopped,
+}
+
+/// What moment of the guest the backup shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// Every freezable file system on a backed-up disk was frozen, or the instance was shut off.
+    FileSystem,
+    /// Some file systems on backed-up disks were not frozen.
+    Partial,
+    /// As after a power cut.
+    Crash,
+}
+
+/// The freeze: what was asked for and what was reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuiesceRecord {
+    /// The job's policy.
+    pub requested: Quiesce,
+    /// What was reached.
+    pub consistency: Consistency,
+    /// Mount points in the guest that were not frozen although they are on a backed-up disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_frozen: Vec<String>,
+    /// From the freeze call to the thaw's answer, milliseconds; absent when nothing was frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_ms: Option<u64>,
+    /// Why less than asked for was reached, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One disk that is in the backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestDisk {
+    /// The disk's target in the domain.
+    pub target: DiskTarget,
+    /// Its serial number, if the definition sets one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Where its content was.
+    pub source: DiskSource,
+    /// Image in this directory.
+    pub file: String,
+    /// Size that the guest sees, bytes.
+    pub virtual_bytes: u64,
+    /// Length of the image file, bytes.
+    pub file_bytes: u64,
+    /// Bytes of the disk that are stored as data; the rest reads as zeros.
+    pub data_bytes: u64,
+    /// File with the hash of each block.
+    pub blocks_file: String,
+    /// Hash over the block hashes: the content of the whole disk, hex.
+    pub content_root: String,
+}
+
+/// One disk that was left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedDisk {
+    /// The disk's target in the domain.
+    pub target: DiskTarget,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// A file beside the images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordFile {
+    /// File name in this directory.
+    pub file: String,
+    /// Length, bytes.
+    pub bytes: u64,
+    /// BLAKE3 of its content, hex.
+    pub blake3: String,
+}
+
+/// Versions of what made the backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeBy {
+    /// The host.
+    pub host: HostId,
+    /// Longshore's version.
+    pub longshore: String,
+    /// libvirt's version.
+    pub libvirt: String,
+    /// QEMU's version.
+    pub qemu: String,
+}
+
+/// The manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Format of this file; 1.
+    pub format: u32,
+    /// This backup.
+    pub backup_id: BackupId,
+    /// Its place among the backups of its instance; given under the lease, so it never goes back.
+    pub number: u64,
+    /// The repository it belongs to.
+    pub repository_id: RepositoryId,
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// The instance's name at that time.
+    pub instance_name: InstanceName,
+    /// What the instance was doing.
+    pub instance_state: PowerState,
+    /// The job, run and attempt that made it.
+    pub job_id: JobId,
+    /// Run of the job.
+    pub run: u32,
+    /// Attempt within the run.
+    pub attempt: u32,
+    /// How the bytes travelled.
+    pub transfer: TransferUsed,
+    /// The moment that the images show.
+    pub taken_at: Timestamp,
+    /// When it was ready to be published.
+    pub finished_at: Timestamp,
+    /// The freeze.
+    pub quiesce: QuiesceRecord,
+    /// How it was proven.
+    pub verification: Verification,
+    /// The disks.
+    pub disks: Vec<ManifestDisk>,
+    /// Disks left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped_disks: Vec<SkippedDisk>,
+    /// Definition, firmware state, what the agent said.
+    pub records: Vec<RecordFile>,
+    /// What made it.
+    pub made_by: MadeBy,
+    /// The publisher's own words.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// What was not as it should be, though the backup is good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Manifest {
+    /// Format that this version writes.
+    pub const FORMAT: u32 = 1;
+    /// The file's name in the backup's directory.
+    pub const FILE: &'static str = "manifest.json";
+}

@@ -1,0 +1,9 @@
+//! The nouns: ids, instance and disks, repository, backup and manifest, job. Pure values, no I/O, nothing async.
+//!
+//! A value of these types is already right: it was checked when it was made, so nobody checks it again.
+
+pub mod id;
+pub mod instance;
+pub mod job;
+pub mod manifest;
+pub mod repository;

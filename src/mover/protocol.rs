@@ -1,0 +1,216 @@
+//! What the worker and its mover say to each other: frames on the mover's stdin and stdout, each a big-endian `u32`
+//! length and that many bytes of MessagePack with field names.
+//!
+//! One request is under way at a time, and exactly one [`FromMover::Answer`] follows it; notices may come between. The end of
+//! stdin means that the worker is gone: the mover exits at once, and its lease ages until somebody takes it over.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::model::id::{BackupId, DiskTarget, HostId, InstallationId, InstanceId};
+use crate::model::instance::{DiskSource, ImageFormat};
+use crate::model::manifest::Manifest;
+use crate::model::repository::Repository;
+
+/// Longest frame either side accepts, bytes.
+pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// Where the bytes of one disk come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByteSource {
+    /// An NBD export on a unix socket that somebody else serves (QEMU's pull export).
+    Export {
+        /// The socket.
+        socket: PathBuf,
+        /// The export's name.
+        name: String,
+    },
+    /// A volume of a stopped instance, which the mover serves itself with `qemu-nbd -r`, opened so that the instance can start.
+    Volume {
+        /// The volume.
+        source: DiskSource,
+    },
+}
+
+/// One disk to be copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyDisk {
+    /// The domain's disk, which also names the files `<target>.qcow2` and `<target>.blocks`.
+    pub target: DiskTarget,
+    /// Where its bytes come from.
+    pub source: ByteSource,
+    /// The size the guest sees, bytes; none means as the source says. A source of another size fails.
+    pub virtual_bytes: Option<u64>,
+    /// Format of the volume, for a `Volume` source.
+    pub format: Option<ImageFormat>,
+}
+
+/// What the worker asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Mounts the repository at `mount_point`, proves that it is mounted and is the one that was meant, probes that it
+    /// can be written, and looks whether `need_bytes` fit. Answer: [`Reply::Opened`].
+    Open {
+        /// The repository.
+        repository: Repository,
+        /// Directory to mount on; made by the mover.
+        mount_point: PathBuf,
+        /// The address may be on the device of its parent directory.
+        same_device_ok: bool,
+        /// Free bytes without which the job has no sense.
+        need_bytes: u64,
+    },
+    /// Takes the instance's lease, or fails with `lease_held`. Answer: [`Reply::Leased`].
+    Lease {
+        /// The instance.
+        instance: InstanceId,
+        /// Written into the lease for people.
+        holder: LeaseHolder,
+    },
+    /// Makes the staging directory of a backup. Answer: [`Reply::Done`].
+    Stage {
+        /// The instance.
+        instance: InstanceId,
+        /// The backup.
+        backup: BackupId,
+        /// Last part of the staging directory's name: installation and attempt.
+        suffix: String,
+    },
+    /// Writes a small file into the staging directory. Answer: [`Reply::Done`].
+    Record {
+        /// Plain file name.
+        file: String,
+        /// Its content.
+        #[serde(with = "serde_bytes")]
+        content: Vec<u8>,
+    },
+    /// Copies all disks into the staging directory, hashing; [`Notice::Progress`] meanwhile. Answer: [`Reply::Copied`].
+    Copy {
+        /// The disks.
+        disks: Vec<CopyDisk>,
+    },
+    /// Reads every image back past the cache and compares it with its source, which must still stand. Answer: [`Reply::Done`].
+    Compare,
+    /// For volumes of a stopped instance: the sources are unchanged since the copy began. Answer: [`Reply::Done`].
+    SourcesUnchanged,
+    /// Checks the images (`qemu-img check`, no leaks, image end at file end), fsyncs everything in staging and says what there is.
+    /// Answer: [`Reply::Sealed`].
+    Seal,
+    /// Writes the manifest and renames the staging directory into place. The commit. Answer: [`Reply::Published`].
+    Publish {
+        /// The manifest; its `number` is filled in by the mover.
+        manifest: Box<Manifest>,
+    },
+    /// Removes the staging directory, whether it is there, half there or not there. Answer: [`Reply::Done`].
+    Discard,
+    /// Gives the lease back. Answer: [`Reply::Done`].
+    Release,
+    /// Unmounts the repository. Answer: [`Reply::Done`].
+    Close,
+}
+
+/// Who holds a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseHolder {
+    /// The host.
+    pub host: HostId,
+    /// The worker's installation.
+    pub installation: InstallationId,
+    /// The job and run, for people.
+    pub job: String,
+}
+
+/// What became of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedDisk {
+    /// The disk.
+    pub target: DiskTarget,
+    /// The size the guest sees, bytes.
+    pub virtual_bytes: u64,
+    /// Bytes stored as data.
+    pub data_bytes: u64,
+    /// Hash over the block hashes, hex.
+    pub content_root: String,
+}
+
+/// One file in the staging directory after sealing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedFile {
+    /// Plain file name.
+    pub file: String,
+    /// Length, bytes.
+    pub bytes: u64,
+    /// BLAKE3 of the file, hex; for images none, their content is in the block hashes.
+    pub blake3: Option<String>,
+}
+
+/// A good answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The repository is mounted and right.
+    Opened {
+        /// Free bytes.
+        free_bytes: u64,
+        /// What is unusual about it though not wrong.
+        warnings: Vec<String>,
+    },
+    /// The lease is ours.
+    Leased {
+        /// The fencing number.
+        number: u64,
+    },
+    /// The disks are copied.
+    Copied {
+        /// Each of them.
+        disks: Vec<CopiedDisk>,
+    },
+    /// The staging directory is whole and on stable storage.
+    Sealed {
+        /// Every file in it.
+        files: Vec<SealedFile>,
+    },
+    /// The backup is published.
+    Published {
+        /// Its place among the backups of its instance.
+        number: u64,
+        /// What did not work though the backup is good.
+        warnings: Vec<String>,
+    },
+    /// Nothing to add.
+    Done,
+}
+
+/// What the mover says without being asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// How far copying or comparing is; at most every 200 ms, and once at the end.
+    Progress {
+        /// Bytes of disks looked at so far, zeros included.
+        done_bytes: u64,
+        /// Bytes of disks in all.
+        total_bytes: u64,
+        /// Bytes written as data so far.
+        data_bytes: u64,
+    },
+    /// The lease could not be kept or was taken over. Nothing is published after this.
+    LeaseLost {
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// A frame from the mover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromMover {
+    /// The answer to the request under way.
+    Answer(Result<Reply, Failure>),
+    /// Something to know.
+    Notice(Notice),
+}
