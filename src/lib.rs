@@ -11,3 +11,4 @@ pub mod mover;
 pub mod saga;
 pub mod shutdown;
 pub mod telemetry;
+pub mod worker;
