@@ -86,7 +86,9 @@ remove_guest() {
 
 console_says() { grep -qaF "$2" "$(guest_dir "$1")/console.log" 2>/dev/null; }
 
-agent_answers() { timeout 10 "$lab_dir/bin/virsh" -q qemu-agent-command "$1" '{"execute":"guest-ping"}' --timeout 5 >/dev/null 2>&1; }
+agent_answers() {
+    timeout 10 "$lab_dir/bin/virsh" -q qemu-agent-command "$1" '{"execute":"guest-ping"}' --timeout 5 >/dev/null 2>&1
+}
 
 wait_for_guest() {
     local name=$1 agent=$2

@@ -10,7 +10,7 @@ libvirt_uri="qemu+unix:///system?socket=$libvirt_socket"
 
 write_libvirt_files() {
     # The cache holds what libvirt found out about the QEMU binary: a second that the next start saves.
-    rm -rf "$libvirt_dir/etc" "$libvirt_dir/run" "$libvirt_dir/lib" "$libvirt_dir/log"
+    rm -rf "${libvirt_dir:?}/etc" "${libvirt_dir:?}/run" "${libvirt_dir:?}/lib" "${libvirt_dir:?}/log"
     mkdir -p "$libvirt_dir"/{etc,run/lock,lib,log,cache} "$lab_dir/bin"
     cat >"$libvirt_dir/etc/libvirtd.conf" <<'CONF'
 unix_sock_group = "root"
