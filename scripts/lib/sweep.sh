@@ -1,8 +1,7 @@
 # Finds what belongs to the laboratory without trusting any pid file, ends it, and says what couldn't be ended.
 # shellcheck shell=bash
 
-sweep_term_seconds=10
-sweep_kill_seconds=10
+sweep_seconds=10
 
 process_is_gone() { [ ! -e "/proc/$1" ] || grep -qs '^State:[[:space:]]*[ZX]' "/proc/$1/status"; }
 
@@ -27,13 +26,14 @@ marked_processes() {
     done
 }
 
-no_marked_processes() { [ -z "$(marked_processes)" ]; }
-
-signal_marked() {
-    local pid
-    for pid in $(marked_processes); do
-        kill "-$1" "$pid" 2>/dev/null || true
+# A dying one may have started another since the list was made, so this is polled until there are none.
+killed_all_marked() {
+    local pid found
+    found=$(marked_processes)
+    for pid in $found; do
+        kill -KILL "$pid" 2>/dev/null || true
     done
+    [ -z "$found" ]
 }
 
 mounts_below_lab() { awk -v dir="$lab_dir/" 'index($5, dir) == 1 {print $5}' /proc/self/mountinfo | sort -r; }
@@ -45,14 +45,10 @@ unmount_all() {
     done
 }
 
-# Processes of ours first by SIGTERM, so that broker and guests close their files, then whatever is left by SIGKILL.
-# Shares go in between: a process that waits for a hung one can't even be killed before.
+# SIGKILL at once: their data goes with them, so there is nothing to close in order, and a hung one hears nothing else.
 sweep() {
-    signal_marked TERM
-    wait_until "$sweep_term_seconds" "all daemons end after SIGTERM" no_marked_processes 2>/dev/null || true
+    wait_until "$sweep_seconds" "all of the laboratory's processes end" killed_all_marked || true
     unmount_all
-    signal_marked KILL
-    wait_until "$sweep_kill_seconds" "all daemons end after SIGKILL" no_marked_processes || true
 }
 
 # Prints one line for each thing that still refers to the laboratory's folder: marked or not, ours or a test's.
