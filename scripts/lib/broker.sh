@@ -51,7 +51,7 @@ amqp_answers() {
     # The redirection of the group, not only of `exec`, keeps bash's own complaint about a closed port away.
     { exec 3<>"/dev/tcp/127.0.0.1/$port"; } 2>/dev/null || return 1
     printf 'AMQP\x00\x00\x09\x01' >&3
-    first=$(timeout 2 head -c 1 <&3 | od -An -tu1 | tr -d ' ')
+    first=$(timeout 2 head -c 1 <&3 2>/dev/null | od -An -tu1 | tr -d ' ')
     exec 3>&-
     [ "$first" = 1 ]
 }
