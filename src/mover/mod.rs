@@ -5,4 +5,5 @@
 //! libvirt: it does what it is asked, one request at a time, over [`protocol`].
 
 pub mod command;
+pub mod nbd;
 pub mod protocol;
