@@ -5,5 +5,6 @@
 //! libvirt: it does what it is asked, one request at a time, over [`protocol`].
 
 pub mod command;
+pub mod image;
 pub mod nbd;
 pub mod protocol;

@@ -178,7 +178,10 @@ impl Assembly {
         let incomplete = |what: &str| NbdError::Protocol(format!("the answer to a {asked} ends without {what}"));
         match wanted {
             Wanted::Nothing => Ok(Answer::Done),
-            Wanted::Bytes(buffer) if filled.as_slice() == [0..buffer.len()] => Ok(Answer::Bytes(buffer)),
+            // Parts that lie within the buffer and apart from each other fill it when they are as long together.
+            Wanted::Bytes(buffer) if filled.iter().map(Range::len).sum::<usize>() == buffer.len() => {
+                Ok(Answer::Bytes(buffer))
+            }
             Wanted::Bytes(_) => Err(incomplete("all of the bytes")),
             Wanted::Extents { .. } => {
                 let all: Option<Vec<_>> = extents.into_iter().collect();
@@ -200,16 +203,6 @@ impl Assembly {
             return Err(self.broken(format!("bytes at offset {offset} twice")));
         }
         self.filled.insert(index, range.clone());
-        // Neighbours are joined, so that an honest answer in order stays at one range.
-        if let Some(next) = self.filled.get(index + 1).cloned().filter(|next| next.start == range.end) {
-            self.filled.splice(index..=index + 1, [range.start..next.end]);
-        }
-        let joined = self.filled.get(index).cloned().unwrap_or(range.clone());
-        if let Some(before) =
-            index.checked_sub(1).and_then(|i| self.filled.get(i)).cloned().filter(|b| b.end == joined.start)
-        {
-            self.filled.splice(index - 1..=index, [before.start..joined.end]);
-        }
         Ok(range)
     }
 

@@ -163,7 +163,8 @@ impl Connection {
         let asked = Asked { command, offset, length: u32::try_from(length).map_err(|_| misuse())? };
         let block = u64::from(self.export.min_block);
         let inside = offset.checked_add(length).is_some_and(|end| end <= self.export.size);
-        if !inside || length == 0 || offset % block != 0 || length % block != 0 { Err(misuse()) } else { Ok(asked) }
+        let aligned = offset.is_multiple_of(block) && length.is_multiple_of(block);
+        if inside && aligned && length > 0 { Ok(asked) } else { Err(misuse()) }
     }
 
     async fn request(&self, asked: Asked, wanted: Wanted, payload: Option<Payload>) -> Result<Answer, NbdError> {

@@ -73,6 +73,12 @@ impl NbdError {
         Failure::new(self.code(device), text).because(self)
     }
 
+    /// Nothing listens on the socket, or not yet.
+    pub fn nobody_listens(&self) -> bool {
+        let kind = if let NbdError::Socket { source, .. } = self { source.kind() } else { return false };
+        matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    }
+
     pub(super) fn socket(what: &'static str, source: io::Error) -> Self {
         NbdError::Socket { what, source: Arc::new(source) }
     }
