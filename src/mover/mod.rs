@@ -4,4 +4,7 @@
 //! mount and PID namespaces of its own. Kill it and nothing of it is left. It knows nothing of queues, journals or
 //! libvirt: it does what it is asked, one request at a time, over [`protocol`].
 
+pub mod command;
+pub mod image;
+pub mod nbd;
 pub mod protocol;
