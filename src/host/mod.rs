@@ -2,3 +2,4 @@
 //! that both pass. Nobody outside this folder names libvirt; nobody outside this folder and `mover/` starts a process.
 
 pub mod hypervisor;
+pub mod mover;
