@@ -9,10 +9,12 @@
 //!                      └────────────── discard, at any point ──────────────┘
 //! ```
 
-mod image;
+pub mod command;
+pub mod image;
 mod lease;
 mod mount;
 mod namespace;
+pub mod nbd;
 pub mod protocol;
 mod publish;
 mod seal;

@@ -4,6 +4,7 @@
 //! fails: a share that is still in use is detached, and goes when its last user does, which is at the latest the mover.
 
 mod directory;
+mod pinned;
 mod probe;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::MntFlags;
+
+pub(super) use pinned::Pinned;
 
 use super::share::{Dir, INSTANCES, LOCKS, read_identity};
 use crate::failure::{Code, Failure};
