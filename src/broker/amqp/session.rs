@@ -58,7 +58,7 @@ pub(super) fn open(
         settings,
         host,
         inbox: Arc::clone(&inbox),
-        publish_health: publish.health(),
+        publish_health: publish.health.clone(),
         publish,
         state,
         refused_since: None,
@@ -278,7 +278,7 @@ impl SessionTask {
                 ping.given_up();
                 let up = *self.publish_health.borrow() == LinkHealth::Up;
                 if up && matches!(error, PublishError::Unconfirmed { .. }) {
-                    self.publish.rebuild();
+                    self.publish.rebuild.notify_one();
                 }
             }
         }
