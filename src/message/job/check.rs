@@ -8,7 +8,6 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
@@ -17,7 +16,7 @@ use crate::failure::Code;
 use crate::message::refusal::Refusal;
 use crate::model::id::InstanceRef;
 use crate::model::job::{BackupSpec, Job, JobKind, RetryPolicy, RunKey, Work};
-use crate::model::repository::{Credentials, InvalidRepository, MountOption, Repository, parse_address, parse_options};
+use crate::model::repository::{Credentials, InvalidRepository, Repository, parse_address, parse_options};
 
 /// Labels of a job at most.
 pub const LABELS_MAX: usize = 64;
@@ -227,59 +226,5 @@ impl RetryPart {
             first_pause: Duration::from_secs(first),
             longest_pause: Duration::from_secs(longest),
         })
-    }
-}
-
-/// The word under which a value of a fixed set stands in a message.
-fn word_of(value: impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => String::new(),
-    }
-}
-
-pub(super) fn message_of(job: &Job) -> JobMessage {
-    let Work::Backup(spec) = &job.work;
-    JobMessage {
-        job_id: job.key.job_id.to_string(),
-        run: job.key.run,
-        kind: job.kind().as_str().to_owned(),
-        host: job.host.to_string(),
-        instance: match &job.instance {
-            InstanceRef::Id(id) => InstancePart { id: Some(id.to_string()), name: None },
-            InstanceRef::Name(name) => InstancePart { id: None, name: Some(name.to_string()) },
-        },
-        repository: RepositoryPart {
-            id: job.repository.id.to_string(),
-            repository_type: word_of(job.repository.repository_type),
-            address: job.repository.address.clone(),
-            options: job.repository.options.iter().map(MountOption::to_element).collect::<Vec<_>>().join(","),
-            credentials: job.repository.credentials.as_ref().map(credentials_of),
-        },
-        backup: Some(BackupPart {
-            transfer: Some(word_of(spec.transfer)),
-            quiesce: Some(word_of(spec.quiesce)),
-            verification: Some(word_of(spec.verification)),
-            exclude_disks: spec.exclude_disks.iter().map(ToString::to_string).collect(),
-        }),
-        retry: Some(RetryPart {
-            attempts: Some(job.retry.attempts),
-            first_pause_seconds: Some(job.retry.first_pause.as_secs()),
-            longest_pause_seconds: Some(job.retry.longest_pause.as_secs()),
-        }),
-        start_before: job.start_before.map(|time| time.to_string()),
-        deadline_seconds: Some(job.deadline.as_secs()),
-        labels: job.labels.clone(),
-        requested_by: job.requested_by.clone(),
-    }
-}
-
-fn credentials_of(credentials: &Credentials) -> CredentialsPart {
-    match credentials {
-        Credentials::Reference { name } => CredentialsPart { reference: Some(name.clone()), sealed: None },
-        Credentials::Sealed { enc, ciphertext } => {
-            let sealed = SealedPart { enc: STANDARD.encode(enc), ciphertext: STANDARD.encode(ciphertext) };
-            CredentialsPart { reference: None, sealed: Some(sealed) }
-        }
     }
 }
