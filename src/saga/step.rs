@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// How often a step is tried again on the spot, for transient failures that pass within seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,19 @@ pub trait Named {
     fn retry(&self) -> StepRetry {
         StepRetry::NEVER
     }
+    /// Longest time one try of its undo or release may take.
+    fn way_back_deadline(&self) -> Duration {
+        WAY_BACK_DEADLINE
+    }
+    /// What it means when a try passes its deadline. A step that knows what it waits for says so, for instance
+    /// [`Code::MountTimedOut`].
+    fn deadline_code(&self) -> Code {
+        Code::Stalled
+    }
 }
+
+/// Longest time one try of an undo or release may take, unless its step says otherwise.
+pub const WAY_BACK_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A lasting thing: made once, undone only when the saga fails before its commit.
 #[async_trait]
@@ -60,6 +72,7 @@ pub trait Hold<C: Send>: Named + Send + Sync {
     /// Takes it.
     async fn acquire(&self, context: &mut C) -> Result<Held, Failure>;
     /// Gives it back, whether it was taken, half taken or never taken. `held` is the value of `acquire`, if that is known.
+    /// What was made inside is still there; undoing it later has to do without the held thing.
     async fn release(&self, context: &mut C, held: Option<&Value>) -> Result<(), Failure>;
 }
 
