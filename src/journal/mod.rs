@@ -1,1 +1,245 @@
-//! The durable record of a worker.
+//! The durable record of a worker: runs taken, records of their sagas, what was drawn once per run, and the outbox.
+//!
+//! It promises:
+//! - an answer means durable: SQLite in WAL mode with `synchronous=FULL`, many requests in one commit, each answered after it;
+//! - what belongs together is written together: a run with its `accepted` row, its end with the final event and the dead letter;
+//! - exactly one end per run, and no attempt beside another;
+//! - event ids and sequence numbers are given in the transaction that writes the row, and stay on every resend;
+//! - a commit that fails (a full disk) is heard by everybody who waited for it, as `journal_failed`, and the next is tried afresh;
+//! - one process at a time, in a folder closed to others.
+//!
+//! It deliberately doesn't understand messages: bodies come encoded, redacted and finished. It doesn't publish, retry or
+//! decide what follows an attempt.
+//!
+//! ```text
+//!                take                 start                    settle: ended
+//!  (unknown) ──────────► waiting ───────────► running ────────────────────────► ended ──prune──► key only ──prune──► gone
+//!                          ▲ │                   │                                ▲
+//!                          │ └── settle: ended ──┼────────────────────────────────┘
+//!                          └── settle: waiting ──┘
+//! ```
+
+mod batch;
+mod decide;
+mod entry;
+mod error;
+mod open;
+mod prune;
+mod read;
+mod request;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+
+pub use entry::{
+    Admission, Counted, Draft, Keep, MessageKind, OpenRun, OutboxMessage, OutboxRow, Place, Pruned, RunState,
+    Settlement, StoredMessage, Taken,
+};
+pub use error::JournalError;
+pub use prune::PRUNED_RUNS_MAX;
+pub use writer::{GROUP_MAX, REQUESTS_WAITING_MAX};
+
+use crate::failure::{Code, Failure};
+use crate::model::id::InstallationId;
+use crate::model::job::RunKey;
+use crate::saga::{Record, SagaLog};
+use request::{Answer, Request};
+use writer::{Command, Writer};
+
+/// A handle on the journal. Clones share one writer, which ends when the last is dropped. Every failure has the code
+/// [`Code::JournalFailed`], or [`Code::Internal`] for a request that doesn't fit the run's state.
+#[derive(Clone)]
+pub struct Journal {
+    commands: mpsc::Sender<Command>,
+    reader: Arc<Mutex<SqliteConnection>>,
+    posted: watch::Receiver<i64>,
+    installation: InstallationId,
+    ended: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
+}
+
+impl Journal {
+    /// Opens the journal in `dir`, making both if they are missing. Has to be called on a tokio runtime, which then runs the writer.
+    pub async fn open(dir: &Path) -> Result<Journal, JournalError> {
+        let files = open::Files::hold(dir)?;
+        let options = open::writing(&files.database);
+        Self::assemble(files, options).await
+    }
+
+    async fn assemble(
+        files: open::Files,
+        options: sqlx::sqlite::SqliteConnectOptions,
+    ) -> Result<Journal, JournalError> {
+        let fail = |source| JournalError::Database { action: "open", path: files.database.clone(), source };
+        let mut connection = options.connect().await.map_err(fail)?;
+        let installation = open::prepare(&mut connection, &files.database).await?;
+        let ids = read::next_ids(&mut connection).await.map_err(fail)?;
+        let reader = open::reading(&files.database).connect().await.map_err(fail)?;
+        let (sender, commands) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let (posted_sender, posted) = watch::channel(ids.outbox - 1);
+        let (lock, path) = (files.lock, files.database);
+        let writer = Writer { options, connection: Some(connection), ids, posted: posted_sender, lock, path };
+        let task = tokio::spawn(writer.write(commands));
+        let (reader, ended) = (Arc::new(Mutex::new(reader)), Arc::new(Mutex::new(Some(task))));
+        Ok(Journal { commands: sender, reader, posted, installation, ended })
+    }
+
+    /// The id of this life of the journal, drawn when it was made.
+    pub fn installation(&self) -> InstallationId {
+        self.installation
+    }
+
+    /// Waits until the writer has ended, which it does once every other handle is dropped; then another process can open it.
+    pub async fn close(self) {
+        let Journal { commands, ended, .. } = self;
+        drop(commands);
+        if let Some(task) = ended.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the journal's writer did not end in order");
+        }
+    }
+
+    /// Takes a delivery. The broker may be told once this has returned.
+    pub async fn take(&self, taken: Taken) -> Result<Admission, Failure> {
+        match self.ask(Request::Take(Box::new(taken))).await? {
+            Answer::Admission(admission) => Ok(admission),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Begins the next attempt of a waiting run and gives its number. `rows` get the new attempt in their [`Place`].
+    pub async fn start_attempt(&self, key: RunKey, rows: Vec<Draft>) -> Result<u32, Failure> {
+        match self.ask(Request::Start { key, rows }).await? {
+            Answer::Attempt(attempt) => Ok(attempt),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Writes a record of the running attempt's saga.
+    pub async fn record(&self, key: RunKey, attempt: u32, record: Record) -> Result<(), Failure> {
+        self.ask(Request::Record { key, attempt, record }).await.map(drop)
+    }
+
+    /// The log of an attempt, for the saga engine.
+    pub fn saga_log(&self, key: RunKey, attempt: u32) -> AttemptLog {
+        AttemptLog { journal: self.clone(), key, attempt }
+    }
+
+    /// Keeps a value that is drawn once per run, such as the backup id. The first one counts: it is returned, whatever is given later.
+    pub async fn keep(&self, key: RunKey, name: &str, value: Value) -> Result<Value, Failure> {
+        match self.ask(Request::Keep { key, name: name.to_owned(), value }).await? {
+            Answer::Kept(value) => Ok(value),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Settles the run's last attempt, or with 0 a run that was never started, and writes `rows` in the same transaction.
+    pub async fn settle(
+        &self,
+        key: RunKey,
+        attempt: u32,
+        settlement: Settlement,
+        rows: Vec<Draft>,
+    ) -> Result<(), Failure> {
+        self.ask(Request::Settle { key, attempt, settlement, rows }).await.map(drop)
+    }
+
+    /// Writes rows to the outbox in one transaction: with a key, messages of that run, else host events and letters.
+    pub async fn post(&self, key: Option<RunKey>, rows: Vec<Draft>) -> Result<(), Failure> {
+        self.ask(Request::Post { key, rows }).await.map(drop)
+    }
+
+    /// Puts the progress of a running attempt into the outbox, in place of an earlier one that was not sent. Doesn't wait, and says
+    /// nothing when it is dropped because the journal is busy or the attempt has ended.
+    pub fn progress(&self, key: RunKey, attempt: u32, row: Draft) {
+        let (reply, _) = oneshot::channel();
+        let _ = self.commands.try_send(Command { request: Request::Progress { key, attempt, row }, reply });
+    }
+
+    /// Unsent messages that stand after `after` in the outbox, at most `limit`. Start with 0; go on with the last id; start
+    /// again with 0 to see those that could not be sent.
+    pub async fn next_batch(&self, after: i64, limit: u32) -> Result<Vec<OutboxRow>, Failure> {
+        read::unsent(&mut *self.reader.lock().await, after, limit).await
+    }
+
+    /// The highest id in the outbox so far; changes when there is something new to send.
+    pub fn posted(&self) -> watch::Receiver<i64> {
+        self.posted.clone()
+    }
+
+    /// The broker has confirmed these messages.
+    pub async fn delivered(&self, ids: Vec<i64>) -> Result<(), Failure> {
+        self.ask(Request::Delivered { ids }).await.map(drop)
+    }
+
+    /// How many messages wait to be sent.
+    pub async fn outbox_depth(&self) -> Result<u64, Failure> {
+        read::unsent_count(&mut *self.reader.lock().await).await
+    }
+
+    /// Runs that have not ended, in the order in which they were taken.
+    pub async fn open_runs(&self) -> Result<Vec<OpenRun>, Failure> {
+        read::open_runs(&mut *self.reader.lock().await).await
+    }
+
+    /// The message of a run; none if the run is unknown or pruned.
+    pub async fn message(&self, key: RunKey) -> Result<Option<StoredMessage>, Failure> {
+        read::message(&mut *self.reader.lock().await, key).await
+    }
+
+    /// The records of an attempt's saga, in order.
+    pub async fn records_of(&self, key: RunKey, attempt: u32) -> Result<Vec<Record>, Failure> {
+        read::records(&mut *self.reader.lock().await, key, attempt).await
+    }
+
+    /// Everything kept for a run.
+    pub async fn kept(&self, key: RunKey) -> Result<BTreeMap<String, Value>, Failure> {
+        read::kept(&mut *self.reader.lock().await, key).await
+    }
+
+    /// Remembers, at least until the given time, that a run is cancelled, whether or not it was taken yet.
+    pub async fn tombstone(&self, key: RunKey, until: Timestamp, reason: Value) -> Result<(), Failure> {
+        self.ask(Request::Tombstone { key, until, reason }).await.map(drop)
+    }
+
+    /// Takes away what ended long enough ago, at most [`PRUNED_RUNS_MAX`] runs at a time.
+    pub async fn prune(&self, now: Timestamp, keep: Keep) -> Result<Pruned, Failure> {
+        match self.ask(Request::Prune { now, keep }).await? {
+            Answer::Pruned(pruned) => Ok(pruned),
+            other => Err(strange(&other)),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Answer, Failure> {
+        let gone = || Failure::new(Code::JournalFailed, "the journal's writer has ended");
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command { request, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+fn strange(answer: &Answer) -> Failure {
+    Failure::new(Code::Internal, format!("the journal gave an answer to another question: {answer:?}"))
+}
+
+/// The records of one attempt, as the saga engine writes them.
+pub struct AttemptLog {
+    journal: Journal,
+    key: RunKey,
+    attempt: u32,
+}
+
+#[async_trait::async_trait]
+impl SagaLog for AttemptLog {
+    async fn record(&self, record: Record) -> Result<(), Failure> {
+        self.journal.record(self.key, self.attempt, record).await
+    }
+}

@@ -1,0 +1,226 @@
+//! Reading rows back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::decide::{NextIds, RunRow, View};
+use super::entry::{MessageKind, OpenRun, OutboxMessage, OutboxRow, RunState, StoredMessage};
+use super::error::{failed, unreadable};
+use super::request::Request;
+use crate::failure::Failure;
+use crate::model::job::RunKey;
+use crate::saga::Record;
+
+const RUN_COLUMNS: &str = "SELECT id, job_id, run, kind, instance, repository_id, urgent, digest, accepted_at_ms, state, \
+                           not_before_ms, attempt, failures, crashes, sequence, outcome, ended_at_ms FROM runs ";
+
+/// The numbers to go on with.
+pub(super) async fn next_ids(connection: &mut SqliteConnection) -> Result<NextIds, sqlx::Error> {
+    let sql = "SELECT (SELECT coalesce(max(id), 0) + 1 FROM runs), (SELECT coalesce(max(id), 0) + 1 FROM outbox)";
+    let row = sqlx::query(sql).fetch_one(connection).await?;
+    Ok(NextIds { run: row.try_get(0)?, outbox: row.try_get(1)? })
+}
+
+/// What a group of requests needs to be decided on.
+pub(super) struct Wanted {
+    jobs: BTreeSet<String>,
+    tombstones: bool,
+    kept: bool,
+}
+
+impl Wanted {
+    pub(super) fn by(group: &[Request]) -> Wanted {
+        Wanted {
+            jobs: group.iter().filter_map(Request::key).map(|key| key.job_id.to_string()).collect(),
+            tombstones: group.iter().any(|request| matches!(request, Request::Take(_))),
+            kept: group.iter().any(|request| matches!(request, Request::Keep { .. })),
+        }
+    }
+}
+
+/// Reads what is wanted.
+pub(super) async fn view(connection: &mut SqliteConnection, wanted: Wanted, ids: NextIds) -> Result<View, Failure> {
+    let mut view = View { ids, runs: BTreeMap::new(), tombstones: BTreeMap::new(), kept: BTreeMap::new() };
+    if wanted.jobs.is_empty() {
+        return Ok(view);
+    }
+    let jobs = serde_json::json!(wanted.jobs).to_string();
+    let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE job_id IN (SELECT value FROM json_each(?))"));
+    let rows =
+        sqlx::query(sql).bind(&jobs).fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
+    for row in &rows {
+        let run = run(row)?;
+        view.runs.insert(run.key, run);
+    }
+    if wanted.tombstones {
+        view.tombstones = tombstones(connection, &jobs).await?;
+    }
+    if wanted.kept {
+        let keys: BTreeMap<i64, RunKey> = view.runs.values().map(|run| (run.id, run.key)).collect();
+        let ids = serde_json::json!(keys.keys().collect::<Vec<_>>()).to_string();
+        let sql = "SELECT run_id, name, value FROM kept WHERE run_id IN (SELECT value FROM json_each(?))";
+        let rows = sqlx::query(sql).bind(ids).fetch_all(connection).await.map_err(|error| failed("read", &error))?;
+        for row in &rows {
+            let id: i64 = get(row, 0, "kept value")?;
+            if let Some(key) = keys.get(&id) {
+                view.kept.insert((*key, get(row, 1, "kept value")?), json(row, 2, "kept value")?);
+            }
+        }
+    }
+    Ok(view)
+}
+
+async fn tombstones(connection: &mut SqliteConnection, jobs: &str) -> Result<BTreeMap<RunKey, Value>, Failure> {
+    let sql = "SELECT job_id, run, reason FROM tombstones WHERE job_id IN (SELECT value FROM json_each(?))";
+    let rows = sqlx::query(sql).bind(jobs).fetch_all(connection).await.map_err(|error| failed("read", &error))?;
+    rows.iter().map(|row| Ok((key(row, 0)?, json(row, 2, "tombstone")?))).collect()
+}
+
+/// Runs that have not ended, in the order in which they were taken.
+pub(super) async fn open_runs(connection: &mut SqliteConnection) -> Result<Vec<OpenRun>, Failure> {
+    let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE state <> 'ended' ORDER BY id"));
+    let rows = sqlx::query(sql).fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
+    let runs = rows.iter().map(run).collect::<Result<Vec<_>, _>>()?;
+    let jobs: BTreeSet<String> = runs.iter().map(|run| run.key.job_id.to_string()).collect();
+    let tombstones = tombstones(connection, &serde_json::json!(jobs).to_string()).await?;
+    let open = runs.into_iter().map(|run| OpenRun {
+        cancelled: tombstones.get(&run.key).cloned(),
+        key: run.key,
+        kind: run.kind,
+        instance: run.instance,
+        repository_id: run.repository_id,
+        urgent: run.urgent,
+        accepted_at: run.accepted_at,
+        state: run.state,
+        attempt: run.attempt,
+        failures: run.failures,
+        crashes: run.crashes,
+    });
+    Ok(open.collect())
+}
+
+/// The message of a run, unless it is unknown or pruned.
+pub(super) async fn message(connection: &mut SqliteConnection, key: RunKey) -> Result<Option<StoredMessage>, Failure> {
+    let sql = "SELECT properties, body FROM messages JOIN runs ON runs.id = run_id WHERE job_id = ? AND run = ?";
+    let query = sqlx::query(sql).bind(key.job_id.to_string()).bind(key.run);
+    let row = query.fetch_optional(connection).await.map_err(|error| failed("read", &error))?;
+    let read =
+        |row: &SqliteRow| Ok(StoredMessage { properties: json(row, 0, "message")?, body: get(row, 1, "message")? });
+    row.as_ref().map(read).transpose()
+}
+
+/// The records of an attempt, in order.
+pub(super) async fn records(
+    connection: &mut SqliteConnection,
+    key: RunKey,
+    attempt: u32,
+) -> Result<Vec<Record>, Failure> {
+    let sql = "SELECT record FROM records JOIN runs ON runs.id = run_id \
+               WHERE job_id = ? AND run = ? AND records.attempt = ? ORDER BY records.id";
+    let query = sqlx::query(sql).bind(key.job_id.to_string()).bind(key.run).bind(attempt);
+    let rows = query.fetch_all(connection).await.map_err(|error| failed("read", &error))?;
+    let read = |row: &SqliteRow| serde_json::from_value(json(row, 0, "record")?).map_err(|_| unreadable("record"));
+    rows.iter().map(read).collect()
+}
+
+/// What was kept for a run.
+pub(super) async fn kept(connection: &mut SqliteConnection, key: RunKey) -> Result<BTreeMap<String, Value>, Failure> {
+    let sql = "SELECT name, value FROM kept JOIN runs ON runs.id = run_id WHERE job_id = ? AND run = ?";
+    let query = sqlx::query(sql).bind(key.job_id.to_string()).bind(key.run);
+    let rows = query.fetch_all(connection).await.map_err(|error| failed("read", &error))?;
+    rows.iter().map(|row| Ok((get(row, 0, "kept value")?, json(row, 1, "kept value")?))).collect()
+}
+
+/// Unsent messages after `after`, in order, at most `limit`.
+pub(super) async fn unsent(
+    connection: &mut SqliteConnection,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<OutboxRow>, Failure> {
+    let sql = "SELECT runs.job_id, runs.run, outbox.id, outbox.kind, exchange, routing_key, properties, body \
+               FROM outbox LEFT JOIN runs ON runs.id = outbox.run_id \
+               WHERE sent = 0 AND outbox.id > ? ORDER BY outbox.id LIMIT ?";
+    let query = sqlx::query(sql).bind(after).bind(limit);
+    let rows = query.fetch_all(connection).await.map_err(|error| failed("read the outbox of", &error))?;
+    rows.iter().map(outbox_row).collect()
+}
+
+/// How many messages are unsent.
+pub(super) async fn unsent_count(connection: &mut SqliteConnection) -> Result<u64, Failure> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox WHERE sent = 0")
+        .fetch_one(connection)
+        .await
+        .map_err(|error| failed("read the outbox of", &error))?;
+    Ok(count.unsigned_abs())
+}
+
+fn outbox_row(row: &SqliteRow) -> Result<OutboxRow, Failure> {
+    let what = "outbox row";
+    let of_run: Option<String> = get(row, 0, what)?;
+    let kind: String = get(row, 3, what)?;
+    let message = OutboxMessage {
+        kind: MessageKind::from_text(&kind).ok_or_else(|| unreadable(what))?,
+        exchange: get(row, 4, what)?,
+        routing_key: get(row, 5, what)?,
+        properties: json(row, 6, what)?,
+        body: get(row, 7, what)?,
+    };
+    let run = of_run.map(|_| key(row, 0)).transpose()?;
+    Ok(OutboxRow { id: get(row, 2, what)?, run, message })
+}
+
+fn run(row: &SqliteRow) -> Result<RunRow, Failure> {
+    let what = "run";
+    let state: String = get(row, 9, what)?;
+    let state = match state.as_str() {
+        "waiting" => RunState::Waiting { not_before: time(row, 10)? },
+        "running" => RunState::Running,
+        "ended" => RunState::Ended { outcome: json(row, 15, what)? },
+        _ => return Err(unreadable(what)),
+    };
+    let kind: String = get(row, 3, what)?;
+    let repository_id: String = get(row, 5, what)?;
+    let sequence: i64 = get(row, 14, what)?;
+    Ok(RunRow {
+        id: get(row, 0, what)?,
+        key: key(row, 1)?,
+        kind: serde_json::from_value(Value::String(kind)).map_err(|_| unreadable(what))?,
+        instance: get(row, 4, what)?,
+        repository_id: repository_id.parse().map_err(|_| unreadable(what))?,
+        urgent: get(row, 6, what)?,
+        digest: get(row, 7, what)?,
+        accepted_at: time(row, 8)?.ok_or_else(|| unreadable(what))?,
+        state,
+        attempt: get(row, 11, what)?,
+        failures: get(row, 12, what)?,
+        crashes: get(row, 13, what)?,
+        sequence: u64::try_from(sequence).map_err(|_| unreadable(what))?,
+        ended_at: time(row, 16)?,
+    })
+}
+
+fn key(row: &SqliteRow, first: usize) -> Result<RunKey, Failure> {
+    let job_id: String = get(row, first, "run key")?;
+    Ok(RunKey { job_id: job_id.parse().map_err(|_| unreadable("run key"))?, run: get(row, first + 1, "run key")? })
+}
+
+fn time(row: &SqliteRow, column: usize) -> Result<Option<Timestamp>, Failure> {
+    let ms: Option<i64> = get(row, column, "time")?;
+    ms.map(Timestamp::from_millisecond).transpose().map_err(|_| unreadable("time"))
+}
+
+fn json(row: &SqliteRow, column: usize, what: &str) -> Result<Value, Failure> {
+    let text: String = get(row, column, what)?;
+    serde_json::from_str(&text).map_err(|_| unreadable(what))
+}
+
+fn get<'r, T>(row: &'r SqliteRow, column: usize, what: &str) -> Result<T, Failure>
+where
+    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+{
+    row.try_get(column).map_err(|error| unreadable(what).because(&error))
+}

@@ -1,0 +1,48 @@
+//! What the journal's handles ask of its writer.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::entry::{Admission, Draft, Keep, Pruned, Settlement, Taken};
+use crate::model::job::RunKey;
+use crate::saga::Record;
+
+/// One change.
+pub(super) enum Request {
+    Take(Box<Taken>),
+    Start { key: RunKey, rows: Vec<Draft> },
+    Record { key: RunKey, attempt: u32, record: Record },
+    Keep { key: RunKey, name: String, value: Value },
+    Settle { key: RunKey, attempt: u32, settlement: Settlement, rows: Vec<Draft> },
+    Post { key: Option<RunKey>, rows: Vec<Draft> },
+    Progress { key: RunKey, attempt: u32, row: Draft },
+    Delivered { ids: Vec<i64> },
+    Tombstone { key: RunKey, until: Timestamp, reason: Value },
+    Prune { now: Timestamp, keep: Keep },
+}
+
+impl Request {
+    /// The run whose row has to be known to decide on it.
+    pub(super) fn key(&self) -> Option<RunKey> {
+        match self {
+            Request::Take(taken) => Some(taken.key),
+            Request::Start { key, .. }
+            | Request::Record { key, .. }
+            | Request::Keep { key, .. }
+            | Request::Settle { key, .. }
+            | Request::Progress { key, .. } => Some(*key),
+            Request::Post { key, .. } => *key,
+            Request::Delivered { .. } | Request::Tombstone { .. } | Request::Prune { .. } => None,
+        }
+    }
+}
+
+/// What came of it, once it is durable.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Written,
+    Admission(Admission),
+    Attempt(u32),
+    Kept(Value),
+    Pruned(Pruned),
+}
