@@ -19,12 +19,27 @@
 //! secret. What it did is told to a worker that asks: after [`Guard::thawed`] answered well, the guest was frozen for the
 //! whole time in between.
 
+#[cfg(feature = "libvirt")]
+mod entry;
+pub mod fake;
+#[cfg(feature = "libvirt")]
+mod place;
+mod process;
+mod protocol;
+mod rescue;
+#[cfg(test)]
+mod tests;
+mod watch;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "libvirt")]
+pub use self::entry::main;
+pub use self::process::ProcessGuards;
 use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
