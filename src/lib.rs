@@ -9,3 +9,6 @@ pub mod message;
 pub mod model;
 pub mod mover;
 pub mod saga;
+pub mod shutdown;
+pub mod telemetry;
+pub mod worker;

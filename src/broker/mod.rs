@@ -4,34 +4,10 @@
 //! that names its routing key; a lost connection comes back by itself, with everything declared and subscribed again; nothing
 //! waits without a bound. It deliberately does not know what a job is: bodies are bytes.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 
+pub use crate::message::envelope::Properties;
 use crate::model::id::HostId;
-
-/// Properties of a message, as far as Longshore uses them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Properties {
-    /// Media type of the body.
-    pub content_type: String,
-    /// What the message is, such as `longshore.job.v1`.
-    pub message_type: String,
-    /// Job id or event id.
-    pub message_id: String,
-    /// Job id.
-    pub correlation_id: Option<String>,
-    /// Program and version that published it.
-    pub app_id: Option<String>,
-    /// Broker user that published it, checked by the broker where it is given.
-    pub user_id: Option<String>,
-    /// When it was published, seconds since 1970.
-    pub timestamp: Option<u64>,
-    /// String headers; others are read as their text or left out.
-    pub headers: BTreeMap<String, String>,
-    /// Survives a restart of the broker.
-    pub persistent: bool,
-}
 
 /// A message to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,1 +1,36 @@
-//! What is on the wire.
+//! What is on the wire: jobs, events and dead letters, their properties, and how they are encoded.
+//!
+//! It promises: whatever bytes come in, the answer is a checked [`Job`](crate::model::job::Job) or a [`Refusal`] with a
+//! stable code and a sentence that says what is wrong and where, never a panic and never more memory than a small
+//! multiple of the body; and that no text made here repeats a secret. It deliberately knows nothing of the broker,
+//! the journal or the host: properties and bodies go in and come out.
+//!
+//! A job passes these gates, each with its own code:
+//!
+//! ```text
+//! content type → message type → size → structure, depth → host → kind → shape → secrets → values → Job
+//! ```
+//!
+//! The contract for other programs is `schemas/`, generated from the types here.
+
+pub mod codec;
+pub mod dead_letter;
+mod decode;
+mod encode;
+pub mod envelope;
+pub mod event;
+pub mod job;
+mod named;
+pub mod redact;
+pub mod refusal;
+mod walk;
+
+pub use codec::Encoding;
+pub use dead_letter::DeadLetter;
+pub use decode::{decode_dead_letter, decode_event, decode_job};
+pub use encode::{encode_dead_letter, encode_event, encode_job};
+pub use envelope::{Encoded, Properties};
+pub use event::{Event, HostEvent, RunEvent};
+pub use job::JobMessage;
+pub use redact::redact;
+pub use refusal::Refusal;

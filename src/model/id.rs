@@ -76,12 +76,16 @@ uuid_id! {
     InstallationId
 }
 uuid_id! {
+    /// One start of a worker process, within an installation.
+    IncarnationId
+}
+uuid_id! {
     /// One event; kept on every resend, so that consumers can drop duplicates.
     EventId
 }
 
 macro_rules! text_name {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $pattern:literal, $check:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -120,18 +124,32 @@ macro_rules! text_name {
                 f.write_str(&self.0)
             }
         }
+
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "pattern": $pattern, "description": $rule })
+            }
+        }
     };
 }
 
 text_name! {
     /// A host of the fleet. It goes into routing keys, permissions and queue names, so no dots and no wildcards.
-    HostId, "host id", "it has 1 to 63 of a-z, 0-9 and `-`",
+    HostId, "host id", "it has 1 to 63 of a-z, 0-9 and `-`", "^[a-z0-9-]{1,63}$",
     |text| (1..=63).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 text_name! {
     /// A disk of a domain by its target, such as `vda`. It becomes a file name on the share.
-    DiskTarget, "disk target", "it has 1 to 16 of a-z and 0-9 and begins with a letter",
+    DiskTarget, "disk target", "it has 1 to 16 of a-z and 0-9 and begins with a letter", "^[a-z][a-z0-9]{0,15}$",
     |text| (1..=16).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
@@ -140,11 +158,12 @@ text_name! {
 text_name! {
     /// The name of an instance as libvirt shows it. Only ever compared, printed and recorded; never part of a path.
     InstanceName, "instance name", "it has 1 to 255 characters, none of them a control character or `/`",
+    r"^[^/\u0000-\u001f\u007f-\u009f]{1,255}$",
     |text| !text.is_empty() && text.len() <= 255 && !text.chars().any(|c| c.is_control() || c == '/')
 }
 
 /// An instance as a job names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceRef {
     /// By its uuid.

@@ -73,7 +73,7 @@ pub struct ManifestDisk {
 }
 
 /// One disk that was left out, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SkippedDisk {
     /// The disk's target in the domain.
     pub target: DiskTarget,

@@ -2,8 +2,16 @@
 //!
 //! Whatever reaches mount(8) later has passed through here: the address and each option are checked against injection
 //! when they are parsed, so a value of these types can be handed to a mount call as it is.
+//! CloudStack's script passes both through a shell and mount(8) unquoted; what came of that is in its issues 14007 to
+//! 14013. Here nothing depends on quoting: a character that any layer below could take for syntax is not let in.
+
+mod address;
+mod options;
 
 use std::path::PathBuf;
+
+pub use address::{ADDRESS_BYTES_MAX, parse_address};
+pub use options::{OPTIONS_BYTES_MAX, parse_options, secret_start};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +73,49 @@ pub struct Repository {
     pub options: Vec<MountOption>,
     /// Where the credentials are, if the share wants any.
     pub credentials: Option<Credentials>,
+}
+
+/// An address or option that may not reach mount(8). The text never repeats a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRepository {
+    /// The address has not the form of its type.
+    #[error("the address does not fit the type: {rule}")]
+    Address {
+        /// What an address of that type looks like.
+        rule: &'static str,
+    },
+    /// An option is not allowed.
+    #[error("mount option {position}{} is not allowed: {rule}", .key.as_ref().map(|key| format!(" (`{key}`)")).unwrap_or_default())]
+    Option {
+        /// Its place in the list, from 1.
+        position: usize,
+        /// Its name, if that is well formed.
+        key: Option<String>,
+        /// Why.
+        rule: &'static str,
+    },
+    /// The options as a whole are not allowed.
+    #[error("the mount options are not allowed: {rule}")]
+    Options {
+        /// Why.
+        rule: &'static str,
+    },
+    /// An option carries a secret.
+    #[error("mount option {position} carries a secret; give credentials by reference instead")]
+    Secret {
+        /// Its place in the list, from 1.
+        position: usize,
+    },
+}
+
+impl MountOption {
+    /// The option as one element of a list, without a comma in it.
+    pub fn to_element(&self) -> String {
+        match &self.value {
+            Some(value) => format!("{}={value}", self.key),
+            None => self.key.clone(),
+        }
+    }
 }
 
 impl Repository {

@@ -3,5 +3,67 @@
 //! The worker never touches a share; everything that could get stuck behind a dead one happens here, in a process with
 //! mount and PID namespaces of its own. Kill it and nothing of it is left. It knows nothing of queues, journals or
 //! libvirt: it does what it is asked, one request at a time, over [`protocol`].
+//!
+//! ```text
+//!   open ─▶ lease ─▶ stage ─▶ record… ─▶ copy ─▶ compare ─▶ seal ─▶ publish ─▶ release ─▶ close
+//!                      └────────────── discard, at any point ──────────────┘
+//! ```
 
+mod image;
+mod lease;
+mod mount;
+mod namespace;
 pub mod protocol;
+mod publish;
+mod seal;
+mod serve;
+mod session;
+pub mod share;
+#[cfg(test)]
+mod testing;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::failure::{Code, Failure};
+use protocol::FromMover;
+
+/// The hidden subcommand of our binary that is a mover; its one argument is the directory of its own.
+pub const SUBCOMMAND: &str = "mover";
+
+/// The whole life of a mover process. `arguments` are those after the subcommand. To be called before the process has a
+/// second thread.
+pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let directory = arguments.next().map(PathBuf::from).filter(|directory| directory.is_absolute());
+    let Some(directory) = directory else {
+        return refuse(Failure::new(
+            Code::Internal,
+            "a mover is started by a worker, with an absolute directory of its own",
+        ));
+    };
+    match namespace::enter() {
+        Ok(namespace::Side::Outer(code)) => code,
+        Ok(namespace::Side::Inner) => serve::run(&directory).unwrap_or_else(refuse),
+        Err(failure) => refuse(failure),
+    }
+}
+
+/// Says why there will be no mover, to the worker and to the log.
+fn refuse(failure: Failure) -> ExitCode {
+    tracing::error!(failure = format!("{failure:#}"), "cannot start a mover");
+    if let Ok(frame) = protocol::frame::encode(&FromMover::Started(Err(failure))) {
+        // A worker that is gone needs no answer.
+        let _gone = std::io::stdout().write_all(&frame).and_then(|()| std::io::stdout().flush());
+    }
+    ExitCode::FAILURE
+}
+
+/// Does something that blocks, perhaps for ever, on a thread of its own. Dropping the future does not end it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::new(Code::Internal, "a blocking call of the mover panicked").because(&error)),
+    }
+}

@@ -1,8 +1,13 @@
 //! What the worker and its mover say to each other: frames on the mover's stdin and stdout, each a big-endian `u32`
 //! length and that many bytes of MessagePack with field names.
 //!
-//! One request is under way at a time, and exactly one [`FromMover::Answer`] follows it; notices may come between. The end of
-//! stdin means that the worker is gone: the mover exits at once, and its lease ages until somebody takes it over.
+//! The mover begins with [`FromMover::Started`]. From then on one request is under way at a time, and exactly one
+//! [`FromMover::Answer`] with its id follows it; notices may come between. A worker that lost interest in a request just
+//! sends the next: what can be broken off (copying, comparing, waiting for a lease) is broken off, the rest is finished,
+//! its answer comes all the same, and then the next is begun. The end of stdin means that the worker is gone: the mover
+//! exits at once, and its lease ages until somebody takes it over.
+
+pub mod frame;
 
 use std::path::PathBuf;
 
@@ -52,26 +57,25 @@ pub struct CopyDisk {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Mounts the repository at `mount_point`, proves that it is mounted and is the one that was meant, probes that it
-    /// can be written, and looks whether `need_bytes` fit. Answer: [`Reply::Opened`].
+    /// Mounts the repository in a place of the mover's own, proves that it is mounted and is the one that was meant, probes
+    /// that it can be written, and looks whether `need_bytes` fit. Answer: [`Reply::Opened`].
     Open {
         /// The repository.
         repository: Repository,
-        /// Directory to mount on; made by the mover.
-        mount_point: PathBuf,
         /// The address may be on the device of its parent directory.
         same_device_ok: bool,
         /// Free bytes without which the job has no sense.
         need_bytes: u64,
     },
-    /// Takes the instance's lease, or fails with `lease_held`. Answer: [`Reply::Leased`].
+    /// Takes the instance's lease, or fails with `lease_held`. The lease of a holder that died is taken over, which takes
+    /// 2 minutes and at worst 6; its staging directories are fenced and removed. Answer: [`Reply::Leased`].
     Lease {
         /// The instance.
         instance: InstanceId,
         /// Written into the lease for people.
         holder: LeaseHolder,
     },
-    /// Makes the staging directory of a backup. Answer: [`Reply::Done`].
+    /// Makes the staging directory of a backup, under the lease. Answer: [`Reply::Done`].
     Stage {
         /// The instance.
         instance: InstanceId,
@@ -100,7 +104,9 @@ pub enum Request {
     /// Checks the images (`qemu-img check`, no leaks, image end at file end), fsyncs everything in staging and says what there is.
     /// Answer: [`Reply::Sealed`].
     Seal,
-    /// Writes the manifest and renames the staging directory into place. The commit. Answer: [`Reply::Published`].
+    /// Writes the restore instructions and the manifest and renames the staging directory into place. The commit. Asked
+    /// again, also of another mover, it finds out that this job, run and attempt has published already. Answer:
+    /// [`Reply::Published`].
     Publish {
         /// The manifest; its `number` is filled in by the mover.
         manifest: Box<Manifest>,
@@ -109,8 +115,37 @@ pub enum Request {
     Discard,
     /// Gives the lease back. Answer: [`Reply::Done`].
     Release,
-    /// Unmounts the repository. Answer: [`Reply::Done`].
+    /// Unmounts the repository. A share still in use is detached. Answer: [`Reply::Closed`].
     Close,
+}
+
+impl Request {
+    /// The request's word, for messages and scripted failures.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Request::Open { .. } => "open",
+            Request::Lease { .. } => "lease",
+            Request::Stage { .. } => "stage",
+            Request::Record { .. } => "record",
+            Request::Copy { .. } => "copy",
+            Request::Compare => "compare",
+            Request::SourcesUnchanged => "sources_unchanged",
+            Request::Seal => "seal",
+            Request::Publish { .. } => "publish",
+            Request::Discard => "discard",
+            Request::Release => "release",
+            Request::Close => "close",
+        }
+    }
+}
+
+/// A frame to the mover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToMover {
+    /// Which request it is; never the same twice.
+    pub id: u64,
+    /// The request.
+    pub request: Request,
 }
 
 /// Who holds a lease.
@@ -181,6 +216,11 @@ pub enum Reply {
         /// What did not work though the backup is good.
         warnings: Vec<String>,
     },
+    /// The repository is unmounted.
+    Closed {
+        /// What did not work though nothing is left mounted for others.
+        warnings: Vec<String>,
+    },
     /// Nothing to add.
     Done,
 }
@@ -209,8 +249,15 @@ pub enum Notice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromMover {
-    /// The answer to the request under way.
-    Answer(Result<Reply, Failure>),
+    /// The first frame: it is ready, or why it can't be.
+    Started(Result<(), Failure>),
+    /// The answer to a request.
+    Answer {
+        /// Which.
+        id: u64,
+        /// What came of it.
+        result: Result<Reply, Failure>,
+    },
     /// Something to know.
     Notice(Notice),
 }

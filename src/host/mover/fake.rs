@@ -1,0 +1,189 @@
+//! A mover without a process and a share without a disk: the same door with the state in memory, failures and hangs
+//! scripted by the request's word, and a world that a test can look at.
+//!
+//! It moves no bytes: a copied disk is a name and a length. A lease whose holder was killed is taken over at once, where
+//! the real one takes its two minutes. The contract suite in `tests/` holds both against each other.
+
+mod mover;
+mod repository;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::{Mover, MoverName, Movers};
+use crate::failure::{Code, Failure};
+use crate::model::id::{InstanceId, RepositoryId};
+use crate::model::manifest::Manifest;
+use mover::FakeMover;
+pub use repository::FakeRepository;
+use repository::Holder;
+
+/// Where fake movers come from, and the world they live in. Clones share that world.
+#[derive(Clone, Default)]
+pub struct FakeMovers {
+    world: Arc<Mutex<World>>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct World {
+    repositories: BTreeMap<String, FakeRepository>,
+    scripts: Vec<Script>,
+    hangs: BTreeSet<String>,
+    movers: BTreeMap<u64, Alive>,
+    started: u64,
+}
+
+/// A failure that is waiting for its request.
+struct Script {
+    word: String,
+    times: u32,
+    after: bool,
+    failure: Failure,
+}
+
+/// What the world knows of a living mover.
+struct Alive {
+    name: MoverName,
+    mounted: Option<String>,
+    lost: Option<oneshot::Sender<Failure>>,
+}
+
+impl FakeMovers {
+    /// A world with no repository in it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an empty repository and answers its id.
+    pub fn add_repository(&self, address: &str) -> RepositoryId {
+        let repository = FakeRepository::new();
+        let id = repository.id;
+        self.world().repositories.insert(address.to_owned(), repository);
+        id
+    }
+
+    /// Looks at a repository, or changes it.
+    pub fn repository<T>(&self, address: &str, look: impl FnOnce(&mut FakeRepository) -> T) -> Option<T> {
+        self.world().repositories.get_mut(address).map(look)
+    }
+
+    /// The next `times` requests of that word (`start` for starting a mover) fail so, without an effect.
+    pub fn fail(&self, word: &str, times: u32, failure: Failure) {
+        self.script(word, times, false, failure);
+    }
+
+    /// The next `times` requests of that word have their effect and then fail so: an answer that was lost.
+    pub fn fail_after(&self, word: &str, times: u32, failure: Failure) {
+        self.script(word, times, true, failure);
+    }
+
+    fn script(&self, word: &str, times: u32, after: bool, failure: Failure) {
+        self.world().scripts.push(Script { word: word.to_owned(), times, after, failure });
+    }
+
+    /// Requests of that word get no answer until [`FakeMovers::unhang`].
+    pub fn hang(&self, word: &str) {
+        self.world().hangs.insert(word.to_owned());
+    }
+
+    /// Requests of that word go on.
+    pub fn unhang(&self, word: &str) {
+        self.world().hangs.remove(word);
+        self.changed.notify_waiters();
+    }
+
+    /// Kills a mover: its mount goes, its lease ages, its staging stays. False when there is none of that name.
+    pub fn kill(&self, name: &str) -> bool {
+        let key = self.world().movers.iter().find(|(_, alive)| alive.name.as_str() == name).map(|(key, _)| *key);
+        key.inspect(|key| self.end(*key)).is_some()
+    }
+
+    /// Another worker takes an instance's lease over, whoever holds it: its holder learns it, and its staging is fenced.
+    pub fn lose_lease(&self, address: &str, instance: InstanceId) {
+        let mut world = self.world();
+        let Some(repository) = world.repositories.get_mut(address) else { return };
+        if let Holder::Mover(key) = repository.take_over(instance, Holder::Stranger)
+            && let Some(lost) = world.movers.get_mut(&key).and_then(|alive| alive.lost.take())
+        {
+            let _nobody_waits = lost.send(Failure::new(Code::LeaseLost, "the lease was taken over by another worker"));
+        }
+    }
+
+    /// Names of the movers that are alive.
+    pub fn running(&self) -> Vec<String> {
+        self.world().movers.values().map(|alive| alive.name.to_string()).collect()
+    }
+
+    /// Some mover has the repository mounted.
+    pub fn is_mounted(&self, address: &str) -> bool {
+        self.world().movers.values().any(|alive| alive.mounted.as_deref() == Some(address))
+    }
+
+    /// Names of the staging directories in a repository.
+    pub fn staging(&self, address: &str) -> Vec<String> {
+        self.repository(address, |repository| repository.staging()).unwrap_or_default()
+    }
+
+    /// Manifests of the backups in a repository, by instance and number.
+    pub fn published(&self, address: &str) -> Vec<Manifest> {
+        self.repository(address, |repository| repository.published()).unwrap_or_default()
+    }
+
+    /// Somebody holds the lease of an instance.
+    pub fn is_leased(&self, address: &str, instance: InstanceId) -> bool {
+        self.repository(address, |repository| repository.is_leased(instance)).unwrap_or_default()
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The scripted failure of a request, if one is due.
+    fn scripted(&self, word: &str, after: bool) -> Result<(), Failure> {
+        let mut world = self.world();
+        let due =
+            world.scripts.iter_mut().find(|script| script.word == word && script.after == after && script.times > 0);
+        match due {
+            Some(script) => {
+                script.times -= 1;
+                Err(script.failure.clone())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn end(&self, key: u64) {
+        let mut world = self.world();
+        if let Some(alive) = world.movers.remove(&key) {
+            for repository in world.repositories.values_mut() {
+                repository.holder_died(key);
+            }
+            if let Some(lost) = alive.lost {
+                let _nobody_waits = lost.send(Failure::new(Code::MoverDied, format!("mover `{}` ended", alive.name)));
+            }
+        }
+        drop(world);
+        self.changed.notify_waiters();
+    }
+}
+
+#[async_trait]
+impl Movers for FakeMovers {
+    async fn start(&self, name: &MoverName) -> Result<Box<dyn Mover>, Failure> {
+        self.scripted("start", false)?;
+        let (lost_in, lost) = oneshot::channel();
+        let (progress_in, _) = watch::channel(super::Progress::default());
+        let key = {
+            let mut world = self.world();
+            world.started += 1;
+            let key = world.started;
+            world.movers.insert(key, Alive { name: name.clone(), mounted: None, lost: Some(lost_in) });
+            key
+        };
+        Ok(Box::new(FakeMover::new(self.clone(), key, name.clone(), lost, progress_in)))
+    }
+}

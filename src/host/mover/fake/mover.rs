@@ -1,0 +1,283 @@
+//! One fake mover: what each request does to the world.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use super::repository::{FakeFile, FakeRepository};
+use super::{FakeMovers, Mover, MoverName};
+use crate::failure::{Code, Failure};
+use crate::host::mover::Progress;
+use crate::model::id::{BackupId, InstanceId};
+use crate::model::manifest::Manifest;
+use crate::model::repository::{Repository, RepositoryType};
+use crate::mover::protocol::{CopiedDisk, CopyDisk, Reply, Request, SealedFile};
+
+/// Size of a disk that nobody gave one.
+const VIRTUAL_BYTES: u64 = 64 << 20;
+/// Length of every image.
+const IMAGE_BYTES: u64 = 256 << 10;
+
+pub(super) struct FakeMover {
+    movers: FakeMovers,
+    key: u64,
+    name: MoverName,
+    lost: Option<oneshot::Receiver<Failure>>,
+    progress: watch::Sender<Progress>,
+    lease: Option<InstanceId>,
+    staging: Option<(InstanceId, BackupId, String)>,
+    copied_bytes: Option<u64>,
+}
+
+impl FakeMover {
+    pub fn new(
+        movers: FakeMovers,
+        key: u64,
+        name: MoverName,
+        lost: oneshot::Receiver<Failure>,
+        progress: watch::Sender<Progress>,
+    ) -> Self {
+        let lost = Some(lost);
+        Self { movers, key, name, lost, progress, lease: None, staging: None, copied_bytes: None }
+    }
+
+    /// Waits for as long as the request hangs; an error when the mover is killed meanwhile.
+    async fn may_go_on(&self, word: &str) -> Result<(), Failure> {
+        loop {
+            let mut changed = std::pin::pin!(self.movers.changed.notified());
+            changed.as_mut().enable();
+            {
+                let world = self.movers.world();
+                if !world.movers.contains_key(&self.key) {
+                    let text = format!("mover `{}` ended when it was asked to {word}", self.name);
+                    return Err(Failure::new(Code::MoverDied, text));
+                }
+                if !world.hangs.contains(word) {
+                    return Ok(());
+                }
+            }
+            changed.await;
+        }
+    }
+
+    fn act(&mut self, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::Open { repository, same_device_ok, need_bytes } => {
+                self.open(&repository, same_device_ok, need_bytes)
+            }
+            Request::Lease { instance, .. } => {
+                let key = self.key;
+                let number = self.share(|share| share.lease(instance, key))?;
+                self.lease = Some(instance);
+                Ok(Reply::Leased { number })
+            }
+            Request::Stage { instance, backup, suffix } => {
+                self.check_lease("stage")?;
+                let name = format!(".staging-{backup}.{suffix}");
+                self.share(|share| share.stage(instance, backup, &name))?;
+                self.staging = Some((instance, backup, name));
+                Ok(Reply::Done)
+            }
+            Request::Record { file, content } => self.write(file, FakeFile::Small(content)),
+            Request::Copy { disks } => self.copy(&disks),
+            Request::Compare => {
+                let bytes = self.copied_bytes.ok_or_else(|| out_of_order("compare", "copy"))?;
+                self.report(bytes);
+                Ok(Reply::Done)
+            }
+            Request::SourcesUnchanged => {
+                self.copied_bytes.map(|_| Reply::Done).ok_or_else(|| out_of_order("compare", "copy"))
+            }
+            Request::Seal => self.seal(),
+            Request::Publish { manifest } => self.publish(*manifest),
+            Request::Discard => {
+                if let Some((instance, _, name)) = self.staging.take() {
+                    self.share(|share| {
+                        share.discard(instance, &name);
+                        Ok(())
+                    })?;
+                }
+                self.copied_bytes = None;
+                Ok(Reply::Done)
+            }
+            Request::Release => {
+                let key = self.key;
+                if let Some(instance) = self.lease.take() {
+                    self.share(|share| {
+                        share.release(instance, key);
+                        Ok(())
+                    })?;
+                }
+                Ok(Reply::Done)
+            }
+            Request::Close => {
+                self.close();
+                Ok(Reply::Closed { warnings: Vec::new() })
+            }
+        }
+    }
+
+    fn open(&mut self, wanted: &Repository, same_device_ok: bool, need_bytes: u64) -> Result<Reply, Failure> {
+        let address = &wanted.address;
+        if wanted.repository_type != RepositoryType::Directory {
+            return Err(Failure::new(Code::MountTypeUnsupported, format!("cannot mount `{address}`")));
+        }
+        let mut world = self.movers.world();
+        let Some(found) = world.repositories.get(address) else {
+            return Err(Failure::new(Code::RepositoryNotFound, format!("there is no directory `{address}`")));
+        };
+        if found.same_device && !same_device_ok {
+            return Err(Failure::new(Code::RepositoryNotSeparate, format!("nothing is mounted at `{address}`")));
+        }
+        if found.id != wanted.id {
+            let text = format!("`{address}` holds the repository `{}` and not `{}`", found.id, wanted.id);
+            return Err(Failure::new(Code::RepositoryIdentityMismatch, text));
+        }
+        let free_bytes = found.free_bytes;
+        if free_bytes < need_bytes {
+            return Err(Failure::new(Code::RepositoryFull, format!("`{address}` has {free_bytes} bytes free")));
+        }
+        if let Some(alive) = world.movers.get_mut(&self.key) {
+            alive.mounted = Some(address.clone());
+        }
+        Ok(Reply::Opened { free_bytes, warnings: Vec::new() })
+    }
+
+    fn copy(&mut self, disks: &[CopyDisk]) -> Result<Reply, Failure> {
+        let mut total = 0;
+        let mut copied = Vec::new();
+        for disk in disks {
+            let virtual_bytes = disk.virtual_bytes.unwrap_or(VIRTUAL_BYTES);
+            let content_root = blake3::hash(disk.target.as_str().as_bytes()).to_hex().to_string();
+            self.write(format!("{}.qcow2", disk.target), FakeFile::Image(IMAGE_BYTES))?;
+            self.write(format!("{}.blocks", disk.target), FakeFile::Small(content_root.clone().into_bytes()))?;
+            total += virtual_bytes;
+            copied.push(CopiedDisk {
+                target: disk.target.clone(),
+                virtual_bytes,
+                data_bytes: IMAGE_BYTES,
+                content_root,
+            });
+        }
+        self.staging.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?;
+        self.report(total);
+        self.copied_bytes = Some(total);
+        Ok(Reply::Copied { disks: copied })
+    }
+
+    fn seal(&mut self) -> Result<Reply, Failure> {
+        let (instance, _, name) = self.staging.clone().ok_or_else(|| out_of_order("seal", "stage"))?;
+        let sealed = |(file, content): (&String, &FakeFile)| SealedFile {
+            file: file.clone(),
+            bytes: content.bytes(),
+            blake3: match content {
+                FakeFile::Small(content) => Some(blake3::hash(content).to_hex().to_string()),
+                FakeFile::Image(_) => None,
+            },
+        };
+        let files = self.share(|share| Ok(share.files(instance, &name)?.iter().map(sealed).collect()))?;
+        Ok(Reply::Sealed { files })
+    }
+
+    fn publish(&mut self, manifest: Manifest) -> Result<Reply, Failure> {
+        let Some((instance, backup, name)) = self.staging.clone() else {
+            let found = self.share(|share| Ok(share.published_before(&manifest)))?;
+            let number = found.ok_or_else(|| out_of_order("publish", "stage"))?;
+            return Ok(Reply::Published { number, warnings: Vec::new() });
+        };
+        self.check_lease("publish")?;
+        if (manifest.instance_id, manifest.backup_id) != (instance, backup) {
+            return Err(Failure::new(Code::Internal, "the manifest is that of another backup than was staged"));
+        }
+        let number = self.share(|share| share.publish(&name, manifest))?;
+        self.staging = None;
+        Ok(Reply::Published { number, warnings: Vec::new() })
+    }
+
+    fn write(&mut self, file: String, content: FakeFile) -> Result<Reply, Failure> {
+        let (instance, _, name) = self.staging.clone().ok_or_else(|| out_of_order("write", "stage"))?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        if file.is_empty() || file.starts_with('.') || !file.bytes().all(plain) || file == Manifest::FILE {
+            return Err(Failure::new(Code::Internal, format!("`{file}` cannot be the name of a record")));
+        }
+        self.share(|share| Ok(share.files(instance, &name)?.insert(file, content)))?;
+        Ok(Reply::Done)
+    }
+
+    fn check_lease(&self, asked: &str) -> Result<(), Failure> {
+        let instance = self.lease.ok_or_else(|| out_of_order(asked, "lease"))?;
+        self.share(|share| share.check_lease(instance, self.key))
+    }
+
+    fn share<T>(&self, work: impl FnOnce(&mut FakeRepository) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut world = self.movers.world();
+        let mounted = world.movers.get(&self.key).and_then(|alive| alive.mounted.clone());
+        let address = mounted.ok_or_else(|| out_of_order("work", "open"))?;
+        let gone = || Failure::new(Code::RepositoryIo, format!("`{address}` is gone"));
+        work(world.repositories.get_mut(&address).ok_or_else(gone)?)
+    }
+
+    fn report(&self, bytes: u64) {
+        self.progress.send_replace(Progress { done_bytes: bytes, total_bytes: bytes, data_bytes: IMAGE_BYTES });
+    }
+
+    fn close(&mut self) {
+        self.staging = None;
+        self.copied_bytes = None;
+        let held = self.lease.take();
+        let mut world = self.movers.world();
+        if held.is_some() {
+            // Not given back: it ages, as one whose holder died.
+            world.repositories.values_mut().for_each(|repository| repository.holder_died(self.key));
+        }
+        if let Some(alive) = world.movers.get_mut(&self.key) {
+            alive.mounted = None;
+        }
+    }
+}
+
+#[async_trait]
+impl Mover for FakeMover {
+    async fn ask(&mut self, request: Request, deadline: Duration) -> Result<Reply, Failure> {
+        let word = request.word();
+        let unresponsive = Failure::new(
+            Code::MoverUnresponsive,
+            format!("mover `{}` did not answer `{word}` within {} s", self.name, deadline.as_secs()),
+        );
+        let work = async {
+            self.may_go_on(word).await?;
+            self.movers.scripted(word, false)?;
+            let done = self.act(request)?;
+            self.movers.scripted(word, true)?;
+            Ok(done)
+        };
+        timeout(deadline, work).await.unwrap_or(Err(unresponsive))
+    }
+
+    fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    fn lost(&mut self) -> Option<oneshot::Receiver<Failure>> {
+        self.lost.take()
+    }
+
+    async fn stop(&mut self) -> Result<(), Failure> {
+        self.may_go_on("stop").await.ok();
+        self.movers.scripted("stop", false)?;
+        self.movers.end(self.key);
+        Ok(())
+    }
+}
+
+impl Drop for FakeMover {
+    fn drop(&mut self) {
+        self.movers.end(self.key);
+    }
+}
+
+fn out_of_order(asked: &str, missing: &str) -> Failure {
+    Failure::new(Code::Internal, format!("the mover was asked to {asked} without `{missing}` before"))
+}

@@ -1,0 +1,170 @@
+//! A share in memory: what the real one keeps in directories, with the same refusals.
+
+use std::collections::BTreeMap;
+
+use crate::failure::{Code, Failure};
+use crate::model::id::{BackupId, InstanceId, RepositoryId};
+use crate::model::manifest::Manifest;
+
+/// Bytes free in a new one.
+const FREE_BYTES: u64 = 1 << 40;
+
+/// Who holds a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// Nobody: never taken, given back, or its holder died.
+    Nobody,
+    /// A mover of this world, by its key.
+    Mover(u64),
+    /// A worker elsewhere.
+    Stranger,
+}
+
+/// A file of a backup: its content, or its length where nobody cares for the content.
+#[derive(Clone, Debug)]
+pub(super) enum FakeFile {
+    Small(Vec<u8>),
+    Image(u64),
+}
+
+impl FakeFile {
+    pub fn bytes(&self) -> u64 {
+        match self {
+            FakeFile::Small(content) => content.len() as u64,
+            FakeFile::Image(bytes) => *bytes,
+        }
+    }
+}
+
+pub(super) type Files = BTreeMap<String, FakeFile>;
+
+struct Instance {
+    lease_number: u64,
+    holder: Holder,
+    staging: BTreeMap<String, Files>,
+    published: BTreeMap<BackupId, Manifest>,
+}
+
+/// A repository in memory.
+pub struct FakeRepository {
+    /// Its identity.
+    pub id: RepositoryId,
+    /// Bytes free.
+    pub free_bytes: u64,
+    /// It is on the device of its parent directory.
+    pub same_device: bool,
+    instances: BTreeMap<InstanceId, Instance>,
+}
+
+impl FakeRepository {
+    pub(super) fn new() -> Self {
+        Self { id: RepositoryId::draw(), free_bytes: FREE_BYTES, same_device: false, instances: BTreeMap::new() }
+    }
+
+    fn instance(&mut self, id: InstanceId) -> &mut Instance {
+        self.instances.entry(id).or_insert_with(|| Instance {
+            lease_number: 0,
+            holder: Holder::Nobody,
+            staging: BTreeMap::new(),
+            published: BTreeMap::new(),
+        })
+    }
+
+    /// Gives the lease to somebody, fences everybody else's staging, and answers who held it before.
+    pub(super) fn take_over(&mut self, id: InstanceId, holder: Holder) -> Holder {
+        let instance = self.instance(id);
+        instance.lease_number += 1;
+        instance.staging.clear();
+        std::mem::replace(&mut instance.holder, holder)
+    }
+
+    pub(super) fn lease(&mut self, id: InstanceId, key: u64) -> Result<u64, Failure> {
+        if self.instance(id).holder != Holder::Nobody {
+            return Err(Failure::new(Code::LeaseHeld, format!("another worker holds the lease of instance `{id}`")));
+        }
+        self.take_over(id, Holder::Mover(key));
+        Ok(self.instance(id).lease_number)
+    }
+
+    pub(super) fn check_lease(&mut self, id: InstanceId, key: u64) -> Result<(), Failure> {
+        match self.instance(id).holder == Holder::Mover(key) {
+            true => Ok(()),
+            false => Err(Failure::new(Code::LeaseLost, format!("the lease of instance `{id}` was taken over"))),
+        }
+    }
+
+    pub(super) fn release(&mut self, id: InstanceId, key: u64) {
+        let instance = self.instance(id);
+        if instance.holder == Holder::Mover(key) {
+            instance.holder = Holder::Nobody;
+        }
+    }
+
+    pub(super) fn holder_died(&mut self, key: u64) {
+        for instance in self.instances.values_mut().filter(|instance| instance.holder == Holder::Mover(key)) {
+            instance.holder = Holder::Nobody;
+        }
+    }
+
+    pub(super) fn stage(&mut self, id: InstanceId, backup: BackupId, name: &str) -> Result<(), Failure> {
+        let instance = self.instance(id);
+        if instance.published.contains_key(&backup) {
+            return Err(Failure::new(Code::BackupExists, format!("backup `{backup}` is published already")));
+        }
+        instance.staging.insert(name.to_owned(), Files::new());
+        Ok(())
+    }
+
+    pub(super) fn files(&mut self, id: InstanceId, name: &str) -> Result<&mut Files, Failure> {
+        let gone = || Failure::new(Code::RepositoryIo, format!("there is no `{name}`"));
+        self.instance(id).staging.get_mut(name).ok_or_else(gone)
+    }
+
+    pub(super) fn discard(&mut self, id: InstanceId, name: &str) {
+        self.instance(id).staging.remove(name);
+    }
+
+    pub(super) fn publish(&mut self, name: &str, mut manifest: Manifest) -> Result<u64, Failure> {
+        let instance = self.instance(manifest.instance_id);
+        let Some(files) = instance.staging.get(name) else {
+            return Err(Failure::new(Code::LeaseLost, format!("`{name}` was taken away")));
+        };
+        let named = manifest.disks.iter().map(|disk| (&disk.file, Some(disk.file_bytes)));
+        let named = named.chain(manifest.disks.iter().map(|disk| (&disk.blocks_file, None)));
+        for (file, wanted) in named.chain(manifest.records.iter().map(|record| (&record.file, Some(record.bytes)))) {
+            let found = files.get(file).map(FakeFile::bytes);
+            if found.is_none() || wanted.is_some_and(|wanted| found != Some(wanted)) {
+                return Err(Failure::new(Code::RepositoryIo, format!("`{file}` is not as the manifest says")));
+            }
+        }
+        if instance.published.contains_key(&manifest.backup_id) {
+            return Err(Failure::new(Code::BackupExists, format!("backup `{}` is published", manifest.backup_id)));
+        }
+        let number = instance.published.values().map(|published| published.number).max().unwrap_or(0) + 1;
+        manifest.number = number;
+        instance.published.insert(manifest.backup_id, manifest);
+        instance.staging.remove(name);
+        Ok(number)
+    }
+
+    pub(super) fn published_before(&mut self, manifest: &Manifest) -> Option<u64> {
+        let found = self.instance(manifest.instance_id).published.get(&manifest.backup_id)?;
+        let same = (found.job_id, found.run, found.attempt) == (manifest.job_id, manifest.run, manifest.attempt);
+        same.then_some(found.number)
+    }
+
+    pub(super) fn staging(&self) -> Vec<String> {
+        self.instances.values().flat_map(|instance| instance.staging.keys().cloned()).collect()
+    }
+
+    pub(super) fn published(&self) -> Vec<Manifest> {
+        let mut all: Vec<_> =
+            self.instances.values().flat_map(|instance| instance.published.values().cloned()).collect();
+        all.sort_by_key(|manifest| (manifest.instance_id, manifest.number));
+        all
+    }
+
+    pub(super) fn is_leased(&self, id: InstanceId) -> bool {
+        self.instances.get(&id).is_some_and(|instance| instance.holder != Holder::Nobody)
+    }
+}

@@ -1,0 +1,90 @@
+//! The worker's door to its movers: the child processes that touch the shares, so that the worker never does.
+//!
+//! Every request has a deadline of the caller's; a mover that does not keep it may be stuck behind a dead share, and is
+//! still the caller's to stop. A request whose future is dropped is broken off by the next one: whoever asks `discard`
+//! after a dropped `copy` gets a stopped copy and an empty place.
+//!
+//! Dropping a mover kills it. What a stopped one may leave is a process that can't die; it is named, by its pid, in the
+//! failure of [`Mover::stop`], and ends when the kernel lets it.
+
+mod fake;
+mod process;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{oneshot, watch};
+
+use crate::failure::Failure;
+use crate::model::id::InvalidName;
+use crate::mover::protocol::{Reply, Request};
+
+pub use fake::FakeMovers;
+pub use process::ProcessMovers;
+
+/// A mover's name: unique on the host among all movers that may be alive at once, so made of job, run and attempt. It
+/// becomes the name of a directory and part of the path of sockets, whose length is bounded by the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MoverName(String);
+
+impl MoverName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for MoverName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        if (1..=60).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::new("mover name", text, "it has 1 to 60 of a-z, A-Z, 0-9, `.`, `-` and `_`, no `.` first"))
+        }
+    }
+}
+
+impl fmt::Display for MoverName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How far copying or comparing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of disks looked at so far, zeros included.
+    pub done_bytes: u64,
+    /// Bytes of disks in all.
+    pub total_bytes: u64,
+    /// Bytes written as data so far.
+    pub data_bytes: u64,
+}
+
+/// Where movers come from.
+#[async_trait]
+pub trait Movers: Send + Sync {
+    /// Starts a mover for one attempt. `mover_died` when it does not come up, with its own words as the cause.
+    async fn start(&self, name: &MoverName) -> Result<Box<dyn Mover>, Failure>;
+}
+
+/// A running mover.
+#[async_trait]
+pub trait Mover: Send {
+    /// Asks, and waits for the answer. Past `deadline`: `mover_unresponsive`; process gone: `mover_died`.
+    async fn ask(&mut self, request: Request, deadline: Duration) -> Result<Reply, Failure>;
+
+    /// The latest progress of what was asked last. A value that does not change is a mover that moves nothing.
+    fn progress(&self) -> watch::Receiver<Progress>;
+
+    /// Resolves when the lease is lost or the process has died. There is one, for the first who asks.
+    fn lost(&mut self) -> Option<oneshot::Receiver<Failure>>;
+
+    /// Ends the process, kindly and then not. One that can't be killed is `mover_unresponsive`, with its pid.
+    async fn stop(&mut self) -> Result<(), Failure>;
+}

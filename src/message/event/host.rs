@@ -1,0 +1,171 @@
+//! The own parts of the events of a host.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::run::LeftOver;
+use crate::model::id::{DiskTarget, InstallationId, InstanceId, InstanceName, InstanceRef, JobId};
+use crate::model::instance::{Disk, DiskDevice, Instance, PowerState};
+use crate::model::job::JobKind;
+
+/// A worker takes jobs: what it is and what may be sent to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Online {
+    /// The life of its journal. A new one means that the journal was lost, and with it all open runs of this host.
+    pub installation: InstallationId,
+    /// Longshore's version.
+    pub version: String,
+    /// Content types that it reads.
+    pub content_types: Vec<String>,
+    /// Message types that it reads.
+    pub message_types: Vec<String>,
+    /// Kinds of job that it can do.
+    pub kinds: Vec<JobKind>,
+    /// Jobs that it works on at a time.
+    pub slots: u32,
+}
+
+/// A job that a worker has in hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunningJob {
+    /// The job.
+    pub job_id: JobId,
+    /// Its run.
+    pub run: u32,
+    /// Its attempt.
+    pub attempt: u32,
+    /// Its kind.
+    pub kind: JobKind,
+    /// The instance as the job names it.
+    pub instance: InstanceRef,
+    /// The step it is in, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Bytes done in this step.
+    pub done_bytes: u64,
+    /// Bytes to do in this step, as far as known.
+    pub total_bytes: u64,
+}
+
+/// A worker lives. Silence means that it cannot be reached, not that its jobs have failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Heartbeat {
+    /// The life of its journal.
+    pub installation: InstallationId,
+    /// The jobs in hand.
+    pub running: Vec<RunningJob>,
+    /// Jobs that it works on at a time.
+    pub slots: u32,
+    /// Jobs in its journal that wait for a slot, a retry or their instance.
+    pub waiting: u32,
+    /// Messages that it has still to publish.
+    pub outbox_depth: u32,
+    /// Calls to libvirt that have not returned in their time.
+    pub stuck_calls: u32,
+    /// What could not be removed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_overs: Vec<LeftOver>,
+}
+
+/// A worker takes no more jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Draining {
+    /// Jobs still in hand.
+    pub running: u32,
+    /// Jobs kept in its journal.
+    pub waiting: u32,
+    /// Seconds after which those in hand are stopped at a step boundary.
+    pub limit_seconds: u64,
+}
+
+/// Instances told in one inventory at most; with more disks than usual on each, the body still fits its limit.
+pub const INVENTORY_INSTANCES_MAX: usize = 400;
+
+/// What is on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Inventory {
+    /// libvirt's version, where it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<String>,
+    /// QEMU's version, where libvirt tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<String>,
+    /// Free space for the scratch of pull backups, bytes.
+    pub scratch_free_bytes: u64,
+    /// The instances, at most [`INVENTORY_INSTANCES_MAX`].
+    pub instances: Vec<InventoryInstance>,
+    /// Instances that did not fit in.
+    #[serde(default)]
+    pub instances_left_out: u32,
+}
+
+/// One instance of an inventory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InventoryInstance {
+    /// Its uuid.
+    pub id: InstanceId,
+    /// Its name on this host.
+    pub name: InstanceName,
+    /// What it is doing.
+    pub state: PowerState,
+    /// A guest agent channel is configured.
+    pub agent: bool,
+    /// Its disks.
+    pub disks: Vec<InventoryDisk>,
+}
+
+/// One disk of an inventory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InventoryDisk {
+    /// The target, such as `vda`.
+    pub target: DiskTarget,
+    /// The serial number shown to the guest, if the definition sets one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// What the guest takes it for.
+    pub device: DiskDevice,
+    /// Size that the guest sees, bytes, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_bytes: Option<u64>,
+}
+
+impl From<&Disk> for InventoryDisk {
+    fn from(disk: &Disk) -> Self {
+        Self {
+            target: disk.target.clone(),
+            serial: disk.serial.clone(),
+            device: disk.device,
+            virtual_bytes: disk.virtual_bytes,
+        }
+    }
+}
+
+impl From<&Instance> for InventoryInstance {
+    fn from(instance: &Instance) -> Self {
+        Self {
+            id: instance.id,
+            name: instance.name.clone(),
+            state: instance.state,
+            agent: instance.agent_configured,
+            disks: instance.disks.iter().map(InventoryDisk::from).collect(),
+        }
+    }
+}
+
+/// A message that started no run: malformed, for another host, or a run that is known otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MessageRefused {
+    /// The message id of what was refused.
+    pub message_id: String,
+    /// The stable code. New ones may come within v1, so a reader must bear one that it does not know.
+    #[schemars(regex(pattern = r"^[a-z_]{1,64}$"))]
+    pub code: String,
+    /// What is wrong and where.
+    pub text: String,
+    /// The job, if the message names one that can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// The run, if the message names one that can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u32>,
+}

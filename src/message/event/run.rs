@@ -1,0 +1,167 @@
+//! The own parts of the events of a run.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Class, Failure};
+use crate::model::id::{BackupId, DiskTarget, JobId};
+use crate::model::job::Verification;
+use crate::model::manifest::{Consistency, SkippedDisk, TransferUsed};
+
+/// The host has the job in its journal and will bring it to an end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Accepted {}
+
+/// An attempt began; which one is in the event's outer fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Started {}
+
+/// How far the attempt is. Told on each percent or second, whichever is later, and once more before the final event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Progress {
+    /// The step it is in.
+    pub step: String,
+    /// Bytes done in this step.
+    pub done_bytes: u64,
+    /// Bytes to do in this step, as far as known.
+    pub total_bytes: u64,
+    /// Bytes per second, lately.
+    pub rate_bytes_per_second: u64,
+    /// Seconds until this step is done, if that can be said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<u64>,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailureReport {
+    /// The stable code. New ones may come within v1, so a reader must bear one that it does not know.
+    #[schemars(regex(pattern = r"^[a-z_]{1,64}$"))]
+    pub code: String,
+    /// Whether trying again can help.
+    pub class: Class,
+    /// The step in which it was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// What was tried, on what.
+    pub text: String,
+    /// The causes, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+}
+
+impl From<&Failure> for FailureReport {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            code: failure.code.as_str().to_owned(),
+            class: failure.class(),
+            step: failure.step.clone(),
+            text: failure.text.clone(),
+            causes: failure.causes.clone(),
+        }
+    }
+}
+
+/// An attempt failed and another will follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Retrying {
+    /// Why the attempt failed.
+    pub failure: FailureReport,
+    /// When the next one begins, at the earliest.
+    pub next_attempt_at: Timestamp,
+}
+
+/// Something of a job that could not be removed yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeftOver {
+    /// What it is and where, such as the path of a mount.
+    pub what: String,
+    /// Why it is still there.
+    pub reason: String,
+    /// The job that left it, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+}
+
+/// One disk of a finished backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BackedUpDisk {
+    /// The disk's target in the domain.
+    pub target: DiskTarget,
+    /// Size that the guest sees, bytes.
+    pub virtual_bytes: u64,
+    /// Bytes stored as data; the rest reads as zeros.
+    pub data_bytes: u64,
+    /// Length of the image file, bytes.
+    pub file_bytes: u64,
+    /// Hash over the hashes of the disk's blocks, hex.
+    pub content_root: String,
+}
+
+/// The backup that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupSummary {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Its place among the backups of its instance.
+    pub number: u64,
+    /// Its directory, relative to the repository.
+    pub directory: String,
+    /// How the bytes travelled.
+    pub transfer: TransferUsed,
+    /// What moment of the guest it shows.
+    pub consistency: Consistency,
+    /// How long the guest was frozen, milliseconds; absent when it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_ms: Option<u64>,
+    /// How it was proven.
+    pub verification: Verification,
+    /// The disks in it.
+    pub disks: Vec<BackedUpDisk>,
+    /// Disks left out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped_disks: Vec<SkippedDisk>,
+}
+
+/// The run ended well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Completed {
+    /// How long the attempt took, milliseconds.
+    pub duration_ms: u64,
+    /// What was not as it should be, though the job is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// What could not be removed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_overs: Vec<LeftOver>,
+    /// The backup, of a job of that kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupSummary>,
+}
+
+/// The run ended in a failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failed {
+    /// Why.
+    pub failure: FailureReport,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// What could not be removed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_overs: Vec<LeftOver>,
+}
+
+/// The run was cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cancelled {
+    /// Who wanted it, in the controller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
+    /// Why, in the controller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What could not be removed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_overs: Vec<LeftOver>,
+}

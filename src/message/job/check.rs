@@ -1,0 +1,285 @@
+//! From the message to the job: every value looked at, the first wrong one named.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::de::value::{Error as WordError, StrDeserializer};
+
+use super::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart};
+use crate::failure::Code;
+use crate::message::refusal::Refusal;
+use crate::model::id::InstanceRef;
+use crate::model::job::{BackupSpec, Job, JobKind, RetryPolicy, RunKey, Work};
+use crate::model::repository::{Credentials, InvalidRepository, MountOption, Repository, parse_address, parse_options};
+
+/// Labels of a job at most.
+pub const LABELS_MAX: usize = 64;
+/// Longest name of a label, bytes.
+pub const LABEL_KEY_BYTES_MAX: usize = 128;
+/// Longest value of a label, bytes.
+pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
+/// Longest `requested_by`, bytes.
+pub const REQUESTED_BY_BYTES_MAX: usize = 255;
+/// Failed attempts that a job may ask for.
+pub const RETRY_ATTEMPTS_MAX: u32 = 100;
+/// Longest pause between attempts that a job may ask for: a week.
+pub const PAUSE_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+/// Longest deadline that a job may ask for: 30 days.
+pub const DEADLINE_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
+/// Disks that a job may leave out by name.
+pub const EXCLUDED_DISKS_MAX: usize = 256;
+/// Longest sealed part, bytes before decoding.
+pub const SEALED_BYTES_MAX: usize = 16 * 1024;
+
+fn invalid(field: &str, why: impl Display) -> Refusal {
+    Refusal::new(Code::InvalidField, format!("`{field}` has a value that is not allowed: {why}"))
+}
+
+fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, Refusal> {
+    text.parse().map_err(|error: T::Err| invalid(field, error))
+}
+
+/// A text that is one word of a fixed set.
+fn word<T: DeserializeOwned>(field: &str, text: &str) -> Result<T, Refusal> {
+    // The default error repeats the text; a longer one than any word of ours says nothing worth repeating.
+    let shown: String = text.chars().take(40).flat_map(char::escape_default).collect();
+    T::deserialize(StrDeserializer::<WordError>::new(&shown)).map_err(|error| invalid(field, error))
+}
+
+fn word_or_default<T: DeserializeOwned + Default>(field: &str, text: Option<&String>) -> Result<T, Refusal> {
+    text.map_or_else(|| Ok(T::default()), |text| word(field, text))
+}
+
+fn at_most<T: PartialOrd + Display>(field: &str, value: T, max: T) -> Result<T, Refusal> {
+    if value <= max { Ok(value) } else { Err(invalid(field, format_args!("it is over {max}"))) }
+}
+
+fn at_least_one<T: PartialOrd + From<u8> + Display>(field: &str, value: T) -> Result<T, Refusal> {
+    if value >= T::from(1) { Ok(value) } else { Err(invalid(field, "it is less than 1")) }
+}
+
+impl JobMessage {
+    /// Checks every value. A publisher does this before it publishes, a worker when it takes the job.
+    ///
+    /// # Errors
+    /// `invalid_field`, `unknown_kind`, `malformed_message` for a missing part, and for the repository
+    /// `secret_in_options` and `invalid_mount_option`.
+    pub fn check(&self) -> Result<Job, Refusal> {
+        let job_id = parsed("job_id", &self.job_id)?;
+        let run = at_least_one("run", self.run)?;
+        let kind =
+            word::<JobKind>("kind", &self.kind).map_err(|refusal| Refusal { code: Code::UnknownKind, ..refusal })?;
+        let repository = self.repository.check()?;
+        let work = match (kind, &self.backup) {
+            (JobKind::Backup, Some(part)) => Work::Backup(part.check()?),
+            (JobKind::Backup, None) => {
+                let text = "a job of the kind `backup` has no part `backup`";
+                return Err(Refusal::new(Code::MalformedMessage, text));
+            }
+        };
+        let deadline = match self.deadline_seconds {
+            Some(seconds) => {
+                let seconds = at_least_one("deadline_seconds", seconds)?;
+                Duration::from_secs(at_most("deadline_seconds", seconds, DEADLINE_SECONDS_MAX)?)
+            }
+            None => Job::DEFAULT_DEADLINE,
+        };
+        check_labels(&self.labels)?;
+        if let Some(who) = &self.requested_by {
+            check_words("requested_by", who, REQUESTED_BY_BYTES_MAX)?;
+        }
+        Ok(Job {
+            key: RunKey { job_id, run },
+            host: parsed("host", &self.host)?,
+            instance: self.instance.check()?,
+            repository,
+            work,
+            retry: self.retry.as_ref().map_or_else(|| Ok(RetryPolicy::default()), RetryPart::check)?,
+            start_before: self
+                .start_before
+                .as_ref()
+                .map(|text| parsed::<Timestamp>("start_before", text))
+                .transpose()?,
+            deadline,
+            labels: self.labels.clone(),
+            requested_by: self.requested_by.clone(),
+        })
+    }
+}
+
+fn check_words(field: &str, text: &str, bytes_max: usize) -> Result<(), Refusal> {
+    if text.is_empty() || text.len() > bytes_max || text.chars().any(char::is_control) {
+        return Err(invalid(field, format_args!("it has 1 to {bytes_max} bytes and no control character")));
+    }
+    Ok(())
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if labels.len() > LABELS_MAX {
+        return Err(invalid("labels", format_args!("there are more than {LABELS_MAX}")));
+    }
+    for (key, value) in labels {
+        check_words("labels (a name)", key, LABEL_KEY_BYTES_MAX)?;
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            let field = format!("labels.{}", key.escape_default());
+            return Err(invalid(&field, format_args!("it is longer than {LABEL_VALUE_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(())
+}
+
+impl InstancePart {
+    fn check(&self) -> Result<InstanceRef, Refusal> {
+        match (&self.id, &self.name) {
+            (Some(id), None) => parsed("instance.id", id).map(InstanceRef::Id),
+            (None, Some(name)) => parsed("instance.name", name).map(InstanceRef::Name),
+            _ => Err(invalid("instance", "it has either `id` or `name`")),
+        }
+    }
+}
+
+impl RepositoryPart {
+    fn check(&self) -> Result<Repository, Refusal> {
+        let refused = |field: &'static str| {
+            move |error: InvalidRepository| {
+                let code = match error {
+                    InvalidRepository::Secret { .. } => Code::SecretInOptions,
+                    _ => Code::InvalidMountOption,
+                };
+                Refusal::new(code, format!("`{field}`: {error}"))
+            }
+        };
+        // Secrets first: they are to be told as such, whatever else is wrong.
+        let options = parse_options(&self.options).map_err(refused("repository.options"))?;
+        let repository_type = word("repository.type", &self.repository_type)?;
+        Ok(Repository {
+            id: parsed("repository.id", &self.id)?,
+            repository_type,
+            address: parse_address(repository_type, &self.address).map_err(refused("repository.address"))?,
+            options,
+            credentials: self.credentials.as_ref().map(CredentialsPart::check).transpose()?,
+        })
+    }
+}
+
+impl CredentialsPart {
+    fn check(&self) -> Result<Credentials, Refusal> {
+        match (&self.reference, &self.sealed) {
+            (Some(name), None) => {
+                let characters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+                if !characters || !(1..=128).contains(&name.len()) || name.starts_with('.') {
+                    let rule = "a file name has 1 to 128 of a-z, A-Z, 0-9, `_`, `.` and `-` and begins with no dot";
+                    return Err(invalid("repository.credentials.reference", rule));
+                }
+                Ok(Credentials::Reference { name: name.clone() })
+            }
+            (None, Some(sealed)) => sealed.check(),
+            _ => Err(invalid("repository.credentials", "it has either `reference` or `sealed`")),
+        }
+    }
+}
+
+impl SealedPart {
+    fn check(&self) -> Result<Credentials, Refusal> {
+        let bytes = |field: &str, text: &String| {
+            at_most(&format!("{field} (length)"), text.len(), SEALED_BYTES_MAX)?;
+            STANDARD.decode(text).map_err(|_| invalid(field, "it is not base64"))
+        };
+        Ok(Credentials::Sealed {
+            enc: bytes("repository.credentials.sealed.enc", &self.enc)?,
+            ciphertext: bytes("repository.credentials.sealed.ciphertext", &self.ciphertext)?,
+        })
+    }
+}
+
+impl BackupPart {
+    fn check(&self) -> Result<BackupSpec, Refusal> {
+        at_most("backup.exclude_disks (count)", self.exclude_disks.len(), EXCLUDED_DISKS_MAX)?;
+        let disks = self.exclude_disks.iter().enumerate();
+        Ok(BackupSpec {
+            transfer: word_or_default("backup.transfer", self.transfer.as_ref())?,
+            quiesce: word_or_default("backup.quiesce", self.quiesce.as_ref())?,
+            verification: word_or_default("backup.verification", self.verification.as_ref())?,
+            exclude_disks: disks
+                .map(|(index, disk)| parsed(&format!("backup.exclude_disks[{index}]"), disk))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl RetryPart {
+    fn check(&self) -> Result<RetryPolicy, Refusal> {
+        let default = RetryPolicy::default();
+        let attempts = at_least_one("retry.attempts", self.attempts.unwrap_or(default.attempts))?;
+        let first = self.first_pause_seconds.unwrap_or(default.first_pause.as_secs());
+        let longest = self.longest_pause_seconds.unwrap_or_else(|| first.max(default.longest_pause.as_secs()));
+        at_most("retry.longest_pause_seconds", longest, PAUSE_SECONDS_MAX)?;
+        at_most("retry.first_pause_seconds", first, longest)?;
+        Ok(RetryPolicy {
+            attempts: at_most("retry.attempts", attempts, RETRY_ATTEMPTS_MAX)?,
+            first_pause: Duration::from_secs(first),
+            longest_pause: Duration::from_secs(longest),
+        })
+    }
+}
+
+/// The word under which a value of a fixed set stands in a message.
+fn word_of(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+pub(super) fn message_of(job: &Job) -> JobMessage {
+    let Work::Backup(spec) = &job.work;
+    JobMessage {
+        job_id: job.key.job_id.to_string(),
+        run: job.key.run,
+        kind: job.kind().as_str().to_owned(),
+        host: job.host.to_string(),
+        instance: match &job.instance {
+            InstanceRef::Id(id) => InstancePart { id: Some(id.to_string()), name: None },
+            InstanceRef::Name(name) => InstancePart { id: None, name: Some(name.to_string()) },
+        },
+        repository: RepositoryPart {
+            id: job.repository.id.to_string(),
+            repository_type: word_of(job.repository.repository_type),
+            address: job.repository.address.clone(),
+            options: job.repository.options.iter().map(MountOption::to_element).collect::<Vec<_>>().join(","),
+            credentials: job.repository.credentials.as_ref().map(credentials_of),
+        },
+        backup: Some(BackupPart {
+            transfer: Some(word_of(spec.transfer)),
+            quiesce: Some(word_of(spec.quiesce)),
+            verification: Some(word_of(spec.verification)),
+            exclude_disks: spec.exclude_disks.iter().map(ToString::to_string).collect(),
+        }),
+        retry: Some(RetryPart {
+            attempts: Some(job.retry.attempts),
+            first_pause_seconds: Some(job.retry.first_pause.as_secs()),
+            longest_pause_seconds: Some(job.retry.longest_pause.as_secs()),
+        }),
+        start_before: job.start_before.map(|time| time.to_string()),
+        deadline_seconds: Some(job.deadline.as_secs()),
+        labels: job.labels.clone(),
+        requested_by: job.requested_by.clone(),
+    }
+}
+
+fn credentials_of(credentials: &Credentials) -> CredentialsPart {
+    match credentials {
+        Credentials::Reference { name } => CredentialsPart { reference: Some(name.clone()), sealed: None },
+        Credentials::Sealed { enc, ciphertext } => {
+            let sealed = SealedPart { enc: STANDARD.encode(enc), ciphertext: STANDARD.encode(ciphertext) };
+            CredentialsPart { reference: None, sealed: Some(sealed) }
+        }
+    }
+}

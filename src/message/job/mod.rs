@@ -1,0 +1,184 @@
+//! A job as its publisher writes it. Texts stay texts until [`JobMessage::check`] has looked at them, so that a wrong
+//! value is told from a wrong type, and by the name of its field.
+
+mod check;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::named::{named, named_option};
+use crate::model::id::{DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
+use crate::model::job::{Job, JobKind, Quiesce, Transfer, Verification};
+use crate::model::repository::RepositoryType;
+
+pub use check::{
+    DEADLINE_SECONDS_MAX, EXCLUDED_DISKS_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
+    PAUSE_SECONDS_MAX, REQUESTED_BY_BYTES_MAX, RETRY_ATTEMPTS_MAX, SEALED_BYTES_MAX,
+};
+
+/// One run of a job, for one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JobMessage {
+    /// The job: the same for all of its runs. A UUIDv7, so that jobs sort by age.
+    #[schemars(with = "JobId")]
+    pub job_id: String,
+    /// 1 from the publisher, +1 for each replay or re-dispatch.
+    #[schemars(range(min = 1))]
+    pub run: u32,
+    /// What is to be done; its own part is in the field of the same name.
+    #[schemars(with = "JobKind")]
+    pub kind: String,
+    /// The host that is to do it; also the routing key.
+    #[schemars(with = "HostId")]
+    pub host: String,
+    /// The instance it is about.
+    #[serde(deserialize_with = "named")]
+    pub instance: InstancePart,
+    /// The repository it uses.
+    #[serde(deserialize_with = "named")]
+    pub repository: RepositoryPart,
+    /// The own part of a backup; required for that kind.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    #[schemars(required)]
+    pub backup: Option<BackupPart>,
+    /// What happens after a failed attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    pub retry: Option<RetryPart>,
+    /// Not to be started after this moment, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Timestamp>")]
+    pub start_before: Option<String>,
+    /// Longest time that one attempt may take, seconds; a day when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_592_000))]
+    pub deadline_seconds: Option<u64>,
+    /// The publisher's own words, carried into every event; at most 64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, String>,
+    /// Who asked for it, in the publisher's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub requested_by: Option<String>,
+}
+
+/// An instance by its uuid or by its name on the host: exactly one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("oneOf" = [{ "required": ["id"] }, { "required": ["name"] }]))]
+pub struct InstancePart {
+    /// Its uuid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<InstanceId>")]
+    pub id: Option<String>,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<InstanceName>")]
+    pub name: Option<String>,
+}
+
+/// A backup repository, in the form that CloudStack's operators know.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RepositoryPart {
+    /// The identity that the `longshore.json` on the share must have.
+    #[schemars(with = "RepositoryId")]
+    pub id: String,
+    /// Kind of share.
+    #[serde(rename = "type")]
+    #[schemars(with = "RepositoryType")]
+    pub repository_type: String,
+    /// Its address: `/path`, `host:/path`, `//server/share` or `mon1,mon2:/path`.
+    #[schemars(length(min = 1, max = 4095))]
+    pub address: String,
+    /// Mount options such as `vers=4.2,hard`. Secrets are refused here.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 4095))]
+    pub options: String,
+    /// Where the credentials are, if the share wants any.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    pub credentials: Option<CredentialsPart>,
+}
+
+impl fmt::Debug for RepositoryPart {
+    /// Address and options are left out: before the check they may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RepositoryPart").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Credentials of a share: exactly one of the two.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("oneOf" = [{ "required": ["reference"] }, { "required": ["sealed"] }]))]
+pub struct CredentialsPart {
+    /// Name of a file in the host's credentials directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$"))]
+    pub reference: Option<String>,
+    /// Sealed to the host's public key.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    pub sealed: Option<SealedPart>,
+}
+
+/// Credentials sealed with HPKE (RFC 9180) to the host's key; job id and host are the associated data.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SealedPart {
+    /// Encapsulated key, base64.
+    #[schemars(extend("contentEncoding" = "base64"))]
+    pub enc: String,
+    /// Sealed bytes, base64.
+    #[schemars(extend("contentEncoding" = "base64"))]
+    pub ciphertext: String,
+}
+
+/// What a backup job asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupPart {
+    /// How the bytes travel; `auto` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Transfer>")]
+    pub transfer: Option<String>,
+    /// Freeze policy; `off` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Quiesce>")]
+    pub quiesce: Option<String>,
+    /// Proof before publishing; `compared` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Verification>")]
+    pub verification: Option<String>,
+    /// Targets of disks to leave out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<DiskTarget>", length(max = 256))]
+    pub exclude_disks: Vec<String>,
+}
+
+/// What happens after a failed attempt. Pauses double from the first to the longest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RetryPart {
+    /// Failed attempts after which the run has failed; 3 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub attempts: Option<u32>,
+    /// Pause after the first failed attempt, seconds; 30 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 604_800))]
+    pub first_pause_seconds: Option<u64>,
+    /// Longest pause, seconds; 1800 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 604_800))]
+    pub longest_pause_seconds: Option<u64>,
+}
+
+impl JobMessage {
+    /// Message type of a job.
+    pub const MESSAGE_TYPE: &'static str = "longshore.job.v1";
+}
+
+impl From<&Job> for JobMessage {
+    /// The message that is read back as this job.
+    fn from(job: &Job) -> Self {
+        check::message_of(job)
+    }
+}

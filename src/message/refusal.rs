@@ -1,0 +1,39 @@
+//! Why a message was not taken.
+
+use std::fmt;
+
+use crate::failure::{Code, Failure};
+use crate::model::id::JobId;
+
+/// A message that starts no run, with as much of its identity as could be read before it was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The stable code.
+    pub code: Code,
+    /// What is wrong and where, in a sentence that repeats no secret.
+    pub text: String,
+    /// The job id, if the body has a readable one.
+    pub job_id: Option<JobId>,
+    /// The run, if the body has a readable one.
+    pub run: Option<u32>,
+}
+
+impl Refusal {
+    /// A refusal of a message whose identity is not known (yet).
+    pub fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), job_id: None, run: None }
+    }
+
+    /// The refusal as a failure, as dead letters carry it.
+    pub fn failure(&self) -> Failure {
+        Failure::new(self.code, self.text.clone())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refusal {}

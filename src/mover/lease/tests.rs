@@ -1,0 +1,146 @@
+//! A lease among two, on a real directory, with short times.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::model::id::InstallationId;
+
+const TIMES: LeaseTimes = LeaseTimes {
+    beat: Duration::from_millis(20),
+    watch_interval: Duration::from_millis(60),
+    read_limit: Duration::from_secs(5),
+    keep_limit: Duration::from_secs(5),
+};
+
+struct Share {
+    directory: tempfile::TempDir,
+    instance: InstanceId,
+}
+
+impl Share {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        crate::mover::share::init(directory.path()).unwrap();
+        Self { directory, instance: InstanceId::draw() }
+    }
+
+    fn slots(&self) -> PathBuf {
+        self.directory.path().join(LOCKS).join(self.instance.to_string())
+    }
+
+    async fn take(&self, times: LeaseTimes) -> Result<Lease, Failure> {
+        let root = Arc::new(Dir::open_root(self.directory.path()).unwrap());
+        let holder =
+            LeaseHolder { host: "kvm-07".parse().unwrap(), installation: InstallationId::draw(), job: "j/1".into() };
+        take(root, self.instance, holder, times, &CancellationToken::new()).await
+    }
+}
+
+async fn is_lost(lease: &Lease) -> Failure {
+    tokio::time::timeout(Duration::from_secs(10), lease.lost()).await.unwrap()
+}
+
+#[tokio::test]
+async fn numbers_only_grow_and_a_released_lease_is_free_at_once() {
+    let share = Share::new();
+    for number in 1..=3 {
+        // With a watch of a minute between two reads: only the mark of release can make this fast.
+        let times = LeaseTimes { watch_interval: Duration::from_secs(60), ..TIMES };
+        let lease = share.take(times).await.unwrap();
+        assert_eq!(lease.number(), number);
+        lease.check().unwrap();
+        lease.confirm().await.unwrap();
+        lease.release().await.unwrap();
+        assert!(share.slots().join(number.to_string()).join("released").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_living_holder_is_not_taken_over() {
+    let share = Share::new();
+    let held = share.take(TIMES).await.unwrap();
+    let failure = share.take(TIMES).await.err().unwrap();
+    assert_eq!(failure.code, Code::LeaseHeld);
+    assert!(failure.text.contains("`kvm-07`"), "{failure}");
+    held.confirm().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_holder_is_replaced_after_twelve_reads_and_not_before() {
+    let share = Share::new();
+    drop(share.take(TIMES).await.unwrap());
+    let began = std::time::Instant::now();
+    let lease = share.take(TIMES).await.unwrap();
+    assert_eq!(lease.number(), 2);
+    assert!(began.elapsed() >= TIMES.watch_interval * 11, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_holder_that_died_before_signing_is_replaced_too() {
+    let share = Share::new();
+    std::fs::create_dir_all(share.slots().join("7")).unwrap();
+    assert_eq!(share.take(TIMES).await.unwrap().number(), 8);
+}
+
+#[tokio::test]
+async fn a_holder_learns_that_it_was_taken_over() {
+    let share = Share::new();
+    let old = share.take(TIMES).await.unwrap();
+    std::fs::create_dir(share.slots().join("2")).unwrap();
+    assert_eq!(is_lost(&old).await.code, Code::LeaseLost);
+    assert_eq!(old.check().unwrap_err().code, Code::LeaseLost);
+    assert_eq!(old.confirm().await.unwrap_err().code, Code::LeaseLost);
+}
+
+#[tokio::test]
+async fn a_holder_that_cannot_write_its_counter_gives_up_in_time() {
+    let share = Share::new();
+    let times = LeaseTimes { keep_limit: Duration::from_millis(300), ..TIMES };
+    let lease = share.take(times).await.unwrap();
+    let counter = share.slots().join("1/counter");
+    std::fs::remove_file(&counter).unwrap();
+    std::fs::create_dir(&counter).unwrap();
+    assert_eq!(is_lost(&lease).await.code, Code::LeaseLost);
+    assert!(lease.check().is_err());
+}
+
+#[tokio::test]
+async fn of_many_at_once_exactly_one_holds_it() {
+    let share = Arc::new(Share::new());
+    let tries: Vec<_> = (0..8)
+        .map(|_| {
+            let share = share.clone();
+            tokio::spawn(async move { share.take(TIMES).await })
+        })
+        .collect();
+    let mut held = Vec::new();
+    for tried in tries {
+        match tried.await.unwrap() {
+            Ok(lease) => held.push(lease),
+            Err(failure) => assert_eq!(failure.code, Code::LeaseHeld),
+        }
+    }
+    assert_eq!(held.len(), 1);
+}
+
+#[tokio::test]
+async fn a_link_in_place_of_the_lock_directory_is_not_followed() {
+    let share = Share::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), share.slots()).unwrap();
+    assert_eq!(share.take(TIMES).await.err().unwrap().code, Code::RepositoryUnsafe);
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn watching_can_be_broken_off() {
+    let share = Share::new();
+    drop(share.take(TIMES).await.unwrap());
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    let root = Arc::new(Dir::open_root(share.directory.path()).unwrap());
+    let slots = Arc::new(root.open_dir(LOCKS).unwrap().open_dir(share.instance.to_string()).unwrap());
+    let times = LeaseTimes { watch_interval: Duration::from_secs(600), ..TIMES };
+    assert_eq!(watch::until_free(&slots, 1, times, &cancel).await.unwrap_err().code, Code::LeaseHeld);
+}

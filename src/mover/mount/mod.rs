@@ -1,0 +1,105 @@
+//! From a repository's address to a mounted share that is proven to be the one that was meant.
+//!
+//! In this order, and nothing is written before the second: mounted → identity → writable → room. Unmounting never
+//! fails: a share that is still in use is detached, and goes when its last user does, which is at the latest the mover.
+
+mod directory;
+mod probe;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::MntFlags;
+
+use super::share::{Dir, INSTANCES, LOCKS, read_identity};
+use crate::failure::{Code, Failure};
+use crate::model::repository::Repository;
+
+/// Tries to unmount a busy share before it is detached.
+const UNMOUNT_TRIES: u32 = 20;
+/// Pause between two tries.
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A mounted repository.
+pub(super) struct Mounted {
+    /// Its root.
+    pub root: Arc<Dir>,
+    mount_point: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts and proves a repository; on failure nothing stays mounted. Answers also the free bytes.
+    pub fn open(
+        repository: &Repository,
+        mount_point: &Path,
+        same_device_ok: bool,
+        need_bytes: u64,
+    ) -> Result<(Self, u64), Failure> {
+        let Some(address) = repository.directory() else {
+            let text = format!(
+                "cannot mount `{}`: this version mounts repositories of type `directory` only",
+                repository.address
+            );
+            return Err(Failure::new(Code::MountTypeUnsupported, text));
+        };
+        std::fs::create_dir_all(mount_point).map_err(|error| {
+            let text = format!("cannot make the mount point `{}`", mount_point.display());
+            Failure::new(Code::MountFailed, text).because(&error)
+        })?;
+        let proven = directory::mount(&address, mount_point, same_device_ok)
+            .and_then(|root| prove(&root, repository, need_bytes).map(|free_bytes| (root, free_bytes)));
+        match proven {
+            Ok((root, free_bytes)) => {
+                Ok((Self { root: Arc::new(root), mount_point: mount_point.to_owned() }, free_bytes))
+            }
+            Err(failure) => {
+                unmount(mount_point);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Unmounts it. Who still holds a descriptor on it is the cause of the warning.
+    pub fn close(self) -> Option<String> {
+        let Self { root, mount_point } = self;
+        drop(root);
+        unmount(&mount_point)
+    }
+}
+
+fn prove(root: &Dir, repository: &Repository, need_bytes: u64) -> Result<u64, Failure> {
+    read_identity(root)?.must_be(repository.id, &repository.address)?;
+    for name in [INSTANCES, LOCKS] {
+        root.open_dir(name).map_err(|error| match error.is_missing() {
+            true => Failure::new(Code::RepositoryUnsafe, format!("`{}` has no `{name}`", repository.address)),
+            false => error.into(),
+        })?;
+    }
+    probe::probe(root)?;
+    let free_bytes = root.free_bytes()?;
+    if free_bytes < need_bytes {
+        let text = format!("`{}` has {free_bytes} bytes free where {need_bytes} are needed", repository.address);
+        return Err(Failure::new(Code::RepositoryFull, text));
+    }
+    Ok(free_bytes)
+}
+
+/// Nothing mounted there is fine. Busy for long: detached, with a warning.
+fn unmount(mount_point: &Path) -> Option<String> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match nix::mount::umount2(mount_point, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => return None,
+            // A tool that was killed a moment ago still holds its files.
+            Err(Errno::EBUSY) if tries < UNMOUNT_TRIES => std::thread::sleep(UNMOUNT_PAUSE),
+            Err(errno) => {
+                let detached = nix::mount::umount2(mount_point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH);
+                let what = if detached.is_ok() { "it was detached" } else { "it goes with the mover" };
+                return Some(format!("cannot unmount `{}` ({errno}): {what}", mount_point.display()));
+            }
+        }
+    }
+}

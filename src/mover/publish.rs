@@ -1,0 +1,282 @@
+//! The commit of a backup: its manifest, and the rename that makes the staging directory a backup. All of it blocks.
+//!
+//! ```text
+//!   manifest.json.tmp ─fsync─▶ manifest.json ─fsync dir─▶ rename directory into place ─fsync parent─▶ published
+//!                                                            │ error: look at both names
+//!                                                            ├─ ours is in place ──────▶ published
+//!                                                            ├─ staging is still there ─▶ failed, can be discarded
+//!                                                            └─ neither ───────────────▶ `lease_lost`: it was fenced
+//! ```
+//!
+//! The rename is the fence of a lost lease and of an earlier attempt alike: a looked-at name proves nothing behind a
+//! network client's cache, a rename that the server refuses does.
+
+use std::time::Duration;
+
+use super::share::{
+    Dir, INSTANCES, MANIFEST_BYTES_MAX, README, ShareError, Staging, highest_number, read_manifest, restore_readme,
+};
+use crate::failure::{Code, Failure};
+use crate::model::manifest::Manifest;
+
+const MANIFEST_TEMPORARY: &str = "manifest.json.tmp";
+/// Looks at the two names after a rename that answered an error, as long as they can't be looked at either.
+const LOOKS_MAX: u32 = 30;
+/// Pause between two looks.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// What became of a commit.
+#[derive(Clone, Debug)]
+pub(super) struct Published {
+    /// The backup's place among those of its instance.
+    pub number: u64,
+    /// What did not work though the backup is good.
+    pub warnings: Vec<String>,
+}
+
+/// Publishes what is in `staging`, as `manifest` describes it. The lease of the instance must be held.
+pub(super) fn publish(staging: &Staging, mut manifest: Manifest) -> Result<Published, Failure> {
+    if manifest.backup_id != staging.backup || manifest.instance_id != staging.instance {
+        return Err(Failure::new(Code::Internal, "the manifest is that of another backup than was staged"));
+    }
+    check_files(staging, &manifest)?;
+    let (highest, mut warnings) = highest_number(&staging.parent, staging.instance)?;
+    manifest.number = highest.saturating_add(1);
+    write_manifest(staging, &manifest)?;
+    if !staging.dir.sync()? {
+        warnings.push(no_directory_fsync(&staging.dir));
+    }
+    let name = staging.backup.to_string();
+    if let Err(error) = staging.parent.rename_new(&staging.name, &name) {
+        settle(staging, &manifest, error)?;
+    }
+    // From here on the backup is published, so nothing is an error any more.
+    match staging.parent.sync() {
+        Ok(true) => {}
+        Ok(false) => warnings.push(no_directory_fsync(&staging.parent)),
+        Err(error) => warnings.push(format!("{:#}", Failure::from(error))),
+    }
+    Ok(Published { number: manifest.number, warnings })
+}
+
+/// Finds out whether this very attempt published its backup before: after a crash, or after an answer that nobody heard.
+pub(super) fn published_before(root: &Dir, manifest: &Manifest) -> Result<Option<Published>, Failure> {
+    let found = root
+        .open_dir(INSTANCES)
+        .and_then(|instances| instances.open_dir(manifest.instance_id.to_string()))
+        .and_then(|parent| parent.stat(manifest.backup_id.to_string()).map(|status| status.map(|_| parent)));
+    let parent = match found {
+        Ok(Some(parent)) => parent,
+        Ok(None) => return Ok(None),
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let found = read_manifest(&parent, manifest.instance_id, manifest.backup_id)?;
+    Ok(same_attempt(&found, manifest).then(|| Published { number: found.number, warnings: Vec::new() }))
+}
+
+/// Every file that the manifest names is there with the length that it names.
+fn check_files(staging: &Staging, manifest: &Manifest) -> Result<(), Failure> {
+    let images = manifest.disks.iter().map(|disk| (&disk.file, Some(disk.file_bytes)));
+    let blocks = manifest.disks.iter().map(|disk| (&disk.blocks_file, None));
+    let records = manifest.records.iter().map(|record| (&record.file, Some(record.bytes)));
+    for (file, wanted) in images.chain(blocks).chain(records) {
+        let found = staging.dir.file_bytes(file)?;
+        if found.is_none() || wanted.is_some_and(|wanted| found != Some(wanted)) {
+            let text = format!(
+                "`{}` in the staging directory is not as the manifest says: {found:?} bytes instead of {wanted:?}",
+                file.escape_debug()
+            );
+            return Err(Failure::new(Code::RepositoryIo, text));
+        }
+    }
+    Ok(())
+}
+
+fn write_manifest(staging: &Staging, manifest: &Manifest) -> Result<(), Failure> {
+    let mut content = serde_json::to_vec_pretty(manifest)
+        .map_err(|error| Failure::new(Code::Internal, "cannot write the manifest").because(&error))?;
+    content.push(b'\n');
+    if content.len() as u64 > MANIFEST_BYTES_MAX {
+        let text = format!("the manifest has {} bytes where {MANIFEST_BYTES_MAX} are allowed", content.len());
+        return Err(Failure::new(Code::Internal, text));
+    }
+    // An earlier try in this staging directory may have left any of the three.
+    for file in [README, MANIFEST_TEMPORARY, Manifest::FILE] {
+        staging.dir.remove_file(file)?;
+    }
+    staging.dir.write_new(README, restore_readme(manifest).as_bytes())?;
+    staging.dir.write_new(MANIFEST_TEMPORARY, &content)?;
+    Ok(staging.dir.rename_new(MANIFEST_TEMPORARY, Manifest::FILE)?)
+}
+
+/// The rename answered an error, which says nothing about whether it happened: a server's answer may have been lost and
+/// the repeated request refused.
+fn settle(staging: &Staging, manifest: &Manifest, error: ShareError) -> Result<(), Failure> {
+    match look(staging)? {
+        (false, true) => {
+            let found = read_manifest(&staging.parent, staging.instance, staging.backup)?;
+            if same_attempt(&found, manifest) { Ok(()) } else { Err(exists(staging)) }
+        }
+        (true, true) => Err(exists(staging)),
+        (true, false) => Err(error.into()),
+        (false, false) => {
+            let text = format!("the staging directory of backup `{}` was taken away", staging.backup);
+            Err(Failure::new(Code::LeaseLost, text).because(&error))
+        }
+    }
+}
+
+/// Whether the staging directory is there, and whether something has the backup's name.
+fn look(staging: &Staging) -> Result<(bool, bool), Failure> {
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        let staged = staging.parent.stat(&staging.name);
+        match staged
+            .and_then(|staged| Ok((staged.is_some(), staging.parent.stat(staging.backup.to_string())?.is_some())))
+        {
+            Ok(both) => return Ok(both),
+            Err(error) if looks == LOOKS_MAX => return Err(error.into()),
+            Err(_) => std::thread::sleep(LOOK_PAUSE),
+        }
+    }
+}
+
+fn same_attempt(found: &Manifest, ours: &Manifest) -> bool {
+    found.job_id == ours.job_id && found.run == ours.run && found.attempt == ours.attempt
+}
+
+fn exists(staging: &Staging) -> Failure {
+    let text = format!("backup `{}` of instance `{}` was published by somebody else", staging.backup, staging.instance);
+    Failure::new(Code::BackupExists, text)
+}
+
+fn no_directory_fsync(dir: &Dir) -> String {
+    format!("the file system of `{}` has no fsync for directories", dir.path().display())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::model::id::BackupId;
+    use crate::mover::share::{self, Listed};
+    use crate::mover::testing;
+
+    struct Share {
+        directory: tempfile::TempDir,
+        root: Dir,
+    }
+
+    impl Share {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            share::init(directory.path()).unwrap();
+            let root = Dir::open_root(directory.path()).unwrap();
+            Self { directory, root }
+        }
+
+        fn stage(&self, manifest: &Manifest, suffix: &str) -> Staging {
+            let staging = Staging::make(&self.root, manifest.instance_id, manifest.backup_id, suffix).unwrap();
+            testing::fill(manifest, |file, content| staging.record(file, content).unwrap());
+            staging
+        }
+    }
+
+    #[test]
+    fn a_published_backup_is_listed_found_and_numbered() {
+        let share = Share::new();
+        let first = testing::manifest(&["vda"]);
+        let mut second = Manifest { backup_id: BackupId::draw(), ..first.clone() };
+        assert_eq!(publish(&share.stage(&first, "a.1"), first.clone()).unwrap().number, 1);
+        assert_eq!(publish(&share.stage(&second, "a.1"), second.clone()).unwrap().number, 2);
+        second.number = 2;
+        let listed = share::list_backups(share.directory.path()).unwrap();
+        assert_eq!(listed, [Listed::Backup(Manifest { number: 1, ..first.clone() }), Listed::Backup(second.clone())]);
+        assert_eq!(share::find_backup(share.directory.path(), second.backup_id).unwrap(), second);
+        let directory = share.directory.path().join(INSTANCES).join(first.instance_id.to_string());
+        let readme = std::fs::read_to_string(directory.join(first.backup_id.to_string()).join(README)).unwrap();
+        assert!(readme.contains("qemu-img check vda.qcow2"), "{readme}");
+        assert_eq!(std::fs::read_dir(directory).unwrap().count(), 2, "no staging is left");
+    }
+
+    #[test]
+    fn a_fenced_staging_directory_cannot_be_published() {
+        let share = Share::new();
+        let manifest = testing::manifest(&["vda"]);
+        let staging = share.stage(&manifest, "a.1");
+        staging.parent.rename(&staging.name, ".fenced-x").unwrap();
+        assert_eq!(publish(&staging, manifest).unwrap_err().code, Code::LeaseLost);
+    }
+
+    #[test]
+    fn of_two_attempts_at_one_backup_only_the_first_is_published() {
+        let share = Share::new();
+        let first = testing::manifest(&["vda"]);
+        let second = Manifest { attempt: 2, ..first.clone() };
+        let (one, two) = (share.stage(&first, "a.1"), share.stage(&second, "a.2"));
+        publish(&one, first.clone()).unwrap();
+        assert_eq!(publish(&two, second.clone()).unwrap_err().code, Code::BackupExists);
+        assert_eq!(published_before(&share.root, &first).unwrap().unwrap().number, 1);
+        assert!(published_before(&share.root, &second).unwrap().is_none());
+        two.discard().unwrap();
+    }
+
+    #[test]
+    fn a_rename_that_happened_though_its_answer_was_an_error_is_gone_forward_from() {
+        let share = Share::new();
+        let manifest = Manifest { number: 1, ..testing::manifest(&["vda"]) };
+        let staging = share.stage(&manifest, "a.1");
+        publish(&staging, manifest.clone()).unwrap();
+        let error = staging.parent.rename_new(&staging.name, "x").unwrap_err();
+        settle(&staging, &manifest, error).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_has_another_length_stops_the_commit() {
+        let share = Share::new();
+        let manifest = testing::manifest(&["vda"]);
+        for (file, content) in [("vda.qcow2", Some("short")), ("domain.xml", Some("other")), ("vda.blocks", None)] {
+            let staging = share.stage(&manifest, "a.1");
+            staging.dir.remove_file(file).unwrap();
+            if let Some(content) = content {
+                staging.dir.write_new(file, content.as_bytes()).unwrap();
+            }
+            assert_eq!(publish(&staging, manifest.clone()).unwrap_err().code, Code::RepositoryIo, "{file}");
+        }
+        assert!(published_before(&share.root, &manifest).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_damaged_backup_is_listed_as_damaged_and_does_not_stop_the_next() {
+        let share = Share::new();
+        let manifest = testing::manifest(&["vda"]);
+        let staging = share.stage(&manifest, "a.1");
+        let damaged = BackupId::draw().to_string();
+        staging.parent.create_dir(&damaged).unwrap();
+        std::os::unix::fs::symlink("/etc", staging.parent.path().join(BackupId::draw().to_string())).unwrap();
+        std::fs::create_dir(staging.parent.path().join("stray\n")).unwrap();
+        let published = publish(&staging, manifest.clone()).unwrap();
+        assert_eq!((published.number, published.warnings.len()), (1, 2), "{published:?}");
+        let listed = share::list_backups(share.directory.path()).unwrap();
+        let bad = listed.iter().filter(|entry| matches!(entry, Listed::Damaged { .. })).count();
+        assert_eq!((listed.len(), bad), (4, 3), "{listed:?}");
+        let missing = share::find_backup(share.directory.path(), BackupId::draw()).unwrap_err();
+        assert_eq!(missing.code, Code::BackupNotFound);
+        let unreadable = share::find_backup(share.directory.path(), damaged.parse().unwrap()).unwrap_err();
+        assert_eq!(unreadable.code, Code::RepositoryUnsafe);
+    }
+
+    #[test]
+    fn a_manifest_without_bound_is_not_read() {
+        let share = Share::new();
+        let manifest = testing::manifest(&["vda"]);
+        publish(&share.stage(&manifest, "a.1"), manifest.clone()).unwrap();
+        let directory = share.directory.path().join(INSTANCES).join(manifest.instance_id.to_string());
+        let file = directory.join(manifest.backup_id.to_string()).join(Manifest::FILE);
+        std::fs::File::options().write(true).open(file).unwrap().set_len(1 << 40).unwrap();
+        let failure = share::find_backup(share.directory.path(), manifest.backup_id).unwrap_err();
+        assert_eq!(failure.code, Code::RepositoryUnsafe);
+    }
+}

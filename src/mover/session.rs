@@ -1,0 +1,250 @@
+//! What one mover holds for its job, and what each request does to it.
+//!
+//! Nothing here decides what comes next: the worker's plan does. A request out of its order is refused as `internal`.
+//! While a backup is written the process stands in its staging directory, held by its descriptor, and the tools find
+//! their files by plain names from there: a share whose directories are exchanged for links leads nobody anywhere.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::image::ImageSet;
+use super::lease::{self, Lease, LeaseTimes};
+use super::mount::Mounted;
+use super::protocol::{CopyDisk, Notice, Reply, Request};
+use super::share::{Dir, Staging, fence_leftovers};
+use super::{blocking, publish, seal};
+use crate::failure::{Code, Failure};
+use crate::model::id::{BackupId, InstanceId};
+use crate::model::manifest::Manifest;
+use crate::model::repository::Repository;
+
+/// The directory of the mover in which the repository is mounted.
+const SHARE: &str = "share";
+/// The directory of the mover in which tools make their sockets.
+pub(super) const SOCKETS: &str = "sockets";
+/// The staging directory as the tools see it.
+const HERE: &str = ".";
+
+/// The mover's side of one job.
+pub(super) struct Session {
+    directory: PathBuf,
+    notices: mpsc::Sender<Notice>,
+    progress: watch::Sender<Option<Notice>>,
+    images: Option<ImageSet>,
+    staging: Option<Arc<Staging>>,
+    lost: Option<AbortOnDropHandle<()>>,
+    lease: Option<Lease>,
+    mounted: Option<Mounted>,
+}
+
+impl Session {
+    /// Nothing is mounted or held yet. Progress goes into `progress`, the loss of the lease into `notices`.
+    pub fn new(directory: &Path, notices: mpsc::Sender<Notice>, progress: watch::Sender<Option<Notice>>) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            notices,
+            progress,
+            images: None,
+            staging: None,
+            lost: None,
+            lease: None,
+            mounted: None,
+        }
+    }
+
+    /// Does what is asked. `broken_off` ends a copy, a comparison and a watch of somebody else's lease.
+    pub async fn serve(&mut self, request: Request, broken_off: &CancellationToken) -> Result<Reply, Failure> {
+        match request {
+            Request::Open { repository, same_device_ok, need_bytes } => {
+                self.open(repository, same_device_ok, need_bytes).await
+            }
+            Request::Lease { instance, holder } => {
+                let root = self.root()?;
+                let taken = lease::take(root.clone(), instance, holder, LeaseTimes::STANDARD, broken_off).await?;
+                self.hold(root, instance, taken).await
+            }
+            Request::Stage { instance, backup, suffix } => self.stage(instance, backup, suffix).await,
+            Request::Record { file, content } => {
+                let staging = self.staging()?;
+                blocking(move || staging.record(&file, &content)).await.map(|()| Reply::Done)
+            }
+            Request::Copy { disks } => or_broken_off(broken_off, self.copy(disks)).await,
+            Request::Compare => or_broken_off(broken_off, self.compare()).await,
+            Request::SourcesUnchanged => self.images()?.sources_unchanged().await.map(|()| Reply::Done),
+            Request::Seal => {
+                let staging = self.staging()?;
+                if let Some(images) = &mut self.images {
+                    images.check().await?;
+                }
+                blocking(move || seal::seal(&staging.dir)).await.map(|files| Reply::Sealed { files })
+            }
+            Request::Publish { manifest } => self.publish(*manifest).await,
+            Request::Discard => self.discard().await,
+            Request::Release => self.release().await,
+            Request::Close => self.close().await,
+        }
+    }
+
+    async fn open(&mut self, repository: Repository, same_device_ok: bool, need_bytes: u64) -> Result<Reply, Failure> {
+        if self.mounted.is_some() {
+            return Err(out_of_order("open", "close"));
+        }
+        let mount_point = self.directory.join(SHARE);
+        let (mounted, free_bytes) =
+            blocking(move || Mounted::open(&repository, &mount_point, same_device_ok, need_bytes)).await?;
+        self.mounted = Some(mounted);
+        Ok(Reply::Opened { free_bytes, warnings: Vec::new() })
+    }
+
+    async fn hold(&mut self, root: Arc<Dir>, instance: InstanceId, lease: Lease) -> Result<Reply, Failure> {
+        let (lost, notices) = (lease.lost(), self.notices.clone());
+        let number = lease.number();
+        // Held from here on, so that `release` gives it back even when the fencing fails.
+        self.lease = Some(lease);
+        self.lost = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let failure = lost.await;
+            // A loop that ended needs no notice.
+            let _ended = notices.send(Notice::LeaseLost { failure }).await;
+        })));
+        let fenced = blocking(move || fence_leftovers(&root, instance)).await?;
+        for name in fenced {
+            tracing::warn!(%instance, name, "removed the staging directory of an earlier holder of the lease");
+        }
+        Ok(Reply::Leased { number })
+    }
+
+    async fn stage(&mut self, instance: InstanceId, backup: BackupId, suffix: String) -> Result<Reply, Failure> {
+        let root = self.root()?;
+        self.lease.as_ref().ok_or_else(|| out_of_order("stage", "lease"))?.check()?;
+        self.leave_staging()?;
+        let staging = blocking(move || Staging::make(&root, instance, backup, &suffix)).await?;
+        stand_in(&staging.dir)?;
+        self.staging = Some(Arc::new(staging));
+        Ok(Reply::Done)
+    }
+
+    async fn copy(&mut self, disks: Vec<CopyDisk>) -> Result<Reply, Failure> {
+        let staging = self.staging()?;
+        // What an earlier try of this step left is in the way of the next.
+        self.images = None;
+        let targets: Vec<_> = disks.iter().map(|disk| disk.target.clone()).collect();
+        blocking(move || {
+            for target in targets {
+                staging.dir.remove_file(format!("{target}.qcow2"))?;
+                staging.dir.remove_file(format!("{target}.blocks"))?;
+            }
+            Ok(())
+        })
+        .await?;
+        let images = self.images.insert(ImageSet::new(PathBuf::from(HERE), self.directory.join(SOCKETS)));
+        let copied = images.copy(&disks, &reporter(&self.progress)).await?;
+        Ok(Reply::Copied { disks: copied })
+    }
+
+    async fn compare(&mut self) -> Result<Reply, Failure> {
+        let images = self.images.as_mut().ok_or_else(|| out_of_order("compare", "copy"))?;
+        images.compare(&reporter(&self.progress)).await?;
+        Ok(Reply::Done)
+    }
+
+    async fn publish(&mut self, manifest: Manifest) -> Result<Reply, Failure> {
+        let root = self.root()?;
+        let Some(staging) = self.staging.clone() else {
+            let found = blocking(move || publish::published_before(&root, &manifest)).await?;
+            return found.map(published).ok_or_else(|| out_of_order("publish", "stage"));
+        };
+        self.lease.as_ref().ok_or_else(|| out_of_order("publish", "lease"))?.confirm().await?;
+        // On CIFS a directory can't be renamed while anything in it is open.
+        self.images = None;
+        stand_outside()?;
+        let done = blocking(move || publish::publish(&staging, manifest)).await?;
+        self.staging = None;
+        Ok(published(done))
+    }
+
+    async fn discard(&mut self) -> Result<Reply, Failure> {
+        self.leave_staging()?;
+        if let Some(staging) = self.staging.clone() {
+            blocking(move || staging.discard()).await?;
+            self.staging = None;
+        }
+        Ok(Reply::Done)
+    }
+
+    async fn release(&mut self) -> Result<Reply, Failure> {
+        self.lost = None;
+        if let Some(lease) = self.lease.take() {
+            lease.release().await?;
+        }
+        Ok(Reply::Done)
+    }
+
+    async fn close(&mut self) -> Result<Reply, Failure> {
+        self.leave_staging()?;
+        self.staging = None;
+        self.lost = None;
+        if let Some(mut lease) = self.lease.take() {
+            lease.stop().await;
+        }
+        let warnings = match self.mounted.take() {
+            Some(mounted) => blocking(move || Ok(mounted.close())).await?.into_iter().collect(),
+            None => Vec::new(),
+        };
+        Ok(Reply::Closed { warnings })
+    }
+
+    fn leave_staging(&mut self) -> Result<(), Failure> {
+        self.images = None;
+        stand_outside()
+    }
+
+    fn root(&self) -> Result<Arc<Dir>, Failure> {
+        self.mounted.as_ref().map(|mounted| mounted.root.clone()).ok_or_else(|| out_of_order("work", "open"))
+    }
+
+    fn staging(&self) -> Result<Arc<Staging>, Failure> {
+        self.staging.clone().ok_or_else(|| out_of_order("write", "stage"))
+    }
+
+    fn images(&mut self) -> Result<&mut ImageSet, Failure> {
+        self.images.as_mut().ok_or_else(|| out_of_order("compare", "copy"))
+    }
+}
+
+fn published(done: publish::Published) -> Reply {
+    Reply::Published { number: done.number, warnings: done.warnings }
+}
+
+fn reporter(progress: &watch::Sender<Option<Notice>>) -> impl Fn(u64, u64, u64) + Sync + use<'_> {
+    |done_bytes, total_bytes, data_bytes| {
+        progress.send_replace(Some(Notice::Progress { done_bytes, total_bytes, data_bytes }));
+    }
+}
+
+async fn or_broken_off(
+    broken_off: &CancellationToken,
+    work: impl Future<Output = Result<Reply, Failure>>,
+) -> Result<Reply, Failure> {
+    tokio::select! {
+        result = work => result,
+        () = broken_off.cancelled() => Err(Failure::new(Code::Interrupted, "the worker asked for something else")),
+    }
+}
+
+fn stand_in(dir: &Dir) -> Result<(), Failure> {
+    nix::unistd::fchdir(dir).map_err(|errno| {
+        Failure::new(Code::RepositoryIo, format!("cannot enter `{}`", dir.path().display())).because(&errno)
+    })
+}
+
+fn stand_outside() -> Result<(), Failure> {
+    nix::unistd::chdir("/").map_err(|errno| Failure::new(Code::Internal, "cannot enter `/`").because(&errno))
+}
+
+fn out_of_order(asked: &str, missing: &str) -> Failure {
+    Failure::new(Code::Internal, format!("the mover was asked to {asked} without `{missing}` before"))
+}

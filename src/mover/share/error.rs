@@ -1,0 +1,103 @@
+//! What can go wrong on a share, before it is given a failure code.
+
+use std::ffi::OsStr;
+use std::io;
+
+use nix::errno::Errno;
+
+use crate::failure::{Code, Failure};
+
+/// Longest part of a path that is repeated in an error, characters: names on a share are not ours to trust.
+const SHOWN_CHARACTERS_MAX: usize = 300;
+
+/// An operation on the share that did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// The file system refused.
+    #[error("cannot {action} `{shown}`")]
+    Refused {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On what.
+        shown: String,
+        /// The answer.
+        #[source]
+        errno: Errno,
+    },
+    /// Something else is there than its name says: a symbolic link in place of a directory, a pipe in place of a file.
+    #[error("`{shown}` on the share is not a {expected}")]
+    NotWhatItSays {
+        /// The entry.
+        shown: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// More than anything honest would hold.
+    #[error("`{shown}` on the share has more than {limit} {unit}")]
+    TooMuch {
+        /// The entry.
+        shown: String,
+        /// The bound.
+        limit: u64,
+        /// Of what.
+        unit: &'static str,
+    },
+    /// A name that could lead out of its directory.
+    #[error("`{shown}` is not a plain name")]
+    NotPlain {
+        /// The name.
+        shown: String,
+    },
+}
+
+impl ShareError {
+    pub(super) fn refused(action: &'static str, shown: String, errno: Errno) -> Self {
+        Self::Refused { action, shown, errno }
+    }
+
+    pub(super) fn io(action: &'static str, shown: String, error: &io::Error) -> Self {
+        Self::refused(action, shown, Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)))
+    }
+
+    fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
+    /// There is nothing of that name.
+    pub fn is_missing(&self) -> bool {
+        self.errno() == Some(Errno::ENOENT)
+    }
+
+    /// There is something of that name already.
+    pub fn is_taken(&self) -> bool {
+        matches!(self.errno(), Some(Errno::EEXIST | Errno::ENOTEMPTY))
+    }
+}
+
+impl From<ShareError> for Failure {
+    fn from(error: ShareError) -> Self {
+        let code = match &error {
+            ShareError::NotWhatItSays { .. } | ShareError::TooMuch { .. } | ShareError::NotPlain { .. } => {
+                Code::RepositoryUnsafe
+            }
+            ShareError::Refused { errno, .. } => match errno {
+                Errno::ENOSPC | Errno::EDQUOT => Code::RepositoryFull,
+                Errno::EROFS | Errno::EACCES | Errno::EPERM => Code::RepositoryReadOnly,
+                _ => Code::RepositoryIo,
+            },
+        };
+        let failure = Failure::new(code, error.to_string());
+        match error {
+            ShareError::Refused { errno, .. } => failure.because(&errno),
+            _ => failure,
+        }
+    }
+}
+
+/// A path or name as it may be printed.
+pub(super) fn shown(name: &OsStr) -> String {
+    name.to_string_lossy().chars().take(SHOWN_CHARACTERS_MAX).flat_map(char::escape_debug).collect()
+}

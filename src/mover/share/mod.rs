@@ -1,0 +1,38 @@
+//! What is on a share: the names, and reading and writing them without ever trusting what is there.
+//!
+//! ```text
+//! longshore.json                          identity
+//! instances/<instance>/<backup>/          published: manifest.json is in it
+//! instances/<instance>/.staging-<backup>.<suffix>/    being written, by the holder of the lease
+//! instances/<instance>/.fenced-…          staging of a holder that lost its lease; its commit rename can't work any more
+//! instances/<instance>/.deleting-…        on its way out
+//! locks/<instance>/<n>/                   leases
+//! .probe-…                                write probes, gone within a second
+//! ```
+//!
+//! A share is written to by other hosts and by whoever else can mount it: anything on it may be hostile. It is reached
+//! through [`Dir`] alone, read with bounds, and parsed like any message from outside.
+
+mod dir;
+mod error;
+mod identity;
+mod listing;
+mod readme;
+mod staging;
+
+pub use dir::{Dir, Entry};
+pub use error::ShareError;
+pub use identity::{Identity, init, read_identity};
+pub use listing::{Listed, find_backup, list_backups};
+pub(crate) use listing::{MANIFEST_BYTES_MAX, highest_number, read_manifest};
+pub use readme::restore_readme;
+pub(crate) use staging::{Staging, fence_leftovers};
+
+/// Directory of all instances' backups.
+pub const INSTANCES: &str = "instances";
+/// Directory of all instances' leases.
+pub const LOCKS: &str = "locks";
+/// The restore instructions in a backup's directory.
+pub const README: &str = "README-RESTORE.txt";
+/// Entries of one directory, beyond which a share is not one of ours.
+pub const ENTRIES_MAX: usize = 100_000;

@@ -1,0 +1,234 @@
+//! Which waiting run starts next: pure, so that it can be asked anything.
+//!
+//! Urgent runs go before normal ones, older before younger; but a run that cannot start now (its instance or its
+//! repository is busy, or its time has not come) does not hold up those behind it. A slot is kept for urgent work: normal
+//! runs never take the last one, if there is more than one.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::model::id::{InstanceRef, RepositoryId};
+use crate::model::job::RunKey;
+
+/// What is known of a run when places are given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The run.
+    pub key: RunKey,
+    /// It came through the urgent queue.
+    pub urgent: bool,
+    /// Order in which it was taken.
+    pub order: u64,
+    /// Not before this moment.
+    pub not_before: Option<Timestamp>,
+    /// The instance it is about.
+    pub instance: InstanceRef,
+    /// The repository it uses.
+    pub repository: RepositoryId,
+}
+
+/// How much may run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// On this host.
+    pub host: usize,
+    /// On one repository.
+    pub repository: usize,
+}
+
+/// Why a waiting run does not start now, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// Its time has not come.
+    NotBefore,
+    /// Its instance has a job already.
+    Instance,
+    /// Its repository has as many jobs as it may have.
+    Repository,
+    /// The host has as many jobs as it may have.
+    Host,
+}
+
+/// What runs now, counted.
+#[derive(Clone, Debug, Default)]
+pub struct Occupied {
+    runs: BTreeMap<RunKey, Candidate>,
+}
+
+impl Occupied {
+    /// Notes that a run has started.
+    pub fn enter(&mut self, run: Candidate) {
+        self.runs.insert(run.key, run);
+    }
+
+    /// Notes that a run's attempt has ended.
+    pub fn leave(&mut self, key: RunKey) {
+        self.runs.remove(&key);
+    }
+
+    /// How many run.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether nothing runs.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Whether a run may start now, or what is in its way.
+    pub fn may_start(&self, run: &Candidate, slots: Slots, now: Timestamp) -> Result<(), Hindrance> {
+        if run.not_before.is_some_and(|moment| moment > now) {
+            return Err(Hindrance::NotBefore);
+        }
+        let kept_for_urgent = usize::from(!run.urgent && slots.host > 1);
+        if self.runs.len() + kept_for_urgent >= slots.host {
+            return Err(Hindrance::Host);
+        }
+        if self.runs.values().any(|other| other.instance == run.instance) {
+            return Err(Hindrance::Instance);
+        }
+        if self.runs.values().filter(|other| other.repository == run.repository).count() >= slots.repository {
+            return Err(Hindrance::Repository);
+        }
+        Ok(())
+    }
+}
+
+/// The runs that wait, in the order in which they would like to start.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting {
+    runs: BTreeMap<(bool, u64), Candidate>,
+}
+
+impl Waiting {
+    /// Adds a run.
+    pub fn add(&mut self, run: Candidate) {
+        // `false` sorts first: urgent runs are the ones with `!urgent == false`.
+        self.runs.insert((!run.urgent, run.order), run);
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Takes out the first run that may start now.
+    pub fn take_next(&mut self, occupied: &Occupied, slots: Slots, now: Timestamp) -> Option<Candidate> {
+        let mut chosen = None;
+        for (place, run) in &self.runs {
+            match occupied.may_start(run, slots, now) {
+                Ok(()) => {
+                    chosen = Some(*place);
+                    break;
+                }
+                // Urgent runs come first: when not even their slot is free, nobody's is.
+                Err(Hindrance::Host) if occupied.len() >= slots.host => break,
+                Err(_) => {}
+            }
+        }
+        chosen.and_then(|place| self.runs.remove(&place))
+    }
+
+    /// The earliest moment at which a run that waits for its time may start.
+    pub fn next_moment(&self, now: Timestamp) -> Option<Timestamp> {
+        self.runs.values().filter_map(|run| run.not_before).filter(|moment| *moment > now).min()
+    }
+
+    /// Takes out every run, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = Candidate> {
+        std::mem::take(&mut self.runs).into_values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::model::id::{InstanceName, JobId};
+    use uuid::Uuid;
+
+    const SLOTS: Slots = Slots { host: 3, repository: 2 };
+
+    fn run(order: u64, instance: &str, repository: u128, urgent: bool) -> Candidate {
+        Candidate {
+            key: RunKey { job_id: JobId(Uuid::from_u128(order.into())), run: 1 },
+            urgent,
+            order,
+            not_before: None,
+            instance: InstanceRef::Name(instance.parse::<InstanceName>().unwrap()),
+            repository: RepositoryId(Uuid::from_u128(repository)),
+        }
+    }
+
+    fn started(waiting: &mut Waiting, occupied: &mut Occupied) -> Vec<u64> {
+        let mut orders = Vec::new();
+        while let Some(run) = waiting.take_next(occupied, SLOTS, Timestamp::UNIX_EPOCH) {
+            orders.push(run.order);
+            occupied.enter(run);
+        }
+        orders
+    }
+
+    #[test]
+    fn one_job_per_instance_at_a_time_and_nobody_waits_behind_it_in_vain() {
+        let (mut waiting, mut occupied) = (Waiting::default(), Occupied::default());
+        for run in [run(1, "a", 1, false), run(2, "a", 1, false), run(3, "b", 1, false)] {
+            waiting.add(run);
+        }
+        assert_eq!(started(&mut waiting, &mut occupied), [1, 3]);
+        occupied.leave(run(1, "a", 1, false).key);
+        assert_eq!(started(&mut waiting, &mut occupied), [2]);
+    }
+
+    #[test]
+    fn the_last_slot_is_kept_for_urgent_work() {
+        let (mut waiting, mut occupied) = (Waiting::default(), Occupied::default());
+        for order in 1..=4 {
+            waiting.add(run(order, &format!("i{order}"), order.into(), false));
+        }
+        assert_eq!(started(&mut waiting, &mut occupied), [1, 2]);
+        waiting.add(run(9, "u", 9, true));
+        assert_eq!(started(&mut waiting, &mut occupied), [9]);
+    }
+
+    #[test]
+    fn a_single_slot_serves_both_kinds() {
+        let slots = Slots { host: 1, repository: 1 };
+        let (mut waiting, occupied) = (Waiting::default(), Occupied::default());
+        waiting.add(run(1, "a", 1, false));
+        assert!(waiting.take_next(&occupied, slots, Timestamp::UNIX_EPOCH).is_some());
+    }
+
+    #[test]
+    fn a_repository_has_no_more_jobs_than_it_may_have() {
+        let (mut waiting, mut occupied) = (Waiting::default(), Occupied::default());
+        let slots = Slots { host: 10, repository: 2 };
+        for order in 1..=3 {
+            waiting.add(run(order, &format!("i{order}"), 1, false));
+        }
+        waiting.add(run(4, "i4", 2, false));
+        let mut orders = Vec::new();
+        while let Some(run) = waiting.take_next(&occupied, slots, Timestamp::UNIX_EPOCH) {
+            orders.push(run.order);
+            occupied.enter(run);
+        }
+        assert_eq!(orders, [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_run_waits_for_its_moment_and_the_moment_is_known() {
+        let (mut waiting, occupied) = (Waiting::default(), Occupied::default());
+        let moment = Timestamp::from_second(100).unwrap();
+        waiting.add(Candidate { not_before: Some(moment), ..run(1, "a", 1, false) });
+        assert!(waiting.take_next(&occupied, SLOTS, Timestamp::UNIX_EPOCH).is_none());
+        assert_eq!(waiting.next_moment(Timestamp::UNIX_EPOCH), Some(moment));
+        assert!(waiting.take_next(&occupied, SLOTS, moment).is_some());
+    }
+}

@@ -1,0 +1,4 @@
+//! The worker.
+
+pub mod admit;
+pub mod settle;

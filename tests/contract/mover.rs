@@ -1,0 +1,306 @@
+//! What both the real mover and its fake have to do: the same questions, put to each by a test of its own.
+
+use std::time::{Duration, Instant};
+
+use longshore::failure::{Code, Failure};
+use longshore::host::mover::{Mover, MoverName, Movers};
+use longshore::model::id::{BackupId, InstallationId, InstanceId, JobId, RepositoryId};
+use longshore::model::instance::{DiskSource, ImageFormat, PowerState};
+use longshore::model::job::{Quiesce, Verification};
+use longshore::model::manifest::{
+    Consistency, MadeBy, Manifest, ManifestDisk, QuiesceRecord, RecordFile, TransferUsed,
+};
+use longshore::model::repository::{Repository, RepositoryType};
+use longshore::mover::protocol::{CopiedDisk, CopyDisk, LeaseHolder, Reply, Request, SealedFile};
+
+/// Longer than anything here takes but a lease that has to be watched.
+pub const SOON: Duration = Duration::from_secs(120);
+/// Longest wait for something to become true.
+const EVENTUALLY: Duration = Duration::from_secs(30);
+
+/// A world with an empty repository in it, and eyes to look at it.
+pub trait World {
+    /// Where movers come from.
+    fn movers(&self) -> &dyn Movers;
+    /// The repository.
+    fn repository(&self) -> Repository;
+    /// A disk that can be copied.
+    fn disk(&self) -> CopyDisk;
+    /// Names of all directories that are being written, or were.
+    fn staging(&self) -> Vec<String>;
+    /// All published backups.
+    fn published(&self) -> Vec<Manifest>;
+    /// The repository is mounted by some mover, or a mover is alive.
+    fn is_busy(&self) -> bool;
+}
+
+/// A mover with the repository open.
+pub async fn opened(world: &dyn World, name: &str) -> Box<dyn Mover> {
+    let mut mover = started(world, name).await;
+    let request = Request::Open { repository: world.repository(), same_device_ok: true, need_bytes: 1 };
+    assert!(matches!(mover.ask(request, SOON).await.unwrap(), Reply::Opened { free_bytes: 1.., .. }));
+    mover
+}
+
+pub async fn started(world: &dyn World, name: &str) -> Box<dyn Mover> {
+    world.movers().start(&name.parse::<MoverName>().unwrap()).await.unwrap()
+}
+
+pub fn lease(instance: InstanceId) -> Request {
+    let holder =
+        LeaseHolder { host: "kvm-07".parse().unwrap(), installation: InstallationId::draw(), job: "j/1".into() };
+    Request::Lease { instance, holder }
+}
+
+pub fn stage(instance: InstanceId, backup: BackupId) -> Request {
+    Request::Stage { instance, backup, suffix: "installation.1".into() }
+}
+
+pub fn record() -> Request {
+    Request::Record { file: "domain.xml".into(), content: b"<domain/>".to_vec() }
+}
+
+pub async fn done(mover: &mut Box<dyn Mover>, request: Request) {
+    let word = request.word();
+    let reply = mover.ask(request, SOON).await.unwrap_or_else(|failure| panic!("{word}: {failure:#}"));
+    assert!(matches!(reply, Reply::Done | Reply::Leased { .. } | Reply::Closed { .. }), "{word}: {reply:?}");
+}
+
+pub async fn refused(mover: &mut Box<dyn Mover>, request: Request) -> Failure {
+    let word = request.word();
+    match mover.ask(request, SOON).await {
+        Ok(reply) => panic!("{word} was not refused: {reply:?}"),
+        Err(failure) => failure,
+    }
+}
+
+pub async fn eventually(what: &str, check: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !check() {
+        assert!(began.elapsed() < EVENTUALLY, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Lease, staging, a record, the disk, compared and sealed; ready to be published.
+pub async fn sealed(world: &dyn World, mover: &mut Box<dyn Mover>, instance: InstanceId, backup: BackupId) -> Manifest {
+    done(mover, lease(instance)).await;
+    done(mover, stage(instance, backup)).await;
+    done(mover, record()).await;
+    let disk = world.disk();
+    let reply = mover.ask(Request::Copy { disks: vec![disk.clone()] }, SOON).await.unwrap();
+    let Reply::Copied { disks: copied } = reply else { panic!("{reply:?}") };
+    assert_eq!(copied.len(), 1);
+    assert!(copied[0].target == disk.target && copied[0].virtual_bytes > 0, "{copied:?}");
+    let progress = *mover.progress().borrow();
+    assert!(progress.total_bytes > 0 && progress.done_bytes == progress.total_bytes, "{progress:?}");
+    done(mover, Request::Compare).await;
+    let reply = mover.ask(Request::Seal, SOON).await.unwrap();
+    let Reply::Sealed { files } = reply else { panic!("{reply:?}") };
+    manifest(world.repository().id, instance, backup, &copied, &files)
+}
+
+pub async fn publish(mover: &mut Box<dyn Mover>, manifest: &Manifest) -> u64 {
+    let reply = mover.ask(Request::Publish { manifest: Box::new(manifest.clone()) }, SOON).await.unwrap();
+    let Reply::Published { number, .. } = reply else { panic!("{reply:?}") };
+    number
+}
+
+/// What a worker would write of that.
+pub fn manifest(
+    repository: RepositoryId,
+    instance: InstanceId,
+    backup: BackupId,
+    copied: &[CopiedDisk],
+    files: &[SealedFile],
+) -> Manifest {
+    let bytes = |name: &str| files.iter().find(|file| file.file == name).map_or(0, |file| file.bytes);
+    let disk = |disk: &CopiedDisk| ManifestDisk {
+        target: disk.target.clone(),
+        serial: None,
+        source: DiskSource::File { path: "/images/web.qcow2".into(), format: ImageFormat::Qcow2 },
+        file: format!("{}.qcow2", disk.target),
+        virtual_bytes: disk.virtual_bytes,
+        file_bytes: bytes(&format!("{}.qcow2", disk.target)),
+        data_bytes: disk.data_bytes,
+        blocks_file: format!("{}.blocks", disk.target),
+        content_root: disk.content_root.clone(),
+    };
+    let record = |file: &SealedFile| {
+        let blake3 = file.blake3.clone()?;
+        (!file.file.ends_with(".blocks")).then(|| RecordFile { file: file.file.clone(), bytes: file.bytes, blake3 })
+    };
+    Manifest {
+        format: Manifest::FORMAT,
+        backup_id: backup,
+        number: 0,
+        repository_id: repository,
+        instance_id: instance,
+        instance_name: "web".parse().unwrap(),
+        instance_state: PowerState::Running,
+        job_id: JobId::draw(),
+        run: 1,
+        attempt: 1,
+        transfer: TransferUsed::Stopped,
+        taken_at: jiff::Timestamp::UNIX_EPOCH,
+        finished_at: jiff::Timestamp::UNIX_EPOCH,
+        quiesce: QuiesceRecord {
+            requested: Quiesce::Off,
+            consistency: Consistency::Crash,
+            not_frozen: Vec::new(),
+            frozen_ms: None,
+            reason: None,
+        },
+        verification: Verification::Compared,
+        disks: copied.iter().map(disk).collect(),
+        skipped_disks: Vec::new(),
+        records: files.iter().filter_map(record).collect(),
+        made_by: MadeBy {
+            host: "kvm-07".parse().unwrap(),
+            longshore: "0.1.0".into(),
+            libvirt: "11.3.0".into(),
+            qemu: "10.0.0".into(),
+        },
+        labels: Default::default(),
+        warnings: Vec::new(),
+    }
+}
+
+pub async fn backups_are_published_in_order_and_leave_nothing(world: &dyn World) {
+    let instance = InstanceId::draw();
+    for number in 1..=2 {
+        let mut mover = opened(world, "publishes").await;
+        let manifest = sealed(world, &mut mover, instance, BackupId::draw()).await;
+        assert_eq!(publish(&mut mover, &manifest).await, number);
+        assert_eq!(publish(&mut mover, &manifest).await, number, "asked again it is the same one");
+        done(&mut mover, Request::Discard).await;
+        done(&mut mover, Request::Release).await;
+        done(&mut mover, Request::Close).await;
+        mover.stop().await.unwrap();
+        mover.stop().await.unwrap();
+        let published = world.published();
+        assert_eq!(published.len() as u64, number);
+        assert!(published.contains(&Manifest { number, ..manifest }), "{published:?}");
+        assert!(world.staging().is_empty(), "{:?}", world.staging());
+        assert!(!world.is_busy());
+    }
+}
+
+pub async fn a_discarded_backup_leaves_nothing(world: &dyn World) {
+    let instance = InstanceId::draw();
+    let mut mover = opened(world, "discards").await;
+    done(&mut mover, Request::Discard).await;
+    sealed(world, &mut mover, instance, BackupId::draw()).await;
+    assert_eq!(world.staging().len(), 1);
+    done(&mut mover, Request::Discard).await;
+    done(&mut mover, Request::Discard).await;
+    assert!(world.staging().is_empty() && world.published().is_empty());
+    done(&mut mover, Request::Release).await;
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
+pub async fn what_is_not_the_repository_that_was_meant_is_refused(world: &dyn World) {
+    let right = world.repository();
+    let other_id = Repository { id: RepositoryId::draw(), ..right.clone() };
+    let elsewhere = Repository { address: "/nowhere/at/all".into(), ..right.clone() };
+    let nfs = Repository { repository_type: RepositoryType::Nfs, address: "nas:/backups".into(), ..right.clone() };
+    let mut mover = started(world, "opens").await;
+    for (repository, need_bytes, code) in [
+        (other_id, 0, Code::RepositoryIdentityMismatch),
+        (elsewhere, 0, Code::RepositoryNotFound),
+        (nfs, 0, Code::MountTypeUnsupported),
+        (right.clone(), u64::MAX, Code::RepositoryFull),
+    ] {
+        let request = Request::Open { repository, same_device_ok: true, need_bytes };
+        assert_eq!(refused(&mut mover, request).await.code, code);
+    }
+    let request = Request::Open { repository: right, same_device_ok: false, need_bytes: 0 };
+    assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryNotSeparate);
+    assert_eq!(refused(&mut mover, lease(InstanceId::draw())).await.code, Code::Internal, "nothing is open");
+    mover.stop().await.unwrap();
+}
+
+pub async fn a_lease_has_one_holder(world: &dyn World) {
+    let instance = InstanceId::draw();
+    let (mut one, mut two) = (opened(world, "holds-1").await, opened(world, "holds-2").await);
+    done(&mut one, lease(instance)).await;
+    assert_eq!(refused(&mut two, lease(instance)).await.code, Code::LeaseHeld);
+    assert_eq!(refused(&mut two, stage(instance, BackupId::draw())).await.code, Code::Internal);
+    done(&mut one, Request::Release).await;
+    done(&mut two, lease(instance)).await;
+    done(&mut two, Request::Release).await;
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+}
+
+pub async fn a_published_backup_is_neither_staged_nor_published_again(world: &dyn World) {
+    let (instance, backup) = (InstanceId::draw(), BackupId::draw());
+    let mut mover = opened(world, "first").await;
+    let first = sealed(world, &mut mover, instance, backup).await;
+    let number = publish(&mut mover, &first).await;
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+
+    let mut mover = opened(world, "second").await;
+    assert_eq!(publish(&mut mover, &first).await, number, "the same attempt is told that it has published");
+    let second = Manifest { attempt: 2, ..first };
+    let refusal = refused(&mut mover, Request::Publish { manifest: Box::new(second) }).await;
+    assert_eq!(refusal.code, Code::Internal, "another attempt has to stage first");
+    done(&mut mover, lease(instance)).await;
+    assert_eq!(refused(&mut mover, stage(instance, backup)).await.code, Code::BackupExists);
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+    assert_eq!(world.published().len(), 1);
+}
+
+pub async fn a_manifest_that_names_what_is_not_there_is_not_published(world: &dyn World) {
+    let instance = InstanceId::draw();
+    let mut mover = opened(world, "lies").await;
+    let manifest = sealed(world, &mut mover, instance, BackupId::draw()).await;
+    let mut short = manifest.clone();
+    short.disks[0].file_bytes += 1;
+    let mut missing = manifest.clone();
+    missing.records.push(RecordFile { file: "nvram".into(), bytes: 1, blake3: "00".into() });
+    for wrong in [short, missing] {
+        let refusal = refused(&mut mover, Request::Publish { manifest: Box::new(wrong) }).await;
+        assert_eq!(refusal.code, Code::RepositoryIo);
+    }
+    let stranger = Manifest { backup_id: BackupId::draw(), ..manifest.clone() };
+    assert_eq!(refused(&mut mover, Request::Publish { manifest: Box::new(stranger) }).await.code, Code::Internal);
+    assert_eq!(publish(&mut mover, &manifest).await, 1, "the right one still can be");
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
+pub async fn records_have_plain_names(world: &dyn World) {
+    let instance = InstanceId::draw();
+    let mut mover = opened(world, "records").await;
+    assert_eq!(refused(&mut mover, record()).await.code, Code::Internal, "nothing is staged");
+    done(&mut mover, lease(instance)).await;
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    for file in ["", "..", "../x", "a/b", "manifest.json", ".x"] {
+        let request = Request::Record { file: file.into(), content: Vec::new() };
+        assert_eq!(refused(&mut mover, request).await.code, Code::Internal, "{file}");
+    }
+    done(&mut mover, record()).await;
+    done(&mut mover, record()).await;
+    done(&mut mover, Request::Discard).await;
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
+pub async fn a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more(world: &dyn World) {
+    let mut mover = opened(world, "dropped").await;
+    let lost = mover.lost().unwrap();
+    assert!(mover.lost().is_none());
+    drop(mover);
+    eventually("the dropped mover is gone", || !world.is_busy()).await;
+    if let Ok(failure) = lost.await {
+        assert_eq!(failure.code, Code::MoverDied);
+    }
+    let mut mover = opened(world, "dropped").await;
+    mover.stop().await.unwrap();
+    assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::MoverDied);
+    assert!(!world.is_busy());
+}

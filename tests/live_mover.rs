@@ -1,0 +1,403 @@
+//! The real mover, process and all, against real directories. Needs root, qemu-utils, nbdkit; fails where one is missing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "contract/mover.rs"]
+mod contract;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use contract::{SOON, World, done, eventually, opened, publish, record, refused, sealed, stage};
+use longshore::failure::Code;
+use longshore::host::mover::{Movers, ProcessMovers};
+use longshore::model::id::{BackupId, InstanceId};
+use longshore::model::instance::{DiskSource, ImageFormat};
+use longshore::model::manifest::Manifest;
+use longshore::model::repository::{Repository, RepositoryType};
+use longshore::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
+use longshore::mover::share::{self, Listed};
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Bytes of the disk that is backed up.
+const DISK_BYTES: u64 = 8 << 20;
+
+struct Real {
+    folder: tempfile::TempDir,
+    movers: ProcessMovers,
+    repository: Repository,
+}
+
+impl Real {
+    fn new() -> Self {
+        Self::with_share(|_| {})
+    }
+
+    /// `mount` is given the share's directory before a repository is made in it.
+    fn with_share(mount: impl FnOnce(&Path)) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "the real mover needs root");
+        let folder = tempfile::tempdir().unwrap();
+        let share = folder.path().join("share");
+        fs::create_dir(&share).unwrap();
+        mount(&share);
+        let repository = Repository {
+            id: share::init(&share).unwrap(),
+            repository_type: RepositoryType::Directory,
+            address: share.to_str().unwrap().to_owned(),
+            options: Vec::new(),
+            credentials: None,
+        };
+        let mut disk: Vec<u8> = (0..DISK_BYTES).map(|at| (at / 512 * 7 + at) as u8).collect();
+        disk[2 << 20..5 << 20].fill(0);
+        fs::write(folder.path().join("disk.raw"), disk).unwrap();
+        let movers = ProcessMovers::new(env!("CARGO_BIN_EXE_longshore").into(), folder.path().join("run"));
+        Self { folder, movers, repository }
+    }
+
+    fn share(&self) -> PathBuf {
+        self.folder.path().join("share")
+    }
+
+    fn instance(&self, instance: InstanceId) -> PathBuf {
+        self.share().join(share::INSTANCES).join(instance.to_string())
+    }
+
+    /// A disk that takes minutes to read, served by a process of its own.
+    fn slow_disk(&self) -> (CopyDisk, Server) {
+        let socket = self.folder.path().join("slow.sock");
+        let server = Command::new("nbdkit")
+            .args(["--foreground", "--filter=delay", "--unix"])
+            .arg(&socket)
+            .args(["pattern", "256M", "rdelay=200ms"])
+            .spawn()
+            .expect("nbdkit is missing");
+        let server = Server(server);
+        let began = Instant::now();
+        while !socket.exists() {
+            assert!(began.elapsed() < SOON, "nbdkit does not serve");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let source = ByteSource::Export { socket, name: String::new() };
+        (CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: None, format: None }, server)
+    }
+
+    /// Processes that have a word of this world in their command line: movers, and the tools they started.
+    fn processes(&self) -> Vec<(i32, String)> {
+        let word = self.folder.path().join("run").to_str().unwrap().to_owned();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap() {
+            let path = entry.unwrap().path();
+            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
+            let line = fs::read(path.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            // By its mounts too: a tool's command line need not name us.
+            let mounts = fs::read_to_string(path.join("mountinfo")).unwrap_or_default();
+            if line.contains(&word) || mounts.contains(&word) {
+                found.push((pid, line));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// The outer and the inner process of the only mover: parent and child.
+    fn outer_and_inner(&self) -> (Pid, Pid) {
+        let movers: Vec<_> = self.processes().into_iter().filter(|(_, line)| line.contains(" mover ")).collect();
+        let parent = |pid: i32| -> i32 {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+        };
+        let inner =
+            movers.iter().map(|(pid, _)| *pid).find(|pid| movers.iter().any(|(other, _)| parent(*pid) == *other));
+        let inner = inner.unwrap_or_else(|| panic!("no mover in {movers:?}"));
+        (Pid::from_raw(parent(inner)), Pid::from_raw(inner))
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let began = Instant::now();
+            while !self.processes().is_empty() {
+                assert!(began.elapsed() < Duration::from_secs(20), "left behind: {:?}", self.processes());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// A server that ends with its test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl World for Real {
+    fn movers(&self) -> &dyn Movers {
+        &self.movers
+    }
+
+    fn repository(&self) -> Repository {
+        self.repository.clone()
+    }
+
+    fn disk(&self) -> CopyDisk {
+        let source = DiskSource::File { path: self.folder.path().join("disk.raw"), format: ImageFormat::Raw };
+        CopyDisk {
+            target: "vda".parse().unwrap(),
+            source: ByteSource::Volume { source },
+            virtual_bytes: Some(DISK_BYTES),
+            format: Some(ImageFormat::Raw),
+        }
+    }
+
+    fn staging(&self) -> Vec<String> {
+        let instances = fs::read_dir(self.share().join(share::INSTANCES)).unwrap();
+        let entries = instances.flat_map(|instance| fs::read_dir(instance.unwrap().path()).unwrap());
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with('.'))
+            .collect()
+    }
+
+    fn published(&self) -> Vec<Manifest> {
+        let listed = share::list_backups(&self.share()).unwrap();
+        listed
+            .into_iter()
+            .map(|entry| match entry {
+                Listed::Backup(manifest) => manifest,
+                Listed::Damaged { directory, failure } => panic!("{directory}: {failure:#}"),
+            })
+            .collect()
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.processes().is_empty()
+    }
+}
+
+macro_rules! contract {
+    ($($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            contract::$name(&Real::new()).await;
+        })*
+    };
+}
+
+contract! {
+    backups_are_published_in_order_and_leave_nothing
+    a_discarded_backup_leaves_nothing
+    what_is_not_the_repository_that_was_meant_is_refused
+    a_lease_has_one_holder
+    a_published_backup_is_neither_staged_nor_published_again
+    a_manifest_that_names_what_is_not_there_is_not_published
+    records_have_plain_names
+    a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
+}
+
+#[tokio::test]
+async fn a_published_backup_holds_the_disk_and_what_the_manifest_says() {
+    let real = Real::new();
+    let (instance, backup) = (InstanceId::draw(), BackupId::draw());
+    let mut mover = opened(&real, "whole").await;
+    let mut manifest = sealed(&real, &mut mover, instance, backup).await;
+    manifest.number = publish(&mut mover, &manifest).await;
+    done(&mut mover, Request::Release).await;
+    let reply = mover.ask(Request::Close, SOON).await.unwrap();
+    assert_eq!(reply, Reply::Closed { warnings: Vec::new() });
+    mover.stop().await.unwrap();
+
+    let directory = real.instance(instance).join(backup.to_string());
+    let mut names: Vec<_> =
+        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["README-RESTORE.txt", "domain.xml", "manifest.json", "vda.blocks", "vda.qcow2"]);
+    let compared = Command::new("qemu-img")
+        .args(["compare", "-f", "qcow2", "-F", "raw"])
+        .arg(directory.join("vda.qcow2"))
+        .arg(real.folder.path().join("disk.raw"))
+        .output()
+        .expect("qemu-img is missing");
+    assert!(compared.status.success(), "{compared:?}");
+    let disk = &manifest.disks[0];
+    assert_eq!(fs::metadata(directory.join(&disk.file)).unwrap().len(), disk.file_bytes);
+    assert!(disk.data_bytes <= DISK_BYTES - (3 << 20), "3 MiB of zeros are not stored: {disk:?}");
+    for record in &manifest.records {
+        let content = fs::read(directory.join(&record.file)).unwrap();
+        assert_eq!(blake3::hash(&content).to_hex().as_str(), record.blake3, "{}", record.file);
+    }
+    assert_eq!(share::find_backup(&real.share(), backup).unwrap(), manifest);
+    assert!(real.share().join(share::LOCKS).join(instance.to_string()).join("1/released").exists());
+    assert_eq!(fs::read_dir(real.share()).unwrap().count(), 3, "no probe is left");
+    assert_eq!(fs::read_dir(real.folder.path().join("run")).unwrap().count(), 0, "nor a directory of the mover");
+}
+
+/// Leaves a mover in the middle of a copy that would take minutes.
+async fn copying(real: &Real, name: &str, instance: InstanceId) -> (Box<dyn longshore::host::mover::Mover>, Server) {
+    let mut mover = opened(real, name).await;
+    done(&mut mover, contract::lease(instance)).await;
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    let (disk, server) = real.slow_disk();
+    let mut progress = mover.progress();
+    let copy = mover.ask(Request::Copy { disks: vec![disk] }, SOON);
+    tokio::select! {
+        answer = copy => panic!("the copy ended: {answer:?}"),
+        moved = progress.wait_for(|progress| progress.done_bytes > 0) => { moved.unwrap(); }
+    }
+    (mover, server)
+}
+
+#[tokio::test]
+async fn a_copy_that_nobody_waits_for_is_broken_off_and_discarded() {
+    let real = Real::new();
+    let instance = InstanceId::draw();
+    let (mut mover, _server) = copying(&real, "broken-off", instance).await;
+    let began = Instant::now();
+    done(&mut mover, Request::Discard).await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(real.staging().is_empty());
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    done(&mut mover, record()).await;
+    done(&mut mover, Request::Discard).await;
+    done(&mut mover, Request::Release).await;
+    let reply = mover.ask(Request::Close, SOON).await.unwrap();
+    assert_eq!(reply, Reply::Closed { warnings: Vec::new() }, "no tool holds the share any more");
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mover_killed_while_it_copies_leaves_no_process_and_no_mount() {
+    for inside in [false, true] {
+        let real = Real::new();
+        let (mut mover, _server) = copying(&real, "killed", InstanceId::draw()).await;
+        let lost = mover.lost().unwrap();
+        let (outer, inner) = real.outer_and_inner();
+        kill(if inside { inner } else { outer }, Signal::SIGKILL).unwrap();
+        assert_eq!(tokio::time::timeout(SOON, lost).await.unwrap().unwrap().code, Code::MoverDied);
+        assert_eq!(refused(&mut mover, Request::Discard).await.code, Code::MoverDied);
+        eventually("all processes of the mover are gone", || real.processes().is_empty()).await;
+        assert_eq!(real.staging().len(), 1, "what it had written stays for the next holder of the lease");
+        mover.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_mover_that_hears_nothing_is_killed_when_it_is_stopped() {
+    let real = Real::new();
+    let mut mover = opened(&real, "deaf").await;
+    let (_, inner) = real.outer_and_inner();
+    kill(inner, Signal::SIGSTOP).unwrap();
+    let failure = mover.ask(Request::Discard, Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(failure.code, Code::MoverUnresponsive);
+    mover.stop().await.unwrap();
+    assert!(!real.is_busy());
+}
+
+#[tokio::test]
+async fn links_on_the_share_lead_nowhere() {
+    let real = Real::new();
+    let elsewhere = real.folder.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let instance = InstanceId::draw();
+    let mut mover = opened(&real, "links").await;
+    symlink(&elsewhere, real.share().join(share::LOCKS).join(instance.to_string())).unwrap();
+    assert_eq!(refused(&mut mover, contract::lease(instance)).await.code, Code::RepositoryUnsafe);
+
+    let instance = InstanceId::draw();
+    done(&mut mover, contract::lease(instance)).await;
+    symlink(&elsewhere, real.instance(instance)).unwrap();
+    assert_eq!(refused(&mut mover, stage(instance, BackupId::draw())).await.code, Code::RepositoryUnsafe);
+    fs::remove_file(real.instance(instance)).unwrap();
+
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    fs::rename(real.instance(instance), real.share().join("moved")).unwrap();
+    symlink(&elsewhere, real.instance(instance)).unwrap();
+    done(&mut mover, record()).await;
+    let copied = mover.ask(Request::Copy { disks: vec![real.disk()] }, SOON).await;
+    assert!(copied.is_ok(), "{copied:?}");
+    mover.stop().await.unwrap();
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "everything went where the descriptor leads");
+
+    let real = Real::new();
+    fs::remove_dir(real.share().join(share::INSTANCES)).unwrap();
+    symlink("/", real.share().join(share::INSTANCES)).unwrap();
+    let mut mover = contract::started(&real, "links").await;
+    let request = Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0 };
+    assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryUnsafe);
+    mover.stop().await.unwrap();
+}
+
+/// Mounts a small file system on a directory, for this test's thread and what it starts alone.
+fn small_file_system(directory: &Path) {
+    let none = None::<&Path>;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    nix::mount::mount(Some("small"), directory, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).unwrap();
+}
+
+#[tokio::test]
+async fn a_share_that_fills_up_fails_the_copy_as_full_and_can_be_cleaned() {
+    let real = Real::with_share(small_file_system);
+    let instance = InstanceId::draw();
+    let mut mover = contract::started(&real, "full").await;
+    let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 1 << 20 };
+    assert!(matches!(mover.ask(request, SOON).await.unwrap(), Reply::Opened { .. }), "it is a device of its own");
+    done(&mut mover, contract::lease(instance)).await;
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    let failure = refused(&mut mover, Request::Copy { disks: vec![real.disk()] }).await;
+    assert_eq!(failure.code, Code::RepositoryFull, "{failure:#}");
+    done(&mut mover, Request::Discard).await;
+    assert!(real.staging().is_empty());
+    done(&mut mover, Request::Release).await;
+    done(&mut mover, Request::Close).await;
+    fs::write(real.share().join("rest"), vec![1; 5 << 20]).unwrap_err();
+    let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 0 };
+    assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryFull, "the probe found it");
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_share_that_became_read_only_is_not_opened() {
+    let real = Real::with_share(small_file_system);
+    let none = None::<&Path>;
+    nix::mount::mount(none, &real.share(), none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
+    let mut mover = contract::started(&real, "read-only").await;
+    let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 0 };
+    assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryReadOnly);
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mover_without_root_says_so() {
+    let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
+        .args(["mover", "/run/nowhere"])
+        .uid(65534)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("needs to be root"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_program_that_is_no_mover_is_found_out() {
+    let real = Real::new();
+    let movers = ProcessMovers::new("/bin/true".into(), real.folder.path().join("run"));
+    assert_eq!(movers.start(&"x".parse().unwrap()).await.err().unwrap().code, Code::MoverDied);
+    let movers = ProcessMovers::new("/bin/true".into(), Path::new("/").join("a".repeat(100)));
+    let failure = movers.start(&"x".parse().unwrap()).await.err().unwrap();
+    assert!(failure.text.contains("too long"), "{failure:#}");
+}

@@ -1,0 +1,163 @@
+//! The fake mover passes the contract, and fails and hangs as it is told.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "contract/mover.rs"]
+mod contract;
+
+use std::time::Duration;
+
+use contract::{World, done, opened, record, refused, sealed, stage};
+use longshore::failure::{Code, Failure};
+use longshore::host::mover::{FakeMovers, Movers};
+use longshore::model::id::{BackupId, InstanceId, RepositoryId};
+use longshore::model::manifest::Manifest;
+use longshore::model::repository::{Repository, RepositoryType};
+use longshore::mover::protocol::{ByteSource, CopyDisk, Request};
+
+const ADDRESS: &str = "/mnt/nas";
+
+struct FakeWorld {
+    movers: FakeMovers,
+    id: RepositoryId,
+}
+
+impl FakeWorld {
+    fn new() -> Self {
+        let movers = FakeMovers::new();
+        let id = movers.add_repository(ADDRESS);
+        movers.repository(ADDRESS, |repository| repository.same_device = true).unwrap();
+        Self { movers, id }
+    }
+}
+
+impl World for FakeWorld {
+    fn movers(&self) -> &dyn Movers {
+        &self.movers
+    }
+
+    fn repository(&self) -> Repository {
+        Repository {
+            id: self.id,
+            repository_type: RepositoryType::Directory,
+            address: ADDRESS.into(),
+            options: Vec::new(),
+            credentials: None,
+        }
+    }
+
+    fn disk(&self) -> CopyDisk {
+        let source = ByteSource::Export { socket: "/run/x.sock".into(), name: "vda".into() };
+        CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: Some(1 << 20), format: None }
+    }
+
+    fn staging(&self) -> Vec<String> {
+        self.movers.staging(ADDRESS)
+    }
+
+    fn published(&self) -> Vec<Manifest> {
+        self.movers.published(ADDRESS)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.movers.is_mounted(ADDRESS) || !self.movers.running().is_empty()
+    }
+}
+
+macro_rules! contract {
+    ($($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            contract::$name(&FakeWorld::new()).await;
+        })*
+    };
+}
+
+contract! {
+    backups_are_published_in_order_and_leave_nothing
+    a_discarded_backup_leaves_nothing
+    what_is_not_the_repository_that_was_meant_is_refused
+    a_lease_has_one_holder
+    a_published_backup_is_neither_staged_nor_published_again
+    a_manifest_that_names_what_is_not_there_is_not_published
+    records_have_plain_names
+    a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
+}
+
+#[tokio::test]
+async fn a_scripted_failure_comes_as_often_as_it_was_told_and_has_no_effect() {
+    let world = FakeWorld::new();
+    let mut mover = opened(&world, "m").await;
+    let instance = InstanceId::draw();
+    done(&mut mover, contract::lease(instance)).await;
+    world.movers.fail("stage", 2, Failure::new(Code::RepositoryIo, "scripted"));
+    for _ in 0..2 {
+        assert_eq!(refused(&mut mover, stage(instance, BackupId::draw())).await.code, Code::RepositoryIo);
+    }
+    assert!(world.staging().is_empty());
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    world.movers.fail("start", 1, Failure::new(Code::MoverDied, "scripted"));
+    assert_eq!(world.movers.start(&"n".parse().unwrap()).await.err().unwrap().code, Code::MoverDied);
+}
+
+#[tokio::test]
+async fn an_answer_can_be_lost_after_the_effect() {
+    let world = FakeWorld::new();
+    let mut mover = opened(&world, "m").await;
+    let manifest = sealed(&world, &mut mover, InstanceId::draw(), BackupId::draw()).await;
+    world.movers.fail_after("publish", 1, Failure::new(Code::MoverDied, "scripted"));
+    let request = Request::Publish { manifest: Box::new(manifest.clone()) };
+    assert_eq!(refused(&mut mover, request).await.code, Code::MoverDied);
+    assert_eq!(world.published().len(), 1);
+    assert_eq!(contract::publish(&mut mover, &manifest).await, 1);
+}
+
+#[tokio::test]
+async fn a_hanging_request_passes_its_deadline_or_goes_on() {
+    let world = FakeWorld::new();
+    world.movers.hang("open");
+    let mut mover = contract::started(&world, "m").await;
+    let open = || Request::Open { repository: world.repository(), same_device_ok: true, need_bytes: 0 };
+    let failure = mover.ask(open(), Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(failure.code, Code::MoverUnresponsive);
+    assert!(!world.movers.is_mounted(ADDRESS));
+    let movers = world.movers.clone();
+    let (asked, ()) = tokio::join!(mover.ask(open(), Duration::from_secs(30)), async { movers.unhang("open") });
+    asked.unwrap();
+    assert!(world.movers.is_mounted(ADDRESS));
+}
+
+#[tokio::test]
+async fn a_lost_lease_is_told_fences_the_staging_and_stops_the_commit() {
+    let world = FakeWorld::new();
+    let mut mover = opened(&world, "m").await;
+    let lost = mover.lost().unwrap();
+    let instance = InstanceId::draw();
+    let manifest = sealed(&world, &mut mover, instance, BackupId::draw()).await;
+    world.movers.lose_lease(ADDRESS, instance);
+    assert_eq!(lost.await.unwrap().code, Code::LeaseLost);
+    assert!(world.staging().is_empty());
+    let failure = refused(&mut mover, Request::Publish { manifest: Box::new(manifest) }).await;
+    assert_eq!(failure.code, Code::LeaseLost);
+    done(&mut mover, Request::Release).await;
+    assert!(world.movers.is_leased(ADDRESS, instance), "by the one who took it over");
+}
+
+#[tokio::test]
+async fn a_killed_mover_leaves_its_staging_to_the_next_holder_of_the_lease() {
+    let world = FakeWorld::new();
+    let mut mover = opened(&world, "m").await;
+    let lost = mover.lost().unwrap();
+    let instance = InstanceId::draw();
+    done(&mut mover, contract::lease(instance)).await;
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    done(&mut mover, record()).await;
+    assert!(world.movers.kill("m"));
+    assert_eq!(lost.await.unwrap().code, Code::MoverDied);
+    assert_eq!(refused(&mut mover, Request::Seal).await.code, Code::MoverDied);
+    assert!(!world.is_busy());
+    assert_eq!(world.staging().len(), 1);
+    let mut next = opened(&world, "n").await;
+    done(&mut next, contract::lease(instance)).await;
+    assert!(world.staging().is_empty());
+}
