@@ -27,10 +27,10 @@ use super::link::{Link, LinkHealth, lost};
 use super::publisher::{PublishHandle, Slot};
 use super::returns::mark;
 use super::thread::AmqpThread;
+use crate::broker::PublishError;
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::BrokerSettings;
 use crate::broker::topology::shared_queues;
-use crate::broker::PublishError;
 
 /// What is said of a message that got a negative confirm.
 const NACK_MEANS: &str = "it could not be kept, as when the queue is at its limit";

@@ -93,27 +93,33 @@ fn is_backed_up(file_system: &GuestFileSystem, disks: &[PlannedDisk]) -> bool {
     file_system.disks.is_empty() || file_system.disks.iter().any(on)
 }
 
-/// Thaws the guest, again and again, until its agent says that it is thawed or it has stopped running, for at most
-/// [`THAW_SECONDS_MAX`]. Answers when the first good answer to a thaw came, which is when the guest went on.
-pub async fn thaw_until_confirmed(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<Instant, Failure> {
-    let deadline = Instant::now() + Duration::from_secs(THAW_SECONDS_MAX);
+/// Thaws the guest, again and again, until its agent says that it is thawed or it has stopped running, until `until` at
+/// the latest but at least once. Answers when the first good answer to a thaw came, which is when the guest went on.
+pub async fn thaw_until_confirmed(
+    hypervisor: &dyn Hypervisor,
+    instance: InstanceId,
+    until: Instant,
+) -> Result<Instant, Failure> {
+    let until = until.max(Instant::now() + Duration::from_secs(THAW_ANSWER_SECONDS_MAX + 2 * AGENT_ANSWER_SECONDS_MAX));
+    let pause = Duration::from_millis(THAW_PAUSE_MILLISECONDS);
     let mut thawed_at = None;
-    let mut last: Option<Failure> = None;
+    let mut last = None;
     loop {
-        match timeout_at(deadline, thaw_once(hypervisor, instance, &mut thawed_at)).await {
+        match timeout_at(until, thaw_once(hypervisor, instance, &mut thawed_at)).await {
             Ok(Ok(())) => return Ok(thawed_at.unwrap_or_else(Instant::now)),
             Ok(Err(failure)) => last = Some(failure),
             Err(_) => {}
         }
-        if Instant::now() + Duration::from_millis(THAW_PAUSE_MILLISECONDS) >= deadline {
-            let text = format!("instance `{instance}` has not confirmed within {THAW_SECONDS_MAX} s that it is thawed");
+        if Instant::now() + pause >= until {
+            let text =
+                format!("instance `{instance}` has been asked to freeze and has not confirmed that it is thawed");
             let failure = Failure::new(Code::GuestMaybeFrozen, text);
             return Err(match last {
-                Some(last) => failure.because(&last),
-                None => failure,
+                Some(last) => failure.because_of(&last),
+                None => failure.caused_by("no call to its agent came back"),
             });
         }
-        sleep(Duration::from_millis(THAW_PAUSE_MILLISECONDS)).await;
+        sleep(pause).await;
     }
 }
 
@@ -135,6 +141,8 @@ async fn thaw_once(
                 .err()
                 .unwrap_or_else(|| Failure::new(Code::GuestMaybeFrozen, "the agent says that the guest is frozen")))
         }
+        // Without a channel no freeze ever reached the guest.
+        Err(failure) if failure.code == Code::AgentMissing => Ok(()),
         Err(failure) => match hypervisor.state(instance).await {
             Ok(PowerState::ShutOff) => Ok(()),
             Err(gone) if gone.code == Code::InstanceNotHere => Ok(()),

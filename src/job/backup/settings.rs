@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::host::hypervisor::Version;
 use crate::model::id::{HostId, InstallationId};
 
 /// The host's part of every backup.
@@ -13,8 +12,8 @@ pub struct BackupSettings {
     pub host: HostId,
     /// The worker's installation.
     pub installation: InstallationId,
-    /// Directory for job directories (mount points, sockets), absolute, on a local file system. Short, since a socket's
-    /// path has at most 107 bytes.
+    /// Directory for the directories of pull exports' sockets, absolute, on a local file system; QEMU's user can pass it. Short,
+    /// since a socket's path has at most 107 bytes.
     pub run_dir: PathBuf,
     /// Directory for the scratch of pull backups, absolute, on a local disk.
     pub scratch_dir: PathBuf,
@@ -50,9 +49,3 @@ pub const SCRATCH_RESERVE_DIVISOR: u64 = 10;
 
 /// Room wanted in the repository over what the disks' storage holds, for image metadata and records, bytes.
 pub const REPOSITORY_MARGIN_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Oldest libvirt whose pull backups are meant for production.
-pub const LIBVIRT_MIN: Version = Version(7, 2, 0);
-
-/// Oldest QEMU that libvirt's pull backups work with.
-pub const QEMU_MIN: Version = Version(4, 2, 0);

@@ -11,12 +11,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use disks::PlannedDisk;
-pub use names::qemu_dir;
 
 use super::facts::Facts;
-use super::settings::{
-    BackupSettings, LIBVIRT_MIN, QEMU_MIN, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR,
-};
+use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::PullDisk;
 use crate::job::Attempt;
@@ -52,10 +49,8 @@ pub struct BackupPlan {
     pub skipped_disks: Vec<SkippedDisk>,
     /// Free bytes without which copying has no sense.
     pub need_bytes: u64,
-    /// Directory for this attempt's things on the host.
-    pub job_dir: PathBuf,
-    /// Where the mover mounts the repository; inside the job directory.
-    pub mount_point: PathBuf,
+    /// Name of the mover.
+    pub mover_name: String,
     /// Last part of the staging directory's name.
     pub staging_suffix: String,
 }
@@ -73,6 +68,8 @@ pub enum SourcePlan {
 /// The host-local things of a pull backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullPlan {
+    /// Directory of the export's socket; QEMU's own.
+    pub socket_dir: PathBuf,
     /// The export's socket.
     pub socket: PathBuf,
     /// Directory of this attempt's scratch files.
@@ -122,13 +119,14 @@ pub fn plan(
     let (disks, skipped_disks) = disks::select(instance, &spec.exclude_disks, transfer)?;
     let freeze = plan_freeze(spec.quiesce, instance)?;
     let name = names::attempt_name(settings, attempt);
-    let job_dir = settings.run_dir.join(&name);
     let source = match transfer {
         TransferUsed::Stopped => SourcePlan::Stopped,
         TransferUsed::Pull => {
+            let socket_dir = settings.run_dir.join(&name);
             let scratch_dir = settings.scratch_dir.join(&name);
             SourcePlan::Pull(PullPlan {
-                socket: names::socket(&job_dir)?,
+                socket: names::socket(&socket_dir)?,
+                socket_dir,
                 scratch: disks.iter().map(|disk| names::scratch_file(&scratch_dir, &disk.target)).collect(),
                 scratch_dir,
                 scratch_limit_bytes: scratch_limit(settings, facts, &disks)?,
@@ -144,13 +142,12 @@ pub fn plan(
         instance_state: instance.state,
         verification: choose_verification(spec.verification, transfer, &disks),
         need_bytes: need_bytes(&disks),
-        mount_point: names::mount_point(&job_dir),
         staging_suffix: names::staging_suffix(settings, attempt),
         source,
         freeze,
         disks,
         skipped_disks,
-        job_dir,
+        mover_name: names::mover_name(attempt),
     })
 }
 
@@ -165,12 +162,7 @@ fn choose_transfer(spec: &BackupSpec, facts: &Facts) -> Result<TransferUsed, Fai
     match instance.state {
         PowerState::ShutOff => Ok(TransferUsed::Stopped),
         PowerState::Running | PowerState::Paused => {
-            let versions = &facts.versions;
-            if versions.libvirt < LIBVIRT_MIN || versions.qemu < QEMU_MIN {
-                let text = format!("a pull backup needs libvirt {LIBVIRT_MIN} and QEMU {QEMU_MIN}");
-                let found = format!("this host has libvirt {} and QEMU {}", versions.libvirt, versions.qemu);
-                return Err(Failure::new(Code::HypervisorTooOld, text).caused_by(found));
-            }
+            facts.versions.allow_full()?;
             Ok(TransferUsed::Pull)
         }
         PowerState::PausedByIoError => {

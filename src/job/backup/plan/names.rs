@@ -12,11 +12,16 @@ use crate::model::id::DiskTarget;
 /// has no room for all of them.
 const JOB_ID_DIGITS: usize = 12;
 
-/// `<host>.<job>.<run>.<attempt>`; a host id has no dots, so the host can be read back.
-pub fn attempt_name(settings: &BackupSettings, attempt: &Attempt) -> String {
+/// `<job>.<run>.<attempt>`: the mover's name, unique on the host.
+pub fn mover_name(attempt: &Attempt) -> String {
     let job = attempt.job.key.job_id.0.simple().to_string();
     let job: String = job.chars().skip(job.len().saturating_sub(JOB_ID_DIGITS)).collect();
-    format!("{}.{job}.{}.{}", settings.host, attempt.job.key.run, attempt.attempt)
+    format!("{job}.{}.{}", attempt.job.key.run, attempt.attempt)
+}
+
+/// `<host>.<job>.<run>.<attempt>`; a host id has no dots, so the host can be read back.
+pub fn attempt_name(settings: &BackupSettings, attempt: &Attempt) -> String {
+    format!("{}.{}", settings.host, mover_name(attempt))
 }
 
 /// Suffix of the staging directory: two attempts never write into the same one, whichever worker they belong to.
@@ -25,23 +30,13 @@ pub fn staging_suffix(settings: &BackupSettings, attempt: &Attempt) -> String {
 }
 
 /// The pull export's socket, in a directory that QEMU's user may write to.
-pub fn socket(job_dir: &Path) -> Result<PathBuf, Failure> {
-    let socket = qemu_dir(job_dir).join("nbd");
+pub fn socket(socket_dir: &Path) -> Result<PathBuf, Failure> {
+    let socket = socket_dir.join("nbd");
     if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
         let text = format!("the socket path `{}` has more than {SOCKET_PATH_BYTES_MAX} bytes", socket.display());
         return Err(Failure::new(Code::InvalidField, text).caused_by("the worker's `run_dir` is too long"));
     }
     Ok(socket)
-}
-
-/// The directory of the job directory that belongs to QEMU's user.
-pub fn qemu_dir(job_dir: &Path) -> PathBuf {
-    job_dir.join("qemu")
-}
-
-/// Where the mover mounts the repository.
-pub fn mount_point(job_dir: &Path) -> PathBuf {
-    job_dir.join("mount")
 }
 
 /// The scratch file of a disk.
