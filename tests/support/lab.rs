@@ -8,7 +8,8 @@ use longshore::model::id::InstanceId;
 
 /// A variable that `scripts/lab env` prints. A live test without its laboratory fails; it is never skipped.
 pub fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("`{name}` is not set: scripts/lab up, then eval \"$(scripts/lab env)\""))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("`{name}` is not set: scripts/lab up, then eval \"$(scripts/lab env)\""))
 }
 
 /// The laboratory's libvirt.

@@ -1,0 +1,85 @@
+//! What the steps of one backup hand to each other. After a crash it is built from the plan and the records alone, so
+//! whatever undo and release need must come from there or be found out from the world.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use jiff::Timestamp;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::facts::Facts;
+use super::plan::BackupPlan;
+use super::session::Session;
+use super::settings::BackupSettings;
+use crate::failure::{Code, Failure};
+use crate::host::guard::Guard;
+use crate::host::hypervisor::GuestFileSystem;
+use crate::job::{Doors, JobProgress};
+use crate::model::job::Job;
+use crate::model::manifest::{Manifest, QuiesceRecord};
+use crate::mover::protocol::CopiedDisk;
+
+/// The guard of this attempt, shared with the task that watches over the source.
+pub(super) type GuardSlot = Arc<Mutex<Option<Box<dyn Guard>>>>;
+
+/// The steps' common state.
+pub(super) struct Context {
+    /// The doors.
+    pub doors: Doors,
+    /// The host's settings.
+    pub settings: Arc<BackupSettings>,
+    /// The job.
+    pub job: Job,
+    /// The plan.
+    pub plan: Arc<BackupPlan>,
+    /// What the plan was made from; none while unwinding after a crash.
+    pub facts: Option<Facts>,
+    /// The mover, and how far it is.
+    pub session: Session,
+    /// Where progress goes.
+    pub progress: watch::Sender<JobProgress>,
+    /// The guard, from the source's acquiring to its release.
+    pub guard: GuardSlot,
+    /// The moment of the backup has been reached: from now on the source may not go away.
+    pub reached: Arc<AtomicBool>,
+    /// The guest's file systems as the agent lists them, or why it didn't.
+    pub file_systems: Option<Result<Vec<GuestFileSystem>, Failure>>,
+    /// The begin call, which goes on by itself when nobody waits for it any more.
+    pub begin: Option<JoinHandle<Result<(), Failure>>>,
+    /// The freeze call, likewise.
+    pub freeze: Option<JoinHandle<Result<u32, Failure>>>,
+    /// The guard has been told of a freeze and not yet of the thaw.
+    pub guard_freezing: bool,
+    /// What the guard said to the thaw, if that was bad.
+    pub guard_verdict: Option<Failure>,
+    /// The task that watches over the source.
+    pub watch: Option<AbortOnDropHandle<()>>,
+    /// Until when a thaw is repeated; set by the first thaw.
+    pub thaw_until: Option<Instant>,
+    /// The guest may have been asked to freeze and has not confirmed that it is thawed.
+    pub maybe_frozen: bool,
+    /// The moment of the backup.
+    pub taken_at: Option<Timestamp>,
+    /// What the freeze reached.
+    pub quiesce: Option<QuiesceRecord>,
+    /// The copied disks.
+    pub copied: Vec<CopiedDisk>,
+    /// The manifest, from sealing on; after a crash from the records.
+    pub manifest: Option<Manifest>,
+    /// What is unusual, for the manifest.
+    pub warnings: Vec<String>,
+    /// What went wrong too late for the manifest, or does not belong into it.
+    pub late_warnings: Vec<Failure>,
+}
+
+impl Context {
+    /// The facts, in a step that is only done going forward.
+    pub fn facts(&self) -> Result<&Facts, Failure> {
+        self.facts
+            .as_ref()
+            .ok_or_else(|| Failure::new(Code::Internal, "a step of the way forward was taken without facts"))
+    }
+}

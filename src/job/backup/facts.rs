@@ -1,0 +1,56 @@
+//! What is looked at before anything is decided. Gathering changes nothing and touches no share.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::statvfs::statvfs;
+
+use super::settings::BackupSettings;
+use crate::failure::{Code, Failure};
+use crate::host::hypervisor::{Hypervisor, Versions};
+use crate::model::id::InstanceRef;
+use crate::model::instance::{Instance, PowerState};
+
+/// Longest time for asking the scratch's file system how much room it has. It is meant to be local, but a configured path
+/// can be anything.
+const SCRATCH_ROOM_SECONDS_MAX: u64 = 10;
+
+/// The world as a plan needs it.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The instance with its disks.
+    pub instance: Instance,
+    /// libvirt's and QEMU's versions.
+    pub versions: Versions,
+    /// Free bytes of the scratch's file system; looked at only where scratch will be needed.
+    pub scratch_free_bytes: Option<u64>,
+}
+
+/// Gathers the facts for a backup of `instance`.
+pub async fn gather(
+    hypervisor: &dyn Hypervisor,
+    settings: &BackupSettings,
+    instance: &InstanceRef,
+) -> Result<Facts, Failure> {
+    let instance = hypervisor.find(instance).await?;
+    let versions = hypervisor.versions().await?;
+    let scratch_free_bytes = match instance.state {
+        PowerState::ShutOff => None,
+        _ => Some(free_bytes(&settings.scratch_dir).await?),
+    };
+    Ok(Facts { instance, versions, scratch_free_bytes })
+}
+
+async fn free_bytes(directory: &Path) -> Result<u64, Failure> {
+    let refused =
+        || Failure::new(Code::ScratchTooSmall, format!("cannot see how much room `{}` has", directory.display()));
+    let path = directory.to_owned();
+    let asked =
+        tokio::task::spawn_blocking(move || statvfs(&path).map(|room| room.blocks_available() * room.fragment_size()));
+    match tokio::time::timeout(Duration::from_secs(SCRATCH_ROOM_SECONDS_MAX), asked).await {
+        Ok(Ok(Ok(bytes))) => Ok(bytes),
+        Ok(Ok(Err(error))) => Err(refused().because(&error)),
+        Ok(Err(error)) => Err(refused().because(&error)),
+        Err(_) => Err(refused().caused_by(format!("no answer within {SCRATCH_ROOM_SECONDS_MAX} s"))),
+    }
+}

@@ -1,0 +1,185 @@
+//! The backup of one instance, all of its disks at one moment, onto a repository.
+//!
+//! It promises: the guest never waits for the repository and is thawed on every way out; nothing is published that was not
+//! proven as far as the job asks; what is published can be restored without us; the record says no more than is known. It
+//! deliberately never touches the share itself, which is its mover's to do, and makes no decision after the plan but the ones that
+//! the freeze policy leaves open.
+//!
+//! ```text
+//!   gather ──► plan ──► mover ─► repository ─► lease ─► staging, records
+//!                                                          │
+//!        running: source (guard, scratch) ─► moment (freeze, begin, thaw) ─► copy ─► compare ─┐
+//!        stopped: source (stays stopped) ──────────────────► copy ─► compare ─► unchanged ────┤
+//!                                                                                             ▼
+//!                                                                   publish ◄── seal ◄── source released
+//! ```
+
+mod context;
+mod directory;
+pub mod facts;
+pub mod freeze;
+pub mod plan;
+mod result;
+mod session;
+pub mod settings;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use plan::BackupPlan;
+pub use result::BackupResult;
+pub use settings::{BackupSettings, QemuOwner};
+
+use self::context::Context;
+use self::steps::{
+    Compare, Copy, Lease, Moment, MoverProcess, OpenRepository, Publish, PullSource, Records, Seal, SourcesUnchanged,
+    Staging, StoppedSource,
+};
+use super::{Attempt, Doors, JobProgress};
+use crate::failure::{Code, Failure};
+use crate::model::job::{BackupSpec, Verification};
+use crate::saga::step::{Step, commit, make, within};
+use crate::saga::{self, Outcome, Record, SagaLog, Stop};
+
+/// A backup that has been planned, and has changed nothing yet.
+pub struct PreparedBackup {
+    plan: BackupPlan,
+    facts: facts::Facts,
+}
+
+impl PreparedBackup {
+    /// Looks at the instance and decides what to do.
+    pub async fn new(
+        doors: &Doors,
+        settings: &BackupSettings,
+        attempt: &Attempt,
+        spec: &BackupSpec,
+    ) -> Result<Self, Failure> {
+        let facts = facts::gather(doors.hypervisor.as_ref(), settings, &attempt.job.instance).await?;
+        let plan = plan::plan(attempt, spec, settings, &facts)?;
+        Ok(Self { plan, facts })
+    }
+
+    /// What will be done. To be journalled before [`PreparedBackup::run`].
+    pub fn plan(&self) -> &BackupPlan {
+        &self.plan
+    }
+
+    /// Does it. A completed outcome's value is a [`BackupResult`].
+    pub async fn run(
+        self,
+        doors: &Doors,
+        settings: &BackupSettings,
+        attempt: &Attempt,
+        hooks: Hooks<'_>,
+        stop: &Stop,
+    ) -> Outcome {
+        let steps = recipe(&self.plan, settings, attempt);
+        let mut context = Context::new(doors, settings, attempt, self.plan, hooks.progress);
+        context.facts = Some(self.facts);
+        let outcome = saga::run(&steps, &mut context, hooks.log, stop).await;
+        context.finish(outcome)
+    }
+}
+
+/// Who is told while a backup runs.
+#[derive(Clone, Copy)]
+pub struct Hooks<'a> {
+    /// Gets each record before its effect.
+    pub log: &'a dyn SagaLog,
+    /// Gets the progress of the steps that move bytes.
+    pub progress: &'a watch::Sender<JobProgress>,
+}
+
+/// Ends the attempt that a crash cut off, from its plan and records alone: unwinds it, or finds out that its backup was
+/// published.
+pub async fn unwind(
+    doors: &Doors,
+    settings: &BackupSettings,
+    attempt: &Attempt,
+    plan: BackupPlan,
+    records: &[Record],
+    hooks: Hooks<'_>,
+) -> Outcome {
+    let steps = recipe(&plan, settings, attempt);
+    let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
+    context.manifest = sealed_manifest(records);
+    let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
+    context.finish(outcome)
+}
+
+/// The recipe.
+fn recipe(plan: &BackupPlan, settings: &BackupSettings, attempt: &Attempt) -> Vec<Step<Context>> {
+    let deadline = attempt.job.deadline;
+    let compare = (plan.verification == Verification::Compared).then(|| make(Compare { deadline }));
+    let source = if plan.pull().is_some() {
+        let mut inner = vec![make(Moment { freeze_limit: settings.freeze_limit }), make(Copy { deadline })];
+        inner.extend(compare);
+        within(PullSource, inner)
+    } else {
+        let mut inner = vec![make(Copy { deadline })];
+        inner.extend(compare);
+        inner.push(make(SourcesUnchanged));
+        within(StoppedSource, inner)
+    };
+    let under_the_lease = vec![make(Staging), make(Records), source, make(Seal { deadline }), commit(Publish)];
+    vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]
+}
+
+fn sealed_manifest(records: &[Record]) -> Option<crate::model::manifest::Manifest> {
+    records.iter().find_map(|record| match record {
+        Record::Done { step, value } if step == Seal::NAME => serde_json::from_value(value.clone()).ok(),
+        _ => None,
+    })
+}
+
+/// Reads a journalled plan.
+pub fn read_plan(value: &serde_json::Value) -> Result<BackupPlan, Failure> {
+    serde_json::from_value(value.clone())
+        .map_err(|error| Failure::new(Code::Internal, "cannot read the journalled plan of the backup").because(&error))
+}
+
+impl Context {
+    fn new(
+        doors: &Doors,
+        settings: &BackupSettings,
+        attempt: &Attempt,
+        plan: BackupPlan,
+        progress: &watch::Sender<JobProgress>,
+    ) -> Self {
+        Self {
+            doors: doors.clone(),
+            settings: Arc::new(settings.clone()),
+            job: attempt.job.clone(),
+            plan: Arc::new(plan),
+            facts: None,
+            session: Default::default(),
+            progress: progress.clone(),
+            guard: Default::default(),
+            reached: Default::default(),
+            file_systems: None,
+            begin: None,
+            freeze: None,
+            guard_freezing: false,
+            guard_verdict: None,
+            watch: None,
+            thaw_until: None,
+            maybe_frozen: false,
+            taken_at: None,
+            quiesce: None,
+            copied: Vec::new(),
+            manifest: None,
+            warnings: Vec::new(),
+            late_warnings: Vec::new(),
+        }
+    }
+
+    fn finish(self, mut outcome: Outcome) -> Outcome {
+        outcome.warnings.extend(self.late_warnings);
+        outcome
+    }
+}

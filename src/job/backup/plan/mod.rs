@@ -1,0 +1,236 @@
+//! From facts to a plan, without looking at the world again: which disks, how their bytes travel, whether to freeze, under
+//! which names and limits. The plan is journalled before the first step and is all that unwinding needs after a crash.
+
+mod disks;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use disks::PlannedDisk;
+
+use super::facts::Facts;
+use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
+use crate::failure::{Code, Failure};
+use crate::host::hypervisor::PullDisk;
+use crate::job::Attempt;
+use crate::model::id::{BackupId, InstanceId, InstanceName};
+use crate::model::instance::{DiskSource, Instance, PowerState};
+use crate::model::job::{BackupSpec, Quiesce, RunKey, Transfer, Verification};
+use crate::model::manifest::{SkippedDisk, TransferUsed};
+
+/// What will be done, and under which names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupPlan {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Job and run.
+    pub key: RunKey,
+    /// Attempt within the run.
+    pub attempt: u32,
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// Its name.
+    pub instance_name: InstanceName,
+    /// What it was doing when the facts were gathered.
+    pub instance_state: PowerState,
+    /// How the bytes travel.
+    pub source: SourcePlan,
+    /// Whether the guest is frozen for the moment of the backup.
+    pub freeze: FreezePlan,
+    /// How far the backup is proven.
+    pub verification: Verification,
+    /// The disks in the backup.
+    pub disks: Vec<PlannedDisk>,
+    /// The disks left out.
+    pub skipped_disks: Vec<SkippedDisk>,
+    /// Free bytes without which copying has no sense.
+    pub need_bytes: u64,
+    /// Name of the mover.
+    pub mover_name: String,
+    /// Last part of the staging directory's name.
+    pub staging_suffix: String,
+}
+
+/// How the bytes leave the instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourcePlan {
+    /// Through the pull export of the running instance.
+    Pull(PullPlan),
+    /// From the volumes of the stopped instance.
+    Stopped,
+}
+
+/// The host-local things of a pull backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullPlan {
+    /// Directory of the export's socket; QEMU's own.
+    pub socket_dir: PathBuf,
+    /// The export's socket.
+    pub socket: PathBuf,
+    /// Directory of this attempt's scratch files.
+    pub scratch_dir: PathBuf,
+    /// One scratch file a disk, in the order of the plan's disks.
+    pub scratch: Vec<PathBuf>,
+    /// Bytes that the scratch may take together.
+    pub scratch_limit_bytes: u64,
+}
+
+/// The freeze policy, with what the facts say about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezePlan {
+    /// The job's policy.
+    pub requested: Quiesce,
+    /// The guest will be asked to freeze.
+    pub attempted: bool,
+    /// Why it won't although the policy would have it, in a sentence.
+    pub reason: Option<String>,
+}
+
+impl BackupPlan {
+    /// The pull backup to begin, for a plan that pulls.
+    pub fn pull(&self) -> Option<&PullPlan> {
+        match &self.source {
+            SourcePlan::Pull(pull) => Some(pull),
+            SourcePlan::Stopped => None,
+        }
+    }
+
+    /// The disks of the pull backup with their scratch files.
+    pub fn pull_disks(&self, pull: &PullPlan) -> Vec<PullDisk> {
+        let pairs = self.disks.iter().zip(&pull.scratch);
+        pairs.map(|(disk, scratch)| PullDisk { target: disk.target.clone(), scratch: scratch.clone() }).collect()
+    }
+}
+
+/// Makes the plan.
+pub fn plan(
+    attempt: &Attempt,
+    spec: &BackupSpec,
+    settings: &BackupSettings,
+    facts: &Facts,
+) -> Result<BackupPlan, Failure> {
+    let instance = &facts.instance;
+    let transfer = choose_transfer(spec, facts)?;
+    let (disks, skipped_disks) = disks::select(instance, &spec.exclude_disks, transfer)?;
+    let freeze = plan_freeze(spec.quiesce, instance)?;
+    let name = names::attempt_name(settings, attempt);
+    let source = match transfer {
+        TransferUsed::Stopped => SourcePlan::Stopped,
+        TransferUsed::Pull => {
+            let socket_dir = settings.run_dir.join(&name);
+            let scratch_dir = settings.scratch_dir.join(&name);
+            SourcePlan::Pull(PullPlan {
+                socket: names::socket(&socket_dir)?,
+                socket_dir,
+                scratch: disks.iter().map(|disk| names::scratch_file(&scratch_dir, &disk.target)).collect(),
+                scratch_dir,
+                scratch_limit_bytes: scratch_limit(settings, facts, &disks)?,
+            })
+        }
+    };
+    Ok(BackupPlan {
+        backup_id: attempt.backup_id,
+        key: attempt.job.key,
+        attempt: attempt.attempt,
+        instance_id: instance.id,
+        instance_name: instance.name.clone(),
+        instance_state: instance.state,
+        verification: choose_verification(spec.verification, transfer, &disks),
+        need_bytes: need_bytes(&disks),
+        staging_suffix: names::staging_suffix(settings, attempt),
+        source,
+        freeze,
+        disks,
+        skipped_disks,
+        mover_name: names::mover_name(attempt),
+    })
+}
+
+/// A paused instance is pulled from like a running one: QEMU serves the export and its disks stand still anyway. One that
+/// QEMU paused for an I/O error is refused, since its disks lack writes that its guest believes to be under way.
+fn choose_transfer(spec: &BackupSpec, facts: &Facts) -> Result<TransferUsed, Failure> {
+    let instance = &facts.instance;
+    if spec.transfer == Transfer::Push {
+        let text = format!("instance `{}` cannot be backed up by push: this version only pulls", instance.name);
+        return Err(Failure::new(Code::PushNotPossible, text).caused_by("ask for `auto` or `pull`"));
+    }
+    match instance.state {
+        PowerState::ShutOff => Ok(TransferUsed::Stopped),
+        PowerState::Running | PowerState::Paused => {
+            facts.versions.allow_full()?;
+            Ok(TransferUsed::Pull)
+        }
+        PowerState::PausedByIoError => {
+            Err(unsupported_state(instance, "QEMU paused it because of an I/O error on a disk"))
+        }
+        PowerState::Other => Err(unsupported_state(instance, "it is neither running nor shut off")),
+    }
+}
+
+fn unsupported_state(instance: &Instance, why: &str) -> Failure {
+    Failure::new(Code::InstanceStateUnsupported, format!("cannot back up instance `{}`: {why}", instance.name))
+}
+
+fn plan_freeze(requested: Quiesce, instance: &Instance) -> Result<FreezePlan, Failure> {
+    let without = |reason: Option<&str>| FreezePlan { requested, attempted: false, reason: reason.map(str::to_owned) };
+    match (requested, instance.state) {
+        (Quiesce::Off, _) => Ok(without(None)),
+        (_, PowerState::ShutOff) => {
+            Ok(without(Some("the instance was shut off, and nothing says whether its guest had shut down cleanly")))
+        }
+        (Quiesce::Prefer, PowerState::Paused) => {
+            Ok(without(Some("the instance was paused, so that its guest could not freeze")))
+        }
+        (Quiesce::Require, PowerState::Paused) => {
+            Err(unsupported_state(instance, "it is paused, and the job requires that its guest is frozen"))
+        }
+        (Quiesce::Prefer, _) if !instance.agent_configured => {
+            Ok(without(Some("the instance has no guest agent configured")))
+        }
+        (Quiesce::Require, _) if !instance.agent_configured => {
+            let text =
+                format!("instance `{}` has no guest agent configured, and the job requires a freeze", instance.name);
+            Err(Failure::new(Code::AgentMissing, text))
+        }
+        (Quiesce::Prefer | Quiesce::Require, _) => Ok(FreezePlan { requested, attempted: true, reason: None }),
+    }
+}
+
+/// A block device has no modification time worth looking at: only comparing shows that it stood still.
+fn choose_verification(asked: Verification, transfer: TransferUsed, disks: &[PlannedDisk]) -> Verification {
+    let on_devices = disks.iter().any(|disk| matches!(disk.source, DiskSource::Block { .. }));
+    if transfer == TransferUsed::Stopped && on_devices { Verification::Compared } else { asked }
+}
+
+/// What the backup will take in the repository: what the disks' storage holds, as far as known, and never more than what
+/// the guest can see.
+fn need_bytes(disks: &[PlannedDisk]) -> u64 {
+    let data = disks.iter().map(|disk| match (disk.allocated_bytes, disk.virtual_bytes) {
+        (Some(allocated), Some(seen)) => allocated.min(seen),
+        (Some(bytes), None) | (None, Some(bytes)) => bytes,
+        (None, None) => 0,
+    });
+    data.fold(REPOSITORY_MARGIN_BYTES, u64::saturating_add)
+}
+
+/// What the scratch may take: the configured limit, or what the host can spare.
+fn scratch_limit(settings: &BackupSettings, facts: &Facts, disks: &[PlannedDisk]) -> Result<u64, Failure> {
+    let free = facts.scratch_free_bytes.unwrap_or(0);
+    let spare = free - free / SCRATCH_RESERVE_DIVISOR;
+    let allowed = settings.scratch_limit_bytes.map_or(spare, |limit| limit.min(spare));
+    let whole = disks.iter().try_fold(0_u64, |sum, disk| Some(sum.saturating_add(disk.virtual_bytes?)));
+    let least = whole.map_or(SCRATCH_BYTES_MIN, |whole| whole.min(SCRATCH_BYTES_MIN));
+    if allowed < least {
+        let text = format!(
+            "`{}` has {allowed} bytes to spare for scratch, {least} are needed",
+            settings.scratch_dir.display()
+        );
+        return Err(Failure::new(Code::ScratchTooSmall, text).caused_by(format!("{free} bytes are free there")));
+    }
+    Ok(allowed)
+}

@@ -1,0 +1,222 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::Duration;
+
+use super::*;
+use crate::host::hypervisor::{Version, Versions};
+use crate::model::instance::{Disk, DiskDevice, ImageFormat};
+use crate::model::job::{Job, RetryPolicy, Work};
+use crate::model::repository::{Repository, RepositoryType};
+
+const GIB: u64 = 1024 * 1024 * 1024;
+
+fn settings() -> BackupSettings {
+    BackupSettings {
+        host: "kvm-07".parse().unwrap(),
+        installation: "01890000-0000-7000-8000-00000000000a".parse().unwrap(),
+        run_dir: "/run/longshore".into(),
+        scratch_dir: "/var/lib/longshore/scratch".into(),
+        scratch_limit_bytes: None,
+        qemu_owner: None,
+        stall_limit: Duration::from_secs(600),
+        freeze_limit: Duration::from_secs(30),
+        same_device_ok: false,
+    }
+}
+
+fn attempt(spec: &BackupSpec) -> Attempt {
+    let job = Job {
+        key: RunKey { job_id: "01890000-0000-7000-8000-00000000000b".parse().unwrap(), run: 1 },
+        host: "kvm-07".parse().unwrap(),
+        instance: crate::model::id::InstanceRef::Name("i-2-10-VM".parse().unwrap()),
+        repository: Repository {
+            id: "01890000-0000-7000-8000-00000000000c".parse().unwrap(),
+            repository_type: RepositoryType::Directory,
+            address: "/backup".into(),
+            options: Vec::new(),
+            credentials: None,
+        },
+        work: Work::Backup(spec.clone()),
+        retry: RetryPolicy::default(),
+        start_before: None,
+        deadline: Job::DEFAULT_DEADLINE,
+        labels: Default::default(),
+        requested_by: None,
+    };
+    Attempt { job, attempt: 2, backup_id: "01890000-0000-7000-8000-00000000000d".parse().unwrap() }
+}
+
+fn disk(target: &str) -> Disk {
+    Disk {
+        target: target.parse().unwrap(),
+        serial: None,
+        device: DiskDevice::Disk,
+        bus: Some("virtio".into()),
+        read_only: false,
+        shareable: false,
+        transient: false,
+        source: Some(DiskSource::File { path: format!("/primary/{target}.qcow2").into(), format: ImageFormat::Qcow2 }),
+        virtual_bytes: Some(8 * GIB),
+        allocated_bytes: Some(GIB),
+    }
+}
+
+fn facts(state: PowerState, disks: Vec<Disk>) -> Facts {
+    let instance = Instance {
+        id: "01890000-0000-7000-8000-00000000000e".parse().unwrap(),
+        name: "i-2-10-VM".parse().unwrap(),
+        state,
+        disks,
+        agent_configured: true,
+        definition: "<domain/>".into(),
+        nvram: None,
+    };
+    let versions = Versions { libvirt: Version(9, 0, 0), qemu: Version(7, 2, 0) };
+    Facts { instance, versions, scratch_free_bytes: Some(100 * GIB) }
+}
+
+fn check(spec: &BackupSpec, facts: &Facts) -> Result<BackupPlan, Failure> {
+    plan(&attempt(spec), spec, &settings(), facts)
+}
+
+fn refusal(spec: &BackupSpec, facts: &Facts) -> Code {
+    check(spec, facts).unwrap_err().code
+}
+
+#[test]
+fn the_plan_of_a_running_instance_reads_like_this() {
+    let spec = BackupSpec { quiesce: Quiesce::Prefer, ..BackupSpec::default() };
+    let plan = check(&spec, &facts(PowerState::Running, vec![disk("vda")])).unwrap();
+    let text = serde_json::to_string_pretty(&plan).unwrap();
+    assert_eq!(text, include_str!("../../../../tests/fixtures/backup-plan.json").trim_end());
+    assert_eq!(serde_json::from_str::<BackupPlan>(&text).unwrap(), plan);
+}
+
+#[test]
+fn a_stopped_instance_is_read_from_its_volumes_without_a_freeze() {
+    let spec = BackupSpec { quiesce: Quiesce::Require, ..BackupSpec::default() };
+    let mut facts = facts(PowerState::ShutOff, vec![disk("vda")]);
+    facts.scratch_free_bytes = None;
+    let plan = check(&spec, &facts).unwrap();
+    assert_eq!(plan.source, SourcePlan::Stopped);
+    assert!(!plan.freeze.attempted);
+    assert!(plan.freeze.reason.unwrap().contains("shut off"));
+}
+
+#[test]
+fn disks_that_hold_nothing_of_the_instance_are_left_out_with_a_reason_each() {
+    let disks = vec![
+        disk("vda"),
+        Disk { device: DiskDevice::Cdrom, ..disk("sda") },
+        Disk { device: DiskDevice::Floppy, ..disk("fda") },
+        Disk { device: DiskDevice::Lun, ..disk("sdb") },
+        Disk { source: None, ..disk("vdb") },
+        Disk { read_only: true, ..disk("vdc") },
+        Disk { shareable: true, ..disk("vdd") },
+        Disk { transient: true, ..disk("vde") },
+        disk("vdf"),
+    ];
+    let spec = BackupSpec { exclude_disks: vec!["vdf".parse().unwrap()], ..BackupSpec::default() };
+    let plan = check(&spec, &facts(PowerState::Running, disks)).unwrap();
+    assert_eq!(plan.disks.iter().map(|disk| disk.target.as_str()).collect::<Vec<_>>(), ["vda"]);
+    let skipped: Vec<_> = plan.skipped_disks.iter().map(|disk| disk.target.as_str()).collect();
+    assert_eq!(skipped, ["sda", "fda", "sdb", "vdb", "vdc", "vdd", "vde", "vdf"]);
+    let mut reasons: Vec<_> = plan.skipped_disks.iter().map(|disk| &disk.reason).collect();
+    reasons.dedup();
+    assert_eq!(reasons.len(), skipped.len(), "{reasons:?}");
+}
+
+#[test]
+fn what_cannot_be_backed_up_is_refused_with_its_own_code() {
+    let running = |disks| facts(PowerState::Running, disks);
+    let spec = BackupSpec::default();
+    let missing = BackupSpec { exclude_disks: vec!["vdq".parse().unwrap()], ..spec.clone() };
+    assert_eq!(refusal(&missing, &running(vec![disk("vda")])), Code::DiskNotFound);
+    assert_eq!(refusal(&spec, &running(vec![Disk { read_only: true, ..disk("vda") }])), Code::NothingToBackUp);
+    let serial = |target| Disk { serial: Some("same".into()), ..disk(target) };
+    assert_eq!(refusal(&spec, &running(vec![serial("vda"), serial("vdb")])), Code::DiskAmbiguous);
+    let other = Disk { source: Some(DiskSource::Other { kind: "vhostuser".into() }), ..disk("vda") };
+    assert_eq!(refusal(&spec, &running(vec![other])), Code::DiskUnsupported);
+    assert_eq!(refusal(&spec, &running(vec![Disk { bus: Some("sd".into()), ..disk("sda") }])), Code::DiskUnsupported);
+    let push = BackupSpec { transfer: Transfer::Push, ..spec.clone() };
+    assert_eq!(refusal(&push, &running(vec![disk("vda")])), Code::PushNotPossible);
+}
+
+#[test]
+fn a_network_disk_is_pulled_while_the_instance_runs_and_refused_while_it_is_stopped() {
+    let rbd =
+        Disk { source: Some(DiskSource::Network { protocol: "rbd".into(), name: "pool/image".into() }), ..disk("vda") };
+    assert!(check(&BackupSpec::default(), &facts(PowerState::Running, vec![rbd.clone()])).is_ok());
+    assert_eq!(refusal(&BackupSpec::default(), &facts(PowerState::ShutOff, vec![rbd])), Code::DiskUnsupported);
+}
+
+#[test]
+fn only_states_in_which_the_disks_are_whole_are_accepted() {
+    for state in [PowerState::PausedByIoError, PowerState::Other] {
+        assert_eq!(refusal(&BackupSpec::default(), &facts(state, vec![disk("vda")])), Code::InstanceStateUnsupported);
+    }
+    let paused = facts(PowerState::Paused, vec![disk("vda")]);
+    let prefer = BackupSpec { quiesce: Quiesce::Prefer, ..BackupSpec::default() };
+    let plan = check(&prefer, &paused).unwrap();
+    assert!(plan.pull().is_some() && !plan.freeze.attempted && plan.freeze.reason.is_some());
+    let require = BackupSpec { quiesce: Quiesce::Require, ..BackupSpec::default() };
+    assert_eq!(refusal(&require, &paused), Code::InstanceStateUnsupported);
+}
+
+#[test]
+fn an_instance_without_an_agent_is_not_frozen_and_fails_a_job_that_requires_it() {
+    let mut facts = facts(PowerState::Running, vec![disk("vda")]);
+    facts.instance.agent_configured = false;
+    let require = BackupSpec { quiesce: Quiesce::Require, ..BackupSpec::default() };
+    assert_eq!(refusal(&require, &facts), Code::AgentMissing);
+    let prefer = BackupSpec { quiesce: Quiesce::Prefer, ..BackupSpec::default() };
+    let plan = check(&prefer, &facts).unwrap();
+    assert!(!plan.freeze.attempted && plan.freeze.reason.is_some());
+    let off = check(&BackupSpec::default(), &facts).unwrap();
+    assert!(!off.freeze.attempted && off.freeze.reason.is_none());
+}
+
+#[test]
+fn the_scratch_takes_what_the_host_can_spare_and_the_configuration_allows() {
+    let facts = facts(PowerState::Running, vec![disk("vda")]);
+    let limit = |settings: &BackupSettings, facts: &Facts| {
+        plan(&attempt(&BackupSpec::default()), &BackupSpec::default(), settings, facts)
+            .map(|plan| plan.pull().map(|pull| pull.scratch_limit_bytes).unwrap())
+            .map_err(|failure| failure.code)
+    };
+    assert_eq!(limit(&settings(), &facts), Ok(90 * GIB));
+    let configured = BackupSettings { scratch_limit_bytes: Some(GIB), ..settings() };
+    assert_eq!(limit(&configured, &facts), Ok(GIB));
+    let tiny = BackupSettings { scratch_limit_bytes: Some(1), ..settings() };
+    assert_eq!(limit(&tiny, &facts), Err(Code::ScratchTooSmall));
+    let full = Facts { scratch_free_bytes: Some(0), ..facts };
+    assert_eq!(limit(&settings(), &full), Err(Code::ScratchTooSmall));
+}
+
+#[test]
+fn a_stopped_block_device_is_compared_even_if_nobody_asked() {
+    let block = DiskSource::Block { path: "/dev/vg/vda".into(), format: ImageFormat::Raw };
+    let disks = vec![Disk { source: Some(block), ..disk("vda") }];
+    let spec = BackupSpec { verification: Verification::Unverified, ..BackupSpec::default() };
+    assert_eq!(check(&spec, &facts(PowerState::ShutOff, disks.clone())).unwrap().verification, Verification::Compared);
+    assert_eq!(check(&spec, &facts(PowerState::Running, disks)).unwrap().verification, Verification::Unverified);
+}
+
+#[test]
+fn the_socket_of_the_longest_host_id_fits_and_a_long_run_directory_is_named() {
+    let spec = BackupSpec::default();
+    let facts = facts(PowerState::Running, vec![disk("vda")]);
+    let long_host = BackupSettings { host: "h".repeat(63).parse().unwrap(), ..settings() };
+    assert!(plan(&attempt(&spec), &spec, &long_host, &facts).is_ok());
+    let long_dir = BackupSettings { run_dir: format!("/{}", "d".repeat(100)).into(), ..settings() };
+    let failure = plan(&attempt(&spec), &spec, &long_dir, &facts).unwrap_err();
+    assert_eq!(failure.code, Code::InvalidField);
+    assert!(format!("{failure:#}").contains("run_dir"));
+}
+
+#[test]
+fn an_old_hypervisor_is_named() {
+    let mut facts = facts(PowerState::Running, vec![disk("vda")]);
+    facts.versions.libvirt = Version(6, 10, 0);
+    assert_eq!(refusal(&BackupSpec::default(), &facts), Code::HypervisorTooOld);
+}

@@ -1,0 +1,129 @@
+//! The conversation with the mover of one attempt: what it has been brought to, and how its silence is bounded.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::failure::{Code, Failure};
+use crate::host::mover::{Mover, MoverName, Movers, Progress};
+use crate::mover::protocol::{Reply, Request};
+
+/// What a request may take over the deadline of the step that asks: the step's own deadline comes first, since it knows what
+/// its passing means.
+const SLACK_SECONDS: u64 = 10;
+
+/// The mover, if one was started, and what it has done that later requests build on.
+#[derive(Default)]
+pub(super) struct Session {
+    mover: Option<Box<dyn Mover>>,
+    done: BTreeSet<&'static str>,
+    died: bool,
+    stuck: Option<Failure>,
+    unkillable: Option<Failure>,
+}
+
+impl Session {
+    /// Starts a mover of that name.
+    pub async fn start(&mut self, movers: &dyn Movers, name: &MoverName) -> Result<(), Failure> {
+        self.mover = Some(movers.start(name).await?);
+        self.done.clear();
+        self.died = false;
+        self.stuck = None;
+        Ok(())
+    }
+
+    /// Ends the mover, by force if need be. None is no error. One that can't be killed stays known as that.
+    pub async fn stop(&mut self) -> Result<(), Failure> {
+        self.done.clear();
+        if let Some(mut mover) = self.mover.take()
+            && let Err(failure) = mover.stop().await
+        {
+            self.unkillable = Some(failure);
+        }
+        self.unkillable.clone().map_or(Ok(()), Err)
+    }
+
+    /// There is a mover, and as far as is known it lives.
+    pub fn is_alive(&self) -> bool {
+        self.mover.is_some() && !self.died
+    }
+
+    /// Whether this mover has done the request of that word, and nothing since that took it back.
+    pub fn has(&self, word: &str) -> bool {
+        self.is_alive() && self.done.contains(word)
+    }
+
+    /// Resolves when the lease is lost or the mover has died.
+    pub fn lost(&mut self) -> Option<oneshot::Receiver<Failure>> {
+        self.mover.as_mut()?.lost()
+    }
+
+    /// Asks for something, for a step that may take `deadline`. Dropping the future breaks the request off. A mover that once
+    /// did not answer in time is not waited for again.
+    pub async fn ask(&mut self, request: Request, deadline: Duration) -> Result<Reply, Failure> {
+        if let Some(stuck) = &self.stuck {
+            return Err(stuck.clone());
+        }
+        let word = request.word();
+        let mover = self.mover.as_mut().ok_or_else(|| no_mover(word))?;
+        let answer = mover.ask(request, deadline + Duration::from_secs(SLACK_SECONDS)).await;
+        match &answer {
+            Ok(_) => self.note_done(word),
+            Err(failure) if failure.code == Code::MoverDied => self.died = true,
+            Err(failure) if failure.code == Code::MoverUnresponsive => self.stuck = Some(failure.clone()),
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// Asks for something that moves bytes: told of each progress, and failing as `stalled` when `limit` passes without one.
+    pub async fn ask_moving(
+        &mut self,
+        request: Request,
+        deadline: Duration,
+        limit: Duration,
+        report: impl Fn(Progress) + Send + Sync,
+    ) -> Result<Reply, Failure> {
+        let word = request.word();
+        let mut progress = self.mover.as_ref().ok_or_else(|| no_mover(word))?.progress();
+        progress.mark_unchanged();
+        let mut latest = progress.clone();
+        let stalled = async {
+            loop {
+                match timeout(limit, progress.changed()).await {
+                    Ok(Ok(())) => report(*progress.borrow_and_update()),
+                    // The mover is gone, which its answer will say.
+                    Ok(Err(_)) => return std::future::pending().await,
+                    Err(_) => {
+                        let Progress { done_bytes, total_bytes, .. } = *progress.borrow();
+                        let text =
+                            format!("`{word}` moved no byte for {limit:?}, after {done_bytes} of {total_bytes} bytes");
+                        return Failure::new(Code::Stalled, text);
+                    }
+                }
+            }
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = self.ask(request, deadline) => answer?,
+            failure = stalled => return Err(failure),
+        };
+        report(*latest.borrow_and_update());
+        Ok(answer)
+    }
+
+    fn note_done(&mut self, word: &'static str) {
+        match word {
+            "release" => drop(self.done.remove("lease")),
+            "discard" => drop(self.done.remove("stage")),
+            "close" => self.done.clear(),
+            _ => drop(self.done.insert(word)),
+        }
+    }
+}
+
+fn no_mover(word: &str) -> Failure {
+    Failure::new(Code::MoverDied, format!("there is no mover that could be asked to {word}"))
+}

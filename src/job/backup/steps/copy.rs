@@ -1,0 +1,153 @@
+//! Copying, and proving that what was written is what was read.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::super::context::Context;
+use super::super::plan::{PlannedDisk, SourcePlan};
+use super::repository::unexpected;
+use super::watch::{Source, real_cause};
+use crate::failure::{Code, Failure};
+use crate::host::mover::Progress;
+use crate::job::JobProgress;
+use crate::model::instance::DiskSource;
+use crate::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
+use crate::saga::step::{Make, Named};
+
+/// Copies all disks into the staging directory, with which they go.
+pub(in super::super) struct Copy {
+    /// Longest time for all of it.
+    pub deadline: Duration,
+}
+
+impl Named for Copy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::DeadlineExceeded
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Copy {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let plan = context.plan.clone();
+        let disks: Vec<CopyDisk> = plan.disks.iter().map(|disk| copy_disk(disk, &plan.source)).collect();
+        match ask_moving(context, self, Request::Copy { disks }).await? {
+            Reply::Copied { disks } => {
+                let data_bytes: u64 = disks.iter().map(|disk| disk.data_bytes).sum();
+                context.copied = disks;
+                Ok(json!({ "data_bytes": data_bytes }))
+            }
+            other => Err(unexpected("copy", &other)),
+        }
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn copy_disk(disk: &PlannedDisk, source: &SourcePlan) -> CopyDisk {
+    let (source, format) = match source {
+        SourcePlan::Pull(pull) => {
+            (ByteSource::Export { socket: pull.socket.clone(), name: disk.target.to_string() }, None)
+        }
+        SourcePlan::Stopped => (ByteSource::Volume { source: disk.source.clone() }, stored_format(&disk.source)),
+    };
+    CopyDisk { target: disk.target.clone(), source, virtual_bytes: disk.virtual_bytes, format }
+}
+
+fn stored_format(source: &DiskSource) -> Option<crate::model::instance::ImageFormat> {
+    match source {
+        DiskSource::File { format, .. } | DiskSource::Block { format, .. } => Some(*format),
+        DiskSource::Network { .. } | DiskSource::Other { .. } => None,
+    }
+}
+
+/// Reads every image back from the share and compares it with its source, which still stands.
+pub(in super::super) struct Compare {
+    /// Longest time for all of it.
+    pub deadline: Duration,
+}
+
+impl Named for Compare {
+    fn name(&self) -> &'static str {
+        "compare"
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::DeadlineExceeded
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Compare {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        ask_moving(context, self, Request::Compare).await?;
+        Ok(Value::Null)
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Longest time for looking at the sources' sizes and times.
+const UNCHANGED_SECONDS_MAX: u64 = 60;
+
+/// The volumes of the stopped instance are what they were when the copy began, and it is still stopped.
+pub(in super::super) struct SourcesUnchanged;
+
+impl Named for SourcesUnchanged {
+    fn name(&self) -> &'static str {
+        "sources_unchanged"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(UNCHANGED_SECONDS_MAX)
+    }
+}
+
+#[async_trait]
+impl Make<Context> for SourcesUnchanged {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let unchanged = context.session.ask(Request::SourcesUnchanged, self.deadline()).await;
+        if let Err(failure) = unchanged {
+            return Err(real_cause(Source::of(context), failure).await);
+        }
+        match Source::of(context).lost().await {
+            Some(lost) => Err(lost),
+            None => Ok(Value::Null),
+        }
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Asks for something that moves bytes, and fails as `stalled` when none moves for the stall limit.
+async fn ask_moving(context: &mut Context, step: &(dyn Named + Sync), request: Request) -> Result<Reply, Failure> {
+    let (name, sender) = (step.name(), context.progress.clone());
+    let report = move |Progress { done_bytes, total_bytes, data_bytes }| {
+        sender.send_replace(JobProgress { step: name, done_bytes, total_bytes, data_bytes });
+    };
+    let (deadline, limit) = (step.deadline(), context.settings.stall_limit);
+    match context.session.ask_moving(request, deadline, limit, report).await {
+        Ok(reply) => Ok(reply),
+        Err(failure) => Err(real_cause(Source::of(context), failure).await),
+    }
+}

@@ -1,0 +1,16 @@
+//! The steps of a backup, each with its way back.
+
+mod copy;
+mod moment;
+mod publish;
+mod repository;
+mod source;
+mod staging;
+mod watch;
+
+pub(super) use copy::{Compare, Copy, SourcesUnchanged};
+pub(super) use moment::Moment;
+pub(super) use publish::{Publish, Seal};
+pub(super) use repository::{Lease, MoverProcess, OpenRepository};
+pub(super) use source::{PullSource, StoppedSource};
+pub(super) use staging::{Records, Staging};

@@ -1,0 +1,245 @@
+//! The moment that the backup shows: freeze, begin, thaw at once.
+//!
+//! It is one step, not a hold around another, since the engine's records would be written to disk while the guest waits.
+//! Its undo is the thaw, so the guest is thawed on every way out: after a freeze that failed (only its answer may have been
+//! lost), after a freeze that timed out (it can still come about), when the step is cancelled half-way, and after a crash.
+//! Everything slow has been done before: directories, guard, the list of file systems; the agent's ping comes first here.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::super::context::Context;
+use super::super::freeze::{AGENT_ANSWER_SECONDS_MAX, Reached, THAW_SECONDS_MAX, judge, thaw_until_confirmed};
+use crate::failure::{Code, Failure};
+use crate::host::hypervisor::PullBackup;
+use crate::model::job::Quiesce;
+use crate::model::manifest::{Consistency, QuiesceRecord};
+use crate::saga::step::{Make, Named};
+
+/// Longest time for one undo: a thaw may be repeated for its whole time, and its last try still has to be answered.
+const UNDO_SECONDS_MAX: u64 = THAW_SECONDS_MAX + 60;
+
+/// Longest time from the begin call to its answer where no guest is frozen. With 8 disks it takes half a second.
+const BEGIN_SECONDS_MAX: u64 = 60;
+
+/// Freezes if the plan says so, begins the pull backup, and thaws.
+pub(in super::super) struct Moment {
+    /// Longest time that the guest may be frozen.
+    pub freeze_limit: Duration,
+}
+
+impl Named for Moment {
+    fn name(&self) -> &'static str {
+        "moment"
+    }
+
+    fn deadline(&self) -> Duration {
+        self.freeze_limit * 2 + Duration::from_secs(UNDO_SECONDS_MAX + BEGIN_SECONDS_MAX)
+    }
+
+    fn way_back_deadline(&self) -> Duration {
+        Duration::from_secs(UNDO_SECONDS_MAX)
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::HypervisorTimedOut
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Moment {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let record = if context.plan.freeze.attempted {
+            take_frozen(context, self.freeze_limit).await?
+        } else {
+            begin(context, Duration::from_secs(BEGIN_SECONDS_MAX)).await?;
+            QuiesceRecord {
+                requested: context.plan.freeze.requested,
+                consistency: Consistency::Crash,
+                not_frozen: Vec::new(),
+                frozen_ms: None,
+                reason: context.plan.freeze.reason.clone(),
+            }
+        };
+        refuse_if_guard_fired(context).await?;
+        let value = json!({ "quiesce": record });
+        context.quiesce = Some(record);
+        context.reached.store(true, Ordering::Release);
+        Ok(value)
+    }
+
+    /// The pull job itself is ended by the source's release: ending it may take a while, and the guest comes first.
+    async fn undo(&self, context: &mut Context, made: Option<&Value>) -> Result<(), Failure> {
+        let interrupted_before = made.is_none() && context.facts.is_none() && context.plan.freeze.attempted;
+        if !(context.maybe_frozen || interrupted_before) {
+            return Ok(());
+        }
+        thaw(context).await.map(drop)
+    }
+}
+
+/// Freeze, begin, thaw. Every way out of it after the freeze call goes through the thaw; a cancelled one through undo.
+async fn take_frozen(context: &mut Context, freeze_limit: Duration) -> Result<QuiesceRecord, Failure> {
+    let requested = context.plan.freeze.requested;
+    if let Err(silent) = ask_agent(context).await {
+        if requested == Quiesce::Require {
+            return Err(silent);
+        }
+        begin(context, Duration::from_secs(BEGIN_SECONDS_MAX)).await?;
+        return Ok(crash_consistent(requested, &silent));
+    }
+    match context.guard.lock().await.as_mut() {
+        Some(guard) => guard.freezing().await?,
+        None => return Err(no_guard()),
+    }
+    context.guard_freezing = true;
+    context.maybe_frozen = true;
+    let asked_at = Instant::now();
+    // Half of the limit each for freezing and beginning: past it the guard has thawed, and it was no consistent moment.
+    let reached = match freeze(context, freeze_limit / 2).await {
+        Ok(count) => Ok(judge(count, listed(context), &context.plan.disks)),
+        Err(failure) => Err(as_freeze_failure(failure)),
+    };
+    let begun = match refusal(requested, &reached) {
+        Some(refusal) => Err(refusal),
+        None => begin(context, freeze_limit / 2).await,
+    };
+    let thawed = thaw(context).await;
+    // A guest that may be frozen is worse than any failure of the job.
+    let thawed_at = thawed.map_err(|frozen| match &begun {
+        Ok(()) => frozen,
+        Err(failure) => frozen.because_of(failure),
+    })?;
+    begun?;
+    let frozen_ms = u64::try_from(thawed_at.duration_since(asked_at).as_millis()).unwrap_or(u64::MAX);
+    Ok(match reached {
+        Err(failure) => QuiesceRecord { frozen_ms: Some(frozen_ms), ..crash_consistent(requested, &failure) },
+        Ok(Reached { consistency, not_frozen, reason }) => {
+            QuiesceRecord { requested, consistency, not_frozen, frozen_ms: Some(frozen_ms), reason }
+        }
+    })
+}
+
+async fn ask_agent(context: &mut Context) -> Result<(), Failure> {
+    if let (Quiesce::Require, Some(Err(failure))) = (context.plan.freeze.requested, &context.file_systems) {
+        return Err(failure.clone());
+    }
+    let limit = Duration::from_secs(AGENT_ANSWER_SECONDS_MAX);
+    context.doors.hypervisor.agent_ping(context.plan.instance_id, limit).await
+}
+
+fn listed(context: &Context) -> Option<&[crate::host::hypervisor::GuestFileSystem]> {
+    context.file_systems.as_ref()?.as_ref().ok().map(Vec::as_slice)
+}
+
+fn crash_consistent(requested: Quiesce, why: &Failure) -> QuiesceRecord {
+    QuiesceRecord {
+        requested,
+        consistency: Consistency::Crash,
+        not_frozen: Vec::new(),
+        frozen_ms: None,
+        reason: Some(format!("{why:#}")),
+    }
+}
+
+/// Codes that say more than "the freeze failed" are kept.
+fn as_freeze_failure(failure: Failure) -> Failure {
+    match failure.code {
+        Code::AgentMissing | Code::AgentSilent | Code::FreezeFailed => failure,
+        _ => Failure::new(Code::FreezeFailed, "the guest could not be frozen").because_of(&failure),
+    }
+}
+
+fn refusal(requested: Quiesce, reached: &Result<Reached, Failure>) -> Option<Failure> {
+    match reached {
+        _ if requested != Quiesce::Require => None,
+        Err(failure) => Some(failure.clone()),
+        Ok(reached) if reached.consistency == Consistency::FileSystem => None,
+        Ok(reached) => {
+            let text =
+                format!("the freeze was not complete: {}", reached.reason.as_deref().unwrap_or("no reason is known"));
+            let named = reached
+                .not_frozen
+                .iter()
+                .map(|mount_point| format!("perhaps not frozen: `{}`", mount_point.escape_debug()));
+            Some(named.fold(Failure::new(Code::FreezeIncomplete, text), Failure::caused_by))
+        }
+    }
+}
+
+/// The call goes on by itself when it is no longer waited for; the source's release waits for what became of it.
+async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
+    let plan = context.plan.clone();
+    let Some(pull) = plan.pull() else {
+        return Err(Failure::new(Code::Internal, "a pull backup was begun without a plan for one"));
+    };
+    let backup = PullBackup { socket: pull.socket.clone(), disks: plan.pull_disks(pull), checkpoint: None };
+    let (hypervisor, instance) = (context.doors.hypervisor.clone(), plan.instance_id);
+    let call = context.begin.insert(tokio::spawn(async move { hypervisor.begin_pull(instance, &backup).await }));
+    let answer = timeout(limit, call).await.map_err(|_| {
+        let text = format!("the pull backup of instance `{instance}` had not begun after {limit:?}");
+        Failure::new(Code::HypervisorTimedOut, text)
+    })?;
+    context.begin = None;
+    answer.map_err(|error| {
+        Failure::new(Code::Internal, "the call that begins a pull backup broke off").because(&error)
+    })??;
+    context.taken_at = Some(Timestamp::now());
+    Ok(())
+}
+
+/// On a task of its own, like begin: a thaw means nothing while a freeze is still on its way to the agent.
+async fn freeze(context: &mut Context, limit: Duration) -> Result<u32, Failure> {
+    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let call = context.freeze.insert(tokio::spawn(async move { hypervisor.freeze(instance, limit).await }));
+    let answer = call.await;
+    context.freeze = None;
+    answer.map_err(|error| Failure::new(Code::Internal, "the call that freezes a guest broke off").because(&error))?
+}
+
+async fn thaw(context: &mut Context) -> Result<Instant, Failure> {
+    let until = *context.thaw_until.get_or_insert_with(|| Instant::now() + Duration::from_secs(THAW_SECONDS_MAX));
+    if let Some(call) = context.freeze.as_mut() {
+        // What it answered no longer matters.
+        let _answer = timeout_at(until, call).await;
+        context.freeze = None;
+    }
+    let thawed_at = thaw_until_confirmed(context.doors.hypervisor.as_ref(), context.plan.instance_id, until).await;
+    match &thawed_at {
+        Ok(_) => {
+            context.maybe_frozen = false;
+            if std::mem::take(&mut context.guard_freezing)
+                && let Some(guard) = context.guard.lock().await.as_mut()
+            {
+                context.guard_verdict = guard.thawed().await.err();
+            }
+        }
+        Err(_) => {
+            context.maybe_frozen = true;
+            if let Some(guard) = context.guard.lock().await.take() {
+                let process = guard.leave();
+                tracing::error!(instance.id = %context.plan.instance_id, process, "left the guard to thaw the guest");
+            }
+        }
+    }
+    thawed_at
+}
+
+/// Asked after the thaw, so that the guest does not wait for the answer: a guard that fired at all makes the moment doubtful.
+async fn refuse_if_guard_fired(context: &mut Context) -> Result<(), Failure> {
+    if let Some(verdict) = context.guard_verdict.take() {
+        return Err(verdict);
+    }
+    let mut slot = context.guard.lock().await;
+    let guard = slot.as_mut().ok_or_else(no_guard)?;
+    guard.fired().await?.map_or(Ok(()), Err)
+}
+
+fn no_guard() -> Failure {
+    Failure::new(Code::Internal, "a pull backup was begun without a guard")
+}
