@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn what_is_no_broker_address_is_refused() {
-        for text in ["", "broker", "http://broker", "amqp://", "amqp://u:p@", "amqp://:5672", "amqp://b:port", "amqp://b?x=1"] {
+        for text in
+            ["", "broker", "http://broker", "amqp://", "amqp://u:p@", "amqp://:5672", "amqp://b:port", "amqp://b?x=1"]
+        {
             assert!(text.parse::<BrokerUri>().is_err(), "{text}");
         }
     }

@@ -33,8 +33,7 @@ pub fn some_host() -> HostId {
 
 /// A message with its own id.
 pub fn message(exchange: &'static str, routing_key: String, body: &[u8]) -> Outgoing {
-    let properties =
-        Properties { message_id: Uuid::new_v4().to_string(), persistent: true, ..Properties::default() };
+    let properties = Properties { message_id: Uuid::new_v4().to_string(), persistent: true, ..Properties::default() };
     Outgoing { exchange, routing_key, properties, body: body.to_vec() }
 }
 
@@ -327,8 +326,10 @@ async fn subscribers_get_what_they_bound(ground: &dyn Ground) {
     let (here, there) = (some_host(), some_host());
     let broker = ground.client("watcher");
     let mut one_host = broker.subscribe(EVENTS_EXCHANGE, &[format!("*.*.{here}")]).await.unwrap();
-    let mut progress =
-        broker.subscribe(EVENTS_EXCHANGE, &[format!("*.progress.{here}"), format!("*.progress.{there}")]).await.unwrap();
+    let mut progress = broker
+        .subscribe(EVENTS_EXCHANGE, &[format!("*.progress.{here}"), format!("*.progress.{there}")])
+        .await
+        .unwrap();
     let publisher = broker.publisher();
     for (event, host) in [("started", &here), ("progress", &here), ("progress", &there), ("completed", &here)] {
         let key = event_key("backup", event, host);

@@ -88,9 +88,8 @@ impl JobConsumers {
     /// Starts both, on a channel of their own.
     pub(super) async fn start(link: &Link, host: &HostId, prefetch: u16) -> Result<Self, LinkError> {
         let channel = link.channel().await?;
-        let start = |queue, name| {
-            QueueConsumer::start(channel.clone(), queue, name, prefetch, BasicConsumeOptions::default())
-        };
+        let start =
+            |queue, name| QueueConsumer::start(channel.clone(), queue, name, prefetch, BasicConsumeOptions::default());
         let urgent = start(HostQueue::UrgentJobs, urgent_jobs_queue(host)).await?;
         let jobs = start(HostQueue::Jobs, jobs_queue(host)).await?;
         Ok(Self { urgent, jobs })

@@ -58,8 +58,8 @@ impl Link {
         let uri = settings.uri.to_lapin(settings.heartbeat_seconds, settings.frame_max_bytes);
         let socket = Socket::default();
         let kept = socket.clone();
-        let runtime = lapin::runtime::default_runtime()
-            .map_err(|source| LinkError::Failed { action: action.clone(), source })?;
+        let runtime =
+            lapin::runtime::default_runtime().map_err(|source| LinkError::Failed { action: action.clone(), source })?;
         let connecting = Connection::connector(
             uri,
             runtime,

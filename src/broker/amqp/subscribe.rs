@@ -122,8 +122,7 @@ impl Task {
         declare(&link, &[]).await?;
         let channel = link.channel().await?;
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        let queue =
-            answer("declare a queue", channel.queue_declare("".into(), options, FieldTable::default())).await?;
+        let queue = answer("declare a queue", channel.queue_declare("".into(), options, FieldTable::default())).await?;
         for key in &self.binding_keys {
             let action = format!("bind `{key}` on exchange `{}`", self.exchange);
             let key = short("binding key", key).map_err(|error| LinkError::Lost(error.to_string()))?;
