@@ -28,10 +28,10 @@ use super::link::{Link, LinkHealth, lost};
 use super::outbox::{Message, Outbox};
 use super::publisher::{PublishHandle, PublishLink};
 use super::thread::AmqpThread;
-use crate::broker::{Outgoing, PUBLISHES_IN_FLIGHT_MAX};
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::BrokerSettings;
 use crate::broker::topology::shared_queues;
+use crate::broker::{Outgoing, PUBLISHES_IN_FLIGHT_MAX};
 
 /// What is said of a message that got a negative confirm.
 const NACK_MEANS: &str = "it could not be kept, as when the queue is at its limit";
