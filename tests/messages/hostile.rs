@@ -235,6 +235,7 @@ fn content_type_and_message_type_decide_before_the_body_is_looked_at() {
     }
     for bad in ["", "longshore.job.v2", "longshore.event.started.v1", "job"] {
         assert_eq!(refusal("application/json", bad), Err(Code::UnsupportedVersion), "{bad}");
+        assert_eq!(refusal("application/msgpack", bad), Err(Code::UnsupportedVersion), "{bad}");
     }
 }
 
