@@ -34,9 +34,19 @@ fn refusal_with(pointer: &str, value: Value) -> Refusal {
     json
 }
 
+/// Each case is a place, the value put there, and the code and beginning of the text of its refusal.
+fn assert_refused<const N: usize>(cases: [(&str, Value, Code, &str); N]) {
+    for (pointer, value, code, text) in cases {
+        let refusal = refusal_with(pointer, value);
+        assert_eq!(refusal.code, code, "{refusal}");
+        assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
+        assert!(!refusal.text.contains("hunter2"), "{refusal}");
+    }
+}
+
 #[test]
 fn a_wrong_value_is_refused_by_the_name_of_its_field() {
-    for (pointer, value, code, text) in [
+    assert_refused([
         ("/job_id", json!("7"), Code::InvalidField, "`job_id` has a value that is not allowed: "),
         ("/run", json!(0), Code::InvalidField, "`run` has a value that is not allowed: it is less than 1"),
         ("/kind", json!("restore"), Code::UnknownKind, "the kind `restore` is not one that this worker can do: backup"),
@@ -60,6 +70,55 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
             Code::InvalidField,
             "`instance.name` has a value that is not allowed: `../web` is no instance name",
         ),
+        (
+            "/backup/transfer",
+            json!("pushy"),
+            Code::InvalidField,
+            "`backup.transfer` has a value that is not allowed: unknown variant `pushy`, expected one of `auto`, `pull`, `push`",
+        ),
+        (
+            "/backup/exclude_disks",
+            json!(["vda", "../vdb"]),
+            Code::InvalidField,
+            "`backup.exclude_disks[1]` has a value that is not allowed: `../vdb` is no disk target",
+        ),
+        (
+            "/retry/attempts",
+            json!(0),
+            Code::InvalidField,
+            "`retry.attempts` has a value that is not allowed: it is less than 1",
+        ),
+        (
+            "/retry/first_pause_seconds",
+            json!(10_000),
+            Code::InvalidField,
+            "`retry.first_pause_seconds` has a value that is not allowed: it is over 1800",
+        ),
+        (
+            "/start_before",
+            json!("tomorrow"),
+            Code::InvalidField,
+            "`start_before` has a value that is not allowed: it is no RFC 3339 time",
+        ),
+        (
+            "/deadline_seconds",
+            json!(u64::MAX),
+            Code::InvalidField,
+            "`deadline_seconds` has a value that is not allowed: it is over 2592000",
+        ),
+        (
+            "/labels",
+            json!({"a": "b".repeat(2000)}),
+            Code::InvalidField,
+            "`labels.a` has a value that is not allowed: it is longer than 1024 bytes",
+        ),
+        ("/requested_by", json!(""), Code::InvalidField, "`requested_by` has a value that is not allowed: "),
+    ]);
+}
+
+#[test]
+fn a_repository_that_may_not_reach_mount_is_refused() {
+    assert_refused([
         (
             "/repository/type",
             json!("ftp"),
@@ -96,50 +155,7 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
             Code::InvalidField,
             "`repository.credentials.reference` has a value that is not allowed: a file name has",
         ),
-        (
-            "/backup/transfer",
-            json!("pushy"),
-            Code::InvalidField,
-            "`backup.transfer` has a value that is not allowed: unknown variant `pushy`, expected one of `auto`, `pull`, `push`",
-        ),
-        (
-            "/backup/exclude_disks",
-            json!(["vda", "../vdb"]),
-            Code::InvalidField,
-            "`backup.exclude_disks[1]` has a value that is not allowed: `../vdb` is no disk target",
-        ),
-        (
-            "/retry/attempts",
-            json!(0),
-            Code::InvalidField,
-            "`retry.attempts` has a value that is not allowed: it is less than 1",
-        ),
-        (
-            "/retry/first_pause_seconds",
-            json!(10_000),
-            Code::InvalidField,
-            "`retry.first_pause_seconds` has a value that is not allowed: it is over 1800",
-        ),
-        ("/start_before", json!("tomorrow"), Code::InvalidField, "`start_before` has a value that is not allowed: "),
-        (
-            "/deadline_seconds",
-            json!(u64::MAX),
-            Code::InvalidField,
-            "`deadline_seconds` has a value that is not allowed: it is over 2592000",
-        ),
-        (
-            "/labels",
-            json!({"a": "b".repeat(2000)}),
-            Code::InvalidField,
-            "`labels.a` has a value that is not allowed: it is longer than 1024 bytes",
-        ),
-        ("/requested_by", json!(""), Code::InvalidField, "`requested_by` has a value that is not allowed: "),
-    ] {
-        let refusal = refusal_with(pointer, value);
-        assert_eq!(refusal.code, code, "{refusal}");
-        assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
-        assert!(!refusal.text.contains("hunter2"), "{refusal}");
-    }
+    ]);
 }
 
 #[test]
@@ -161,6 +177,23 @@ fn a_wrong_type_is_malformed_and_the_text_says_where_but_not_what() {
         assert_eq!(refusal.code, Code::MalformedMessage, "{refusal}");
         assert!(refusal.text.contains(place), "{refusal}");
         assert!(!refusal.text.contains("hunter2"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_refusal_repeats_no_control_character_and_no_long_value() {
+    for (pointer, value) in [
+        ("/job_id", "019a0f3e-7c00-7000-8000-00000000000\u{1b}"),
+        ("/start_before", "2026-03-01T06:00:00\u{1b}"),
+        ("/start_before", &"2".repeat(100_000)),
+        ("/host", "\u{1b}[2J"),
+        ("/kind", &"k".repeat(100_000)),
+        ("/backup/transfer", "\u{7}"),
+        ("/repository/type", &"t".repeat(100_000)),
+    ] {
+        let refusal = refusal_with(pointer, json!(value));
+        assert!(!refusal.text.chars().any(char::is_control), "{:?}", refusal.text);
+        assert!(refusal.text.len() < 1000, "{} bytes", refusal.text.len());
     }
 }
 
@@ -202,6 +235,7 @@ fn content_type_and_message_type_decide_before_the_body_is_looked_at() {
     }
     for bad in ["", "longshore.job.v2", "longshore.event.started.v1", "job"] {
         assert_eq!(refusal("application/json", bad), Err(Code::UnsupportedVersion), "{bad}");
+        assert_eq!(refusal("application/msgpack", bad), Err(Code::UnsupportedVersion), "{bad}");
     }
 }
 

@@ -38,11 +38,20 @@ pub const EXCLUDED_DISKS_MAX: usize = 256;
 pub const SEALED_BYTES_MAX: usize = 16 * 1024;
 
 fn invalid(field: &str, why: impl Display) -> Refusal {
-    Refusal::new(Code::InvalidField, format!("`{field}` has a value that is not allowed: {why}"))
+    // Parsers of others repeat a wrong character as it is.
+    let mut text = String::new();
+    for c in format!("`{field}` has a value that is not allowed: {why}").chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    Refusal::new(Code::InvalidField, text)
 }
 
 fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, Refusal> {
     text.parse().map_err(|error: T::Err| invalid(field, error))
+}
+
+fn moment(text: &str) -> Result<Timestamp, Refusal> {
+    text.parse().map_err(|_| invalid("start_before", "it is no RFC 3339 time such as `2026-03-01T06:00:00Z`"))
 }
 
 /// A text that is one word of a fixed set.
@@ -101,11 +110,7 @@ impl JobMessage {
             repository,
             work,
             retry: self.retry.as_ref().map_or_else(|| Ok(RetryPolicy::default()), RetryPart::check)?,
-            start_before: self
-                .start_before
-                .as_ref()
-                .map(|text| parsed::<Timestamp>("start_before", text))
-                .transpose()?,
+            start_before: self.start_before.as_deref().map(moment).transpose()?,
             deadline,
             labels: self.labels.clone(),
             requested_by: self.requested_by.clone(),
