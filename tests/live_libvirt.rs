@@ -6,15 +6,18 @@
 mod contract;
 #[path = "support/lab.rs"]
 mod lab;
+#[path = "support/wire.rs"]
+mod wire;
 
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lab::LabInstance;
 use longshore::failure::Code;
-use longshore::host::hypervisor::Hypervisor;
 use longshore::host::hypervisor::libvirt::Libvirt;
+use longshore::host::hypervisor::{DomainEvent, Hypervisor};
 use longshore::model::id::InstanceRef;
+use wire::Wire;
 
 const MIB: u64 = 1 << 20;
 const AGENT: Duration = Duration::from_secs(10);
@@ -96,6 +99,47 @@ async fn a_libvirt_that_is_not_there_is_unavailable() {
     assert_eq!(failure.code, Code::HypervisorUnavailable, "{failure:#}");
 }
 
+/// A door whose connections go over a wire that the test holds.
+fn door_over(wire: &Wire) -> Libvirt {
+    Libvirt::new(&format!("qemu+unix:///system?socket={}", wire.socket.display()))
+}
+
+fn wire_in(folder: &Path) -> Wire {
+    let uri = lab::libvirt_uri();
+    let (_, daemon) = uri.split_once("socket=").expect("the laboratory's URI names its socket");
+    Wire::new(folder, daemon.into())
+}
+
+#[tokio::test]
+async fn a_connection_that_was_lost_is_made_again_and_watchers_are_told() {
+    let bare = LabInstance::bare();
+    let wire = wire_in(&bare.folder);
+    let door = door_over(&wire);
+    let mut events = door.watch(bare.id).await.unwrap();
+    wire.cut();
+    contract::eventually("the state is told again", || async { door.state(bare.id).await.is_ok() }).await;
+    assert_eq!(events.recv().await, Some(DomainEvent::Reconnected));
+    bare.stop();
+    let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("a hint comes");
+    assert_eq!(event, Some(DomainEvent::Lifecycle), "events come over the new connection");
+}
+
+#[tokio::test]
+async fn a_libvirt_that_hangs_is_left_behind_and_listed_until_it_answers() {
+    let bare = LabInstance::bare();
+    let wire = wire_in(&bare.folder);
+    let door = door_over(&wire);
+    door.state(bare.id).await.unwrap();
+    wire.hold();
+    let failure = door.state(bare.id).await.unwrap_err();
+    assert_eq!(failure.code, Code::HypervisorTimedOut, "{failure:#}");
+    let stuck = door.stuck_calls();
+    assert_eq!(stuck.iter().map(|stuck| (stuck.call, stuck.instance)).collect::<Vec<_>>(), [("state", Some(bare.id))]);
+    wire.release();
+    contract::eventually("the call came back", || async { door.stuck_calls().is_empty() }).await;
+    contract::eventually("the state is told again", || async { door.state(bare.id).await.is_ok() }).await;
+}
+
 #[tokio::test]
 async fn a_guest_is_frozen_and_thawed() {
     let guest = LabInstance::guest();
@@ -104,7 +148,7 @@ async fn a_guest_is_frozen_and_thawed() {
     freeze_begin_thaw_timings(&guest).await;
 }
 
-/// The window in which the guest waits, beside the same three calls through `virsh`, one process each.
+/// The window in which the guest waits, to be read with `--nocapture`.
 async fn freeze_begin_thaw_timings(guest: &LabInstance) {
     let door = door();
     let backup = contract::pull(&guest.folder, &["vda", "vdb"], None);
@@ -124,6 +168,4 @@ async fn freeze_begin_thaw_timings(guest: &LabInstance) {
             thawed - begun
         );
     }
-    let output = Command::new("virsh").arg("--version").output().expect("virsh starts");
-    println!("virsh {}", String::from_utf8_lossy(&output.stdout).trim());
 }
