@@ -2,10 +2,10 @@
 //!
 //! This target brings its own `main`, since it starts itself as the process that is killed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ fn main() {
         return;
     }
     runtime.block_on(what_was_answered_before_a_kill_is_there_after_it());
-    writeln!(std::io::stdout(), "test {NAME} ... ok").unwrap();
+    println!("test {NAME} ... ok");
 }
 
 async fn what_was_answered_before_a_kill_is_there_after_it() {
@@ -131,14 +131,12 @@ async fn hammer(dir: &Path) {
             }
         })
     });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.await.unwrap();
-    }
+    futures_util::future::join_all(writers.collect::<Vec<_>>()).await;
 }
 
 async fn one_run(journal: &Journal) {
     let key = RunKey { job_id: JobId::draw(), run: 1 };
-    let say = |what: &str| writeln!(std::io::stdout(), "{what} {key}").unwrap();
+    let say = |what: &str| println!("{what} {key}");
     let taken = Taken {
         key,
         message: StoredMessage { properties: json!({}), body: key.to_string().into_bytes() },
