@@ -10,7 +10,7 @@ const MOVER_LOG: &str = "longshore=info";
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
-        Some(role) if role == mover::SUBCOMMAND => {
+        Some(role) if role == mover::protocol::SUBCOMMAND => {
             let filter = std::env::var("LONGSHORE_LOG").unwrap_or_default();
             // A filter that can't be read is the worker's to complain about; a mover without a log still works.
             let _unreadable =

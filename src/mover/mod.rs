@@ -32,9 +32,6 @@ use std::process::ExitCode;
 use crate::failure::{Code, Failure};
 use protocol::FromMover;
 
-/// The hidden subcommand of our binary that is a mover; its one argument is the directory of its own.
-pub const SUBCOMMAND: &str = "mover";
-
 /// The whole life of a mover process. `arguments` are those after the subcommand. To be called before the process has a
 /// second thread.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {

@@ -66,8 +66,12 @@ impl Session {
             }
             Request::Lease { instance, holder } => {
                 let root = self.root()?;
-                let taken = lease::take(root.clone(), instance, holder, LeaseTimes::STANDARD, broken_off).await?;
-                self.hold(root, instance, taken).await
+                if self.lease.as_ref().is_none_or(|lease| lease.instance() != instance) {
+                    let times = LeaseTimes::STANDARD;
+                    let taken = lease::take(root.clone(), instance, holder, times, broken_off).await?;
+                    self.hold(taken);
+                }
+                self.fence(root).await
             }
             Request::Stage { instance, backup, suffix } => self.stage(instance, backup, suffix).await,
             Request::Record { file, content } => {
@@ -96,22 +100,30 @@ impl Session {
             return Err(out_of_order("open", "close"));
         }
         let mount_point = self.directory.join(SHARE);
-        let (mounted, free_bytes) =
+        let (mounted, proof) =
             blocking(move || Mounted::open(&repository, &mount_point, same_device_ok, need_bytes)).await?;
         self.mounted = Some(mounted);
-        Ok(Reply::Opened { free_bytes, warnings: Vec::new() })
+        Ok(Reply::Opened { free_bytes: proof.free_bytes, warnings: proof.warnings })
     }
 
-    async fn hold(&mut self, root: Arc<Dir>, instance: InstanceId, lease: Lease) -> Result<Reply, Failure> {
+    fn hold(&mut self, lease: Lease) {
         let (lost, notices) = (lease.lost(), self.notices.clone());
-        let number = lease.number();
-        // Held from here on, so that `release` gives it back even when the fencing fails.
         self.lease = Some(lease);
         self.lost = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let failure = lost.await;
             // A loop that ended needs no notice.
             let _ended = notices.send(Notice::LeaseLost { failure }).await;
         })));
+    }
+
+    /// The second half of taking a lease. May be asked for again, for as long as nothing of our own is staged.
+    async fn fence(&mut self, root: Arc<Dir>) -> Result<Reply, Failure> {
+        let lease = self.lease.as_ref().ok_or_else(|| out_of_order("fence", "lease"))?;
+        let (number, instance) = (lease.number(), lease.instance());
+        lease.confirm().await?;
+        if self.staging.is_some() {
+            return Ok(Reply::Leased { number });
+        }
         let fenced = blocking(move || fence_leftovers(&root, instance)).await?;
         for name in fenced {
             tracing::warn!(%instance, name, "removed the staging directory of an earlier holder of the lease");
