@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use longshore::{mover, telemetry};
+use longshore::{cli, mover, telemetry};
 
 /// What a mover logs, where its worker's `LONGSHORE_LOG` says nothing else.
 const MOVER_LOG: &str = "longshore=info";
@@ -19,6 +19,6 @@ fn main() -> ExitCode {
         }
         #[cfg(feature = "libvirt")]
         Some(role) if role == "guard" => longshore::host::guard::main(),
-        _ => ExitCode::FAILURE,
+        _ => cli::run(),
     }
 }

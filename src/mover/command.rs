@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -81,6 +82,11 @@ pub struct Finished {
     pub stdout: Vec<u8>,
     /// Its stderr, likewise, without what is not text.
     pub stderr: String,
+}
+
+/// Where a tool is, if it is installed.
+pub fn find(program: &str) -> Option<PathBuf> {
+    TOOL_PATH.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.is_file())
 }
 
 /// A tool with its arguments, not yet started.
