@@ -188,6 +188,14 @@ impl Failure {
         self
     }
 
+    /// Adds another failure, with its causes, as the cause.
+    #[must_use]
+    pub fn because_of(mut self, failure: &Failure) -> Self {
+        self.causes.push(failure.text.clone());
+        self.causes.extend_from_slice(&failure.causes);
+        self
+    }
+
     /// Adds one cause that is only known as a text, such as what a command printed.
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<String>) -> Self {

@@ -4,6 +4,13 @@
 //! that names its routing key; a lost connection comes back by itself, with everything declared and subscribed again; nothing
 //! waits without a bound. It deliberately does not know what a job is: bodies are bytes.
 
+pub mod address;
+mod amqp;
+pub mod backoff;
+pub mod memory;
+pub mod settings;
+pub mod topology;
+
 use async_trait::async_trait;
 
 pub use crate::message::envelope::Properties;
@@ -34,10 +41,12 @@ pub enum PublishError {
         routing_key: String,
     },
     /// The broker refused it, for instance because the queue is at its limit.
-    #[error("the broker refused the message for `{routing_key}`")]
+    #[error("the broker refused the message for `{routing_key}`: {reason}")]
     Refused {
         /// The routing key.
         routing_key: String,
+        /// What it said, or what the refusal means.
+        reason: String,
     },
     /// No confirm in time; it may have been kept all the same. Sending it again with the same message id is safe.
     #[error("the broker did not confirm the message for `{routing_key}` within {waited_seconds} s: {reason}")]
@@ -62,6 +71,10 @@ pub trait Publisher: Send + Sync {
 /// Publishes waiting for their confirm at a time.
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 256;
 
+/// Longest body that is kept of a delivery, in bytes: one over what a message may have, so that the codec sees that it is too
+/// large. The broker's `max_message_size` bounds what reaches us at all.
+pub const BODY_BYTES_KEPT_MAX: usize = 256 * 1024 + 1;
+
 /// Which of the host's queues a delivery came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostQueue {
@@ -85,7 +98,7 @@ pub struct Delivery {
     pub has_cc: bool,
     /// Properties.
     pub properties: Properties,
-    /// Body; longer than 256 KiB is cut to that and one byte, which the codec then refuses.
+    /// Body, cut to [`BODY_BYTES_KEPT_MAX`].
     pub body: Vec<u8>,
     /// Settles it; see [`Settle`].
     pub settle: Box<dyn Settle>,
@@ -108,7 +121,7 @@ pub enum SessionState {
     },
     /// The control queue is ours and, if asked for, jobs are consumed; the last ping came back.
     Up,
-    /// Another worker holds this host's control queue: no jobs are consumed.
+    /// Another worker has held this host's control queue for four heartbeats: no jobs are consumed. It is still tried.
     HostIdInUse,
     /// The broker has told us that it does not read from us for now.
     Blocked {
@@ -120,7 +133,8 @@ pub enum SessionState {
 /// The host's session with the broker: its queues, read one delivery at a time.
 #[async_trait]
 pub trait HostSession: Send {
-    /// The next delivery; waits for ever. Also returns after reconnects as if nothing had happened.
+    /// The next delivery, control before urgent jobs before jobs; waits for ever. Also returns after reconnects as if nothing
+    /// had happened. Dropping the future loses nothing.
     async fn next(&mut self) -> Delivery;
     /// Whether jobs are wanted now. Without them they stay in their queues; control messages come all the same.
     fn want_jobs(&self, wanted: bool);
@@ -161,6 +175,15 @@ pub trait Broker: Send + Sync {
         exchange: &'static str,
         binding_keys: &[String],
     ) -> Result<Box<dyn Subscription>, BrokerError>;
+}
+
+/// Opens the door to a RabbitMQ broker. Connections are made in the background and made again when they are lost, so this
+/// succeeds while the broker is away; what is asked of the door then waits, within its bounds.
+///
+/// # Errors
+/// The thread that serves the connections could not be started.
+pub fn connect(settings: settings::BrokerSettings) -> Result<std::sync::Arc<dyn Broker>, BrokerError> {
+    amqp::AmqpBroker::start(settings).map(|broker| std::sync::Arc::new(broker) as std::sync::Arc<dyn Broker>)
 }
 
 /// The broker could not be reached or refused what was asked.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 /// A name that its type does not allow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{value}` is not a {what}: {rule}")]
+#[error("`{value}` is no {what}: {rule}")]
 pub struct InvalidName {
     what: &'static str,
     value: String,

@@ -25,12 +25,17 @@
 //! ```
 
 pub mod engine;
+pub mod harness;
 mod line;
 pub mod log;
 pub mod outcome;
 pub mod record;
 pub mod step;
 pub mod stop;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod toy;
 mod way_back;
 
 pub use engine::{recover, run};

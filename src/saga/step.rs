@@ -26,7 +26,7 @@ impl StepRetry {
 }
 
 /// What every step says of itself.
-pub trait Named {
+pub trait Named: Send + Sync {
     /// Stable snake_case name, unique within its saga; it stands in events and in the journal.
     fn name(&self) -> &'static str;
     /// Longest time one try of its effect may take.
@@ -51,7 +51,7 @@ pub const WAY_BACK_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A lasting thing: made once, undone only when the saga fails before its commit.
 #[async_trait]
-pub trait Make<C: Send>: Named + Send + Sync {
+pub trait Make<C: Send>: Named {
     /// Makes it. The value is journalled and handed to `undo` after a crash.
     async fn make(&self, context: &mut C) -> Result<Value, Failure>;
     /// Removes it, whether it is there, half there or not there. `made` is what `make` returned, if that is known.
@@ -68,7 +68,7 @@ pub struct Held {
 
 /// A held thing: always released, whatever became of what is inside.
 #[async_trait]
-pub trait Hold<C: Send>: Named + Send + Sync {
+pub trait Hold<C: Send>: Named {
     /// Takes it.
     async fn acquire(&self, context: &mut C) -> Result<Held, Failure>;
     /// Gives it back, whether it was taken, half taken or never taken. `held` is the value of `acquire`, if that is known.
@@ -78,7 +78,7 @@ pub trait Hold<C: Send>: Named + Send + Sync {
 
 /// The one point after which the saga only goes forward.
 #[async_trait]
-pub trait Commit<C: Send>: Named + Send + Sync {
+pub trait Commit<C: Send>: Named {
     /// Does it, or, when it has happened already, finds that out. An error means that it did not happen.
     async fn commit(&self, context: &mut C) -> Result<Value, Failure>;
 }

@@ -4,6 +4,11 @@
 //! is left behind, counted in [`Hypervisor::stuck_calls`], until libvirt answers. Events are hints: a caller asks for
 //! the state after each and every few seconds besides. Nothing here decides anything about jobs.
 
+pub mod fake;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
+pub mod versions;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -141,6 +146,9 @@ pub struct DomainJobStats {
     pub scratch_used_bytes: u64,
 }
 
+/// Most hints that wait for one watcher.
+pub const WATCH_EVENTS_MAX: usize = 64;
+
 /// A hint that something happened to a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DomainEvent {
@@ -188,7 +196,8 @@ pub trait Hypervisor: Send + Sync {
     async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure>;
     /// Figures of the running backup job; none when there is no job.
     async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure>;
-    /// Ends the domain's job, which for a pull backup is also its normal end. No job is no error.
+    /// Asks for the end of the domain's job, which for a pull backup is also its normal end. No job is no error. It may
+    /// return before the job is gone: that is so when [`Hypervisor::domain_job`] and [`Hypervisor::block_jobs`] say so.
     async fn abort_job(&self, instance: InstanceId) -> Result<(), Failure>;
     /// Disks that still have a block job.
     async fn block_jobs(&self, instance: InstanceId) -> Result<Vec<DiskTarget>, Failure>;
@@ -198,7 +207,7 @@ pub trait Hypervisor: Send + Sync {
     /// Deletes a checkpoint with its bitmaps, or, where that fails, its metadata only. None of that name is no error.
     async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure>;
 
-    /// Hints about one instance from now on; at most 64 wait, further ones are dropped.
+    /// Hints about one instance from now on; at most [`WATCH_EVENTS_MAX`] wait, further ones are dropped.
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure>;
     /// Calls that passed their deadline and have not returned yet: what, on what, since when.
     fn stuck_calls(&self) -> Vec<StuckCall>;

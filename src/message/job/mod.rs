@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::named::{named, named_option};
 use crate::model::id::{DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
 use crate::model::job::{Job, JobKind, Quiesce, Transfer, Verification};
-use crate::model::repository::RepositoryType;
+use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
 
 pub use check::{
     DEADLINE_SECONDS_MAX, EXCLUDED_DISKS_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
@@ -22,6 +22,9 @@ pub use check::{
 
 /// One run of a job, for one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("allOf" = [
+    { "if": { "properties": { "kind": { "const": "backup" } } }, "then": { "required": ["backup"] } },
+]))]
 pub struct JobMessage {
     /// The job: the same for all of its runs. A UUIDv7, so that jobs sort by age.
     #[schemars(with = "JobId")]
@@ -54,15 +57,15 @@ pub struct JobMessage {
     pub start_before: Option<String>,
     /// Longest time that one attempt may take, seconds; a day when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 2_592_000))]
+    #[schemars(range(min = 1, max = DEADLINE_SECONDS_MAX))]
     pub deadline_seconds: Option<u64>,
     /// The publisher's own words, carried into every event; at most 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(extend("maxProperties" = LABELS_MAX))]
     pub labels: BTreeMap<String, String>,
     /// Who asked for it, in the publisher's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = REQUESTED_BY_BYTES_MAX))]
     pub requested_by: Option<String>,
 }
 
@@ -91,11 +94,11 @@ pub struct RepositoryPart {
     #[schemars(with = "RepositoryType")]
     pub repository_type: String,
     /// Its address: `/path`, `host:/path`, `//server/share` or `mon1,mon2:/path`.
-    #[schemars(length(min = 1, max = 4095))]
+    #[schemars(length(min = 1, max = ADDRESS_BYTES_MAX))]
     pub address: String,
     /// Mount options such as `vers=4.2,hard`. Secrets are refused here.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 4095))]
+    #[schemars(length(max = OPTIONS_BYTES_MAX))]
     pub options: String,
     /// Where the credentials are, if the share wants any.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
@@ -150,7 +153,7 @@ pub struct BackupPart {
     pub verification: Option<String>,
     /// Targets of disks to leave out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<DiskTarget>", length(max = 256))]
+    #[schemars(with = "Vec<DiskTarget>", length(max = EXCLUDED_DISKS_MAX))]
     pub exclude_disks: Vec<String>,
 }
 
@@ -159,15 +162,15 @@ pub struct BackupPart {
 pub struct RetryPart {
     /// Failed attempts after which the run has failed; 3 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100))]
+    #[schemars(range(min = 1, max = RETRY_ATTEMPTS_MAX))]
     pub attempts: Option<u32>,
     /// Pause after the first failed attempt, seconds; 30 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 604_800))]
+    #[schemars(range(max = PAUSE_SECONDS_MAX))]
     pub first_pause_seconds: Option<u64>,
     /// Longest pause, seconds; 1800 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 604_800))]
+    #[schemars(range(max = PAUSE_SECONDS_MAX))]
     pub longest_pause_seconds: Option<u64>,
 }
 

@@ -211,7 +211,9 @@ mod tests {
             if let Ok(options) = parse_options(&text) {
                 for option in &options {
                     let element = option.to_element();
-                    prop_assert!(element.bytes().all(|b| b.is_ascii_graphic() && !b",;'\"\\$`|&<>(){}*?!#%".contains(&b)));
+                    let syntax = b",;'\"\\$`|&<>(){}*?!#%";
+                    let plain = element.bytes().all(|b| b.is_ascii_graphic() && !syntax.contains(&b));
+                    prop_assert!(plain, "{}", element);
                     prop_assert_eq!(parse_options(&element), Ok(vec![option.clone()]));
                 }
                 prop_assert_eq!(parse_options(&joined(&options)), Ok(options));

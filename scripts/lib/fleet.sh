@@ -1,0 +1,72 @@
+# A worker in the laboratory and jobs for it, for the demo and the bench. Needs names.sh and the addresses of `lab env`.
+# shellcheck shell=bash
+
+fleet_dir=$lab_dir/fleet
+fleet_host=demo
+fleet_share=$fleet_dir/share
+fleet_repository=$fleet_dir/repository-id
+fleet_config=$fleet_dir/worker.toml
+worker_start_seconds=30
+worker_stop_seconds=60
+longshore=${LONGSHORE_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/longshore}
+
+# The share is a directory beside the disks, on the same file system: the worker must be told that this is meant.
+write_worker_config() {
+    mkdir -p "$fleet_dir"/{state,run,scratch} "$fleet_share"
+    cat >"$fleet_config" <<CONFIG
+[host]
+id = "$fleet_host"
+state_directory = "$fleet_dir/state"
+run_directory = "$fleet_dir/run"
+scratch_directory = "$fleet_dir/scratch"
+
+[broker]
+uri = "$LONGSHORE_LAB_AMQP_URI"
+
+[libvirt]
+uri = "$LONGSHORE_LAB_LIBVIRT_URI"
+
+[repository]
+same_device_ok = true
+CONFIG
+}
+
+worker_consumes() { "$LONGSHORE_LAB_RABBITMQCTL" -q list_consumers queue_name 2>/dev/null | grep -qx "longshore.jobs.$fleet_host"; }
+
+# It carries the laboratory's mark, so that `lab down` ends it too where we can't.
+start_worker() {
+    write_worker_config
+    "$longshore" repository init "$fleet_share" >"$fleet_repository"
+    LONGSHORE_LAB_MARK=$lab_mark "$longshore" worker --config "$fleet_config" >"$fleet_dir/worker.log" 2>&1 </dev/null &
+    worker_pid=$!
+    wait_until "$worker_start_seconds" "the worker consumes longshore.jobs.$fleet_host" worker_consumes ||
+        { tail -n 20 "$fleet_dir/worker.log" >&2; return 1; }
+}
+
+stop_worker() {
+    [ -n "${worker_pid:-}" ] || return 0
+    kill -TERM "$worker_pid" 2>/dev/null || true
+    wait_until "$worker_stop_seconds" "the worker ends after SIGTERM" process_is_gone "$worker_pid"
+    wait "$worker_pid"
+    worker_pid=
+}
+
+backups_of() {
+    local manifest
+    for manifest in "$fleet_share/instances/$1"/*/manifest.json; do
+        [ ! -e "$manifest" ] || dirname "$manifest"
+    done
+}
+
+# back_up GUEST OPTION...: publishes, watches to the end, and leaves the new backup's folder in $backup
+back_up() {
+    local guest=$1 instance before job
+    shift
+    instance=$(cat "$lab_dir/guests/$guest/uuid")
+    before=$(backups_of "$instance")
+    job=$("$longshore" job publish backup --config "$fleet_config" --host "$fleet_host" --instance "$guest" \
+        --repository-id "$(cat "$fleet_repository")" --type directory --address "$fleet_share" "$@")
+    "$longshore" job watch --config "$fleet_config" "$job"
+    backup=$(comm -13 <(echo "$before") <(backups_of "$instance"))
+    [ -d "$backup" ] || die "job $job is done, but no new backup is on \`$fleet_share\`"
+}

@@ -1,0 +1,65 @@
+# The laboratory's libvirt: a daemon in a mount namespace of its own, where /run, /etc/libvirt and libvirt's folders
+# under /var are folders of the laboratory. So it neither sees nor touches the machine's own libvirt, while its socket,
+# its logs and every other file have a path on the outside too: tests, worker and QEMU share disks, scratch and sockets.
+# What is private is /run: keep scratch and sockets that QEMU must open below the laboratory, not there.
+# shellcheck shell=bash
+
+libvirt_start_seconds=30
+libvirt_dir=$lab_dir/libvirt
+libvirt_uri="qemu+unix:///system?socket=$libvirt_socket"
+
+write_libvirt_files() {
+    # The cache holds what libvirt found out about the QEMU binary: a second that the next start saves.
+    rm -rf "${libvirt_dir:?}/etc" "${libvirt_dir:?}/run" "${libvirt_dir:?}/lib" "${libvirt_dir:?}/log"
+    mkdir -p "$libvirt_dir"/{etc,run/lock,lib,log,cache} "$lab_dir/bin"
+    cat >"$libvirt_dir/etc/libvirtd.conf" <<'CONF'
+unix_sock_group = "root"
+unix_sock_rw_perms = "0700"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+CONF
+    # No cgroups: their folders are the machine's, not the namespace's, and two laboratories would meet there.
+    # QEMU logs straight to its file, which spares a virtlogd.
+    cat >"$libvirt_dir/etc/qemu.conf" <<'CONF'
+user = "root"
+group = "root"
+security_driver = "none"
+namespaces = [ ]
+cgroup_controllers = [ ]
+remember_owner = 0
+stdio_handler = "file"
+CONF
+    printf '#!/bin/sh\nexec /usr/bin/virsh -c "%s" "$@"\n' "$libvirt_uri" >"$lab_dir/bin/virsh"
+    chmod +x "$lab_dir/bin/virsh"
+}
+
+# Runs inside the new namespace. It starts as a slave of the machine's mounts, so what is mounted outside arrives, and
+# ends shared, so that a QEMU in a namespace of its own would still see a share mounted after it started.
+libvirt_inside() {
+    local pair
+    for pair in "run /run" "etc /etc/libvirt" "lib /var/lib/libvirt" "log /var/log/libvirt" "cache /var/cache/libvirt"; do
+        # shellcheck disable=SC2086  # the two words of a pair
+        set -- $pair
+        mount --bind "$libvirt_dir/$1" "$2"
+    done
+    mkdir -p /run/longshore-lab
+    mount -t tmpfs -o size=4k,mode=0700 "$lab_mark" /run/longshore-lab
+    mount --make-rshared /
+    exec libvirtd --daemon --config /etc/libvirt/libvirtd.conf
+}
+
+libvirt_launch() {
+    write_libvirt_files
+    LONGSHORE_LAB_MARK=$lab_mark setsid unshare --mount --propagation slave -- \
+        "$root/scripts/lab" inside-libvirt >"$libvirt_dir/output" 2>&1 </dev/null ||
+        { cat "$libvirt_dir/output" >&2; die "cannot start libvirtd"; }
+}
+
+virsh_lab() { "$lab_dir/bin/virsh" "$@"; }
+
+libvirt_answers() { [ -S "$libvirt_socket" ] && timeout 10 "$lab_dir/bin/virsh" -q list >/dev/null 2>&1; }
+
+libvirt_wait() {
+    wait_until "$libvirt_start_seconds" "libvirt answers on $libvirt_socket" libvirt_answers ||
+        { cat "$libvirt_dir/output" >&2; return 1; }
+}

@@ -1,0 +1,48 @@
+# A laboratory's name, folder, ports and mark. Everything else about it is derived from these.
+# shellcheck shell=bash
+
+lab_name=${LONGSHORE_LAB:-main}
+[[ $lab_name =~ ^[a-z0-9][a-z0-9-]{0,15}$ && $lab_name != cache && $lab_name != venv ]] ||
+    die "laboratory name \`$lab_name\` is not usable: 1 to 16 of a-z, 0-9 and -, and neither cache nor venv"
+lab_dir=$root/target/lab/$lab_name
+lab_cache=$root/target/lab/cache
+libvirt_socket=$lab_dir/libvirt/run/libvirt/libvirt-sock
+
+# A unix socket's path holds 107 bytes, and the tests need room for names of their own below the laboratory.
+longest_lab_dir=72
+((${#lab_dir} <= longest_lab_dir)) || die "\`$lab_dir\` is too long for unix sockets below it: at most $longest_lab_dir bytes"
+[[ $lab_dir != *[[:space:]]* ]] || die "\`$lab_dir\` holds white space, which the daemons' configuration can't carry"
+
+# Daemons carry the mark in their environment; what runs in libvirt's mount namespace sees it as a mount's source.
+# By it `down` finds all of them, whatever was killed before, and it ends with a colon so that `main` isn't `main-2`.
+lab_mark=longshore-lab:$lab_dir:
+
+port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# Four ports in a row (AMQP, distribution, management, epmd), below the kernel's ephemeral range, from the folder's name;
+# the next four if somebody listens there. What was chosen is kept until `down`.
+choose_ports() {
+    local start base offset try
+    start=$(printf '%s' "$lab_dir" | cksum | cut -d' ' -f1)
+    for try in {0..49}; do
+        base=$((20000 + (start + try) % 2500 * 4))
+        for offset in 0 1 2 3; do
+            if port_is_taken $((base + offset)); then continue 2; fi
+        done
+        echo "$base" >"$lab_dir/ports"
+        return
+    done
+    die "found no four free ports from 20000 on in 50 tries"
+}
+
+# lab_port amqp|distribution|management|epmd
+lab_port() {
+    local base
+    base=$(cat "$lab_dir/ports" 2>/dev/null) || die "laboratory \`$lab_name\` is not up: start it with \`scripts/lab up\`"
+    case $1 in
+    amqp) echo "$base" ;;
+    distribution) echo $((base + 1)) ;;
+    management) echo $((base + 2)) ;;
+    epmd) echo $((base + 3)) ;;
+    esac
+}

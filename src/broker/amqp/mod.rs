@@ -1,0 +1,78 @@
+//! The door to a real broker, through lapin.
+//!
+//! lapin's own recovery is off: it recovers connections but not channels, gives up after 16 tries and cannot be told that a
+//! consumer has gone silent. Everything here is rebuilt from scratch instead:
+//!
+//! ```text
+//!  caller ── publish() ──> publisher task ── connection "publish" ──> broker
+//!  caller <── inbox ────── session task  <── connection "consume" ──   │
+//!                               └── ping ──> publisher task ──> own control queue
+//! ```
+//!
+//! All tasks run on one thread with a runtime of its own (`thread`), so heartbeats go out however busy the process is. Each
+//! wait has a bound. It deliberately does not use TLS with a private CA yet.
+
+mod consume;
+mod convert;
+mod declare;
+mod failure;
+mod flight;
+mod inbox;
+mod link;
+mod ping;
+mod publish;
+mod publisher;
+mod returns;
+mod session;
+mod subscribe;
+mod thread;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use self::publisher::PublishHandle;
+use self::thread::AmqpThread;
+use super::settings::BrokerSettings;
+use super::{Broker, BrokerError, HostSession, Publisher, Subscription};
+use crate::model::id::HostId;
+
+/// A RabbitMQ broker.
+pub(super) struct AmqpBroker {
+    settings: Arc<BrokerSettings>,
+    thread: Arc<AmqpThread>,
+    publisher: PublishHandle,
+}
+
+impl AmqpBroker {
+    /// Starts the thread and the publisher on it.
+    pub(super) fn start(settings: BrokerSettings) -> Result<Self, BrokerError> {
+        let settings = Arc::new(settings);
+        let thread = AmqpThread::start().map_err(|source| BrokerError {
+            action: "start the thread for connections".to_owned(),
+            address: settings.uri.address(),
+            source: source.into(),
+        })?;
+        let publisher = publish::start(&thread, Arc::clone(&settings));
+        Ok(Self { settings, thread, publisher })
+    }
+}
+
+#[async_trait]
+impl Broker for AmqpBroker {
+    fn publisher(&self) -> Arc<dyn Publisher> {
+        Arc::new(self.publisher.clone())
+    }
+
+    async fn open_host(&self, host: &HostId) -> Box<dyn HostSession> {
+        session::open(&self.thread, Arc::clone(&self.settings), host.clone(), self.publisher.link())
+    }
+
+    async fn subscribe(
+        &self,
+        exchange: &'static str,
+        binding_keys: &[String],
+    ) -> Result<Box<dyn Subscription>, BrokerError> {
+        subscribe::open(&self.thread, Arc::clone(&self.settings), exchange, binding_keys.to_vec()).await
+    }
+}

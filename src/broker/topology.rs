@@ -1,0 +1,258 @@
+//! Every exchange, queue, binding and routing key, in one table.
+//!
+//! It promises that nobody else spells one of these names. A queue's type is its only argument, because an argument can never
+//! be changed afterwards (`PRECONDITION_FAILED`); limits, overflow and dead-lettering are policies. Publishers declare what
+//! all hosts share and never a host's queues: a mistyped host must come back unroutable.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::id::HostId;
+
+/// Jobs, by `<host>` or `<host>.urgent`.
+pub const JOBS_EXCHANGE: &str = "longshore.jobs";
+/// Control messages, by `<host>.<command>`.
+pub const CONTROL_EXCHANGE: &str = "longshore.control";
+/// Events, by `<kind>.<event>.<host>`.
+pub const EVENTS_EXCHANGE: &str = "longshore.events";
+/// Dead letters, by `<kind>.<code>.<host>`.
+pub const DEAD_EXCHANGE: &str = "longshore.dead";
+/// Where dead letters wait. Always a durable classic queue: a quorum queue has a delivery limit on 4.x and would lose letters
+/// that were looked at too often.
+pub const DEAD_QUEUE: &str = "longshore.dead";
+/// The command that a host sends to itself to prove that its control queue is read.
+pub const PING_COMMAND: &str = "ping";
+
+/// Longest part of a routing key that comes from a message, in bytes.
+const WORD_BYTES_MAX: usize = 64;
+
+/// How an exchange compares keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExchangeType {
+    /// The whole key.
+    Direct,
+    /// Word by word, with `*` and `#` in the binding.
+    Topic,
+}
+
+/// An exchange. All are durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Its name.
+    pub name: &'static str,
+    /// How it compares keys.
+    pub exchange_type: ExchangeType,
+}
+
+/// All exchanges.
+pub const EXCHANGES: [Exchange; 4] = [
+    Exchange { name: JOBS_EXCHANGE, exchange_type: ExchangeType::Direct },
+    Exchange { name: CONTROL_EXCHANGE, exchange_type: ExchangeType::Topic },
+    Exchange { name: EVENTS_EXCHANGE, exchange_type: ExchangeType::Topic },
+    Exchange { name: DEAD_EXCHANGE, exchange_type: ExchangeType::Topic },
+];
+
+/// How the broker keeps a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueType {
+    /// On one node: small and fast.
+    #[default]
+    Classic,
+    /// On several nodes of a cluster.
+    Quorum,
+}
+
+impl QueueType {
+    /// The value of the argument `x-queue-type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            QueueType::Classic => "classic",
+            QueueType::Quorum => "quorum",
+        }
+    }
+}
+
+/// A durable queue and what is bound to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// How the broker keeps it.
+    pub queue_type: QueueType,
+    /// The exchange that feeds it.
+    pub exchange: &'static str,
+    /// The key by which it is bound.
+    pub binding_key: String,
+}
+
+/// Queues that belong to no host.
+pub fn shared_queues() -> Vec<Queue> {
+    vec![Queue {
+        name: DEAD_QUEUE.to_owned(),
+        queue_type: QueueType::Classic,
+        exchange: DEAD_EXCHANGE,
+        binding_key: "#".to_owned(),
+    }]
+}
+
+/// The queues of one host. Declared by enrolment, or by the host's worker where it may.
+pub fn host_queues(host: &HostId, jobs_type: QueueType) -> Vec<Queue> {
+    vec![
+        Queue {
+            name: control_queue(host),
+            queue_type: QueueType::Classic,
+            exchange: CONTROL_EXCHANGE,
+            binding_key: format!("{host}.*"),
+        },
+        Queue {
+            name: urgent_jobs_queue(host),
+            queue_type: jobs_type,
+            exchange: JOBS_EXCHANGE,
+            binding_key: urgent_jobs_key(host),
+        },
+        Queue { name: jobs_queue(host), queue_type: jobs_type, exchange: JOBS_EXCHANGE, binding_key: jobs_key(host) },
+    ]
+}
+
+/// `longshore.jobs.<host>`.
+pub fn jobs_queue(host: &HostId) -> String {
+    format!("{JOBS_EXCHANGE}.{host}")
+}
+
+/// `longshore.jobs.<host>.urgent`.
+pub fn urgent_jobs_queue(host: &HostId) -> String {
+    format!("{JOBS_EXCHANGE}.{host}.urgent")
+}
+
+/// `longshore.control.<host>`.
+pub fn control_queue(host: &HostId) -> String {
+    format!("{CONTROL_EXCHANGE}.{host}")
+}
+
+/// Routing key of a job.
+pub fn jobs_key(host: &HostId) -> String {
+    host.to_string()
+}
+
+/// Routing key of a restore or of ad-hoc work.
+pub fn urgent_jobs_key(host: &HostId) -> String {
+    format!("{host}.urgent")
+}
+
+/// Routing key of a control message.
+pub fn control_key(host: &HostId, command: &str) -> String {
+    format!("{host}.{}", word(command))
+}
+
+/// Routing key of an event. `kind` may come from a message and is made safe.
+pub fn event_key(kind: &str, event: &str, host: &HostId) -> String {
+    format!("{}.{}.{host}", word(kind), word(event))
+}
+
+/// Routing key of a dead letter. `kind` may come from a message and is made safe.
+pub fn dead_key(kind: &str, code: &str, host: &HostId) -> String {
+    format!("{}.{}.{host}", word(kind), word(code))
+}
+
+/// One word of a routing key: what is not a letter, digit, `-` or `_` becomes `_`, so that a hostile kind can neither add
+/// words nor make the key longer than the 255 bytes that AMQP allows.
+fn word(text: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
+    match text {
+        "" => "unknown".to_owned(),
+        text => text.chars().take(WORD_BYTES_MAX).map(safe).collect(),
+    }
+}
+
+/// Whether a topic binding takes a key: `*` stands for one word, `#` for any number.
+pub fn topic_matches(binding_key: &str, routing_key: &str) -> bool {
+    // One row of the usual dynamic programme: `reached[i]` says that the binding so far can end before word `i`. Linear in
+    // binding times key, where the recursive form is exponential in the number of `#`.
+    let words: Vec<&str> = routing_key.split('.').collect();
+    let mut reached = vec![false; words.len() + 1];
+    reached[0] = true;
+    for part in binding_key.split('.') {
+        let mut next = vec![false; words.len() + 1];
+        let mut any_before = false;
+        for end in 0..=words.len() {
+            any_before |= reached[end];
+            next[end] = match part {
+                "#" => any_before,
+                _ => end > 0 && reached[end - 1] && (part == "*" || part == words[end - 1]),
+            };
+        }
+        reached = next;
+    }
+    reached[words.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn host() -> HostId {
+        "kvm-07".parse().unwrap()
+    }
+
+    #[test]
+    fn a_host_has_the_queues_of_the_design() {
+        let queues = host_queues(&host(), QueueType::Quorum);
+        let shown: Vec<String> = queues
+            .iter()
+            .map(|q| format!("{} {} {} {}", q.name, q.queue_type.as_str(), q.exchange, q.binding_key))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "longshore.control.kvm-07 classic longshore.control kvm-07.*",
+                "longshore.jobs.kvm-07.urgent quorum longshore.jobs kvm-07.urgent",
+                "longshore.jobs.kvm-07 quorum longshore.jobs kvm-07",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_hostile_kind_adds_no_words_to_a_key() {
+        assert_eq!(dead_key("a.b#*", "malformed_message", &host()), "a_b__.malformed_message.kvm-07");
+        assert_eq!(event_key("", "refused", &host()), "unknown.refused.kvm-07");
+        assert!(dead_key(&"x".repeat(10_000), &"y".repeat(10_000), &host()).len() < 256);
+    }
+
+    #[test]
+    fn topic_bindings_match_as_the_broker_does() {
+        for (binding, key, taken) in [
+            ("kvm-07.*", "kvm-07.cancel", true),
+            ("kvm-07.*", "kvm-07", false),
+            ("kvm-07.*", "kvm-07.a.b", false),
+            ("kvm-07.*", "kvm-08.cancel", false),
+            ("#", "a.b.c", true),
+            ("#", "", true),
+            ("backup.#", "backup", true),
+            ("backup.#", "backup.progress.kvm-07", true),
+            ("*.*.kvm-07", "backup.progress.kvm-07", true),
+            ("#.kvm-07", "kvm-07", true),
+            ("#.kvm-07.#", "a.kvm-07.b.c", true),
+            ("a.#.b", "a.x.y", false),
+        ] {
+            assert_eq!(topic_matches(binding, key), taken, "{binding} {key}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_routing_key_from_any_text_is_three_words_and_short(kind in ".*", code in ".*") {
+            let key = dead_key(&kind, &code, &host());
+            prop_assert_eq!(key.split('.').count(), 3);
+            prop_assert!(key.len() < 256);
+        }
+
+        #[test]
+        fn a_key_matches_itself_and_the_open_binding(key in "[a-z]{0,3}(\\.[a-z]{0,3}){0,5}") {
+            prop_assert!(topic_matches(&key, &key));
+            prop_assert!(topic_matches("#", &key));
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! From what stands in the file to what the program uses: defaults, ranges, words.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::error::ConfigError;
+use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawScratch, RawWorker};
+use super::source::Layers;
+use super::values::{
+    BackupConfig, BrokerConfig, Config, LibvirtConfig, LogConfig, LogFormat, QueueType, ScratchConfig, TransferDefault,
+    WorkerConfig,
+};
+
+/// A number that a key may have, and the one it has when it is absent.
+struct Number {
+    default: u64,
+    range: RangeInclusive<u64>,
+}
+
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+
+pub(super) fn check(raw: Raw, layers: &Layers<'_>) -> Result<Config, ConfigError> {
+    let checker = Checker { layers };
+    let uri = raw.libvirt.uri.unwrap_or_else(|| "qemu:///system".to_owned());
+    Ok(Config {
+        host: checker.host(raw.host)?,
+        credentials_dir: checker.directory("credentials_dir", raw.credentials_dir, "/etc/longshore/credentials")?,
+        broker: checker.broker(raw.broker)?,
+        libvirt: LibvirtConfig { uri },
+        worker: checker.worker(raw.worker)?,
+        scratch: checker.scratch(raw.scratch)?,
+        backup: checker.backup(&raw.backup)?,
+        log: checker.log(raw.log)?,
+    })
+}
+
+struct Checker<'a> {
+    layers: &'a Layers<'a>,
+}
+
+impl Checker<'_> {
+    fn value(&self, key: &str, rule: impl Into<String>) -> ConfigError {
+        ConfigError::Value { key: key.to_owned(), place: self.layers.place(key), rule: rule.into() }
+    }
+
+    fn number(&self, key: &str, given: Option<u64>, number: &Number) -> Result<u64, ConfigError> {
+        let value = given.unwrap_or(number.default);
+        if number.range.contains(&value) {
+            return Ok(value);
+        }
+        Err(self.value(key, format!("it is from {} to {}", number.range.start(), number.range.end())))
+    }
+
+    fn narrow<T: TryFrom<u64>>(&self, key: &str, given: Option<u64>, number: &Number) -> Result<T, ConfigError> {
+        let value = self.number(key, given, number)?;
+        T::try_from(value).map_err(|_| self.value(key, "it is too large"))
+    }
+
+    fn seconds(&self, key: &str, given: Option<u64>, number: &Number) -> Result<Duration, ConfigError> {
+        self.number(key, given, number).map(Duration::from_secs)
+    }
+
+    fn word<T: Copy>(
+        &self,
+        key: &str,
+        given: Option<&String>,
+        words: &[(&str, T)],
+        default: T,
+    ) -> Result<T, ConfigError> {
+        let Some(given) = given else { return Ok(default) };
+        let found = words.iter().find(|(word, _)| word == given).map(|(_, value)| *value);
+        found.ok_or_else(|| {
+            let wanted = words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(" or ");
+            self.value(key, format!("it is {wanted}"))
+        })
+    }
+
+    fn directory(&self, key: &str, given: Option<String>, default: &str) -> Result<PathBuf, ConfigError> {
+        let path = PathBuf::from(given.unwrap_or_else(|| default.to_owned()));
+        if path.is_absolute() { Ok(path) } else { Err(self.value(key, "it is an absolute path")) }
+    }
+
+    fn host(&self, given: Option<String>) -> Result<String, ConfigError> {
+        let rule = "it has 1 to 63 of a-z, 0-9 and `-`";
+        let fits = |host: &String| {
+            let characters = host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            (1..=63).contains(&host.len()) && characters
+        };
+        if let Some(host) = given {
+            return Some(host).filter(fits).ok_or_else(|| self.value("host", rule));
+        }
+        let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let short = name.and_then(|name| name.split('.').next().map(str::to_lowercase));
+        short.filter(fits).ok_or_else(|| ConfigError::Missing {
+            key: "host".to_owned(),
+            place: self.layers.place("host"),
+            rule: format!("this machine's own name does not fit: {rule}"),
+        })
+    }
+
+    fn uri(&self, uri: Option<String>, uri_file: Option<String>) -> Result<SecretString, ConfigError> {
+        let (key, uri) = match (uri, uri_file) {
+            (Some(uri), None) => ("broker.uri", uri),
+            (None, Some(path)) => ("broker.uri_file", self.secret_file("broker.uri_file", Path::new(&path))?),
+            (Some(_), Some(_)) => return Err(self.value("broker.uri_file", "`broker.uri` is set, too; one is enough")),
+            (None, None) => {
+                return Err(ConfigError::Missing {
+                    key: "broker.uri_file".to_owned(),
+                    place: self.layers.place("broker.uri_file"),
+                    rule: "the broker's URI, in a file of its own or as `broker.uri`".to_owned(),
+                });
+            }
+        };
+        if !uri.starts_with("amqp://") && !uri.starts_with("amqps://") {
+            return Err(self.value(key, "the URI begins with `amqp://` or `amqps://`"));
+        }
+        Ok(uri.into())
+    }
+
+    fn secret_file(&self, key: &str, path: &Path) -> Result<String, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        let mode = fs::metadata(path).map_err(unreadable)?.mode();
+        if mode & 0o077 != 0 {
+            let rule = format!("`{}` can be read by others; `chmod 600` it", path.display());
+            return Err(self.value(key, rule));
+        }
+        Ok(fs::read_to_string(path).map_err(unreadable)?.trim().to_owned())
+    }
+
+    fn broker(&self, raw: RawBroker) -> Result<BrokerConfig, ConfigError> {
+        let types = [("classic", QueueType::Classic), ("quorum", QueueType::Quorum)];
+        let prefetch = Number { default: 50, range: 1..=1000 };
+        // Below 5 s a busy broker counts as dead; above a minute a dead one holds the host id for minutes.
+        let heartbeat = Number { default: 20, range: 5..=60 };
+        let publish_wait = Number { default: 30, range: 1..=600 };
+        Ok(BrokerConfig {
+            uri: self.uri(raw.uri, raw.uri_file)?,
+            queue_type: self.word("broker.queue_type", raw.queue_type.as_ref(), &types, QueueType::Classic)?,
+            job_prefetch: self.narrow("broker.job_prefetch", raw.job_prefetch, &prefetch)?,
+            heartbeat: self.seconds("broker.heartbeat_seconds", raw.heartbeat_seconds, &heartbeat)?,
+            publish_wait: self.seconds("broker.publish_wait_seconds", raw.publish_wait_seconds, &publish_wait)?,
+        })
+    }
+
+    fn worker(&self, raw: RawWorker) -> Result<WorkerConfig, ConfigError> {
+        let slots = self.narrow("worker.slots", raw.slots, &Number { default: 2, range: 1..=256 })?;
+        let per_repository = Number { default: u64::from(slots), range: 1..=256 };
+        let waiting_max = Number { default: 1000, range: 1..=100_000 };
+        let drain = Number { default: 120, range: 0..=DAY_SECONDS };
+        let heartbeat = Number { default: 15, range: 1..=300 };
+        let inventory = Number { default: 300, range: 10..=DAY_SECONDS };
+        let key = "worker.slots_per_repository";
+        Ok(WorkerConfig {
+            state_dir: self.directory("worker.state_dir", raw.state_dir, "/var/lib/longshore")?,
+            run_dir: self.directory("worker.run_dir", raw.run_dir, "/run/longshore")?,
+            slots,
+            slots_per_repository: self.narrow(key, raw.slots_per_repository, &per_repository)?,
+            waiting_max: self.narrow("worker.waiting_max", raw.waiting_max, &waiting_max)?,
+            drain: self.seconds("worker.drain_seconds", raw.drain_seconds, &drain)?,
+            heartbeat: self.seconds("worker.heartbeat_seconds", raw.heartbeat_seconds, &heartbeat)?,
+            inventory: self.seconds("worker.inventory_seconds", raw.inventory_seconds, &inventory)?,
+        })
+    }
+
+    fn scratch(&self, raw: RawScratch) -> Result<ScratchConfig, ConfigError> {
+        let limit = Number { default: 0, range: 1 << 20..=u64::MAX };
+        let given = raw.limit_bytes;
+        Ok(ScratchConfig {
+            dir: self.directory("scratch.dir", raw.dir, "/var/lib/longshore/scratch")?,
+            limit_bytes: given.map(|_| self.number("scratch.limit_bytes", given, &limit)).transpose()?,
+            reserve_percent: self.narrow(
+                "scratch.reserve_percent",
+                raw.reserve_percent,
+                &Number { default: 10, range: 0..=90 },
+            )?,
+        })
+    }
+
+    fn backup(&self, raw: &RawBackup) -> Result<BackupConfig, ConfigError> {
+        let transfers = [("pull", TransferDefault::Pull), ("push", TransferDefault::Push)];
+        let stall = Number { default: 300, range: 5..=DAY_SECONDS };
+        let freeze_limit = Number { default: 30, range: 1..=300 };
+        Ok(BackupConfig {
+            transfer: self.word("backup.transfer", raw.transfer.as_ref(), &transfers, TransferDefault::Pull)?,
+            stall: self.seconds("backup.stall_seconds", raw.stall_seconds, &stall)?,
+            freeze_limit: self.seconds("backup.freeze_limit_seconds", raw.freeze_limit_seconds, &freeze_limit)?,
+            same_device_ok: raw.same_device_ok.unwrap_or(false),
+        })
+    }
+
+    fn log(&self, raw: RawLog) -> Result<LogConfig, ConfigError> {
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        Ok(LogConfig {
+            format: self.word("log.format", raw.format.as_ref(), &formats, LogFormat::Text)?,
+            level: raw.level.unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! The configuration as it stands in the file. Numbers are as wide as TOML's, because the `config` crate cuts wider ones
+//! down to a narrower type without a word.
+
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Raw {
+    pub host: Option<String>,
+    pub credentials_dir: Option<String>,
+    pub broker: RawBroker,
+    pub libvirt: RawLibvirt,
+    pub worker: RawWorker,
+    pub scratch: RawScratch,
+    pub backup: RawBackup,
+    pub log: RawLog,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawBroker {
+    pub uri: Option<String>,
+    pub uri_file: Option<String>,
+    pub queue_type: Option<String>,
+    pub job_prefetch: Option<u64>,
+    pub heartbeat_seconds: Option<u64>,
+    pub publish_wait_seconds: Option<u64>,
+}
+
+impl std::fmt::Debug for RawBroker {
+    /// Says nothing: the URI holds a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawBroker").finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawLibvirt {
+    pub uri: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawWorker {
+    pub state_dir: Option<String>,
+    pub run_dir: Option<String>,
+    pub slots: Option<u64>,
+    pub slots_per_repository: Option<u64>,
+    pub waiting_max: Option<u64>,
+    pub drain_seconds: Option<u64>,
+    pub heartbeat_seconds: Option<u64>,
+    pub inventory_seconds: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawScratch {
+    pub dir: Option<String>,
+    pub limit_bytes: Option<u64>,
+    pub reserve_percent: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawBackup {
+    pub transfer: Option<String>,
+    pub stall_seconds: Option<u64>,
+    pub freeze_limit_seconds: Option<u64>,
+    pub same_device_ok: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawLog {
+    pub level: Option<String>,
+    pub format: Option<String>,
+}

@@ -1,0 +1,130 @@
+//! The checked configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// Everything a worker is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The host id; the short host name unless set.
+    pub host: String,
+    /// The broker.
+    pub broker: BrokerConfig,
+    /// libvirt.
+    pub libvirt: LibvirtConfig,
+    /// The worker itself.
+    pub worker: WorkerConfig,
+    /// Scratch of pull backups.
+    pub scratch: ScratchConfig,
+    /// Backup jobs.
+    pub backup: BackupConfig,
+    /// Directory of the files that jobs refer to for credentials.
+    pub credentials_dir: PathBuf,
+    /// The log.
+    pub log: LogConfig,
+}
+
+/// Type of the job queues. It is part of a queue's identity on the broker: changing it later needs new queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueType {
+    /// Durable classic queues: the cheapest, for a single broker.
+    Classic,
+    /// Quorum queues, for a cluster.
+    Quorum,
+}
+
+/// The broker.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// AMQP URI with user, password and virtual host.
+    pub uri: SecretString,
+    /// Type of the job queues.
+    pub queue_type: QueueType,
+    /// Deliveries that may be on their way to the journal at a time.
+    pub job_prefetch: u16,
+    /// AMQP heartbeat.
+    pub heartbeat: Duration,
+    /// Longest wait for the broker's confirm.
+    pub publish_wait: Duration,
+}
+
+/// libvirt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LibvirtConfig {
+    /// Connection URI.
+    pub uri: String,
+}
+
+/// The worker itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// The journal; must survive a reboot.
+    pub state_dir: PathBuf,
+    /// Sockets, mount points and the like; emptied by a reboot.
+    pub run_dir: PathBuf,
+    /// Jobs at a time.
+    pub slots: u32,
+    /// Of these, on one repository.
+    pub slots_per_repository: u32,
+    /// Jobs in the journal beyond which no more are taken from the queue.
+    pub waiting_max: u32,
+    /// Time that running jobs get to finish on SIGTERM.
+    pub drain: Duration,
+    /// Between two heartbeat events.
+    pub heartbeat: Duration,
+    /// Between two inventory events.
+    pub inventory: Duration,
+}
+
+/// Scratch of pull backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScratchConfig {
+    /// A directory on a local disk.
+    pub dir: PathBuf,
+    /// Limit for all jobs together, bytes; without it, what is free less the reserve.
+    pub limit_bytes: Option<u64>,
+    /// Share of the file system that is left free, percent.
+    pub reserve_percent: u8,
+}
+
+/// How the bytes travel where the job says `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferDefault {
+    /// We read from QEMU and write to the share.
+    Pull,
+    /// QEMU writes to the share itself.
+    Push,
+}
+
+/// Backup jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupConfig {
+    /// How the bytes travel where the job says `auto`.
+    pub transfer: TransferDefault,
+    /// Time without a byte moved after which an attempt fails.
+    pub stall: Duration,
+    /// Longest time that the guard lets a guest be frozen.
+    pub freeze_limit: Duration,
+    /// A directory repository may be on the same device as its parent directory.
+    pub same_device_ok: bool,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A level, or directives such as `info,longshore::broker=debug`.
+    pub level: String,
+    /// Its form.
+    pub format: LogFormat,
+}

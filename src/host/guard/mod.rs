@@ -1,0 +1,89 @@
+//! The guard: the process that thaws a guest, and ends a pull job, when the worker can't.
+//!
+//! One guard per freeze or pull job, an exec of our own binary that outlives the worker. It is armed before the freeze;
+//! from then on the guest does not depend on the worker being alive, awake or connected:
+//!
+//! ```text
+//!            freezing            thawed
+//!   armed ─────────────> frozen ────────> armed        disarm: the process ends, wherever it is
+//!     │                    │
+//!     │ pipe closed        │ pipe closed, freeze limit passed
+//!     └─────────┬──────────┘
+//!               v
+//!             fired: thaws until the agent says thawed; ends the domain's job if its socket is ours
+//!
+//!   armed, frozen: scratch over 80 % of its limit ──> the pull job is ended (`scratch_full`), the guest runs on
+//! ```
+//!
+//! It never touches a job whose socket is not the one in its duty, makes no decision about the backup, and holds no
+//! secret. What it did is told to a worker that asks: after [`Guard::thawed`] answered well, the guest was frozen for the
+//! whole time in between.
+
+#[cfg(feature = "libvirt")]
+mod entry;
+pub mod fake;
+#[cfg(feature = "libvirt")]
+mod place;
+mod process;
+mod protocol;
+mod rescue;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "libvirt")]
+pub use self::entry::main;
+pub use self::process::ProcessGuards;
+use crate::failure::Failure;
+use crate::model::id::InstanceId;
+
+/// What one guard answers for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardDuty {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Longest time from [`Guard::freezing`] to [`Guard::thawed`]; then the guard fires.
+    pub freeze_limit: Duration,
+    /// The pull job to be ended when the worker can't; none for a freeze without one.
+    pub pull: Option<PullDuty>,
+}
+
+/// The pull job that a guard ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullDuty {
+    /// The job's NBD socket, by which it is known to be ours: another one for every attempt.
+    pub socket: PathBuf,
+    /// The scratch files, on a local disk.
+    pub scratch: Vec<PathBuf>,
+    /// Bytes that the scratch files may allocate together; the job is ended at 80 % of it.
+    pub scratch_limit_bytes: u64,
+}
+
+/// Whoever can start guards.
+#[async_trait]
+pub trait Guards: Send + Sync {
+    /// Starts a guard and waits until it is connected to the hypervisor and watching. `guard_failed`.
+    async fn arm(&self, duty: &GuardDuty) -> Result<Box<dyn Guard>, Failure>;
+}
+
+/// The worker's end of one guard. Dropping it is as good as dying: the guard fires.
+#[async_trait]
+pub trait Guard: Send {
+    /// The guest is about to be frozen: from now the freeze limit runs. `guard_failed`, `guard_fired`.
+    async fn freezing(&mut self) -> Result<(), Failure>;
+    /// The guest is thawed, and the agent has confirmed it. Fails with what [`Guard::fired`] would tell.
+    async fn thawed(&mut self) -> Result<(), Failure>;
+    /// What it has done so far, if anything: `guard_fired` or `scratch_full`.
+    async fn fired(&mut self) -> Result<Option<Failure>, Failure>;
+    /// Nothing is left to guard: the process ends. An error only says that it had to be killed for that.
+    async fn disarm(self: Box<Self>) -> Result<(), Failure>;
+    /// Leaves it to its work, since the guest may be frozen: it fires, and goes on until the guest is thawed. Answers its
+    /// process id, for the left-over report.
+    fn leave(self: Box<Self>) -> u32;
+}

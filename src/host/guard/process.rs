@@ -1,0 +1,156 @@
+//! The worker's side of real guards: each a child process that outlives us.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::BufReader;
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use super::protocol::{Answer, Order, read_line, write_line};
+use super::{Guard, GuardDuty, Guards};
+use crate::failure::{Code, Failure};
+
+/// This very program, also when its file was replaced since it started.
+const OURSELVES: &str = "/proc/self/exe";
+
+/// Environment that a guard gets: what libvirt's client needs to find its sockets, and none of the worker's secrets.
+const ENVIRONMENT: [&str; 3] = ["PATH", "HOME", "XDG_RUNTIME_DIR"];
+
+/// Longest time to arm: an earlier guard of the instance has 45 s to be done, then libvirt is connected.
+const ARM_LIMIT: Duration = Duration::from_secs(65);
+
+/// Longest time for any other answer, and for the end after a disarm. The guest may be frozen meanwhile.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// Starts guard processes.
+#[derive(Clone, Debug)]
+pub struct ProcessGuards {
+    program: PathBuf,
+    libvirt_uri: String,
+}
+
+impl ProcessGuards {
+    /// Guards that are copies of this program, which must be `longshore`, each with a connection of its own to the libvirt
+    /// at `libvirt_uri`.
+    pub fn new(libvirt_uri: &str) -> Self {
+        Self::of_program(Path::new(OURSELVES), libvirt_uri)
+    }
+
+    /// Guards that run another `longshore` program than the one that asks.
+    pub fn of_program(program: &Path, libvirt_uri: &str) -> Self {
+        Self { program: program.to_owned(), libvirt_uri: libvirt_uri.to_owned() }
+    }
+
+    fn start(&self) -> std::io::Result<ProcessGuard> {
+        let mut command = std::process::Command::new(&self.program);
+        command.arg0("longshore").arg("guard").env_clear();
+        command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        let mut child = Command::from(command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let missing = || std::io::Error::other("the guard has no pipe");
+        let orders = child.stdin.take().ok_or_else(missing)?;
+        let answers = BufReader::new(child.stdout.take().ok_or_else(missing)?);
+        Ok(ProcessGuard { child, orders, answers, in_step: true })
+    }
+}
+
+#[async_trait]
+impl Guards for ProcessGuards {
+    async fn arm(&self, duty: &GuardDuty) -> Result<Box<dyn Guard>, Failure> {
+        let failed = || Failure::new(Code::GuardFailed, format!("cannot arm a guard for instance `{}`", duty.instance));
+        let mut guard = self.start().map_err(|error| failed().because(&error))?;
+        let order = Order::Arm { libvirt_uri: self.libvirt_uri.clone(), duty: duty.clone() };
+        match guard.ask(&order, ARM_LIMIT).await {
+            Ok(Answer { refused: None, .. }) => Ok(Box::new(guard)),
+            // It ends by itself, since nothing is frozen and nothing begun; nothing waits for that but the place.
+            Ok(Answer { refused: Some(refused), .. }) => Err(failed().because_of(&refused)),
+            Err(failure) => {
+                guard.kill().await;
+                Err(failed().because_of(&failure))
+            }
+        }
+    }
+}
+
+struct ProcessGuard {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    /// Every order so far has had its answer; else the next answer would be an older one.
+    in_step: bool,
+}
+
+impl ProcessGuard {
+    async fn ask(&mut self, order: &Order, limit: Duration) -> Result<Answer, Failure> {
+        if !std::mem::replace(&mut self.in_step, false) {
+            return Err(Failure::new(Code::GuardFailed, "the guard did not answer an earlier order"));
+        }
+        let exchange = async {
+            write_line(&mut self.orders, order).await?;
+            read_line::<Answer>(&mut self.answers).await
+        };
+        let answer = match timeout(limit, exchange).await {
+            Ok(Ok(Some(answer))) => answer,
+            Ok(Ok(None)) => return Err(Failure::new(Code::GuardFailed, "the guard process ended")),
+            Ok(Err(error)) => {
+                return Err(Failure::new(Code::GuardFailed, "cannot talk to the guard process").because(&error));
+            }
+            Err(_) => {
+                return Err(Failure::new(Code::GuardFailed, format!("the guard did not answer within {limit:?}")));
+            }
+        };
+        self.in_step = true;
+        Ok(answer)
+    }
+
+    async fn order(&mut self, order: Order) -> Result<Option<Failure>, Failure> {
+        let answer = self.ask(&order, ANSWER_LIMIT).await?;
+        answer.refused.map_or(Ok(answer.fired), Err)
+    }
+
+    async fn kill(&mut self) {
+        if let Err(error) = self.child.kill().await {
+            tracing::warn!(%error, pid = self.child.id(), "cannot kill a guard process");
+        }
+    }
+}
+
+#[async_trait]
+impl Guard for ProcessGuard {
+    async fn freezing(&mut self) -> Result<(), Failure> {
+        self.order(Order::Freezing).await?.map_or(Ok(()), Err)
+    }
+
+    async fn thawed(&mut self) -> Result<(), Failure> {
+        self.order(Order::Thawed).await?.map_or(Ok(()), Err)
+    }
+
+    async fn fired(&mut self) -> Result<Option<Failure>, Failure> {
+        self.order(Order::Fired).await
+    }
+
+    async fn disarm(mut self: Box<Self>) -> Result<(), Failure> {
+        let asked = self.order(Order::Disarm).await;
+        let failed = || Failure::new(Code::GuardFailed, "a guard process had to be killed");
+        match (asked, timeout(ANSWER_LIMIT, self.child.wait()).await) {
+            (Ok(_), Ok(Ok(_))) => Ok(()),
+            (Err(failure), _) => {
+                self.kill().await;
+                Err(failed().because_of(&failure))
+            }
+            (Ok(_), Ok(Err(error))) => Err(failed().because(&error)),
+            (Ok(_), Err(_)) => {
+                self.kill().await;
+                Err(failed().caused_by(format!("it did not end within {ANSWER_LIMIT:?}")))
+            }
+        }
+    }
+
+    fn leave(self: Box<Self>) -> u32 {
+        // An id that is gone already means a guard that is done. Dropping the pipe is what sets it to work.
+        self.child.id().unwrap_or(0)
+    }
+}

@@ -1,0 +1,115 @@
+//! What a guard does once it has fired: thaw the guest and end our pull job, again and again until both stay so.
+//!
+//! "Once" is not enough. A freeze that timed out may reach the guest later, and a begin that the dead worker had sent may
+//! wait in libvirt for the domain's job lock. So the guard looks on for [`SETTLE`] after all is well.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{GuardDuty, PullDuty};
+use crate::failure::{Code, Failure};
+use crate::host::hypervisor::{DomainJob, FreezeStatus, Hypervisor};
+use crate::model::id::InstanceId;
+use crate::model::instance::PowerState;
+
+/// How long all must be well before the guard believes it. libvirt keeps a call waiting 30 s for a domain's job lock.
+pub(super) const SETTLE: Duration = Duration::from_secs(35);
+
+/// How long an agent may take for one thaw or status.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause between two tries while something is wrong, at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long it is tried with [`FIRST_PAUSE`]; by then the worker, if there is one, reports `guest_maybe_frozen`.
+const HURRY: Duration = Duration::from_secs(120);
+
+/// Pause between two tries after that, and between two looks while all is well.
+const LATER_PAUSE: Duration = Duration::from_secs(2);
+
+/// After this the guard gives up: an agent that was gone for an hour takes a person.
+const GIVE_UP: Duration = Duration::from_secs(60 * 60);
+
+/// Thaws, if the guest was to be frozen, and ends the pull job, if there was to be one. Fails when it gives up.
+pub(super) async fn rescue(hypervisor: &dyn Hypervisor, duty: &GuardDuty, was_to_freeze: bool) -> Result<(), Failure> {
+    if !was_to_freeze && duty.pull.is_none() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let mut well_since: Option<Instant> = None;
+    loop {
+        let thawed = async {
+            if !was_to_freeze {
+                return Ok(());
+            }
+            // While all is well a look is enough, and disturbs nobody.
+            if well_since.is_some() && looks_thawed(hypervisor, duty.instance).await {
+                Ok(())
+            } else {
+                thaw(hypervisor, duty.instance).await
+            }
+        };
+        let (thawed, ended) = tokio::join!(thawed, end_pull(hypervisor, duty.instance, duty.pull.as_ref()));
+        let pause = match thawed.and(ended) {
+            Ok(()) if well_since.is_some_and(|since| since.elapsed() >= SETTLE) => return Ok(()),
+            Ok(()) => {
+                well_since.get_or_insert_with(Instant::now);
+                LATER_PAUSE
+            }
+            Err(failure) if began.elapsed() >= GIVE_UP => {
+                let text = format!("the guard of instance `{}` gives up after {GIVE_UP:?}", duty.instance);
+                return Err(Failure::new(Code::GuestMaybeFrozen, text).because_of(&failure));
+            }
+            Err(_) => {
+                well_since = None;
+                if began.elapsed() < HURRY { FIRST_PAUSE } else { LATER_PAUSE }
+            }
+        };
+        sleep(pause).await;
+    }
+}
+
+async fn looks_thawed(hypervisor: &dyn Hypervisor, instance: InstanceId) -> bool {
+    matches!(hypervisor.freeze_status(instance, AGENT_TIMEOUT).await, Ok(FreezeStatus::Thawed))
+}
+
+/// Thaws and asks whether that is so. A guest that doesn't run has nothing frozen, and one without an agent never had.
+async fn thaw(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<(), Failure> {
+    let asked = match hypervisor.thaw(instance, AGENT_TIMEOUT).await {
+        Ok(_) => hypervisor.freeze_status(instance, AGENT_TIMEOUT).await,
+        Err(failure) => Err(failure),
+    };
+    match asked {
+        Ok(FreezeStatus::Thawed) => Ok(()),
+        Ok(FreezeStatus::Frozen) => {
+            Err(Failure::new(Code::GuestMaybeFrozen, format!("instance `{instance}` is frozen after a thaw")))
+        }
+        Err(failure) if matches!(failure.code, Code::InstanceNotHere | Code::AgentMissing) => Ok(()),
+        Err(failure) => match hypervisor.state(instance).await {
+            Ok(PowerState::ShutOff) => Ok(()),
+            _ => Err(failure),
+        },
+    }
+}
+
+/// Ends the domain's job if its socket is ours, and fails until it is gone. Somebody else's job is none of our business.
+pub(super) async fn end_pull(
+    hypervisor: &dyn Hypervisor,
+    instance: InstanceId,
+    pull: Option<&PullDuty>,
+) -> Result<(), Failure> {
+    let Some(pull) = pull else { return Ok(()) };
+    let is_ours = |job: Option<DomainJob>| job == Some(DomainJob::Pull { socket: pull.socket.clone() });
+    match hypervisor.domain_job(instance).await {
+        Ok(job) if is_ours(job.clone()) => {}
+        Ok(_) => return Ok(()),
+        Err(failure) if failure.code == Code::InstanceNotHere => return Ok(()),
+        Err(failure) => return Err(failure),
+    }
+    hypervisor.abort_job(instance).await?;
+    if is_ours(hypervisor.domain_job(instance).await?) {
+        return Err(Failure::new(Code::InstanceBusy, format!("the pull job of instance `{instance}` is ending")));
+    }
+    Ok(())
+}

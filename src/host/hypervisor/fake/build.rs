@@ -1,0 +1,128 @@
+//! Instances for the fake, built in one expression.
+#![allow(clippy::expect_used)] // The names are written in the test itself: a wrong one should stop it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::super::{GuestFileSystem, GuestInfo};
+use crate::model::id::{DiskTarget, InstanceId};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PowerState};
+
+/// How the guest agent behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FakeAgent {
+    /// No channel is configured.
+    Missing,
+    /// Answers at once.
+    Answering,
+    /// The channel is there and nobody answers; what it is sent waits in the channel.
+    Silent,
+    /// Answers at once, but a freeze waits this long for the guest's hooks.
+    SlowHooks(Duration),
+}
+
+/// An instance of the fake.
+#[derive(Clone, Debug)]
+pub struct FakeInstance {
+    pub(super) instance: Instance,
+    pub(super) agent: FakeAgent,
+    pub(super) info: GuestInfo,
+    pub(super) checkpoints: Vec<String>,
+}
+
+impl FakeInstance {
+    /// A running instance with an agent and, so far, without disks.
+    pub fn running(name: &str) -> Self {
+        Self::new(name, PowerState::Running)
+    }
+
+    /// A stopped instance with an agent configured and, so far, without disks.
+    pub fn shut_off(name: &str) -> Self {
+        Self::new(name, PowerState::ShutOff)
+    }
+
+    fn new(name: &str, state: PowerState) -> Self {
+        let id = InstanceId::draw();
+        let definition = format!("<domain type='kvm'><name>{name}</name><uuid>{id}</uuid></domain>");
+        let name = name.parse().expect("an instance name");
+        let disks = Vec::new();
+        let instance = Instance { id, name, state, disks, agent_configured: true, definition, nvram: None };
+        let facts = [("os.id".to_owned(), "debian".to_owned())].into();
+        let info = GuestInfo { facts, file_systems: Vec::new() };
+        Self { instance, agent: FakeAgent::Answering, info, checkpoints: Vec::new() }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> InstanceId {
+        self.instance.id
+    }
+
+    /// With another id.
+    #[must_use]
+    pub fn with_id(mut self, id: InstanceId) -> Self {
+        self.instance.id = id;
+        self
+    }
+
+    /// With a qcow2 disk of `bytes`, and on it a file system that can be frozen.
+    #[must_use]
+    pub fn disk(self, target: &str, bytes: u64) -> Self {
+        let name = self.instance.name.as_str();
+        let path = PathBuf::from(format!("/fake/{name}/{target}.qcow2"));
+        self.disk_at(target, bytes, DiskSource::File { path, format: ImageFormat::Qcow2 })
+    }
+
+    /// With a disk of `bytes` whose content is at `source`, and on it a file system that can be frozen.
+    #[must_use]
+    pub fn disk_at(mut self, target: &str, bytes: u64, source: DiskSource) -> Self {
+        let target: DiskTarget = target.parse().expect("a disk target");
+        let file_system = GuestFileSystem {
+            mount_point: format!("/mnt/{target}"),
+            kind: "ext4".to_owned(),
+            device: target.to_string(),
+            disks: vec![target.clone()],
+        };
+        self.info.file_systems.push(file_system);
+        self.with_disk(Disk {
+            serial: Some(format!("serial-{target}")),
+            target,
+            device: DiskDevice::Disk,
+            bus: Some("virtio".to_owned()),
+            read_only: false,
+            shareable: false,
+            transient: false,
+            source: Some(source),
+            virtual_bytes: Some(bytes),
+            allocated_bytes: Some(bytes / 2),
+        })
+    }
+
+    /// With a disk of any kind, and nothing on it that the agent would list.
+    #[must_use]
+    pub fn with_disk(mut self, disk: Disk) -> Self {
+        self.instance.disks.push(disk);
+        self
+    }
+
+    /// With an agent that behaves so.
+    #[must_use]
+    pub fn agent(mut self, agent: FakeAgent) -> Self {
+        self.agent = agent;
+        self.instance.agent_configured = agent != FakeAgent::Missing;
+        self
+    }
+
+    /// With other words from the agent about the guest.
+    #[must_use]
+    pub fn guest_info(mut self, info: GuestInfo) -> Self {
+        self.info = info;
+        self
+    }
+
+    /// With a checkpoint that was there before.
+    #[must_use]
+    pub fn checkpoint(mut self, name: &str) -> Self {
+        self.checkpoints.push(name.to_owned());
+        self
+    }
+}

@@ -1,0 +1,232 @@
+//! The fake as a [`Hypervisor`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::super::{
+    DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
+    PushBackup, StuckCall, Versions,
+};
+use super::script::Ruling;
+use super::world::{AgentAnswer, FakeDomain};
+use super::{CALL_DEADLINE, FakeHypervisor, JOB_ENDS_AFTER};
+use crate::failure::{Code, Failure};
+use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
+use crate::model::instance::{Instance, PowerState};
+
+impl FakeHypervisor {
+    /// Every call begins here: it may be scripted to fail or hang.
+    async fn enter(&self, call: &'static str, instance: Option<InstanceId>, deadline: Duration) -> Result<(), Failure> {
+        let ruling = self.lock().script.rule(call);
+        match ruling {
+            Ruling::Works => Ok(()),
+            Ruling::Fails(failure) => Err(failure),
+            Ruling::Hangs => {
+                let since = Timestamp::now();
+                sleep(deadline).await;
+                self.lock().script.overdue(call, instance, since);
+                Err(Failure::new(
+                    Code::HypervisorTimedOut,
+                    format!("the call `{call}` did not return within {deadline:?}"),
+                ))
+            }
+        }
+    }
+
+    async fn on<T>(
+        &self,
+        call: &'static str,
+        instance: InstanceId,
+        work: impl FnOnce(&mut FakeDomain) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.enter(call, Some(instance), CALL_DEADLINE).await?;
+        self.with(instance, work)
+    }
+
+    fn with<T>(
+        &self,
+        instance: InstanceId,
+        work: impl FnOnce(&mut FakeDomain) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut world = self.lock();
+        let domain = world.domains.get_mut(&instance);
+        work(domain.ok_or_else(|| not_here(&InstanceRef::Id(instance)))?)
+    }
+
+    /// Waits until the agent would answer, or fails as `agent_silent` at the timeout.
+    async fn agent_answers(&self, call: &'static str, instance: InstanceId, timeout: Duration) -> Result<(), Failure> {
+        self.enter(call, Some(instance), timeout).await?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.with(instance, |domain| domain.ask_agent())? {
+                AgentAnswer::Now => return Ok(()),
+                AgentAnswer::At(at) if at <= deadline => sleep_until(at).await,
+                AgentAnswer::At(_) | AgentAnswer::Never => {
+                    sleep_until(deadline).await;
+                    return Err(silent(instance, timeout));
+                }
+            }
+        }
+    }
+}
+
+fn not_here(instance: &InstanceRef) -> Failure {
+    Failure::new(Code::InstanceNotHere, format!("cannot find instance `{instance}`"))
+}
+
+fn silent(instance: InstanceId, timeout: Duration) -> Failure {
+    Failure::new(Code::AgentSilent, format!("the agent of instance `{instance}` gave no answer within {timeout:?}"))
+}
+
+#[async_trait]
+impl Hypervisor for FakeHypervisor {
+    async fn versions(&self) -> Result<Versions, Failure> {
+        self.enter("versions", None, CALL_DEADLINE).await?;
+        Ok(self.lock().versions)
+    }
+
+    async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {
+        self.enter("instances", None, CALL_DEADLINE).await?;
+        let summary = |domain: &FakeDomain| {
+            let Instance { id, name, state, .. } = &domain.instance;
+            InstanceSummary { id: *id, name: name.clone(), state: *state }
+        };
+        Ok(self.lock().domains.values().map(summary).collect())
+    }
+
+    async fn find(&self, instance: &InstanceRef) -> Result<Instance, Failure> {
+        self.enter("find", None, CALL_DEADLINE).await?;
+        let world = self.lock();
+        let mut found = world.domains.values().map(|domain| &domain.instance).filter(|known| match instance {
+            InstanceRef::Id(id) => known.id == *id,
+            InstanceRef::Name(name) => known.name == *name,
+        });
+        let first = found.next().ok_or_else(|| not_here(instance))?;
+        if found.next().is_some() {
+            return Err(Failure::new(Code::InstanceAmbiguous, format!("several instances are named `{instance}`")));
+        }
+        Ok(first.clone())
+    }
+
+    async fn state(&self, instance: InstanceId) -> Result<PowerState, Failure> {
+        self.on("state", instance, |domain| Ok(domain.state())).await
+    }
+
+    async fn agent_ping(&self, instance: InstanceId, timeout: Duration) -> Result<(), Failure> {
+        self.agent_answers("agent_ping", instance, timeout).await
+    }
+
+    async fn guest_info(&self, instance: InstanceId, timeout: Duration) -> Result<GuestInfo, Failure> {
+        self.agent_answers("guest_info", instance, timeout).await?;
+        self.with(instance, |domain| Ok(domain.info.clone()))
+    }
+
+    async fn freeze(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure> {
+        self.enter("freeze", Some(instance), timeout).await?;
+        let deadline = Instant::now() + timeout;
+        let sent = self.with(instance, |domain| {
+            Ok(match domain.ask_agent()? {
+                AgentAnswer::Now => Some(domain.start_freeze(Instant::now())?),
+                // One freeze is under way: this one would only be told so, after the deadline or before.
+                AgentAnswer::At(at) => Some(at),
+                AgentAnswer::Never => {
+                    domain.leave_freeze_waiting();
+                    None
+                }
+            })
+        })?;
+        match sent {
+            Some(at) if at <= deadline => {
+                sleep_until(at).await;
+                self.with(instance, |domain| Ok(domain.file_systems()))
+            }
+            Some(_) | None => {
+                sleep_until(deadline).await;
+                Err(silent(instance, timeout))
+            }
+        }
+    }
+
+    async fn thaw(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure> {
+        self.agent_answers("thaw", instance, timeout).await?;
+        self.with(instance, |domain| {
+            let thawed = if std::mem::take(&mut domain.frozen) { domain.file_systems() } else { 0 };
+            Ok(thawed)
+        })
+    }
+
+    async fn freeze_status(&self, instance: InstanceId, timeout: Duration) -> Result<FreezeStatus, Failure> {
+        self.agent_answers("freeze_status", instance, timeout).await?;
+        self.with(instance, |domain| Ok(if domain.frozen { FreezeStatus::Frozen } else { FreezeStatus::Thawed }))
+    }
+
+    async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure> {
+        let kind = DomainJob::Pull { socket: backup.socket.clone() };
+        let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
+        self.on("begin_pull", instance, |domain| domain.begin(kind, disks, backup.checkpoint.as_deref())).await
+    }
+
+    async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure> {
+        let kind = DomainJob::Push { images: backup.disks.iter().map(|disk| disk.image.clone()).collect() };
+        let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
+        self.on("begin_push", instance, |domain| domain.begin(kind, disks, backup.checkpoint.as_deref())).await
+    }
+
+    async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure> {
+        self.on("domain_job", instance, |domain| Ok(domain.job.as_ref().map(|job| job.kind.clone()))).await
+    }
+
+    async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure> {
+        self.on("domain_job_stats", instance, |domain| {
+            let Some(job) = &domain.job else { return Ok(None) };
+            let disks = domain.instance.disks.iter().filter(|disk| job.disks.contains(&disk.target));
+            let total_bytes = disks.filter_map(|disk| disk.virtual_bytes).sum();
+            Ok(Some(DomainJobStats { total_bytes, ..DomainJobStats::default() }))
+        })
+        .await
+    }
+
+    async fn abort_job(&self, instance: InstanceId) -> Result<(), Failure> {
+        self.on("abort_job", instance, |domain| {
+            domain.ask_job_to_end(Instant::now());
+            Ok(())
+        })
+        .await?;
+        let world = self.clone();
+        tokio::spawn(async move {
+            sleep(JOB_ENDS_AFTER).await;
+            // Looking lets what is due happen, so that watchers hear of it without anybody asking.
+            drop(world.lock());
+        });
+        Ok(())
+    }
+
+    async fn block_jobs(&self, instance: InstanceId) -> Result<Vec<DiskTarget>, Failure> {
+        self.on("block_jobs", instance, |domain| Ok(domain.job.as_ref().map_or(Vec::new(), |job| job.disks.clone())))
+            .await
+    }
+
+    async fn checkpoints(&self, instance: InstanceId) -> Result<Vec<String>, Failure> {
+        self.on("checkpoints", instance, |domain| Ok(domain.checkpoints.clone())).await
+    }
+
+    async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure> {
+        self.on("delete_checkpoint", instance, |domain| {
+            domain.checkpoints.retain(|known| known != name);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {
+        self.on("watch", instance, |domain| Ok(domain.watch())).await
+    }
+
+    fn stuck_calls(&self) -> Vec<StuckCall> {
+        self.lock().script.stuck()
+    }
+}

@@ -1,0 +1,211 @@
+//! One domain of the fake and the rules by which it changes. Time passes in [`FakeDomain::settle`].
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::super::{DomainEvent, DomainJob, GuestInfo, WATCH_EVENTS_MAX};
+use super::JOB_ENDS_AFTER;
+use super::build::{FakeAgent, FakeInstance};
+use crate::failure::{Code, Failure};
+use crate::model::id::DiskTarget;
+use crate::model::instance::{Instance, PowerState};
+
+/// The job of a domain.
+pub(super) struct Job {
+    pub(super) kind: DomainJob,
+    pub(super) disks: Vec<DiskTarget>,
+    /// Told to end: gone at that moment.
+    pub(super) ends: Option<Instant>,
+}
+
+pub(super) struct FakeDomain {
+    pub(super) instance: Instance,
+    pub(super) info: GuestInfo,
+    pub(super) frozen: bool,
+    pub(super) next_freeze_takes: Option<Duration>,
+    pub(super) job: Option<Job>,
+    pub(super) checkpoints: Vec<String>,
+    pub(super) latest_moment_frozen: Option<bool>,
+    agent: FakeAgent,
+    checkpoints_at_first: Vec<String>,
+    /// A freeze is under way in the guest, whatever its caller thinks.
+    freezes_at: Option<Instant>,
+    /// A freeze waits in the channel for an agent that answers.
+    freeze_waits: bool,
+    watchers: Vec<mpsc::Sender<DomainEvent>>,
+}
+
+/// What the agent makes of a command.
+pub(super) enum AgentAnswer {
+    Now,
+    /// It is busy with a freeze until then.
+    At(Instant),
+    Never,
+}
+
+impl FakeDomain {
+    pub(super) fn new(made: FakeInstance) -> Self {
+        let FakeInstance { instance, agent, info, checkpoints } = made;
+        Self {
+            instance,
+            info,
+            frozen: false,
+            next_freeze_takes: None,
+            job: None,
+            checkpoints: checkpoints.clone(),
+            latest_moment_frozen: None,
+            agent,
+            checkpoints_at_first: checkpoints,
+            freezes_at: None,
+            freeze_waits: false,
+            watchers: Vec::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> PowerState {
+        self.instance.state
+    }
+
+    pub(super) fn set_state(&mut self, state: PowerState) {
+        self.instance.state = state;
+        if state == PowerState::ShutOff {
+            self.frozen = false;
+            self.freezes_at = None;
+            self.freeze_waits = false;
+            self.end_job();
+        }
+        self.tell(DomainEvent::Lifecycle);
+    }
+
+    pub(super) fn set_agent(&mut self, agent: FakeAgent) {
+        self.agent = agent;
+        self.instance.agent_configured = agent != FakeAgent::Missing;
+        if matches!(agent, FakeAgent::Answering | FakeAgent::SlowHooks(_)) && std::mem::take(&mut self.freeze_waits) {
+            self.frozen = true;
+        }
+    }
+
+    /// Lets what was to happen by `now` happen.
+    pub(super) fn settle(&mut self, now: Instant) {
+        if self.freezes_at.is_some_and(|at| at <= now) {
+            self.freezes_at = None;
+            self.frozen = true;
+        }
+        if self.job.as_ref().and_then(|job| job.ends).is_some_and(|ends| ends <= now) {
+            self.end_job();
+        }
+    }
+
+    /// Whether and when the agent answers a command; `agent_missing` and `instance_state_unsupported` at once.
+    pub(super) fn ask_agent(&self) -> Result<AgentAnswer, Failure> {
+        match (self.state(), self.agent) {
+            (PowerState::ShutOff, _) => Err(self.failure(Code::InstanceStateUnsupported, "is not running")),
+            (_, FakeAgent::Missing) => Err(self.failure(Code::AgentMissing, "has no agent configured")),
+            (PowerState::Running, FakeAgent::Answering | FakeAgent::SlowHooks(_)) => {
+                Ok(self.freezes_at.map_or(AgentAnswer::Now, AgentAnswer::At))
+            }
+            _ => Ok(AgentAnswer::Never),
+        }
+    }
+
+    /// The guest was sent a freeze; when it will be frozen.
+    pub(super) fn start_freeze(&mut self, now: Instant) -> Result<Instant, Failure> {
+        if self.frozen {
+            return Err(self.failure(Code::FreezeFailed, "is frozen already"));
+        }
+        let slow = if let FakeAgent::SlowHooks(takes) = self.agent { takes } else { Duration::ZERO };
+        let at = now + self.next_freeze_takes.take().unwrap_or(slow);
+        self.freezes_at = Some(at);
+        Ok(at)
+    }
+
+    /// The guest was sent a freeze that nobody reads yet.
+    pub(super) fn leave_freeze_waiting(&mut self) {
+        self.freeze_waits = true;
+    }
+
+    pub(super) fn file_systems(&self) -> u32 {
+        u32::try_from(self.info.file_systems.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Begins a job, at this moment, on these disks.
+    pub(super) fn begin(
+        &mut self,
+        kind: DomainJob,
+        disks: Vec<DiskTarget>,
+        checkpoint: Option<&str>,
+    ) -> Result<(), Failure> {
+        if self.state() == PowerState::ShutOff {
+            return Err(self.failure(Code::InstanceStateUnsupported, "is not running"));
+        }
+        if let Some(job) = &self.job {
+            return Err(self.failure(Code::InstanceBusy, "has another job").caused_by(format!("{:?}", job.kind)));
+        }
+        if let Some(missing) =
+            disks.iter().find(|target| !self.instance.disks.iter().any(|disk| disk.target == **target))
+        {
+            return Err(self.failure(Code::DiskNotFound, &format!("has no disk `{missing}`")));
+        }
+        if let Some(name) = checkpoint {
+            if self.checkpoints.iter().any(|known| known == name) {
+                return Err(self.failure(Code::HypervisorFailed, &format!("has a checkpoint `{name}` already")));
+            }
+            self.checkpoints.push(name.to_owned());
+        }
+        self.latest_moment_frozen = Some(self.frozen);
+        self.job = Some(Job { kind, disks, ends: None });
+        Ok(())
+    }
+
+    /// Somebody asked for the end of the job.
+    pub(super) fn ask_job_to_end(&mut self, now: Instant) {
+        if let Some(job) = &mut self.job {
+            job.ends.get_or_insert(now + JOB_ENDS_AFTER);
+        }
+    }
+
+    pub(super) fn end_job(&mut self) {
+        for target in self.job.take().map(|job| job.disks).unwrap_or_default() {
+            self.tell(DomainEvent::BlockJob { target, completed: false });
+        }
+    }
+
+    pub(super) fn watch(&mut self) -> mpsc::Receiver<DomainEvent> {
+        let (sender, receiver) = mpsc::channel(WATCH_EVENTS_MAX);
+        self.watchers.push(sender);
+        receiver
+    }
+
+    pub(super) fn tell(&mut self, event: DomainEvent) {
+        self.watchers.retain(|watcher| !watcher.is_closed());
+        for watcher in &self.watchers {
+            let _ = watcher.try_send(event.clone());
+        }
+    }
+
+    pub(super) fn leftovers(&mut self) -> Vec<String> {
+        let name = &self.instance.name;
+        let mut left = Vec::new();
+        if self.frozen {
+            left.push(format!("instance `{name}` is frozen"));
+        }
+        if self.freezes_at.is_some() || self.freeze_waits {
+            left.push(format!("instance `{name}` is going to freeze"));
+        }
+        if let Some(job) = &self.job {
+            left.push(format!("instance `{name}` has a job: {:?}", job.kind));
+        }
+        if matches!(self.state(), PowerState::Paused | PowerState::PausedByIoError) {
+            left.push(format!("instance `{name}` is paused"));
+        }
+        let stray = self.checkpoints.iter().filter(|checkpoint| !self.checkpoints_at_first.contains(checkpoint));
+        left.extend(stray.map(|checkpoint| format!("instance `{name}` has a checkpoint `{checkpoint}`")));
+        left
+    }
+
+    fn failure(&self, code: Code, what: &str) -> Failure {
+        Failure::new(code, format!("instance `{}` {what}", self.instance.id))
+    }
+}

@@ -1,0 +1,213 @@
+//! The calls themselves, as they run on call threads: libvirt's answers to our questions about one domain or the host.
+
+use std::time::Duration;
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt_sys as sys;
+
+use super::super::{DomainJob, DomainJobStats, GuestInfo, InstanceSummary, PullBackup, PushBackup, Version, Versions};
+use super::{agent, errors, parse, raw, render};
+use crate::failure::{Code, Failure};
+use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
+use crate::model::instance::{Instance, PowerState};
+
+pub(super) fn look_up(connect: &Connect, instance: &InstanceRef) -> Result<Domain, Failure> {
+    let found = match instance {
+        InstanceRef::Id(id) => connect.lookup_domain_by_uuid(id.0),
+        InstanceRef::Name(name) => connect.lookup_domain_by_name(name.as_str()),
+    };
+    found.map_err(|error| errors::failure(format!("cannot find instance `{instance}`"), &error))
+}
+
+pub(super) fn guest_info(domain: &Domain, timeout: Duration) -> Result<GuestInfo, Failure> {
+    set_agent_timeout(domain, timeout)?;
+    let values = raw::guest_info(domain);
+    restore_agent_timeout(domain);
+    let tried = "cannot ask the agent about the guest";
+    values.map(agent::guest_info).map_err(|error| errors::agent_failure(tried, &error, Code::AgentSilent))
+}
+
+pub(super) fn freeze(domain: &Domain, timeout: Duration) -> Result<u32, Failure> {
+    set_agent_timeout(domain, timeout)?;
+    raw::freeze(domain).map_err(|error| errors::agent_failure("cannot freeze the guest", &error, Code::FreezeFailed))
+}
+
+pub(super) fn thaw(domain: &Domain, timeout: Duration) -> Result<u32, Failure> {
+    set_agent_timeout(domain, timeout)?;
+    let thawed = raw::thaw(domain);
+    restore_agent_timeout(domain);
+    thawed.map_err(|error| errors::agent_failure("cannot thaw the guest", &error, Code::AgentSilent))
+}
+
+pub(super) fn begin_pull(domain: &Domain, backup: &PullBackup) -> Result<(), Failure> {
+    let targets = targets_if_idle(domain)?;
+    let job = render::pull(backup, &targets)?;
+    let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
+    let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
+    raw::backup_begin(domain, &job, checkpoint.as_deref(), 0)
+        .map_err(|error| errors::failure("cannot begin a pull backup", &error))
+}
+
+pub(super) fn begin_push(domain: &Domain, backup: &PushBackup) -> Result<(), Failure> {
+    let targets = targets_if_idle(domain)?;
+    let job = render::push(backup, &targets)?;
+    let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
+    let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
+    raw::backup_begin(domain, &job, checkpoint.as_deref(), sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        .map_err(|error| errors::failure("cannot begin a push backup", &error))
+}
+
+pub(super) fn abort_job(domain: &Domain) -> Result<(), Failure> {
+    match raw::abort_job(domain) {
+        Err(error) if !errors::is_invalid_now(&error) => Err(errors::failure("cannot end the domain's job", &error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+pub(super) fn checkpoints(domain: &Domain) -> Result<Vec<String>, Failure> {
+    raw::checkpoint_names(domain).map_err(|error| errors::failure("cannot list the checkpoints", &error))
+}
+
+pub(super) fn versions(connect: &Connect) -> Result<Versions, Failure> {
+    let failed = |error: virt::error::Error| errors::failure("cannot ask libvirt for its versions", &error);
+    Ok(Versions {
+        libvirt: Version::from_number(connect.lib_version().map_err(failed)?),
+        qemu: Version::from_number(connect.hyp_version().map_err(failed)?),
+    })
+}
+
+pub(super) fn instances(connect: &Connect) -> Result<Vec<InstanceSummary>, Failure> {
+    let failed = |error: virt::error::Error| errors::failure("cannot list the instances", &error);
+    let mut summaries = Vec::new();
+    for domain in connect.list_all_domains(0).map_err(failed)? {
+        // One that is undefined meanwhile, or whose name no job could carry, doesn't hide the others.
+        let (Ok(id), Ok(name), Ok(state)) = (domain.uuid(), domain.name(), power_state(&domain)) else { continue };
+        let Ok(name) = name.try_into() else { continue };
+        summaries.push(InstanceSummary { id: InstanceId(id), name, state });
+    }
+    Ok(summaries)
+}
+
+pub(super) fn describe(domain: &Domain) -> Result<Instance, Failure> {
+    let state = power_state(domain)?;
+    let live = description(domain, 0)?;
+    // Neither has security information, which libvirt only gives when asked with VIR_DOMAIN_XML_SECURE.
+    let definition = description(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
+    let mut instance = parse::instance(&live, definition, state)?;
+    for disk in instance.disks.iter_mut().filter(|disk| disk.source.is_some()) {
+        match raw::block_info(domain, disk.target.as_str()) {
+            Ok((capacity, allocation)) => {
+                disk.virtual_bytes = Some(capacity);
+                disk.allocated_bytes = Some(allocation);
+            }
+            Err(error) => tracing::debug!(disk = %disk.target, %error, "libvirt cannot tell the size of a disk"),
+        }
+    }
+    Ok(instance)
+}
+
+fn description(domain: &Domain, flags: sys::virDomainXMLFlags) -> Result<String, Failure> {
+    domain.xml_desc(flags).map_err(|error| errors::failure("cannot read the domain's description", &error))
+}
+
+pub(super) fn power_state(domain: &Domain) -> Result<PowerState, Failure> {
+    let (state, reason) = raw::state(domain).map_err(|error| errors::failure("cannot ask for the state", &error))?;
+    Ok(match state {
+        sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => PowerState::Running,
+        sys::VIR_DOMAIN_PAUSED if reason == sys::VIR_DOMAIN_PAUSED_IOERROR as i32 => PowerState::PausedByIoError,
+        sys::VIR_DOMAIN_PAUSED => PowerState::Paused,
+        sys::VIR_DOMAIN_SHUTOFF => PowerState::ShutOff,
+        _ => PowerState::Other,
+    })
+}
+
+pub(super) fn ask_agent(domain: &Domain, question: &str, timeout: Duration) -> Result<String, Failure> {
+    domain
+        .qemu_agent_command(question, whole_seconds(timeout), 0)
+        .map_err(|error| errors::agent_failure("the agent gave no answer", &error, Code::AgentSilent))
+}
+
+fn set_agent_timeout(domain: &Domain, timeout: Duration) -> Result<(), Failure> {
+    raw::set_agent_response_timeout(domain, whole_seconds(timeout))
+        .map_err(|error| errors::agent_failure("cannot set the agent's response timeout", &error, Code::AgentSilent))
+}
+
+/// Back to what libvirt starts a domain with, since the value before cannot be read: it waits for ever.
+fn restore_agent_timeout(domain: &Domain) {
+    if let Err(error) = raw::set_agent_response_timeout(domain, sys::VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK) {
+        tracing::warn!(%error, "cannot set the agent's response timeout back");
+    }
+}
+
+fn whole_seconds(timeout: Duration) -> i32 {
+    let up = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+    i32::try_from(up.max(1)).unwrap_or(i32::MAX)
+}
+
+/// The domain's disk targets, or `instance_busy` where libvirt would wait 30 s for the job that is there.
+fn targets_if_idle(domain: &Domain) -> Result<Vec<String>, Failure> {
+    if let Some(job) = domain_job(domain)? {
+        return Err(Failure::new(Code::InstanceBusy, "the domain has another job").caused_by(format!("{job:?}")));
+    }
+    parse::targets(&description(domain, 0)?)
+}
+
+pub(super) fn domain_job(domain: &Domain) -> Result<Option<DomainJob>, Failure> {
+    match raw::backup_xml(domain) {
+        Ok(xml) => return parse::backup_job(&xml).map(Some),
+        Err(error) if errors::is_no_backup(&error) || errors::is_invalid_now(&error) => {}
+        Err(error) => return Err(errors::failure("cannot ask for the domain's backup job", &error)),
+    }
+    match raw::job_stats(domain) {
+        Ok((sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED, _)) => Ok(Some(DomainJob::Other)),
+        Ok(_) => Ok(None),
+        Err(error) if errors::is_invalid_now(&error) => Ok(None),
+        Err(error) => Err(errors::failure("cannot ask for the domain's job", &error)),
+    }
+}
+
+pub(super) fn job_stats(domain: &Domain) -> Result<Option<DomainJobStats>, Failure> {
+    let values = match raw::job_stats(domain) {
+        Ok((sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED, values)) => values,
+        Ok(_) => return Ok(None),
+        Err(error) if errors::is_invalid_now(&error) => return Ok(None),
+        Err(error) => return Err(errors::failure("cannot ask for the figures of the domain's job", &error)),
+    };
+    let figure = |wanted: &std::ffi::CStr| {
+        let found = values.iter().find(|(name, _)| name.as_bytes() == wanted.to_bytes());
+        if let Some((_, raw::Value::Unsigned(bytes))) = found { *bytes } else { 0 }
+    };
+    Ok(Some(DomainJobStats {
+        total_bytes: figure(sys::VIR_DOMAIN_JOB_DISK_TOTAL),
+        processed_bytes: figure(sys::VIR_DOMAIN_JOB_DISK_PROCESSED),
+        scratch_used_bytes: figure(sys::VIR_DOMAIN_JOB_DISK_TEMP_USED),
+    }))
+}
+
+pub(super) fn block_jobs(domain: &Domain) -> Result<Vec<DiskTarget>, Failure> {
+    let mut busy = Vec::new();
+    for target in parse::targets(&description(domain, 0)?)? {
+        match raw::has_block_job(domain, &target) {
+            Ok(true) => busy.extend(target.parse()),
+            Ok(false) => {}
+            Err(error) if errors::is_invalid_now(&error) => {}
+            Err(error) => return Err(errors::failure(format!("cannot ask disk `{target}` for its block job"), &error)),
+        }
+    }
+    Ok(busy)
+}
+
+pub(super) fn delete_checkpoint(domain: &Domain, name: &str) -> Result<(), Failure> {
+    let Err(error) = raw::delete_checkpoint(domain, name, 0) else { return Ok(()) };
+    if errors::is_no_checkpoint(&error) {
+        return Ok(());
+    }
+    // Its bitmap may be gone already, after a lost image or an unclean end of QEMU; then only the name is left.
+    match raw::delete_checkpoint(domain, name, sys::VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY) {
+        Err(error) if !errors::is_no_checkpoint(&error) => {
+            Err(errors::failure(format!("cannot delete checkpoint `{name}`"), &error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

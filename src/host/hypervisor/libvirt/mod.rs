@@ -1,0 +1,213 @@
+//! The real door: libvirt, through `virt` where that has the call and is right, through [`raw`] elsewhere.
+//!
+//! Two lanes, each with a connection and call threads of its own: what releases a guest (thaw, freeze status, abort)
+//! never waits behind ordinary calls that hang, and libvirt serves only five calls of one connection at a time.
+//!
+//! ```text
+//!   async caller ──> Lane ──> call thread (deadline) ──> Connection ──> libvirtd
+//!   watcher <── Hub <── event loop thread <──────────────────┘
+//! ```
+//!
+//! It keeps nothing between calls, so a libvirtd that restarts costs the calls that were under way and no more.
+
+mod agent;
+mod calls;
+mod connection;
+mod domain;
+mod errors;
+mod hub;
+mod parse;
+mod raw;
+mod render;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use virt::connect::Connect;
+use virt::domain::Domain;
+
+use self::calls::{Calls, Subject};
+use self::connection::Connection;
+use self::hub::Hub;
+use super::{
+    DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
+    PushBackup, StuckCall, Versions,
+};
+use crate::failure::Failure;
+use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
+use crate::model::instance::{Instance, PowerState};
+
+/// Longest time for a call that only asks.
+const QUERY_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Longest time for a call that may wait for the domain's job lock, for which libvirt itself waits 30 s.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(45);
+
+/// What an agent call may take beside the agent's own time: libvirt greets the agent first and waits 5 s for that.
+const AGENT_EXTRA: Duration = Duration::from_secs(10);
+
+/// Call threads of the ordinary lane.
+const ORDINARY_THREADS_MAX: usize = 24;
+
+/// Call threads of the lane that releases guests.
+const RELEASE_THREADS_MAX: usize = 16;
+
+/// The hypervisor of one libvirt URI. Connects when first asked; make one and share it.
+pub struct Libvirt {
+    ordinary: Lane,
+    release: Lane,
+    hub: Arc<Hub>,
+}
+
+impl Libvirt {
+    /// The door to `uri`, such as `qemu:///system`. Does nothing yet.
+    pub fn new(uri: &str) -> Self {
+        let hub = Arc::new(Hub::default());
+        Self {
+            ordinary: Lane::new(uri, Some(Arc::clone(&hub)), ORDINARY_THREADS_MAX),
+            release: Lane::new(uri, None, RELEASE_THREADS_MAX),
+            hub,
+        }
+    }
+}
+
+struct Lane {
+    connection: Arc<Connection>,
+    calls: Calls,
+}
+
+impl Lane {
+    fn new(uri: &str, hub: Option<Arc<Hub>>, threads_max: usize) -> Self {
+        Self { connection: Arc::new(Connection::new(uri.to_owned(), hub)), calls: Calls::new(threads_max) }
+    }
+
+    async fn on_host<T, F>(&self, call: &'static str, work: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connect) -> Result<T, Failure> + Send + 'static,
+    {
+        let connection = Arc::clone(&self.connection);
+        let subject = Subject { call, instance: None, deadline: QUERY_DEADLINE };
+        self.calls.run(subject, move || work(&connection.get()?)).await
+    }
+
+    async fn on<T, F>(
+        &self,
+        call: &'static str,
+        instance: InstanceId,
+        deadline: Duration,
+        work: F,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Domain) -> Result<T, Failure> + Send + 'static,
+    {
+        let connection = Arc::clone(&self.connection);
+        let subject = Subject { call, instance: Some(instance), deadline };
+        let named =
+            move |failure: Failure| Failure { text: format!("{}, instance `{instance}`", failure.text), ..failure };
+        let look_up = move || domain::look_up(&connection.get()?, &InstanceRef::Id(instance));
+        self.calls.run(subject, move || work(&look_up()?).map_err(named)).await
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Libvirt {
+    async fn versions(&self) -> Result<Versions, Failure> {
+        self.ordinary.on_host("versions", domain::versions).await
+    }
+
+    async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {
+        self.ordinary.on_host("instances", domain::instances).await
+    }
+
+    async fn find(&self, instance: &InstanceRef) -> Result<Instance, Failure> {
+        let instance = instance.clone();
+        self.ordinary.on_host("find", move |connect| domain::describe(&domain::look_up(connect, &instance)?)).await
+    }
+
+    async fn state(&self, instance: InstanceId) -> Result<PowerState, Failure> {
+        self.ordinary.on("state", instance, QUERY_DEADLINE, domain::power_state).await
+    }
+
+    async fn agent_ping(&self, instance: InstanceId, timeout: Duration) -> Result<(), Failure> {
+        let ask = move |domain: &Domain| domain::ask_agent(domain, agent::PING, timeout).map(drop);
+        self.ordinary.on("agent_ping", instance, timeout + AGENT_EXTRA, ask).await
+    }
+
+    async fn guest_info(&self, instance: InstanceId, timeout: Duration) -> Result<GuestInfo, Failure> {
+        let ask = move |domain: &Domain| domain::guest_info(domain, timeout);
+        self.ordinary.on("guest_info", instance, timeout + AGENT_EXTRA, ask).await
+    }
+
+    /// The agent's response timeout stays set until [`Libvirt::thaw`], which follows every freeze: setting it back here
+    /// would be one more call while the guest waits.
+    async fn freeze(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure> {
+        let freeze = move |domain: &Domain| domain::freeze(domain, timeout);
+        self.ordinary.on("freeze", instance, timeout + AGENT_EXTRA, freeze).await
+    }
+
+    async fn thaw(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure> {
+        let thaw = move |domain: &Domain| domain::thaw(domain, timeout);
+        self.release.on("thaw", instance, timeout + AGENT_EXTRA, thaw).await
+    }
+
+    async fn freeze_status(&self, instance: InstanceId, timeout: Duration) -> Result<FreezeStatus, Failure> {
+        let ask =
+            move |domain: &Domain| agent::freeze_status(&domain::ask_agent(domain, agent::FREEZE_STATUS, timeout)?);
+        self.release.on("freeze_status", instance, timeout + AGENT_EXTRA, ask).await
+    }
+
+    async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure> {
+        let backup = backup.clone();
+        let begin = move |domain: &Domain| domain::begin_pull(domain, &backup);
+        self.ordinary.on("begin_pull", instance, CHANGE_DEADLINE, begin).await
+    }
+
+    async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure> {
+        let backup = backup.clone();
+        let begin = move |domain: &Domain| domain::begin_push(domain, &backup);
+        self.ordinary.on("begin_push", instance, CHANGE_DEADLINE, begin).await
+    }
+
+    async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure> {
+        self.release.on("domain_job", instance, QUERY_DEADLINE, domain::domain_job).await
+    }
+
+    async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure> {
+        self.ordinary.on("domain_job_stats", instance, QUERY_DEADLINE, domain::job_stats).await
+    }
+
+    async fn abort_job(&self, instance: InstanceId) -> Result<(), Failure> {
+        self.release.on("abort_job", instance, CHANGE_DEADLINE, domain::abort_job).await
+    }
+
+    async fn block_jobs(&self, instance: InstanceId) -> Result<Vec<DiskTarget>, Failure> {
+        self.ordinary.on("block_jobs", instance, QUERY_DEADLINE, domain::block_jobs).await
+    }
+
+    async fn checkpoints(&self, instance: InstanceId) -> Result<Vec<String>, Failure> {
+        self.ordinary.on("checkpoints", instance, QUERY_DEADLINE, domain::checkpoints).await
+    }
+
+    async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure> {
+        let name = name.to_owned();
+        let delete = move |domain: &Domain| domain::delete_checkpoint(domain, &name);
+        self.ordinary.on("delete_checkpoint", instance, CHANGE_DEADLINE, delete).await
+    }
+
+    async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {
+        // Asking for the state opens the connection that brings the events, and fails where there is no such instance.
+        let events = self.hub.watch(instance);
+        self.state(instance).await?;
+        Ok(events)
+    }
+
+    fn stuck_calls(&self) -> Vec<StuckCall> {
+        let mut stuck = self.ordinary.calls.stuck();
+        stuck.extend(self.release.calls.stuck());
+        stuck
+    }
+}

@@ -1,0 +1,161 @@
+//! From libvirt's XML to our nouns. Pure; whatever a definition holds, the answer is an instance or a failure.
+//!
+//! Other people's tools write these definitions, so nothing is assumed but what libvirt's own schema enforces, and texts
+//! that become names or paths of ours are checked by the types they become.
+
+use std::path::PathBuf;
+
+use roxmltree::{Document, Node, ParsingOptions};
+
+use super::super::DomainJob;
+use crate::failure::{Code, Failure};
+use crate::model::id::{DiskTarget, InstanceId, InstanceName};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PowerState};
+
+/// Longest description that is looked at, bytes; libvirt's own limit for one string over its wire is 4 MiB.
+const XML_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most elements and texts in a description; a domain with 64 disks has about 3,000.
+const XML_NODES_MAX: u32 = 200_000;
+
+/// Name by which libvirt itself finds the guest agent's channel.
+const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
+
+/// An instance from the description it runs with (`live`, the same as `definition` when it is shut off) and its inactive
+/// definition.
+pub(super) fn instance(live: &str, definition: String, state: PowerState) -> Result<Instance, Failure> {
+    let document = document(live, "domain")?;
+    let domain = document.root_element();
+    let id = child_text(domain, "uuid").parse::<InstanceId>();
+    let id = id.map_err(|error| odd("the domain's uuid").because(&error))?;
+    let name = child_text(domain, "name").parse::<InstanceName>();
+    let name = name.map_err(|error| odd("the domain's name").because(&error))?;
+    let devices = child(domain, "devices");
+    let disks = devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk).collect::<Result<_, _>>()?;
+    let agent_configured = devices.iter().flat_map(|devices| children(*devices, "channel")).any(is_agent_channel);
+    let nvram = child(domain, "os").and_then(|os| child(os, "nvram")).and_then(nvram_path);
+    Ok(Instance { id, name, state, disks, agent_configured, definition, nvram })
+}
+
+/// Disk targets of a domain in the order of its description, whatever they are.
+pub(super) fn targets(live: &str) -> Result<Vec<String>, Failure> {
+    let document = document(live, "domain")?;
+    let devices = child(document.root_element(), "devices");
+    let disks = devices.iter().flat_map(|devices| children(*devices, "disk"));
+    Ok(disks.filter_map(|disk| attribute(child(disk, "target")?, "dev")).map(str::to_owned).collect())
+}
+
+/// What kind of backup job a description tells of.
+pub(super) fn backup_job(xml: &str) -> Result<DomainJob, Failure> {
+    let document = document(xml, "domainbackup")?;
+    let backup = document.root_element();
+    if attribute(backup, "mode") == Some("pull") {
+        // A server on TCP has no socket: nobody's job, as far as we are concerned.
+        let socket = child(backup, "server").and_then(|server| attribute(server, "socket"));
+        return Ok(socket.map_or(DomainJob::Other, |socket| DomainJob::Pull { socket: PathBuf::from(socket) }));
+    }
+    let disks = child(backup, "disks");
+    let images = disks.iter().flat_map(|disks| children(*disks, "disk")).filter_map(|disk| {
+        let target = child(disk, "target")?;
+        attribute(target, "file").or_else(|| attribute(target, "dev")).map(PathBuf::from)
+    });
+    Ok(DomainJob::Push { images: images.collect() })
+}
+
+fn document<'a>(xml: &'a str, root: &str) -> Result<Document<'a>, Failure> {
+    if xml.len() > XML_BYTES_MAX {
+        return Err(odd(format!("a description of {} bytes", xml.len())));
+    }
+    let options = ParsingOptions { allow_dtd: false, nodes_limit: XML_NODES_MAX, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(xml, options)
+        .map_err(|error| odd(format!("the `{root}` description")).because(&error))?;
+    if document.root_element().has_tag_name(root) {
+        Ok(document)
+    } else {
+        Err(odd(format!("a description that is not of a `{root}`")))
+    }
+}
+
+fn odd(what: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::HypervisorFailed, format!("cannot read {what} from libvirt"))
+}
+
+fn disk(node: Node<'_, '_>) -> Result<Disk, Failure> {
+    let target = child(node, "target");
+    let name = target.and_then(|target| attribute(target, "dev")).unwrap_or_default();
+    let target_name = name.parse::<DiskTarget>().map_err(|error| {
+        Failure::new(Code::DiskUnsupported, "the domain has a disk whose target cannot become a file name")
+            .because(&error)
+    })?;
+    let device = match attribute(node, "device") {
+        Some("cdrom") => DiskDevice::Cdrom,
+        Some("floppy") => DiskDevice::Floppy,
+        Some("lun") => DiskDevice::Lun,
+        _ => DiskDevice::Disk,
+    };
+    let serial = child_text(node, "serial");
+    Ok(Disk {
+        target: target_name,
+        serial: (!serial.is_empty()).then_some(serial),
+        device,
+        bus: target.and_then(|target| attribute(target, "bus")).map(str::to_owned),
+        read_only: child(node, "readonly").is_some(),
+        shareable: child(node, "shareable").is_some(),
+        transient: child(node, "transient").is_some(),
+        source: child(node, "source").and_then(|source| disk_source(node, source)),
+        virtual_bytes: None,
+        allocated_bytes: None,
+    })
+}
+
+fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>) -> Option<DiskSource> {
+    let kind = attribute(disk, "type").unwrap_or("file");
+    let format = child(disk, "driver").and_then(|driver| attribute(driver, "type")).unwrap_or("raw");
+    let stored = match format {
+        "qcow2" => Some(ImageFormat::Qcow2),
+        "raw" => Some(ImageFormat::Raw),
+        _ => None,
+    };
+    let path = |name| attribute(source, name).map(PathBuf::from);
+    Some(match (kind, stored) {
+        ("file", Some(format)) => DiskSource::File { path: path("file")?, format },
+        ("block", Some(format)) => DiskSource::Block { path: path("dev")?, format },
+        ("network", _) => DiskSource::Network {
+            protocol: attribute(source, "protocol").unwrap_or_default().to_owned(),
+            name: attribute(source, "name").unwrap_or_default().to_owned(),
+        },
+        ("file" | "block", None) => DiskSource::Other { kind: format!("{kind} in format {format}") },
+        _ => DiskSource::Other { kind: kind.to_owned() },
+    })
+}
+
+fn is_agent_channel(channel: Node<'_, '_>) -> bool {
+    child(channel, "target").is_some_and(|target| {
+        attribute(target, "type") == Some("virtio") && attribute(target, "name") == Some(AGENT_CHANNEL)
+    })
+}
+
+fn nvram_path(nvram: Node<'_, '_>) -> Option<PathBuf> {
+    let text = nvram.text().map(str::trim).filter(|text| !text.is_empty());
+    text.or_else(|| attribute(child(nvram, "source")?, "file")).map(PathBuf::from)
+}
+
+fn children<'a, 'input>(node: Node<'a, 'input>, name: &'static str) -> impl Iterator<Item = Node<'a, 'input>> {
+    node.children().filter(move |child| child.has_tag_name(name))
+}
+
+fn child<'a, 'input>(node: Node<'a, 'input>, name: &'static str) -> Option<Node<'a, 'input>> {
+    children(node, name).next()
+}
+
+fn child_text(node: Node<'_, '_>, name: &'static str) -> String {
+    child(node, name).and_then(|child| child.text()).unwrap_or_default().trim().to_owned()
+}
+
+fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
+    node.attribute(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

@@ -1,0 +1,114 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+use proptest::prelude::*;
+
+use super::*;
+
+const DOMAIN: &str = r#"<domain type='kvm' id='7'>
+  <name>web &amp; db</name>
+  <uuid>0b7f1f7e-6a55-4a0f-9f0e-7d2b6c0f6d11</uuid>
+  <os><type>hvm</type><nvram template='/usr/share/OVMF/VARS.fd'> /var/lib/nvram/web.fd </nvram></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='/pool/a b&apos;c.qcow2' index='2'/>
+      <backingStore type='file'><format type='qcow2'/><source file='/pool/base.qcow2'/></backingStore>
+      <target dev='vda' bus='virtio'/><serial>root-1</serial>
+    </disk>
+    <disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg/data'/>
+      <target dev='vdb' bus='virtio'/><shareable/></disk>
+    <disk type='network' device='disk'><driver name='qemu' type='raw'/>
+      <source protocol='rbd' name='pool/image'><host name='mon'/></source><target dev='vdc' bus='virtio'/><transient/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='vmdk'/><source file='/pool/x.vmdk'/><target dev='vdd'/></disk>
+    <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>
+  </devices>
+</domain>"#;
+
+fn parsed(xml: &str) -> Result<Instance, Failure> {
+    instance(xml, String::new(), PowerState::Running)
+}
+
+#[test]
+fn an_instance_is_read_with_its_disks_in_order() {
+    let instance = parsed(DOMAIN).unwrap();
+    assert_eq!(instance.name.as_str(), "web & db");
+    assert!(instance.agent_configured);
+    assert_eq!(instance.nvram, Some(PathBuf::from("/var/lib/nvram/web.fd")));
+    let targets: Vec<&str> = instance.disks.iter().map(|disk| disk.target.as_str()).collect();
+    assert_eq!(targets, ["vda", "vdb", "vdc", "vdd", "sda"]);
+
+    let [root, data, rbd, vmdk, cdrom] = &instance.disks[..] else { panic!("five disks") };
+    let path = PathBuf::from("/pool/a b'c.qcow2");
+    assert_eq!(root.source, Some(DiskSource::File { path, format: ImageFormat::Qcow2 }), "not its backing file");
+    assert_eq!(root.serial.as_deref(), Some("root-1"));
+    assert!(data.shareable && !root.shareable);
+    assert!(matches!(data.source, Some(DiskSource::Block { format: ImageFormat::Raw, .. })));
+    assert!(rbd.transient);
+    assert!(
+        matches!(&rbd.source, Some(DiskSource::Network { protocol, name }) if protocol == "rbd" && name == "pool/image")
+    );
+    assert_eq!(vmdk.source, Some(DiskSource::Other { kind: "file in format vmdk".into() }));
+    assert_eq!((cdrom.device, cdrom.read_only, &cdrom.source), (DiskDevice::Cdrom, true, &None));
+}
+
+#[test]
+fn odd_and_hostile_descriptions_are_failures() {
+    let uuid = "<uuid>0b7f1f7e-6a55-4a0f-9f0e-7d2b6c0f6d11</uuid>";
+    for (xml, code) in [
+        (String::new(), Code::HypervisorFailed),
+        ("<domain>".into(), Code::HypervisorFailed),
+        ("<domainbackup/>".into(), Code::HypervisorFailed),
+        ("<domain><name>a</name></domain>".into(), Code::HypervisorFailed),
+        (format!("<domain>{uuid}<name>a/../b</name></domain>"), Code::HypervisorFailed),
+        (
+            format!("<domain>{uuid}<name>a</name><devices><disk><target dev='../vda'/></disk></devices></domain>"),
+            Code::DiskUnsupported,
+        ),
+        (format!("<domain>{uuid}<name>a</name><devices><disk/></devices></domain>"), Code::DiskUnsupported),
+        (
+            format!("<!DOCTYPE d [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><domain>{uuid}<name>&x;</name></domain>"),
+            Code::HypervisorFailed,
+        ),
+        (format!("<domain>{}</domain>", "x".repeat(XML_BYTES_MAX)), Code::HypervisorFailed),
+        (format!("<domain>{}</domain>", "<a/>".repeat(XML_NODES_MAX as usize)), Code::HypervisorFailed),
+    ] {
+        let failure = parsed(&xml).expect_err(&xml[..xml.len().min(120)]);
+        assert_eq!(failure.code, code, "{failure:#}");
+    }
+}
+
+#[test]
+fn elements_nested_without_end_are_refused_or_read_but_do_not_overflow() {
+    let depth = 150_000;
+    let xml = format!("<domain>{}{}</domain>", "<a>".repeat(depth), "</a>".repeat(depth));
+    let small_stack = std::thread::Builder::new().stack_size(512 * 1024);
+    let outcome = small_stack.spawn(move || parsed(&xml).map(drop)).unwrap().join().expect("no overflow");
+    assert!(outcome.is_err(), "it has no uuid");
+}
+
+#[test]
+fn a_backup_job_is_known_by_its_socket_or_its_files() {
+    let pull = "<domainbackup mode='pull' id='1'><server transport='unix' socket='/run/a.sock'/></domainbackup>";
+    assert_eq!(backup_job(pull).unwrap(), DomainJob::Pull { socket: "/run/a.sock".into() });
+    let tcp = "<domainbackup mode='pull'><server transport='tcp' name='localhost' port='10809'/></domainbackup>";
+    assert_eq!(backup_job(tcp).unwrap(), DomainJob::Other);
+    let push = "<domainbackup mode='push'><disks><disk name='vda' backup='yes' type='file'><target file='/s/vda.qcow2'/></disk>
+        <disk name='vdb' backup='no'/></disks></domainbackup>";
+    assert_eq!(backup_job(push).unwrap(), DomainJob::Push { images: vec!["/s/vda.qcow2".into()] });
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in ".{0,400}") {
+        let _ = parsed(&text);
+        let _ = backup_job(&text);
+        let _ = targets(&text);
+    }
+
+    #[test]
+    fn no_cut_or_changed_description_makes_it_panic(at in 0..DOMAIN.len(), put in "[<>/='a-z&;]{0,8}", cut in 0..40_usize) {
+        let end = (at + cut).min(DOMAIN.len());
+        let changed = format!("{}{put}{}", &DOMAIN[..at], &DOMAIN[end..]);
+        let _ = parsed(&changed);
+        let _ = targets(&changed);
+    }
+}

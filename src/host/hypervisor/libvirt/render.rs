@@ -1,0 +1,136 @@
+//! The descriptions of backup jobs that libvirt is given. Pure. Every disk of the domain is named, those left out with
+//! `backup='no'`: what a missing disk means is libvirt's business and has not always been the same.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::super::{PullBackup, PushBackup};
+use crate::failure::{Code, Failure};
+
+/// The job of a pull backup. `targets` are all disks of the domain.
+pub(super) fn pull(backup: &PullBackup, targets: &[String]) -> Result<String, Failure> {
+    let socket = path(&backup.socket)?;
+    let mut disks = Vec::new();
+    for disk in &backup.disks {
+        let (target, scratch) = (disk.target.as_str(), path(&disk.scratch)?);
+        let inside = format!("<driver type='qcow2'/><scratch file='{scratch}'/>");
+        disks.push((target, format!("type='file' exportname='{target}'>{inside}</disk>")));
+    }
+    let server = format!("<server transport='unix' socket='{socket}'/>");
+    Ok(format!("<domainbackup mode='pull'>{server}{}</domainbackup>", all_disks(&disks, targets)?))
+}
+
+/// The job of a push backup into files that exist. `targets` are all disks of the domain.
+pub(super) fn push(backup: &PushBackup, targets: &[String]) -> Result<String, Failure> {
+    let mut disks = Vec::new();
+    for disk in &backup.disks {
+        let image = path(&disk.image)?;
+        let inside = format!("<driver type='qcow2'/><target file='{image}'/>");
+        disks.push((disk.target.as_str(), format!("type='file'>{inside}</disk>")));
+    }
+    Ok(format!("<domainbackup mode='push'>{}</domainbackup>", all_disks(&disks, targets)?))
+}
+
+/// A checkpoint on the disks that are backed up, and on no other.
+pub(super) fn checkpoint(name: &str, backed_up: &[&str], targets: &[String]) -> String {
+    let mut xml = format!("<domaincheckpoint><name>{}</name><disks>", escaped(name));
+    for target in targets {
+        let kind = if backed_up.contains(&target.as_str()) { "bitmap" } else { "no" };
+        // Writing to a string does not fail.
+        let _ = write!(xml, "<disk name='{}' checkpoint='{kind}'/>", escaped(target));
+    }
+    xml + "</disks></domaincheckpoint>"
+}
+
+fn all_disks(disks: &[(&str, String)], targets: &[String]) -> Result<String, Failure> {
+    if let Some((missing, _)) = disks.iter().find(|(target, _)| !targets.iter().any(|known| known == target)) {
+        return Err(Failure::new(Code::DiskNotFound, format!("the domain has no disk `{missing}` any more")));
+    }
+    let mut xml = String::from("<disks>");
+    for target in targets {
+        let rest = disks.iter().find(|(disk, _)| disk == target).map(|(_, rest)| rest.as_str());
+        let (backup, rest) = rest.map_or(("no", "/>"), |rest| ("yes", rest));
+        let separator = if rest == "/>" { "" } else { " " };
+        let _ = write!(xml, "<disk name='{}' backup='{backup}'{separator}{rest}", escaped(target));
+    }
+    Ok(xml + "</disks>")
+}
+
+fn path(path: &Path) -> Result<String, Failure> {
+    let text = path.to_str().filter(|text| !text.chars().any(char::is_control));
+    let text = text.ok_or_else(|| {
+        Failure::new(
+            Code::InvalidField,
+            format!("the path `{}` cannot stand in XML", path.display().to_string().escape_debug()),
+        )
+    })?;
+    Ok(escaped(text))
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&apos;"),
+            '"' => out.push_str("&quot;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::super::super::{DomainJob, PullDisk, PushDisk};
+    use super::super::parse;
+    use super::*;
+
+    fn pull_of(socket: impl Into<PathBuf>) -> PullBackup {
+        let disk = PullDisk { target: "vda".parse().unwrap(), scratch: "/scratch/vda".into() };
+        PullBackup { socket: socket.into(), disks: vec![disk], checkpoint: None }
+    }
+
+    #[test]
+    fn a_pull_job_names_every_disk() {
+        let xml = pull(&pull_of("/run/x.sock"), &["vda".into(), "sda".into()]).unwrap();
+        assert_eq!(
+            xml,
+            "<domainbackup mode='pull'><server transport='unix' socket='/run/x.sock'/><disks>\
+             <disk name='vda' backup='yes' type='file' exportname='vda'><driver type='qcow2'/><scratch file='/scratch/vda'/></disk>\
+             <disk name='sda' backup='no'/></disks></domainbackup>"
+        );
+    }
+
+    #[test]
+    fn a_disk_that_the_domain_lost_is_named() {
+        let failure = pull(&pull_of("/run/x.sock"), &["vdb".into()]).unwrap_err();
+        assert_eq!(failure.code, Code::DiskNotFound);
+    }
+
+    #[test]
+    fn control_characters_in_a_path_are_refused() {
+        assert_eq!(pull(&pull_of("/run/\n.sock"), &["vda".into()]).unwrap_err().code, Code::InvalidField);
+    }
+
+    proptest! {
+        #[test]
+        fn any_printable_path_comes_back_as_it_was(name in "[ -~äß]{1,60}") {
+            let backup = pull_of(format!("/run/{name}"));
+            let xml = pull(&backup, &["vda".into()]).unwrap();
+            prop_assert_eq!(parse::backup_job(&xml).unwrap(), DomainJob::Pull { socket: backup.socket });
+
+            let image = PathBuf::from(format!("/share/{name}"));
+            let disk = PushDisk { target: "vda".parse().unwrap(), image: image.clone() };
+            let xml = push(&PushBackup { disks: vec![disk], checkpoint: None }, &["vda".into()]).unwrap();
+            prop_assert_eq!(parse::backup_job(&xml).unwrap(), DomainJob::Push { images: vec![image] });
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The fake hypervisor keeps the contract of the door, and does on request what a real one does on bad days.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "contract/hypervisor.rs"]
+mod contract;
+
+use std::path::Path;
+use std::time::Duration;
+
+use longshore::failure::{Code, Failure};
+use longshore::host::hypervisor::Hypervisor;
+use longshore::host::hypervisor::fake::{FakeAgent, FakeHypervisor, FakeInstance};
+use longshore::model::id::InstanceId;
+use longshore::model::instance::PowerState;
+
+const MIB: u64 = 1 << 20;
+const FOLDER: &str = "/nowhere";
+const AGENT: Duration = Duration::from_secs(10);
+
+fn instance(agent: FakeAgent) -> (FakeHypervisor, InstanceId) {
+    let instance = FakeInstance::running("web").disk("vda", 64 * MIB).disk("vdb", 16 * MIB).agent(agent);
+    let id = instance.id();
+    (FakeHypervisor::new().with_instance(instance), id)
+}
+
+macro_rules! contract {
+    ($name:ident, |$door:ident, $id:ident| $call:expr) => {
+        #[tokio::test(start_paused = true)]
+        async fn $name() {
+            let ($door, $id) = instance(FakeAgent::Missing);
+            $call.await;
+            assert_eq!($door.leftovers(), Vec::<String>::new());
+        }
+    };
+}
+
+contract!(an_instance_is_found_by_uuid_and_by_name, |door, id| {
+    contract::an_instance_is_found_by_uuid_and_by_name(&door, id, &[("vda", 64 * MIB), ("vdb", 16 * MIB)])
+});
+contract!(an_unknown_instance_is_not_here, |door, _id| contract::an_unknown_instance_is_not_here(&door));
+contract!(a_pull_backup_is_ours_from_its_begin_to_its_end, |door, id| {
+    contract::a_pull_backup_is_ours_from_its_begin_to_its_end(&door, id, Path::new(FOLDER), || async {})
+});
+contract!(a_backup_of_a_disk_that_is_not_there_is_refused, |door, id| {
+    contract::a_backup_of_a_disk_that_is_not_there_is_refused(&door, id, Path::new(FOLDER))
+});
+contract!(a_checkpoint_is_made_with_the_backup_and_deleted_twice, |door, id| {
+    contract::a_checkpoint_is_made_with_the_backup_and_deleted_twice(&door, id, Path::new(FOLDER))
+});
+contract!(a_stopped_instance_says_so_and_has_no_job, |door, id| {
+    contract::a_stopped_instance_says_so_and_has_no_job(&door, id, Path::new(FOLDER), || {
+        door.set_state(id, PowerState::ShutOff);
+    })
+});
+contract!(the_end_of_a_job_is_hinted_for_each_disk, |door, id| {
+    contract::the_end_of_a_job_is_hinted_for_each_disk(&door, id, Path::new(FOLDER))
+});
+contract!(an_instance_without_an_agent_says_so, |door, id| contract::an_instance_without_an_agent_says_so(&door, id));
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_frozen_and_thawed() {
+    let (door, id) = instance(FakeAgent::Answering);
+    contract::a_guest_is_frozen_and_thawed(&door, id).await;
+    assert!(door.is_clean() && door.guest_can_write(id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_that_timed_out_freezes_later_all_the_same() {
+    let (door, id) = instance(FakeAgent::Answering);
+    door.late_freeze(id, AGENT + Duration::from_secs(5));
+    assert_eq!(door.freeze(id, AGENT).await.unwrap_err().code, Code::AgentSilent);
+    assert!(door.guest_can_write(id), "not frozen yet");
+    assert!(!door.is_clean(), "but it is going to be");
+    assert!(door.thaw(id, Duration::from_secs(1)).await.is_err(), "the agent is busy with the freeze");
+    assert_eq!(door.thaw(id, AGENT).await.unwrap(), 2, "the thaw came after the freeze");
+    assert!(door.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_agent_freezes_when_it_wakes_up() {
+    let (door, id) = instance(FakeAgent::Silent);
+    assert_eq!(door.freeze(id, AGENT).await.unwrap_err().code, Code::AgentSilent);
+    door.set_agent(id, FakeAgent::Answering);
+    assert!(door.frozen(id) && !door.guest_can_write(id));
+    door.thaw(id, AGENT).await.unwrap();
+    assert!(door.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_fail_and_hang_as_told() {
+    let (door, id) = instance(FakeAgent::Answering);
+    door.fail("state", 2, Failure::new(Code::HypervisorUnavailable, "libvirt is gone"));
+    for _ in 0..2 {
+        assert_eq!(door.state(id).await.unwrap_err().code, Code::HypervisorUnavailable);
+    }
+    door.state(id).await.unwrap();
+
+    door.hang("abort_job");
+    assert_eq!(door.abort_job(id).await.unwrap_err().code, Code::HypervisorTimedOut);
+    assert_eq!(
+        door.stuck_calls().iter().map(|stuck| (stuck.call, stuck.instance)).collect::<Vec<_>>(),
+        [("abort_job", Some(id))]
+    );
+    door.let_go("abort_job");
+    assert!(door.stuck_calls().is_empty());
+    door.abort_job(id).await.unwrap();
+}

@@ -1,0 +1,129 @@
+//! The libvirt door on a real libvirt keeps the contract of the door. Needs the laboratory: `scripts/lab up`, then
+//! `eval "$(scripts/lab env)"`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+#[path = "contract/hypervisor.rs"]
+mod contract;
+#[path = "support/lab.rs"]
+mod lab;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lab::LabInstance;
+use longshore::failure::Code;
+use longshore::host::hypervisor::Hypervisor;
+use longshore::host::hypervisor::libvirt::Libvirt;
+use longshore::model::id::InstanceRef;
+
+const MIB: u64 = 1 << 20;
+const AGENT: Duration = Duration::from_secs(10);
+
+fn door() -> Libvirt {
+    Libvirt::new(&lab::libvirt_uri())
+}
+
+#[tokio::test]
+async fn an_instance_is_found_by_uuid_and_by_name() {
+    let bare = LabInstance::bare();
+    let bytes = [("vda", 64 * MIB), ("vdb", 16 * MIB)];
+    contract::an_instance_is_found_by_uuid_and_by_name(&door(), bare.id, &bytes).await;
+}
+
+#[tokio::test]
+async fn an_unknown_instance_is_not_here() {
+    contract::an_unknown_instance_is_not_here(&door()).await;
+}
+
+#[tokio::test]
+async fn a_pull_backup_is_ours_from_its_begin_to_its_end_and_serves_nbd() {
+    let bare = LabInstance::bare();
+    let socket = contract::pull(&bare.folder, &["vda"], None).socket;
+    let look = || async {
+        assert_eq!(lab::export_bytes(&socket, "vda"), 64 * MIB);
+        assert_eq!(lab::export_bytes(&socket, "vdb"), 16 * MIB);
+    };
+    contract::a_pull_backup_is_ours_from_its_begin_to_its_end(&door(), bare.id, &bare.folder, look).await;
+    let left: Vec<_> = std::fs::read_dir(&bare.folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("scratch")), "scratch is left: {left:?}");
+}
+
+#[tokio::test]
+async fn a_backup_of_a_disk_that_is_not_there_is_refused() {
+    let bare = LabInstance::bare();
+    contract::a_backup_of_a_disk_that_is_not_there_is_refused(&door(), bare.id, &bare.folder).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_made_with_the_backup_and_deleted_twice() {
+    let bare = LabInstance::bare();
+    contract::a_checkpoint_is_made_with_the_backup_and_deleted_twice(&door(), bare.id, &bare.folder).await;
+}
+
+#[tokio::test]
+async fn a_stopped_instance_says_so_and_has_no_job() {
+    let bare = LabInstance::bare();
+    contract::a_stopped_instance_says_so_and_has_no_job(&door(), bare.id, &bare.folder, || bare.stop()).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_is_hinted_for_each_disk() {
+    let bare = LabInstance::bare();
+    contract::the_end_of_a_job_is_hinted_for_each_disk(&door(), bare.id, &bare.folder).await;
+}
+
+#[tokio::test]
+async fn an_instance_without_an_agent_says_so() {
+    let bare = LabInstance::bare();
+    contract::an_instance_without_an_agent_says_so(&door(), bare.id).await;
+}
+
+#[tokio::test]
+async fn a_definition_comes_back_as_it_was_defined() {
+    let bare = LabInstance::bare();
+    let definition = door().find(&InstanceRef::Id(bare.id)).await.unwrap().definition;
+    bare.stop();
+    lab::virsh(&["undefine", &bare.name]);
+    let file = bare.folder.join("definition.xml");
+    std::fs::write(&file, &definition).unwrap();
+    lab::virsh(&["define", file.to_str().unwrap()]);
+    assert_eq!(door().find(&InstanceRef::Id(bare.id)).await.unwrap().definition, definition);
+}
+
+#[tokio::test]
+async fn a_libvirt_that_is_not_there_is_unavailable() {
+    let failure = Libvirt::new("qemu+unix:///system?socket=/nonexistent").instances().await.unwrap_err();
+    assert_eq!(failure.code, Code::HypervisorUnavailable, "{failure:#}");
+}
+
+#[tokio::test]
+async fn a_guest_is_frozen_and_thawed() {
+    let guest = LabInstance::guest();
+    contract::a_guest_is_frozen_and_thawed(&door(), guest.id).await;
+    assert!(!guest.is_frozen());
+    freeze_begin_thaw_timings(&guest).await;
+}
+
+/// The window in which the guest waits, beside the same three calls through `virsh`, one process each.
+async fn freeze_begin_thaw_timings(guest: &LabInstance) {
+    let door = door();
+    let backup = contract::pull(&guest.folder, &["vda", "vdb"], None);
+    for round in 1..=5 {
+        let began = Instant::now();
+        door.freeze(guest.id, AGENT).await.unwrap();
+        let froze = began.elapsed();
+        door.begin_pull(guest.id, &backup).await.unwrap();
+        let begun = began.elapsed();
+        door.thaw(guest.id, AGENT).await.unwrap();
+        let thawed = began.elapsed();
+        door.abort_job(guest.id).await.unwrap();
+        contract::eventually("the job is gone", || async { door.domain_job(guest.id).await.unwrap().is_none() }).await;
+        println!(
+            "round {round}: freeze {froze:?}, begin {:?}, thaw {:?}, frozen at most {thawed:?}",
+            begun - froze,
+            thawed - begun
+        );
+    }
+    let output = Command::new("virsh").arg("--version").output().expect("virsh starts");
+    println!("virsh {}", String::from_utf8_lossy(&output.stdout).trim());
+}

@@ -1,0 +1,268 @@
+//! One example of every message, made with every field that it can have.
+
+use std::path::{Path, PathBuf};
+
+use longshore::failure::{Code, Failure};
+use longshore::message::dead_letter::{Origin, Original};
+use longshore::message::event::{
+    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, Draining, Failed, Heartbeat, HostDetail, Inventory,
+    InventoryDisk, InventoryInstance, LeftOver, MessageRefused, Online, Progress, Retrying, RunDetail, RunningJob,
+    Started,
+};
+use longshore::message::{
+    DeadLetter, Encoding, Event, HostEvent, JobMessage, Properties, Refusal, RunEvent, decode_dead_letter,
+    decode_event, decode_job, encode_dead_letter, encode_event, encode_job,
+};
+use longshore::model::id::{EventId, HostId, InstanceRef};
+use longshore::model::instance::{DiskDevice, PowerState};
+use longshore::model::job::{BackupSpec, Job, JobKind, Quiesce, RetryPolicy, RunKey, Transfer, Verification, Work};
+use longshore::model::manifest::{Consistency, SkippedDisk, TransferUsed};
+use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
+
+pub const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
+pub const EVENT_ID: &str = "019a0f3e-7c00-7000-8000-00000000000e";
+pub const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// Any message, read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Job(Box<Job>),
+    Event(Box<Event>),
+    DeadLetter(Box<DeadLetter>),
+}
+
+pub fn path(schemas: &Path, message_type: &str, encoding: Encoding) -> PathBuf {
+    let ending = match encoding {
+        Encoding::Json => "json",
+        Encoding::MessagePack => "msgpack",
+    };
+    schemas.join("examples").join(format!("{message_type}.{ending}"))
+}
+
+pub fn host() -> HostId {
+    "kvm-07".parse().unwrap()
+}
+
+fn time() -> jiff::Timestamp {
+    "2026-03-01T02:00:05.25Z".parse().unwrap()
+}
+
+pub fn job() -> Job {
+    Job {
+        key: RunKey { job_id: JOB_ID.parse().unwrap(), run: 1 },
+        host: host(),
+        instance: InstanceRef::Name("web-1".parse().unwrap()),
+        repository: Repository {
+            id: "7d0f1a52-0c0e-4f4e-9b5b-0d7c4f3f8a11".parse().unwrap(),
+            repository_type: RepositoryType::Nfs,
+            address: "nas.example:/export/backup".to_owned(),
+            options: [("vers", Some("4.2")), ("hard", None)]
+                .map(|(key, value)| MountOption { key: key.to_owned(), value: value.map(str::to_owned) })
+                .to_vec(),
+            credentials: Some(Credentials::Reference { name: "nas".to_owned() }),
+        },
+        work: Work::Backup(BackupSpec {
+            transfer: Transfer::Auto,
+            quiesce: Quiesce::Prefer,
+            verification: Verification::Compared,
+            exclude_disks: vec!["vdc".parse().unwrap()],
+        }),
+        retry: RetryPolicy::default(),
+        start_before: Some("2026-03-01T06:00:00Z".parse().unwrap()),
+        deadline: std::time::Duration::from_secs(4 * 60 * 60),
+        labels: [("schedule".to_owned(), "nightly".to_owned())].into(),
+        requested_by: Some("admin@example.org".to_owned()),
+    }
+}
+
+fn failure() -> Failure {
+    Failure::new(Code::RepositoryIo, "cannot write `vda.qcow2`").caused_by("input/output error").in_step("move_bytes")
+}
+
+fn left_over() -> LeftOver {
+    LeftOver { what: "/run/longshore/mounts/kvm-07".to_owned(), reason: "busy".to_owned(), job_id: JOB_ID.parse().ok() }
+}
+
+fn summary() -> BackupSummary {
+    BackupSummary {
+        backup_id: "019a0f3e-8000-7000-8000-000000000002".parse().unwrap(),
+        number: 12,
+        directory: "instances/5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f/019a0f3e-8000-7000-8000-000000000002".to_owned(),
+        transfer: TransferUsed::Pull,
+        consistency: Consistency::FileSystem,
+        frozen_ms: Some(41),
+        verification: Verification::Compared,
+        disks: vec![BackedUpDisk {
+            target: "vda".parse().unwrap(),
+            virtual_bytes: 10 << 30,
+            data_bytes: 3 << 30,
+            file_bytes: (3 << 30) + (2 << 20),
+            content_root: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".to_owned(),
+        }],
+        skipped_disks: vec![SkippedDisk { target: "sda".parse().unwrap(), reason: "it is a CD-ROM drive".to_owned() }],
+    }
+}
+
+fn run_detail(word: &str) -> Option<RunDetail> {
+    Some(match word {
+        "accepted" => RunDetail::Accepted(Accepted {}),
+        "started" => RunDetail::Started(Started {}),
+        "progress" => RunDetail::Progress(Progress {
+            step: "move_bytes".to_owned(),
+            done_bytes: 1 << 30,
+            total_bytes: 3 << 30,
+            rate_bytes_per_second: 200 << 20,
+            eta_seconds: Some(10),
+        }),
+        "retrying" => RunDetail::Retrying(Retrying {
+            failure: (&failure()).into(),
+            next_attempt_at: "2026-03-01T02:00:35Z".parse().unwrap(),
+        }),
+        "completed" => RunDetail::Completed(Completed {
+            duration_ms: 16_400,
+            warnings: vec!["cannot fsync a directory on this file system".to_owned()],
+            left_overs: vec![left_over()],
+            backup: Some(summary()),
+        }),
+        "failed" => {
+            RunDetail::Failed(Failed { failure: (&failure()).into(), attempts: 3, left_overs: vec![left_over()] })
+        }
+        "cancelled" => RunDetail::Cancelled(Cancelled {
+            requested_by: Some("admin@example.org".to_owned()),
+            reason: Some("maintenance of the share".to_owned()),
+            left_overs: vec![left_over()],
+        }),
+        _ => return None,
+    })
+}
+
+fn host_detail(words: &str) -> Option<HostDetail> {
+    let installation = "019a0f00-0000-7000-8000-00000000000a".parse().unwrap();
+    let job = job();
+    Some(match words {
+        "worker.online" => HostDetail::Online(Online {
+            installation,
+            version: "0.1.0".to_owned(),
+            content_types: Encoding::READ.map(str::to_owned).to_vec(),
+            message_types: vec![JobMessage::MESSAGE_TYPE.to_owned()],
+            kinds: vec![JobKind::Backup],
+            slots: 2,
+        }),
+        "worker.heartbeat" => HostDetail::Heartbeat(Heartbeat {
+            installation,
+            running: vec![RunningJob {
+                job_id: job.key.job_id,
+                run: 1,
+                attempt: 1,
+                kind: JobKind::Backup,
+                instance: job.instance,
+                step: Some("move_bytes".to_owned()),
+                done_bytes: 1 << 30,
+                total_bytes: 3 << 30,
+            }],
+            slots: 2,
+            waiting: 4,
+            outbox_depth: 0,
+            stuck_calls: 0,
+            left_overs: vec![left_over()],
+        }),
+        "worker.draining" => HostDetail::Draining(Draining { running: 1, waiting: 4, limit_seconds: 120 }),
+        "worker.inventory" => HostDetail::Inventory(Inventory {
+            libvirt: Some("11.3.0".to_owned()),
+            qemu: Some("10.0.0".to_owned()),
+            scratch_free_bytes: 80 << 30,
+            instances: vec![InventoryInstance {
+                id: "5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f".parse().unwrap(),
+                name: "web-1".parse().unwrap(),
+                state: PowerState::Running,
+                agent: true,
+                disks: vec![InventoryDisk {
+                    target: "vda".parse().unwrap(),
+                    serial: Some("volume-1".to_owned()),
+                    device: DiskDevice::Disk,
+                    virtual_bytes: Some(10 << 30),
+                }],
+            }],
+            instances_left_out: 0,
+        }),
+        "message.refused" => HostDetail::MessageRefused(MessageRefused {
+            message_id: JOB_ID.to_owned(),
+            code: Code::WrongHost.as_str().to_owned(),
+            text: "the job names the host `kvm-08` and came to `kvm-07`".to_owned(),
+            job_id: Some(job.key.job_id),
+            run: Some(1),
+        }),
+        _ => return None,
+    })
+}
+
+fn letter() -> DeadLetter {
+    let original = encode_job(&JobMessage::from(&job()), Encoding::Json, time()).unwrap();
+    DeadLetter {
+        host: host(),
+        time: time(),
+        job_id: JOB_ID.parse().ok(),
+        run: Some(1),
+        kind: Some(JobKind::Backup),
+        attempts: 3,
+        failure: (&failure()).into(),
+        origin: Origin { queue: "longshore.jobs.kvm-07".to_owned(), routing_key: "kvm-07".to_owned() },
+        original: Original::new(&original.properties, &original.body),
+    }
+}
+
+pub fn value(message_type: &str) -> Value {
+    let words = message_type.strip_prefix(Event::TYPE_PREFIX).and_then(|rest| rest.strip_suffix(".v1"));
+    match (message_type, words) {
+        (JobMessage::MESSAGE_TYPE, _) => Value::Job(Box::new(job())),
+        (DeadLetter::MESSAGE_TYPE, _) => Value::DeadLetter(Box::new(letter())),
+        (_, Some(words)) => {
+            let of_run = run_detail(words).map(|detail| Event::Run(RunEvent::of(&job(), 1, 4, time(), detail)));
+            let of_host = || {
+                let detail = host_detail(words).unwrap_or_else(|| panic!("no example of {words}"));
+                let incarnation = "019a0f30-0000-7000-8000-00000000000b".parse().unwrap();
+                Event::Host(HostEvent { host: host(), incarnation, sequence: 9, time: time(), detail })
+            };
+            Value::Event(Box::new(of_run.unwrap_or_else(of_host)))
+        }
+        _ => panic!("no example of {message_type}"),
+    }
+}
+
+pub fn body(message_type: &str, encoding: Encoding) -> Vec<u8> {
+    encoded(&value(message_type), encoding).body
+}
+
+/// The example as it stands in its file: JSON in lines, for people.
+pub fn file(message_type: &str, encoding: Encoding) -> Vec<u8> {
+    let body = body(message_type, encoding);
+    match encoding {
+        Encoding::Json => super::pretty(&serde_json::from_slice(&body).unwrap()),
+        Encoding::MessagePack => body,
+    }
+}
+
+pub fn encoded(value: &Value, encoding: Encoding) -> longshore::message::Encoded {
+    let id: EventId = EVENT_ID.parse().unwrap();
+    match value {
+        Value::Job(job) => encode_job(&JobMessage::from(&**job), encoding, time()),
+        Value::Event(event) => encode_event(event, id, encoding, Some(TRACEPARENT)),
+        Value::DeadLetter(letter) => encode_dead_letter(letter, id, encoding),
+    }
+    .unwrap()
+}
+
+pub fn read(message_type: &str, encoding: Encoding, body: &[u8]) -> Result<Value, Refusal> {
+    let properties = Properties {
+        content_type: encoding.content_type().to_owned(),
+        message_type: message_type.to_owned(),
+        ..Properties::default()
+    };
+    match message_type {
+        JobMessage::MESSAGE_TYPE => decode_job(&properties, body, &host()).map(|job| Value::Job(Box::new(job))),
+        DeadLetter::MESSAGE_TYPE => {
+            decode_dead_letter(&properties, body).map(|letter| Value::DeadLetter(Box::new(letter)))
+        }
+        _ => decode_event(&properties, body).map(|event| Value::Event(Box::new(event))),
+    }
+}

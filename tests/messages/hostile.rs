@@ -1,0 +1,368 @@
+//! Whatever comes in is refused with the right code, and never with a panic, a secret or much memory.
+
+use longshore::failure::Code;
+use longshore::message::{Encoding, Properties, Refusal, decode_dead_letter, decode_event, decode_job, redact};
+use longshore::model::id::HostId;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{catalogue, examples};
+
+fn properties(encoding: Encoding) -> Properties {
+    Properties {
+        content_type: encoding.content_type().to_owned(),
+        message_type: "longshore.job.v1".to_owned(),
+        ..Properties::default()
+    }
+}
+
+fn job_body() -> Value {
+    serde_json::from_slice(&examples::body("longshore.job.v1", Encoding::Json)).unwrap()
+}
+
+fn msgpack(value: &Value) -> Vec<u8> {
+    rmp_serde::to_vec_named(value).unwrap()
+}
+
+/// The refusal of the example job with `value` at `pointer`; the same in both encodings.
+fn refusal_with(pointer: &str, value: Value) -> Refusal {
+    let mut body = job_body();
+    let (parent, name) = pointer.rsplit_once('/').unwrap();
+    body.pointer_mut(parent).unwrap()[name] = value;
+    let json = decode_job(&properties(Encoding::Json), &serde_json::to_vec(&body).unwrap(), &examples::host());
+    let packed = decode_job(&properties(Encoding::MessagePack), &msgpack(&body), &examples::host());
+    let (json, packed) = (json.unwrap_err(), packed.unwrap_err());
+    assert_eq!(json.code, packed.code, "{json} / {packed}");
+    json
+}
+
+#[test]
+fn a_wrong_value_is_refused_by_the_name_of_its_field() {
+    for (pointer, value, code, text) in [
+        ("/job_id", json!("7"), Code::InvalidField, "`job_id` has a value that is not allowed: "),
+        ("/run", json!(0), Code::InvalidField, "`run` has a value that is not allowed: it is less than 1"),
+        ("/kind", json!("restore"), Code::UnknownKind, "the kind `restore` is not one that this worker can do: backup"),
+        ("/host", json!("kvm-08"), Code::WrongHost, "the job names the host `kvm-08` and came to `kvm-07`"),
+        ("/host", json!("../etc"), Code::WrongHost, "the job names the host `../etc` and came to `kvm-07`"),
+        (
+            "/instance",
+            json!({}),
+            Code::InvalidField,
+            "`instance` has a value that is not allowed: it has either `id` or `name`",
+        ),
+        (
+            "/instance/id",
+            json!("5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f"),
+            Code::InvalidField,
+            "`instance` has a value that is not allowed: it has either `id` or `name`",
+        ),
+        (
+            "/instance/name",
+            json!("../web"),
+            Code::InvalidField,
+            "`instance.name` has a value that is not allowed: `../web` is no instance name",
+        ),
+        (
+            "/repository/type",
+            json!("ftp"),
+            Code::InvalidField,
+            "`repository.type` has a value that is not allowed: unknown variant `ftp`, expected one of",
+        ),
+        (
+            "/repository/address",
+            json!("/export"),
+            Code::InvalidMountOption,
+            "`repository.address`: the address does not fit the type: `host:/path`, an IPv6 address in brackets",
+        ),
+        (
+            "/repository/options",
+            json!("vers=4.2,exec"),
+            Code::InvalidMountOption,
+            "`repository.options`: mount option 2 (`exec`) is not allowed: it would change what is mounted, or how safely",
+        ),
+        (
+            "/repository/options",
+            json!("vers=4.2\nrw"),
+            Code::InvalidMountOption,
+            "`repository.options`: mount option 1 (`vers`) is not allowed: a value has",
+        ),
+        (
+            "/repository/options",
+            json!("vers=3.0,password=hunter2"),
+            Code::SecretInOptions,
+            "`repository.options`: mount option 2 carries a secret; give credentials by reference instead",
+        ),
+        (
+            "/repository/credentials/reference",
+            json!("../shadow"),
+            Code::InvalidField,
+            "`repository.credentials.reference` has a value that is not allowed: a file name has",
+        ),
+        (
+            "/backup/transfer",
+            json!("pushy"),
+            Code::InvalidField,
+            "`backup.transfer` has a value that is not allowed: unknown variant `pushy`, expected one of `auto`, `pull`, `push`",
+        ),
+        (
+            "/backup/exclude_disks",
+            json!(["vda", "../vdb"]),
+            Code::InvalidField,
+            "`backup.exclude_disks[1]` has a value that is not allowed: `../vdb` is no disk target",
+        ),
+        (
+            "/retry/attempts",
+            json!(0),
+            Code::InvalidField,
+            "`retry.attempts` has a value that is not allowed: it is less than 1",
+        ),
+        (
+            "/retry/first_pause_seconds",
+            json!(10_000),
+            Code::InvalidField,
+            "`retry.first_pause_seconds` has a value that is not allowed: it is over 1800",
+        ),
+        ("/start_before", json!("tomorrow"), Code::InvalidField, "`start_before` has a value that is not allowed: "),
+        (
+            "/deadline_seconds",
+            json!(u64::MAX),
+            Code::InvalidField,
+            "`deadline_seconds` has a value that is not allowed: it is over 2592000",
+        ),
+        (
+            "/labels",
+            json!({"a": "b".repeat(2000)}),
+            Code::InvalidField,
+            "`labels.a` has a value that is not allowed: it is longer than 1024 bytes",
+        ),
+        ("/requested_by", json!(""), Code::InvalidField, "`requested_by` has a value that is not allowed: "),
+    ] {
+        let refusal = refusal_with(pointer, value);
+        assert_eq!(refusal.code, code, "{refusal}");
+        assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
+        assert!(!refusal.text.contains("hunter2"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_wrong_type_is_malformed_and_the_text_says_where_but_not_what() {
+    for (pointer, value, place) in [
+        ("/run", json!("hunter2"), "at `run`"),
+        ("/run", json!(-1), "at `run`"),
+        ("/run", json!(1.5), "at `run`"),
+        ("/host", json!(7), "at `host`"),
+        ("/instance", json!(["name", "web-1"]), "at `instance`"),
+        ("/repository", json!(["7d0f1a52-0c0e-4f4e-9b5b-0d7c4f3f8a11", "nfs", "hunter2:/"]), "at `repository`"),
+        ("/repository/credentials", json!("bob:hunter2"), "at `repository.credentials`"),
+        ("/repository/options", json!({"password": "hunter2"}), "at `repository.options`"),
+        ("/backup/exclude_disks", json!({"vda": "hunter2"}), "at `backup.exclude_disks`"),
+        ("/labels", json!(["hunter2"]), "at `labels`"),
+        ("/labels", json!({"a": {"hunter2": 1}}), "at `labels.a`"),
+    ] {
+        let refusal = refusal_with(pointer, value);
+        assert_eq!(refusal.code, Code::MalformedMessage, "{refusal}");
+        assert!(refusal.text.contains(place), "{refusal}");
+        assert!(!refusal.text.contains("hunter2"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_missing_field_is_named_and_an_unknown_one_is_skipped() {
+    for field in ["job_id", "run", "kind", "host", "instance", "repository", "backup"] {
+        let mut body = job_body();
+        body.as_object_mut().unwrap().remove(field);
+        let refusal = decode_job(&properties(Encoding::MessagePack), &msgpack(&body), &examples::host()).unwrap_err();
+        assert_eq!(refusal.code, Code::MalformedMessage);
+        assert!(refusal.text.contains(&format!("`{field}`")), "{refusal}");
+    }
+    let mut body = job_body();
+    body["from_v1_1"] = json!({"deep": [{"er": null}]});
+    body["repository"]["zone"] = json!(7);
+    let job = decode_job(&properties(Encoding::MessagePack), &msgpack(&body), &examples::host());
+    assert_eq!(job, Ok(examples::job()));
+}
+
+#[test]
+fn content_type_and_message_type_decide_before_the_body_is_looked_at() {
+    let body = examples::body("longshore.job.v1", Encoding::Json);
+    let refusal = |content_type: &str, message_type: &str| {
+        let properties = Properties {
+            content_type: content_type.to_owned(),
+            message_type: message_type.to_owned(),
+            ..Properties::default()
+        };
+        decode_job(&properties, &body, &examples::host()).map_err(|refusal| refusal.code)
+    };
+    for good in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\";v=1"] {
+        assert_eq!(refusal(good, "longshore.job.v1"), Ok(examples::job()), "{good}");
+    }
+    for bad in ["", "text/plain", "application/cbor", "application/json; charset=latin-1", "json"] {
+        assert_eq!(refusal(bad, "longshore.job.v1"), Err(Code::UnsupportedContentType), "{bad}");
+    }
+    for packed in ["application/msgpack", "application/x-msgpack", "application/vnd.msgpack; v=5"] {
+        assert_eq!(refusal(packed, "longshore.job.v1"), Err(Code::MalformedMessage), "{packed}");
+    }
+    for bad in ["", "longshore.job.v2", "longshore.event.started.v1", "job"] {
+        assert_eq!(refusal("application/json", bad), Err(Code::UnsupportedVersion), "{bad}");
+    }
+}
+
+#[test]
+fn a_body_that_breaks_off_still_says_whose_it_was() {
+    for encoding in [Encoding::Json, Encoding::MessagePack] {
+        let body = examples::body("longshore.job.v1", encoding);
+        let whole = body.len();
+        for length in 0..whole {
+            let refusal = decode_job(&properties(encoding), &body[..length], &examples::host()).unwrap_err();
+            assert_eq!(refusal.code, Code::MalformedMessage);
+            if length > whole / 2 {
+                assert_eq!(refusal.job_id.unwrap().to_string(), examples::JOB_ID);
+                assert_eq!(refusal.run, Some(1));
+            }
+        }
+        let longer = [body.as_slice(), body.as_slice()].concat();
+        let refusal = decode_job(&properties(encoding), &longer, &examples::host()).unwrap_err();
+        assert_eq!(refusal.code, Code::MalformedMessage);
+    }
+}
+
+#[test]
+fn only_maps_with_names_are_read() {
+    let positional = rmp_serde::to_vec(&longshore::message::JobMessage::from(&examples::job())).unwrap();
+    let numbered = [0x81, 0x00, 0xa1, b'x'].to_vec();
+    for body in [positional, numbered, vec![0xc0], vec![0xa1, b'x'], vec![]] {
+        let refusal = decode_job(&properties(Encoding::MessagePack), &body, &examples::host()).unwrap_err();
+        assert_eq!(refusal.code, Code::MalformedMessage, "{refusal}");
+    }
+    for body in ["[]", "null", "\"x\"", "7", "{\"run\":1,\"run\":1}"] {
+        let refusal = decode_job(&properties(Encoding::Json), body.as_bytes(), &examples::host()).unwrap_err();
+        assert_eq!(refusal.code, Code::MalformedMessage, "{refusal}");
+    }
+}
+
+#[test]
+fn size_and_depth_have_their_limits() {
+    let deep = |levels: usize| (1..levels).fold(json!([]), |inner, _| json!([inner]));
+    let mut body = job_body();
+    body["extra"] = deep(31);
+    for encoding in [Encoding::Json, Encoding::MessagePack] {
+        let bytes = |body: &Value| match encoding {
+            Encoding::Json => serde_json::to_vec(body).unwrap(),
+            Encoding::MessagePack => msgpack(body),
+        };
+        assert!(decode_job(&properties(encoding), &bytes(&body), &examples::host()).is_ok());
+        let mut deeper = body.clone();
+        deeper["extra"] = deep(32);
+        let refusal = decode_job(&properties(encoding), &bytes(&deeper), &examples::host()).unwrap_err();
+        assert_eq!(refusal.code, Code::MessageTooLarge, "{refusal}");
+        assert_eq!(refusal.text, "the body is nested deeper than 32 levels");
+
+        let mut large = job_body();
+        let room = 256 * 1024 - bytes(&large).len() - 32;
+        large["extra"] = json!("x".repeat(room));
+        assert!(decode_job(&properties(encoding), &bytes(&large), &examples::host()).is_ok());
+        large["extra"] = json!("x".repeat(room + 32));
+        let refusal = decode_job(&properties(encoding), &bytes(&large), &examples::host()).unwrap_err();
+        assert_eq!(refusal.text, "the body is longer than 262144 bytes");
+    }
+    for bomb in
+        [vec![0x91; 200_000], vec![0x81; 200_000], [b"{\"a\":".repeat(30_000), vec![]].concat(), vec![b'['; 200_000]]
+    {
+        for encoding in [Encoding::Json, Encoding::MessagePack] {
+            assert!(decode_job(&properties(encoding), &bomb, &examples::host()).is_err());
+        }
+    }
+}
+
+fn virtual_memory_peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_length_that_is_only_claimed_takes_no_memory() {
+    let before = virtual_memory_peak_kib();
+    for marker in [0xdb, 0xc6, 0xdd, 0xdf, 0xc9] {
+        let claimed = [&[marker][..], &[0xff; 4], b"x"].concat();
+        for key in ["host", "labels", "extra", "backup"] {
+            let inside = [&[0x81, 0xa0 + u8::try_from(key.len()).unwrap()][..], key.as_bytes(), &claimed].concat();
+            for body in [&claimed, &inside] {
+                assert!(decode_job(&properties(Encoding::MessagePack), body, &examples::host()).is_err());
+                redact(body, Encoding::MessagePack.content_type());
+            }
+        }
+    }
+    let grown = virtual_memory_peak_kib() - before;
+    assert!(grown < 1024 * 1024, "{grown} KiB for claims of 4 GiB");
+}
+
+fn hosts() -> impl Strategy<Value = HostId> {
+    Just(examples::host())
+}
+
+fn read_in_every_way(content_type: &str, message_type: &str, body: &[u8], host: &HostId) {
+    let properties = Properties {
+        content_type: content_type.to_owned(),
+        message_type: message_type.to_owned(),
+        ..Properties::default()
+    };
+    for refusal in [
+        decode_job(&properties, body, host).err(),
+        decode_event(&properties, body).err(),
+        decode_dead_letter(&properties, body).err(),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        assert!(refusal.text.len() < 4096, "{}", refusal.text.len());
+        assert!(!refusal.text.chars().any(char::is_control), "{:?}", refusal.text);
+    }
+    redact(body, content_type);
+}
+
+fn message_types() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(catalogue::all().iter().map(|message| message.message_type).collect::<Vec<_>>())
+}
+
+fn encodings() -> impl Strategy<Value = Encoding> {
+    prop_oneof![Just(Encoding::Json), Just(Encoding::MessagePack)]
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_codec_panic(
+        body in proptest::collection::vec(any::<u8>(), 0..300),
+        message_type in message_types(), encoding in encodings(), host in hosts(),
+    ) {
+        read_in_every_way(encoding.content_type(), message_type, &body, &host);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_message_makes_the_codec_panic(
+        message_type in message_types(), encoding in encodings(), host in hosts(),
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let mut body = examples::body(message_type, encoding);
+        for (index, byte) in damage {
+            let place = index.index(body.len());
+            body[place] = byte;
+        }
+        read_in_every_way(encoding.content_type(), message_type, &body, &host);
+    }
+
+    #[test]
+    fn whatever_is_accepted_is_written_and_read_back_as_the_same_job(
+        labels in proptest::collection::btree_map("[^\\x00-\\x1f\\x7f-\\x9f]{1,20}", any::<String>(), 0..5),
+        name in "[^/\\x00-\\x1f\\x7f-\\x9f]{1,40}", run in 1u32.., seconds in 1u64..2_592_000,
+        encoding in encodings(),
+    ) {
+        let mut job = examples::job();
+        job.key.run = run;
+        job.labels = labels;
+        job.instance = longshore::model::id::InstanceRef::Name(name.parse().unwrap());
+        job.deadline = std::time::Duration::from_secs(seconds);
+        let body = examples::encoded(&examples::Value::Job(Box::new(job.clone())), encoding).body;
+        prop_assert_eq!(decode_job(&properties(encoding), &body, &examples::host()), Ok(job));
+    }
+}

@@ -1,0 +1,74 @@
+//! What is written is read back as the same value, and its properties say what it is.
+
+use longshore::message::{Encoding, Event, JobMessage};
+
+use super::{catalogue, examples};
+
+#[test]
+fn every_message_is_read_back_as_it_was_written() {
+    for message in catalogue::all() {
+        let value = examples::value(message.message_type);
+        for encoding in [Encoding::Json, Encoding::MessagePack] {
+            let written = examples::encoded(&value, encoding);
+            assert_eq!(written.properties.message_type, message.message_type);
+            assert_eq!(written.properties.content_type, encoding.content_type());
+            let read = examples::read(message.message_type, encoding, &written.body).unwrap();
+            assert_eq!(read, value, "{}", message.message_type);
+        }
+    }
+}
+
+#[test]
+fn an_event_is_a_cloud_event_in_binary_mode() {
+    let examples::Value::Event(event) = examples::value("longshore.event.progress.v1") else { unreachable!() };
+    assert_eq!(event.routing_key(), "backup.progress.kvm-07");
+    let written = examples::encoded(&examples::Value::Event(event), Encoding::Json);
+    let headers: Vec<(&str, &str)> = written.properties.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(
+        headers,
+        [
+            ("cloudEvents_id", examples::EVENT_ID),
+            ("cloudEvents_source", "/longshore/hosts/kvm-07"),
+            ("cloudEvents_specversion", "1.0"),
+            ("cloudEvents_subject", examples::JOB_ID),
+            ("cloudEvents_time", "2026-03-01T02:00:05.25Z"),
+            ("cloudEvents_type", "longshore.event.progress.v1"),
+            ("traceparent", examples::TRACEPARENT),
+        ]
+    );
+    assert_eq!(written.properties.message_id, examples::EVENT_ID);
+    assert_eq!(written.properties.correlation_id.as_deref(), Some(examples::JOB_ID));
+    assert!(!written.properties.persistent, "the next progress makes this one worthless");
+}
+
+#[test]
+fn the_events_of_hosts_and_the_letters_have_routing_keys_of_three_words_and_the_host() {
+    for message in catalogue::all() {
+        let key = match examples::value(message.message_type) {
+            examples::Value::Event(event) => event.routing_key(),
+            examples::Value::DeadLetter(letter) => letter.routing_key(),
+            examples::Value::Job(_) => continue,
+        };
+        assert!(key.ends_with(".kvm-07"), "{key}");
+        assert_eq!(key.split('.').count(), 3, "{key}");
+    }
+}
+
+#[test]
+fn exactly_three_events_are_final() {
+    let last: Vec<&str> = catalogue::all()
+        .iter()
+        .filter(|message| match examples::value(message.message_type) {
+            examples::Value::Event(event) => matches!(*event, Event::Run(event) if event.detail.is_final()),
+            _ => false,
+        })
+        .map(|message| message.message_type)
+        .collect();
+    assert_eq!(last, ["longshore.event.completed.v1", "longshore.event.failed.v1", "longshore.event.cancelled.v1"]);
+}
+
+#[test]
+fn a_job_is_written_from_its_checked_form_and_checked_back_into_it() {
+    let job = examples::job();
+    assert_eq!(JobMessage::from(&job).check(), Ok(job));
+}

@@ -1,0 +1,104 @@
+//! Instances on the laboratory's libvirt (`scripts/lab`), made for one test and removed with it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use longshore::model::id::InstanceId;
+
+/// A variable that `scripts/lab env` prints. A live test without its laboratory fails; it is never skipped.
+pub fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("`{name}` is not set: scripts/lab up, then eval \"$(scripts/lab env)\""))
+}
+
+/// The laboratory's libvirt.
+pub fn libvirt_uri() -> String {
+    variable("LONGSHORE_LAB_LIBVIRT_URI")
+}
+
+/// One instance.
+pub struct LabInstance {
+    pub name: String,
+    pub id: InstanceId,
+    /// For sockets and scratch: QEMU sees it at the same path.
+    pub folder: PathBuf,
+}
+
+impl LabInstance {
+    /// Without an OS: disks `vda` (qcow2) and `vdb` (raw), no agent.
+    pub fn bare() -> Self {
+        Self::make("bare")
+    }
+
+    /// A small Linux with a guest agent, its file system on `vda`.
+    pub fn guest() -> Self {
+        Self::make("guest")
+    }
+
+    fn make(kind: &str) -> Self {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let folder = PathBuf::from(lab(&[kind, &name]));
+        let id = std::fs::read_to_string(folder.join("uuid")).unwrap().trim().parse().unwrap();
+        Self { name, id, folder }
+    }
+
+    /// Pulls the plug.
+    pub fn stop(&self) {
+        virsh(&["destroy", &self.name]);
+    }
+
+    /// Whether the guest's agent says `frozen`, asked past the code under test.
+    pub fn is_frozen(&self) -> bool {
+        let ask = r#"{"execute":"guest-fsfreeze-status"}"#;
+        virsh(&["qemu-agent-command", &self.name, ask, "--timeout", "20"]).contains("frozen")
+    }
+
+    /// Whether the domain has a backup job, asked past the code under test.
+    pub fn has_backup_job(&self) -> bool {
+        virsh_output(&["backup-dumpxml", &self.name]).status.success()
+    }
+}
+
+impl Drop for LabInstance {
+    fn drop(&mut self) {
+        // A test that failed may have left the guest frozen or with a job; the domain goes with all of it.
+        lab(&["remove", &self.name]);
+    }
+}
+
+fn lab(arguments: &[&str]) -> String {
+    let output = Command::new(variable("LONGSHORE_LAB_TOOL")).args(arguments).output().expect("scripts/lab starts");
+    assert!(output.status.success(), "lab {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn virsh_output(arguments: &[&str]) -> std::process::Output {
+    Command::new(variable("LONGSHORE_LAB_VIRSH")).arg("-q").args(arguments).output().expect("virsh starts")
+}
+
+pub fn virsh(arguments: &[&str]) -> String {
+    let output = virsh_output(arguments);
+    assert!(output.status.success(), "virsh {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Polls until it is so, or panics with what should have been.
+pub fn eventually(what: &str, limit: std::time::Duration, mut so: impl FnMut() -> bool) -> std::time::Duration {
+    let began = std::time::Instant::now();
+    while !so() {
+        assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    began.elapsed()
+}
+
+/// What `nbdinfo` says about an export.
+#[allow(dead_code)] // Not every target looks into exports.
+pub fn export_bytes(socket: &Path, export: &str) -> u64 {
+    let uri = format!("nbd+unix:///{export}?socket={}", socket.display());
+    let output = Command::new("nbdinfo").args(["--size", &uri]).output().expect("nbdinfo starts");
+    assert!(output.status.success(), "nbdinfo {uri}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}

@@ -1,0 +1,157 @@
+//! A private RabbitMQ node: own name, ports, epmd, cookie and folders under `target/`, gone when it is dropped.
+//!
+//! Needed here, beside the lab's broker, because these tests kill it.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+/// Debian's folder with the scripts that do not change the user.
+const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
+/// How long a node may take to open its port on a busy machine.
+const START_WAIT: Duration = Duration::from_secs(90);
+/// How often it is looked for.
+const POLL: Duration = Duration::from_millis(50);
+
+static NODES: AtomicUsize = AtomicUsize::new(0);
+
+/// A running node.
+pub struct Rabbit {
+    folder: PathBuf,
+    node: String,
+    port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    epmd: Child,
+    server: Option<Child>,
+}
+
+impl Rabbit {
+    /// Starts one and waits for its port.
+    pub fn start() -> Self {
+        let script = Path::new(SCRIPTS).join("rabbitmq-server");
+        assert!(script.exists(), "`{}` is missing: install the package rabbitmq-server", script.display());
+        let number = NODES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("longshore-{}-{number}", std::process::id());
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+        fs::create_dir_all(&folder).unwrap();
+        let [port, dist_port, epmd_port] = free_ports();
+        fs::write(folder.join("rabbit.conf"), format!("listeners.tcp.1 = 127.0.0.1:{port}\n")).unwrap();
+        fs::write(folder.join("plugins"), "[].\n").unwrap();
+        let epmd = Command::new("epmd")
+            .args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("`epmd` is missing: install the package erlang-base");
+        let node = format!("{name}@localhost");
+        let mut rabbit = Self { folder, node, port, dist_port, epmd_port, epmd, server: None };
+        rabbit.boot();
+        rabbit
+    }
+
+    /// Starts the node that was killed, with the data that it had. Gives the moment when its port was open.
+    pub fn boot(&mut self) -> Instant {
+        assert!(self.server.is_none(), "it runs already");
+        let log = fs::File::create(self.folder.join("start.log")).unwrap();
+        let server = self
+            .command("rabbitmq-server")
+            .process_group(0)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.server = Some(server);
+        let deadline = Instant::now() + START_WAIT;
+        while TcpStream::connect_timeout(&self.address(), POLL).is_err() {
+            let ended = self.server.as_mut().unwrap().try_wait().unwrap();
+            let log = || fs::read_to_string(self.folder.join("start.log")).unwrap_or_default();
+            assert!(ended.is_none(), "RabbitMQ ended with {ended:?}:\n{}", log());
+            assert!(Instant::now() < deadline, "RabbitMQ did not open its port:\n{}", log());
+            std::thread::sleep(POLL);
+        }
+        Instant::now()
+    }
+
+    /// Kills it as a power cut would, as far as a process can be.
+    pub fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            // The script and the node share a process group that we made.
+            let group = Pid::from_raw(i32::try_from(server.id()).unwrap());
+            killpg(group, Signal::SIGKILL).unwrap();
+            server.wait().unwrap();
+            let deadline = Instant::now() + START_WAIT;
+            while TcpStream::connect_timeout(&self.address(), POLL).is_ok() {
+                assert!(Instant::now() < deadline, "the killed RabbitMQ still answers");
+                std::thread::sleep(POLL);
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Its address as a URI.
+    pub fn uri(&self) -> String {
+        format!("amqp://guest:guest@{}/%2f", self.address())
+    }
+
+    /// Runs `rabbitmqctl` and gives its output.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let Output { status, stdout, stderr } =
+            self.command("rabbitmqctl").arg("--quiet").args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&stderr);
+        assert!(status.success(), "rabbitmqctl {arguments:?}: {status}: {said}");
+        String::from_utf8_lossy(&stdout).into_owned()
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let mut command = Command::new(Path::new(SCRIPTS).join(script));
+        command
+            .env("HOME", &self.folder)
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODENAME", &self.node)
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_MNESIA_BASE", self.folder.join("data"))
+            .env("RABBITMQ_LOG_BASE", self.folder.join("log"))
+            .env("RABBITMQ_PID_FILE", self.folder.join("pid"))
+            .env("RABBITMQ_CONFIG_FILE", self.folder.join("rabbit.conf"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.folder.join("plugins"))
+            // Idle schedulers of the node must not take the CPU from what is tested.
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none")
+            .stdin(Stdio::null())
+            .current_dir(&self.folder);
+        command
+    }
+}
+
+impl Drop for Rabbit {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("RabbitMQ's files are kept in {}", self.folder.display());
+        }
+        self.kill();
+        self.epmd.kill().unwrap();
+        self.epmd.wait().unwrap();
+        if !std::thread::panicking() {
+            fs::remove_dir_all(&self.folder).unwrap();
+        }
+    }
+}
+
+/// Ports that nobody uses now.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
