@@ -367,6 +367,50 @@ async fn a_disk_error_of_the_source_fails_the_copy() {
     assert_eq!(code(scene.images().copy(&[export(&socket, "vda")], &break_it).await), Code::SourceReadFailed);
 }
 
+/// A block device that goes with the test.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Self {
+        Self(run("losetup", &["--find", "--show", text(file)]).trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _checked_by_the_next_run = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_device_has_no_times_so_it_is_compared() {
+    let scene = Scene::new();
+    let raw = scene.raw("raw");
+    OpenOptions::new().write(true).open(&raw).unwrap().set_len(40 * MIB).unwrap();
+    let device = Loop::over(&raw);
+    let source = DiskSource::Block { path: PathBuf::from(&device.0), format: ImageFormat::Raw };
+    let disk = CopyDisk { source: ByteSource::Volume { source }, ..volume(&raw, ImageFormat::Raw) };
+    let mut images = scene.images();
+    images.copy(&[disk], &ignore).await.unwrap();
+    images.sources_unchanged().await.unwrap();
+    images.check().await.unwrap();
+    assert!(fs::metadata(scene.image()).unwrap().blocks() * 512 < 6 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_device_that_changed_is_not_what_was_copied() {
+    let scene = Scene::new();
+    let raw = scene.raw("raw");
+    OpenOptions::new().write(true).open(&raw).unwrap().set_len(40 * MIB).unwrap();
+    let device = Loop::over(&raw);
+    let source = DiskSource::Block { path: PathBuf::from(&device.0), format: ImageFormat::Raw };
+    let disk = CopyDisk { source: ByteSource::Volume { source }, ..volume(&raw, ImageFormat::Raw) };
+    let mut images = scene.images();
+    images.copy(&[disk], &ignore).await.unwrap();
+    run("qemu-io", &["-f", "raw", "-c", "write -P 9 39M 64k", &device.0]);
+    assert_eq!(code(images.sources_unchanged().await), Code::ContentMismatch);
+}
+
 /// A small file system that is unmounted with the test.
 struct Small(PathBuf);
 
@@ -389,6 +433,46 @@ async fn a_full_repository_is_told_as_such() {
     let _small = Small::mount(&scene.path("staging"), "2m");
     let raw = scene.raw("raw");
     assert_eq!(code(scene.images().copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await), Code::RepositoryFull);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_room_ends_the_copy_fails_or_is_whole() {
+    let scene = Scene::new();
+    let raw = scene.raw("raw");
+    let mut whole = scene.images();
+    whole.copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await.unwrap();
+    let needed = fs::metadata(scene.image()).unwrap().blocks() * 512 / 1024;
+    let (mut failed, mut succeeded) = (0, 0);
+    // From the last of the data, over the tables that are written at the end, to enough.
+    for kibibytes in (needed - 300..needed + 60).step_by(20) {
+        let scene = Scene::new();
+        let _small = Small::mount(&scene.path("staging"), &format!("{kibibytes}k"));
+        let mut images = scene.images();
+        match images.copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await {
+            Ok(_) => {
+                images.compare(&ignore).await.unwrap();
+                images.check().await.unwrap();
+                succeeded += 1;
+            }
+            Err(failure) => {
+                assert_eq!(failure.code, Code::RepositoryFull, "{kibibytes} KiB: {failure:#}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 3 && succeeded > 0, "{failed} failed, {succeeded} succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_a_byte_is_a_backup_too() {
+    let scene = Scene::new();
+    let source = scene.path("empty");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", text(&source), "0"]);
+    let mut images = scene.images();
+    let copied = images.copy(&[volume(&source, ImageFormat::Qcow2)], &ignore).await.unwrap();
+    images.compare(&ignore).await.unwrap();
+    images.check().await.unwrap();
+    assert_eq!((copied[0].virtual_bytes, copied[0].data_bytes), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
