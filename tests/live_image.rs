@@ -117,10 +117,10 @@ fn export(socket: &Path, target: &str) -> CopyDisk {
 
 fn ignore(_: u64, _: u64, _: u64) {}
 
-fn code<T: std::fmt::Debug>(outcome: Result<T, Failure>) -> Code {
+#[track_caller]
+fn assert_fails<T: std::fmt::Debug>(outcome: Result<T, Failure>, expected: Code) {
     let failure = outcome.unwrap_err();
-    println!("{failure:#}");
-    failure.code
+    assert_eq!(failure.code, expected, "{failure:#}");
 }
 
 /// Hashes and root of a raw file, worked out without the program's own walk.
@@ -212,7 +212,7 @@ async fn a_change_of_a_backing_file_is_a_change_of_the_source() {
     images.copy(&[volume(&top, ImageFormat::Qcow2)], &ignore).await.unwrap();
     images.sources_unchanged().await.unwrap();
     OpenOptions::new().write(true).open(&raw).unwrap().write_all_at(b"x", 0).unwrap();
-    assert_eq!(code(images.sources_unchanged().await), Code::SourceChanged);
+    assert_fails(images.sources_unchanged().await, Code::SourceChanged);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,8 +243,12 @@ async fn a_byte_flipped_between_writing_and_reading_back_is_found_where_it_is() 
     let image = OpenOptions::new().write(true).open(scene.image()).unwrap();
     image.write_all_at(&[content[at] ^ 1], at as u64).unwrap();
     let failure = images.compare(&ignore).await.unwrap_err();
-    assert_eq!(failure.code, Code::ContentMismatch);
-    assert!(failure.text.contains("`vda`") && failure.text.contains(&format!("offset {MARK_OFFSET}:")), "{failure}");
+    assert!(
+        failure.code == Code::ContentMismatch
+            && failure.text.contains("`vda`")
+            && failure.text.contains(&format!("offset {MARK_OFFSET}:")),
+        "{failure}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,8 +261,7 @@ async fn a_source_that_no_longer_holds_what_was_hashed_is_found_by_its_hash() {
     OpenOptions::new().write(true).open(&raw).unwrap().write_all_at(&[0xaa; 65536], 30 * MIB).unwrap();
     run("qemu-io", &["-f", "qcow2", "-c", "write -P 0xaa 30M 64k", &format!("file:{}", text(&scene.image()))]);
     let failure = images.compare(&ignore).await.unwrap_err();
-    assert_eq!(failure.code, Code::ContentMismatch);
-    assert!(failure.text.contains("hashed"), "{failure}");
+    assert!(failure.code == Code::ContentMismatch && failure.text.contains("hashed"), "{failure}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,8 +271,8 @@ async fn a_truncated_image_is_damaged() {
     images.copy(&[volume(&scene.raw("raw"), ImageFormat::Raw)], &ignore).await.unwrap();
     let image = OpenOptions::new().write(true).open(scene.image()).unwrap();
     image.set_len(image.metadata().unwrap().len() - 65536).unwrap();
-    assert_eq!(code(images.compare(&ignore).await), Code::ContentMismatch);
-    assert_eq!(code(images.check().await), Code::ImageDamaged);
+    assert_fails(images.compare(&ignore).await, Code::ContentMismatch);
+    assert_fails(images.check().await, Code::ImageDamaged);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,7 +282,7 @@ async fn an_image_that_was_replaced_is_not_ours_any_more() {
     images.copy(&[volume(&scene.raw("raw"), ImageFormat::Raw)], &ignore).await.unwrap();
     fs::copy(scene.image(), scene.path("other")).unwrap();
     fs::rename(scene.path("other"), scene.image()).unwrap();
-    assert_eq!(code(images.check().await), Code::RepositoryUnsafe);
+    assert_fails(images.check().await, Code::RepositoryUnsafe);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,7 +297,7 @@ async fn an_instance_can_start_while_its_volume_is_read_and_that_is_noticed() {
     };
     images.copy(&[volume(&raw, ImageFormat::Raw)], &start).await.unwrap();
     assert!(started.into_inner());
-    assert_eq!(code(images.sources_unchanged().await), Code::SourceChanged);
+    assert_fails(images.sources_unchanged().await, Code::SourceChanged);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,7 +308,7 @@ async fn a_volume_with_a_writer_is_in_use_elsewhere() {
         run("qemu-img", &["create", "-q", "-f", name, text(&path), "8M"]);
         let _writer =
             Peer::serve("qemu-nbd", &["-t", "-e", "2", "-f", name, "-k", text(&socket), text(&path)], &socket);
-        assert_eq!(code(scene.images().copy(&[volume(&path, format)], &ignore).await), Code::InUseElsewhere);
+        assert_fails(scene.images().copy(&[volume(&path, format)], &ignore).await, Code::InUseElsewhere);
         assert!(!scene.image().exists());
     }
 }
@@ -327,7 +330,7 @@ async fn sources_that_cannot_be_read_say_why_before_a_byte_is_written() {
         (other_size, Code::SourceReadFailed),
         (export(&scene.path("no-socket"), "vda"), Code::SourceReadFailed),
     ] {
-        assert_eq!(code(scene.images().copy(std::slice::from_ref(&disk), &ignore).await), expected, "{disk:?}");
+        assert_fails(scene.images().copy(std::slice::from_ref(&disk), &ignore).await, expected);
         assert_eq!(fs::read_dir(scene.path("staging")).unwrap().count(), 0);
     }
 }
@@ -338,7 +341,7 @@ async fn what_is_at_the_targets_name_already_is_not_touched() {
     let (raw, precious) = (scene.raw("raw"), scene.path("precious"));
     fs::write(&precious, "precious").unwrap();
     symlink(&precious, scene.image()).unwrap();
-    assert_eq!(code(scene.images().copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await), Code::RepositoryIo);
+    assert_fails(scene.images().copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await, Code::RepositoryIo);
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
 }
 
@@ -364,7 +367,46 @@ async fn a_disk_error_of_the_source_fails_the_copy() {
             fs::write(&trigger, "").unwrap();
         }
     };
-    assert_eq!(code(scene.images().copy(&[export(&socket, "vda")], &break_it).await), Code::SourceReadFailed);
+    assert_fails(scene.images().copy(&[export(&socket, "vda")], &break_it).await, Code::SourceReadFailed);
+}
+
+/// A block device that goes with the test.
+struct Loop(String);
+
+impl Loop {
+    fn over(raw: &Path) -> (Self, CopyDisk) {
+        OpenOptions::new().write(true).open(raw).unwrap().set_len(40 * MIB).unwrap();
+        let device = Self(run("losetup", &["--find", "--show", text(raw)]).trim().to_owned());
+        let source = DiskSource::Block { path: PathBuf::from(&device.0), format: ImageFormat::Raw };
+        (device, CopyDisk { source: ByteSource::Volume { source }, ..volume(raw, ImageFormat::Raw) })
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _checked_by_the_next_run = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_device_has_no_times_so_it_is_compared() {
+    let scene = Scene::new();
+    let (_device, disk) = Loop::over(&scene.raw("raw"));
+    let mut images = scene.images();
+    images.copy(&[disk], &ignore).await.unwrap();
+    images.sources_unchanged().await.unwrap();
+    images.check().await.unwrap();
+    assert!(fs::metadata(scene.image()).unwrap().blocks() * 512 < 6 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_device_that_changed_is_not_what_was_copied() {
+    let scene = Scene::new();
+    let (device, disk) = Loop::over(&scene.raw("raw"));
+    let mut images = scene.images();
+    images.copy(&[disk], &ignore).await.unwrap();
+    run("qemu-io", &["-f", "raw", "-c", "write -P 9 39M 64k", &device.0]);
+    assert_fails(images.sources_unchanged().await, Code::ContentMismatch);
 }
 
 /// A small file system that is unmounted with the test.
@@ -384,11 +426,43 @@ impl Drop for Small {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_repository_is_told_as_such() {
+async fn wherever_the_room_ends_the_copy_fails_or_is_whole() {
     let scene = Scene::new();
-    let _small = Small::mount(&scene.path("staging"), "2m");
     let raw = scene.raw("raw");
-    assert_eq!(code(scene.images().copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await), Code::RepositoryFull);
+    let mut whole = scene.images();
+    whole.copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await.unwrap();
+    let needed = fs::metadata(scene.image()).unwrap().blocks() * 512 / 1024;
+    let (mut failed, mut succeeded) = (0, 0);
+    // From the last of the data, over the tables that are written at the end, to enough.
+    for kibibytes in (needed - 300..needed + 60).step_by(20) {
+        let scene = Scene::new();
+        let _small = Small::mount(&scene.path("staging"), &format!("{kibibytes}k"));
+        let mut images = scene.images();
+        match images.copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await {
+            Ok(_) => {
+                images.compare(&ignore).await.unwrap();
+                images.check().await.unwrap();
+                succeeded += 1;
+            }
+            Err(failure) => {
+                assert_eq!(failure.code, Code::RepositoryFull, "{kibibytes} KiB: {failure:#}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 3 && succeeded > 0, "{failed} failed, {succeeded} succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_a_byte_is_a_backup_too() {
+    let scene = Scene::new();
+    let source = scene.path("empty");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", text(&source), "0"]);
+    let mut images = scene.images();
+    let copied = images.copy(&[volume(&source, ImageFormat::Qcow2)], &ignore).await.unwrap();
+    images.compare(&ignore).await.unwrap();
+    images.check().await.unwrap();
+    assert_eq!((copied[0].virtual_bytes, copied[0].data_bytes), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::failure::{Code, Failure};
-use crate::mover::command::{Command, Running, shown_end};
+use crate::mover::command::{Command, Finished, Running, shown_end};
 use crate::mover::nbd::{ALLOCATION, Connection, Limits};
 
 /// How long a server may take to open its image; on a share, opening reads from it.
@@ -90,14 +90,10 @@ impl Server {
         let failed = format!("qemu-nbd did not end well on {}", self.shown);
         let ended = self.running.end(Duration::from_secs(END_DEADLINE_SECONDS)).await;
         let finished = ended.map_err(|error| error.failure(self.device, &failed))?;
-        let words: Vec<_> = finished.stderr.lines().filter(|line| !line.contains("warning:")).collect();
-        if finished.status.success() && words.is_empty() {
-            return Ok(());
+        match complaint(&finished, self.device) {
+            None => Ok(()),
+            Some((code, words)) => Err(Failure::new(code, failed).caused_by(words)),
         }
-        let cause = format!("{}: {}", finished.status, shown_end(&words.join("\n")));
-        let full = words.iter().any(|line| line.contains("No space left") || line.contains("quota exceeded"));
-        let code = if full && self.device == Code::RepositoryIo { Code::RepositoryFull } else { self.device };
-        Err(Failure::new(code, failed).caused_by(cause))
     }
 
     async fn ended_early(self) -> Failure {
@@ -107,6 +103,17 @@ impl Server {
             Err(error) => failure.because(&error),
         }
     }
+}
+
+/// What an ended server has to complain about, and its code where trouble with the storage means `device`.
+fn complaint(finished: &Finished, device: Code) -> Option<(Code, String)> {
+    let words: Vec<_> = finished.stderr.lines().filter(|line| !line.contains("warning:")).collect();
+    if finished.status.success() && words.is_empty() {
+        return None;
+    }
+    let full = words.iter().any(|line| line.contains("No space left") || line.contains("quota exceeded"));
+    let code = if full && device == Code::RepositoryIo { Code::RepositoryFull } else { device };
+    Some((code, format!("{}: {}", finished.status, shown_end(&words.join("\n")))))
 }
 
 /// A node's description as a file name that every QEMU tool takes.
@@ -130,5 +137,29 @@ impl Sockets {
     pub(super) fn next(&mut self) -> PathBuf {
         self.given += 1;
         self.directory.join(format!("nbd{}", self.given))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn a_server_that_ends_with_status_0_but_could_not_write_is_heard() {
+        let ended = |status: i32, stderr: &str| {
+            let status = std::process::ExitStatus::from_raw(status << 8);
+            complaint(&Finished { status, stdout: Vec::new(), stderr: stderr.to_owned() }, Code::RepositoryIo)
+                .map(|c| c.0)
+        };
+        assert_eq!(ended(0, ""), None);
+        assert_eq!(ended(0, "qemu-nbd: warning: something old is used"), None);
+        assert_eq!(ended(1, ""), Some(Code::RepositoryIo));
+        assert_eq!(
+            ended(0, "qemu-nbd: Failed to flush the L2 block cache: Input/output error"),
+            Some(Code::RepositoryIo)
+        );
+        let full = "qemu-nbd: Failed to flush the refcount block cache: No space left on device";
+        assert_eq!(ended(0, full), Some(Code::RepositoryFull));
     }
 }

@@ -146,7 +146,8 @@ pub(super) async fn write_file(path: &Path, content: Vec<u8>) -> Result<(), Fail
 /// Whether the file can be opened past the cache.
 pub(super) async fn cache_of(path: &Path) -> Cache {
     let path = path.to_owned();
-    let direct = move || OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(path);
+    let flags = (OFlag::O_DIRECT | OFlag::O_NONBLOCK).bits();
+    let direct = move || OpenOptions::new().read(true).custom_flags(flags).open(path);
     match tokio::task::spawn_blocking(direct).await {
         Ok(Ok(_)) => Cache::Direct,
         // Whatever else is wrong with it, opening it for real says it better.

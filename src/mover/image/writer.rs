@@ -6,8 +6,9 @@
 //! carries from host to host. What does not lock, such as another program or a device on two hosts, is not seen here; that
 //! is found by comparing.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -39,7 +40,8 @@ pub(super) async fn refuse(files: &[PathBuf]) -> Result<(), Failure> {
 }
 
 fn has_writer(path: &Path) -> io::Result<bool> {
-    let file = File::open(path)?;
+    // Should it be a pipe, opening it must not wait for somebody at its other end.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     for byte in WRITER_BYTES {
         let mut lock = libc::flock {
             l_type: i16::try_from(libc::F_WRLCK).unwrap_or(1),

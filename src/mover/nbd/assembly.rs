@@ -61,8 +61,8 @@ pub(super) enum Wanted {
     Nothing,
     /// Bytes into this buffer, which is as long as the request.
     Bytes(Vec<u8>),
-    /// Extents of each of these contexts, none of which may reach past the export's size.
-    Extents { contexts: Vec<u32>, size: u64 },
+    /// Extents of each of these contexts, in multiples of the export's block and none past its size.
+    Extents { contexts: Vec<u32>, block: u64, size: u64 },
 }
 
 /// A whole answer.
@@ -207,10 +207,10 @@ impl Assembly {
     }
 
     fn take_extents(&mut self, mut fields: Fields<'_>) -> Result<(), NbdError> {
-        let Wanted::Extents { contexts, size } = &self.wanted else {
+        let Wanted::Extents { contexts, block, size } = &self.wanted else {
             return Err(NbdError::Misuse("block status chunk".into()));
         };
-        let (id, size) = (fields.u32()?, *size);
+        let (id, block, size) = (fields.u32()?, *block, *size);
         let index = contexts.iter().position(|context| *context == id);
         let Some(index) = index.filter(|index| matches!(self.extents.get(*index), Some(None))) else {
             return Err(self.broken(format!("context {id}, which was not asked for or is given twice")));
@@ -220,7 +220,7 @@ impl Assembly {
         while !fields.0.is_empty() {
             let (length, flags) = (u64::from(fields.u32()?), fields.u32()?);
             // Only the last may reach past what was asked, and none past the export.
-            if length == 0 || at >= end || at + length > size {
+            if length == 0 || !length.is_multiple_of(block) || at >= end || at + length > size {
                 return Err(self.broken(format!("an extent of {length} bytes at offset {at}")));
             }
             extents.push(Extent { length: length.min(end - at), flags });
@@ -261,7 +261,7 @@ mod tests {
 
     fn asking(length: u32) -> Assembly {
         let asked = Asked { command: wire::COMMAND_BLOCK_STATUS, offset: OFFSET, length };
-        Assembly::new(asked, Wanted::Extents { contexts: vec![5], size: OFFSET + 4096 })
+        Assembly::new(asked, Wanted::Extents { contexts: vec![5], block: 512, size: OFFSET + 4096 })
     }
 
     fn status(extents: &[(u32, u32)]) -> Vec<u8> {
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn extents_of_no_length_past_the_export_or_after_the_end_are_refused() {
-        for bad in [&[(0, 0)][..], &[(4097, 0)], &[(1024, 0), (1, 0)], &[(512, 0), (0, 2), (512, 0)]] {
+        for bad in [&[(0, 0)][..], &[(4097, 0)], &[(1024, 0), (1, 0)], &[(512, 0), (0, 2), (512, 0)], &[(100, 0)]] {
             assert!(asking(1024).take(wire::CHUNK_BLOCK_STATUS, &status(bad)).is_err(), "{bad:?}");
         }
         let mut honest = asking(1024);

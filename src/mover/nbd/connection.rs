@@ -121,7 +121,8 @@ impl Connection {
     pub async fn block_status(&self, offset: u64, length: u64) -> Result<Vec<Vec<Extent>>, NbdError> {
         let contexts: Vec<u32> = self.export.contexts.iter().copied().flatten().collect();
         let asked = self.asked_range(wire::COMMAND_BLOCK_STATUS, offset, length)?;
-        match self.request(asked, Wanted::Extents { contexts, size: self.export.size }, None).await? {
+        let wanted = Wanted::Extents { contexts, block: self.export.min_block.into(), size: self.export.size };
+        match self.request(asked, wanted, None).await? {
             Answer::Extents(extents) => Ok(extents),
             _ => Err(NbdError::Misuse("answer".into())),
         }
