@@ -19,7 +19,7 @@ use longshore::host::hypervisor::libvirt::Libvirt;
 use longshore::host::hypervisor::{Hypervisor, PullBackup, PullDisk};
 use longshore::model::id::InstanceId;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getsid};
 
 const AGENT: Duration = Duration::from_secs(10);
 const SECONDS: Duration = Duration::from_secs(10);
@@ -149,7 +149,8 @@ async fn somebody_elses_job_outlives_our_guard() {
     let guard = guards().arm(&duty(bare.id, &bare.folder, AGENT, LIMIT)).await.unwrap();
     hypervisor.begin_pull(bare.id, &theirs).await.unwrap();
     let pid = guard.leave();
-    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    let guard = Pid::from_raw(pid.try_into().unwrap());
+    assert_eq!(getsid(Some(guard)).unwrap(), guard, "a signal to our group or session does not reach it");
     eventually("the guard is done", GUARD_DONE, || !guard_stands(bare.id));
     assert!(bare.has_backup_job());
 }

@@ -10,12 +10,13 @@ mod lab;
 mod wire;
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::LabInstance;
 use longshore::failure::Code;
 use longshore::host::hypervisor::libvirt::Libvirt;
-use longshore::host::hypervisor::{DomainEvent, Hypervisor};
+use longshore::host::hypervisor::{DomainEvent, Hypervisor, PushBackup, PushDisk};
 use longshore::model::id::InstanceRef;
 use wire::Wire;
 
@@ -97,6 +98,27 @@ async fn a_definition_comes_back_as_it_was_defined() {
 async fn a_libvirt_that_is_not_there_is_unavailable() {
     let failure = Libvirt::new("qemu+unix:///system?socket=/nonexistent").instances().await.unwrap_err();
     assert_eq!(failure.code, Code::HypervisorUnavailable, "{failure:#}");
+}
+
+#[tokio::test]
+async fn a_push_backup_writes_into_the_files_that_are_there() {
+    let bare = LabInstance::bare();
+    let door = door();
+    let (source, image) = (bare.folder.join("vda.qcow2"), bare.folder.join("pushed.qcow2"));
+    qemu_img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "64M"]);
+    let mut events = door.watch(bare.id).await.unwrap();
+    let disks = vec![PushDisk { target: "vda".parse().unwrap(), image: image.clone() }];
+    door.begin_push(bare.id, &PushBackup { disks, checkpoint: None }).await.unwrap();
+    let ended = DomainEvent::BlockJob { target: "vda".parse().unwrap(), completed: true };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(60), events.recv()).await.expect("it ends"), Some(ended));
+    contract::eventually("the job is gone", || async { door.domain_job(bare.id).await.unwrap().is_none() }).await;
+    bare.stop();
+    qemu_img(&["compare", "-q", source.to_str().unwrap(), image.to_str().unwrap()]);
+}
+
+fn qemu_img(arguments: &[&str]) {
+    let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img starts");
+    assert!(output.status.success(), "qemu-img {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A door whose connections go over a wire that the test holds.
