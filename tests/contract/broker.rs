@@ -105,10 +105,12 @@ async fn only_the_unroutable_among_many_in_flight_are_refused(ground: &dyn Groun
     let (here, nowhere) = (some_host(), some_host());
     let session = open_up(broker.as_ref(), &here).await;
     let publisher = broker.publisher();
-    for _ in 0..5 {
+    for round in 0..10 {
         let outcomes = join_all((0..200).map(|number| {
-            let (publisher, lost) = (publisher.clone(), number % 3 == 0);
-            let outgoing = job(if lost { &nowhere } else { &here }, b"job");
+            let (publisher, lost) = (publisher.clone(), number % 3 == 1);
+            let mut outgoing = job(if lost { &nowhere } else { &here }, b"job");
+            // What needs no disk is confirmed at once, and then together with its neighbours.
+            outgoing.properties.persistent = round % 2 == 0;
             async move { (number, lost, publisher.publish(outgoing).await) }
         }))
         .await;
