@@ -278,7 +278,7 @@ impl SessionTask {
                 ping.given_up();
                 let up = *self.publish_health.borrow() == LinkHealth::Up;
                 if up && matches!(error, PublishError::Unconfirmed { .. }) {
-                    self.publish.rebuild.notify_one();
+                    self.publish.rebuild.notify_waiters();
                 }
             }
         }
