@@ -1,4 +1,8 @@
 //! Logging: one line per state move, to stderr, for people or as JSON. Failures are logged once, where they are handled.
+//!
+//! lapin is kept to errors whatever the filter says: it prints returned messages whole, bodies included.
+
+use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
@@ -10,6 +14,9 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+/// Added to every filter; see above.
+const ALWAYS: &str = "lapin=error";
 
 /// A filter that is not one.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +32,13 @@ pub struct InvalidFilter {
 /// # Errors
 /// When `filter` cannot be parsed, as in `info` or `longshore=debug,lapin=warn`.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), InvalidFilter> {
-    let parsed = EnvFilter::try_new(filter).map_err(|source| InvalidFilter { filter: filter.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_target(false);
+    let parsed = EnvFilter::try_new(format!("{filter},{ALWAYS}"))
+        .map_err(|source| InvalidFilter { filter: filter.to_owned(), source })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     // An error means that logging runs already, which is what was wanted.
     let _already_running = match format {
         LogFormat::Text => builder.try_init(),

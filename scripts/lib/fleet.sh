@@ -14,11 +14,7 @@ longshore=${LONGSHORE_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/longshore}
 write_worker_config() {
     mkdir -p "$fleet_dir"/{state,run,scratch} "$fleet_share"
     cat >"$fleet_config" <<CONFIG
-[host]
-id = "$fleet_host"
-state_directory = "$fleet_dir/state"
-run_directory = "$fleet_dir/run"
-scratch_directory = "$fleet_dir/scratch"
+host = "$fleet_host"
 
 [broker]
 uri = "$LONGSHORE_LAB_AMQP_URI"
@@ -26,7 +22,14 @@ uri = "$LONGSHORE_LAB_AMQP_URI"
 [libvirt]
 uri = "$LONGSHORE_LAB_LIBVIRT_URI"
 
-[repository]
+[worker]
+state_dir = "$fleet_dir/state"
+run_dir = "$fleet_dir/run"
+
+[scratch]
+dir = "$fleet_dir/scratch"
+
+[backup]
 same_device_ok = true
 CONFIG
 }
@@ -58,15 +61,14 @@ backups_of() {
     done
 }
 
-# back_up GUEST OPTION...: publishes, watches to the end, and leaves the new backup's folder in $backup
+# back_up GUEST OPTION...: publishes, follows the job to its end, and leaves the new backup's folder in $backup
 back_up() {
-    local guest=$1 instance before job
+    local guest=$1 instance before
     shift
     instance=$(cat "$lab_dir/guests/$guest/uuid")
     before=$(backups_of "$instance")
-    job=$("$longshore" job publish backup --config "$fleet_config" --host "$fleet_host" --instance "$guest" \
-        --repository-id "$(cat "$fleet_repository")" --type directory --address "$fleet_share" "$@")
-    "$longshore" job watch --config "$fleet_config" "$job"
+    "$longshore" job publish backup --config "$fleet_config" --host "$fleet_host" --instance "$guest" \
+        --repository-id "$(cat "$fleet_repository")" --type directory --address "$fleet_share" --watch "$@"
     backup=$(comm -13 <(echo "$before") <(backups_of "$instance"))
-    [ -d "$backup" ] || die "job $job is done, but no new backup is on \`$fleet_share\`"
+    [ -d "$backup" ] || die "the job is done, but no new backup is on \`$fleet_share\`"
 }

@@ -70,7 +70,8 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), Failure> {
     let pump = tokio::spawn(pump);
     let mut driver = Driver::new(shared.clone());
     driver.take_up().await?;
-    let pulse = tokio::spawn(pulse::beat(shared.clone(), publisher.clone(), until_over.clone()));
+    let heart = tokio::spawn(pulse::beat(shared.clone(), publisher.clone(), until_over.clone()));
+    let inventories = tokio::spawn(pulse::take_inventory(shared.clone(), publisher.clone(), until_over.clone()));
     let mut session = broker.open_host(&host).await;
     let states = tokio::spawn(follow_state(shared.clone(), session.state(), until_over));
 
@@ -85,7 +86,8 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), Failure> {
     driver.drain(&shutdown).await;
     session.close().await;
     over.raise(Stage::Now);
-    for (task, what) in [(pump, "outbox"), (pulse, "heartbeat"), (states, "session watch")] {
+    for (task, what) in [(pump, "outbox"), (heart, "heartbeat"), (inventories, "inventory"), (states, "session watch")]
+    {
         if let Err(error) = task.await {
             tracing::error!(%error, "the {what} ended in a panic");
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::shared::Shared;
 use crate::broker::topology::EVENTS_EXCHANGE;
@@ -22,25 +22,42 @@ const PUBLISH_MAX: Duration = Duration::from_secs(10);
 /// Longest time for the local file system to say how much room it has.
 const ROOM_MAX: Duration = Duration::from_secs(5);
 
-/// Beats until the worker's work is over.
+/// Tells heartbeats until the worker's work is over.
 pub async fn beat(shared: Arc<Shared>, publisher: Arc<dyn Publisher>, over: Shutdown) {
-    let mut heartbeats = interval(shared.settings.heartbeat);
-    let mut inventories = interval(shared.settings.inventory);
-    heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    inventories.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = ticks(shared.settings.heartbeat);
     loop {
         tokio::select! {
-            _ = heartbeats.tick() => {
+            _ = ticks.tick() => {
                 let heartbeat = heartbeat(&shared).await;
                 tell(&shared, publisher.as_ref(), HostDetail::Heartbeat(heartbeat)).await;
-            }
-            _ = inventories.tick() => {
-                let inventory = inventory(&shared).await;
-                tell(&shared, publisher.as_ref(), HostDetail::Inventory(inventory)).await;
             }
             () = over.reached(Stage::Now) => return,
         }
     }
+}
+
+/// Tells inventories until the worker's work is over. A task of its own: a slow libvirt must not hold up the heartbeats.
+pub async fn take_inventory(shared: Arc<Shared>, publisher: Arc<dyn Publisher>, over: Shutdown) {
+    let mut ticks = ticks(shared.settings.inventory);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                tokio::select! {
+                    inventory = inventory(&shared) => {
+                        tell(&shared, publisher.as_ref(), HostDetail::Inventory(inventory)).await;
+                    }
+                    () = over.reached(Stage::Now) => return,
+                }
+            }
+            () = over.reached(Stage::Now) => return,
+        }
+    }
+}
+
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Publishes an event of the host now or not at all.
@@ -91,8 +108,7 @@ async fn inventory(shared: &Shared) -> Inventory {
     shared.learn_names(names);
     let mut instances = Vec::new();
     for summary in summaries.iter().take(INVENTORY_INSTANCES_MAX) {
-        // One that hangs must not keep the heartbeats waiting for the others as well.
-        if begun.elapsed() > shared.settings.heartbeat {
+        if begun.elapsed() > shared.settings.inventory {
             break;
         }
         if let Ok(instance) = shared.hypervisor.find(&InstanceRef::Id(summary.id)).await {

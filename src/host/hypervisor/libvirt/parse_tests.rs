@@ -1,3 +1,4 @@
+//! Domain definitions as libvirt writes them, and hostile ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use proptest::prelude::*;
 

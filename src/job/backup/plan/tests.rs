@@ -1,3 +1,5 @@
+//! Plans from facts: what is chosen, what is refused, and the names.
+
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
