@@ -1,6 +1,6 @@
 //! One connection to the broker.
 //!
-//! It promises that a link which is closed or dropped is gone, thread and socket, even where the other end no longer
+//! It promises that a link which is dropped is gone, thread and socket, even where the other end no longer
 //! answers: lapin's I/O thread waits for the broker's goodbye without a bound, so the socket is shut down under it.
 
 use std::net::{Shutdown, TcpStream};
@@ -101,7 +101,7 @@ impl Link {
     }
 
     /// Says goodbye and waits for the answer, within a bound.
-    pub(super) async fn close(self) {
+    pub(super) async fn close(&self) {
         if let Err(error) =
             answer_within(CLOSE_WAIT, "close the connection", self.connection.close(REPLY_SUCCESS, "OK".into())).await
         {

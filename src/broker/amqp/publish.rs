@@ -12,6 +12,7 @@
 //! that the broker closes takes all messages in flight with it and only one of them is at fault, so they are then sent one at
 //! a time until that one has shown itself.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -79,11 +80,13 @@ impl PublishTask {
             () = stop.cancelled() => return Ok(()),
             link = Link::open(&self.settings, "publish") => link?,
         };
+        let mut serving = pin!(self.serve(&link, backoff));
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(()),
-            error = self.serve(&link, backoff) => Err(error),
+            error = &mut serving => Err(error),
         };
+        // Before the channels go with `serving`: lapin makes an error of a goodbye that crosses that of a channel.
         link.close().await;
         ended
     }

@@ -7,6 +7,7 @@
 //!      └── backoff ─┴──────── lost or silent ────────┘
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,11 +133,13 @@ impl SessionTask {
             () = stop.cancelled() => return Ok(()),
             link = Link::open(&self.settings, "consume") => link?,
         };
+        let mut serving = pin!(self.serve(&link, backoff));
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(()),
-            error = self.serve(&link, backoff) => Err(error),
+            error = &mut serving => Err(error),
         };
+        // Before the channels go with `serving`: lapin makes an error of a goodbye that crosses that of a channel.
         link.close().await;
         ended
     }
