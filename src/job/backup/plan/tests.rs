@@ -1,3 +1,5 @@
+//! Plans as snapshots and refusals as codes.
+
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
