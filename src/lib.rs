@@ -1,6 +1,7 @@
 //! Longshore: a message-queue driven worker fleet that backs up and restores KVM instances to shared storage.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod failure;
 pub mod host;

@@ -6,15 +6,19 @@
 mod contract;
 #[path = "support/lab.rs"]
 mod lab;
+#[path = "support/wire.rs"]
+mod wire;
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::LabInstance;
 use longshore::failure::Code;
-use longshore::host::hypervisor::Hypervisor;
 use longshore::host::hypervisor::libvirt::Libvirt;
+use longshore::host::hypervisor::{DomainEvent, Hypervisor, PushBackup, PushDisk};
 use longshore::model::id::InstanceRef;
+use wire::Wire;
 
 const MIB: u64 = 1 << 20;
 const AGENT: Duration = Duration::from_secs(10);
@@ -97,6 +101,68 @@ async fn a_libvirt_that_is_not_there_is_unavailable() {
 }
 
 #[tokio::test]
+async fn a_push_backup_writes_into_the_files_that_are_there() {
+    let bare = LabInstance::bare();
+    let door = door();
+    let (source, image) = (bare.folder.join("vda.qcow2"), bare.folder.join("pushed.qcow2"));
+    qemu_img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "64M"]);
+    let mut events = door.watch(bare.id).await.unwrap();
+    let disks = vec![PushDisk { target: "vda".parse().unwrap(), image: image.clone() }];
+    door.begin_push(bare.id, &PushBackup { disks, checkpoint: None }).await.unwrap();
+    let ended = DomainEvent::BlockJob { target: "vda".parse().unwrap(), completed: true };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(60), events.recv()).await.expect("it ends"), Some(ended));
+    contract::eventually("the job is gone", || async { door.domain_job(bare.id).await.unwrap().is_none() }).await;
+    bare.stop();
+    qemu_img(&["compare", "-q", source.to_str().unwrap(), image.to_str().unwrap()]);
+}
+
+fn qemu_img(arguments: &[&str]) {
+    let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img starts");
+    assert!(output.status.success(), "qemu-img {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A door whose connections go over a wire that the test holds.
+fn door_over(wire: &Wire) -> Libvirt {
+    Libvirt::new(&format!("qemu+unix:///system?socket={}", wire.socket.display()))
+}
+
+fn wire_in(folder: &Path) -> Wire {
+    let uri = lab::libvirt_uri();
+    let (_, daemon) = uri.split_once("socket=").expect("the laboratory's URI names its socket");
+    Wire::new(folder, daemon.into())
+}
+
+#[tokio::test]
+async fn a_connection_that_was_lost_is_made_again_and_watchers_are_told() {
+    let bare = LabInstance::bare();
+    let wire = wire_in(&bare.folder);
+    let door = door_over(&wire);
+    let mut events = door.watch(bare.id).await.unwrap();
+    wire.cut();
+    contract::eventually("the state is told again", || async { door.state(bare.id).await.is_ok() }).await;
+    assert_eq!(events.recv().await, Some(DomainEvent::Reconnected));
+    bare.stop();
+    let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("a hint comes");
+    assert_eq!(event, Some(DomainEvent::Lifecycle), "events come over the new connection");
+}
+
+#[tokio::test]
+async fn a_libvirt_that_hangs_is_left_behind_and_listed_until_it_answers() {
+    let bare = LabInstance::bare();
+    let wire = wire_in(&bare.folder);
+    let door = door_over(&wire);
+    door.state(bare.id).await.unwrap();
+    wire.hold();
+    let failure = door.state(bare.id).await.unwrap_err();
+    assert_eq!(failure.code, Code::HypervisorTimedOut, "{failure:#}");
+    let stuck = door.stuck_calls();
+    assert_eq!(stuck.iter().map(|stuck| (stuck.call, stuck.instance)).collect::<Vec<_>>(), [("state", Some(bare.id))]);
+    wire.release();
+    contract::eventually("the call came back", || async { door.stuck_calls().is_empty() }).await;
+    contract::eventually("the state is told again", || async { door.state(bare.id).await.is_ok() }).await;
+}
+
+#[tokio::test]
 async fn a_guest_is_frozen_and_thawed() {
     let guest = LabInstance::guest();
     contract::a_guest_is_frozen_and_thawed(&door(), guest.id).await;
@@ -104,7 +170,7 @@ async fn a_guest_is_frozen_and_thawed() {
     freeze_begin_thaw_timings(&guest).await;
 }
 
-/// The window in which the guest waits, beside the same three calls through `virsh`, one process each.
+/// The window in which the guest waits, to be read with `--nocapture`.
 async fn freeze_begin_thaw_timings(guest: &LabInstance) {
     let door = door();
     let backup = contract::pull(&guest.folder, &["vda", "vdb"], None);
@@ -124,6 +190,4 @@ async fn freeze_begin_thaw_timings(guest: &LabInstance) {
             thawed - begun
         );
     }
-    let output = Command::new("virsh").arg("--version").output().expect("virsh starts");
-    println!("virsh {}", String::from_utf8_lossy(&output.stdout).trim());
 }

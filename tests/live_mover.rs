@@ -76,6 +76,8 @@ impl Real {
             .args(["--foreground", "--filter=delay", "--unix"])
             .arg(&socket)
             .args(["pattern", "256M", "rdelay=200ms"])
+            // It complains of every connection that a killed mover leaves in the middle of a read.
+            .stderr(Stdio::null())
             .spawn()
             .expect("nbdkit is missing");
         let server = Server(server);

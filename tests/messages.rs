@@ -5,6 +5,8 @@
 //! stays readable, which is the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "messages/arbitrary.rs"]
+mod arbitrary;
 #[path = "messages/asyncapi.rs"]
 mod asyncapi;
 #[path = "messages/catalogue.rs"]

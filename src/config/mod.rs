@@ -162,7 +162,7 @@ mod tests {
             ("[worker]\nslots = 4294967297", "`worker.slots` in `worker.toml` is not allowed: it is from 1 to 256"),
             (
                 "[worker]\nslots = -1",
-                "`worker.slots` in `worker.toml` is not allowed: an unsigned 64 bit integer is wanted",
+                "`worker.slots` in `worker.toml` is not allowed: an unsigned 64 bit or less integer is wanted",
             ),
             (
                 "[worker]\nstate_dir = 'state'",

@@ -1,5 +1,5 @@
-//! The configuration as it stands in the file. Numbers are as wide as TOML's, because the `config` crate cuts wider ones
-//! down to a narrower type without a word.
+//! The configuration as it stands in the file. Every number is as wide as can be, so that one out of its range is refused by
+//! the range of its key and not by the size of an integer.
 
 use serde::Deserialize;
 

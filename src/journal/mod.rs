@@ -27,6 +27,8 @@ mod open;
 mod prune;
 mod read;
 mod request;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -37,10 +37,12 @@ pub fn decode_job(properties: &Properties, body: &[u8], host: &HostId) -> Result
 
 fn job(properties: &Properties, body: &[u8], host: &HostId, head: &mut Head) -> Result<Job, Refusal> {
     let encoding = encoding_of(properties)?;
-    walk(body, encoding, BODY_BYTES_MAX, head)?;
+    // Walked first for the identity; the wrong type of message outweighs whatever is wrong with its body.
+    let walked = walk(body, encoding, BODY_BYTES_MAX, head);
     if properties.message_type != JobMessage::MESSAGE_TYPE {
         return Err(wrong_type(&properties.message_type, JobMessage::MESSAGE_TYPE));
     }
+    walked?;
     if let Some(named) = &head.host
         && named != host.as_str()
     {

@@ -36,12 +36,23 @@ fn mask(value: &mut Value, name: Option<&str>) -> bool {
         return true;
     }
     match value {
-        Value::Object(fields) => fields.iter_mut().fold(false, |found, (name, value)| mask(value, Some(name)) | found),
+        Value::Object(fields) => {
+            let inside_credentials = name == Some("credentials");
+            fields.iter_mut().fold(false, |found, (name, value)| {
+                // Whatever else a publisher puts there is most likely the secret itself.
+                if inside_credentials && !matches!(name.as_str(), "reference" | "sealed") {
+                    *value = REDACTED.into();
+                    return true;
+                }
+                mask(value, Some(name)) | found
+            })
+        }
         Value::Array(items) => items.iter_mut().fold(false, |found, item| mask(item, name) | found),
         Value::String(text) => {
             let start = match name {
                 Some("options") => secret_start(text),
-                Some("address") => user_info(text),
+                Some("address") => secret_start(text).or_else(|| user_info(text)),
+                Some("credentials") => Some(0),
                 _ => None,
             };
             let Some(start) = start else { return false };
@@ -110,6 +121,10 @@ mod tests {
             serde_json::json!({"repository": {"options": ["secret=hunter2"]}}),
             serde_json::json!({"repository": {"address": "//bob:hunter2@nas/share"}}),
             serde_json::json!({"repository": {"credentials": {"user": "bob", "Password": {"is": "hunter2"}}}}),
+            serde_json::json!({"repository": {"address": "//nas/share,password=hunter2"}}),
+            serde_json::json!({"repository": {"credentials": {"user": "bob", "pw": "hunter2"}}}),
+            serde_json::json!({"repository": {"credentials": "bob:hunter2"}}),
+            serde_json::json!({"repository": {"credentials": ["bob", "hunter2"]}}),
             serde_json::json!({"deep": [{"passphrase": "hunter2"}]}),
         ] {
             for (kept, ..) in both(&value) {

@@ -9,10 +9,12 @@
 //!                      └────────────── discard, at any point ──────────────┘
 //! ```
 
-mod image;
+pub mod command;
+pub mod image;
 mod lease;
 mod mount;
 mod namespace;
+pub mod nbd;
 pub mod protocol;
 mod publish;
 mod seal;
@@ -29,9 +31,6 @@ use std::process::ExitCode;
 
 use crate::failure::{Code, Failure};
 use protocol::FromMover;
-
-/// The hidden subcommand of our binary that is a mover; its one argument is the directory of its own.
-pub const SUBCOMMAND: &str = "mover";
 
 /// The whole life of a mover process. `arguments` are those after the subcommand. To be called before the process has a
 /// second thread.

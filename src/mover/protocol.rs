@@ -19,6 +19,9 @@ use crate::model::instance::{DiskSource, ImageFormat};
 use crate::model::manifest::Manifest;
 use crate::model::repository::Repository;
 
+/// The hidden subcommand of our binary that is a mover; its one argument is the directory of its own.
+pub const SUBCOMMAND: &str = "mover";
+
 /// Longest frame either side accepts, bytes.
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 

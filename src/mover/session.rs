@@ -1,8 +1,8 @@
 //! What one mover holds for its job, and what each request does to it.
 //!
 //! Nothing here decides what comes next: the worker's plan does. A request out of its order is refused as `internal`.
-//! While a backup is written the process stands in its staging directory, held by its descriptor, and the tools find
-//! their files by plain names from there: a share whose directories are exchanged for links leads nobody anywhere.
+//! While a backup is written its staging directory is bound, by its descriptor, on a place of the mover's own, and the
+//! tools find their files there: a share whose directories are exchanged for links leads nobody anywhere.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::image::ImageSet;
 use super::lease::{self, Lease, LeaseTimes};
-use super::mount::Mounted;
+use super::mount::{Mounted, Pinned};
 use super::protocol::{CopyDisk, Notice, Reply, Request};
 use super::share::{Dir, Staging, fence_leftovers};
 use super::{blocking, publish, seal};
@@ -26,8 +26,8 @@ use crate::model::repository::Repository;
 const SHARE: &str = "share";
 /// The directory of the mover in which tools make their sockets.
 pub(super) const SOCKETS: &str = "sockets";
-/// The staging directory as the tools see it.
-const HERE: &str = ".";
+/// The directory of the mover on which the staging directory is bound.
+const STAGING: &str = "staging";
 
 /// The mover's side of one job.
 pub(super) struct Session {
@@ -35,6 +35,7 @@ pub(super) struct Session {
     notices: mpsc::Sender<Notice>,
     progress: watch::Sender<Option<Notice>>,
     images: Option<ImageSet>,
+    pinned: Option<Pinned>,
     staging: Option<Arc<Staging>>,
     lost: Option<AbortOnDropHandle<()>>,
     lease: Option<Lease>,
@@ -49,6 +50,7 @@ impl Session {
             notices,
             progress,
             images: None,
+            pinned: None,
             staging: None,
             lost: None,
             lease: None,
@@ -64,8 +66,12 @@ impl Session {
             }
             Request::Lease { instance, holder } => {
                 let root = self.root()?;
-                let taken = lease::take(root.clone(), instance, holder, LeaseTimes::STANDARD, broken_off).await?;
-                self.hold(root, instance, taken).await
+                if self.lease.as_ref().is_none_or(|lease| lease.instance() != instance) {
+                    let times = LeaseTimes::STANDARD;
+                    let taken = lease::take(root.clone(), instance, holder, times, broken_off).await?;
+                    self.hold(taken);
+                }
+                self.fence(root).await
             }
             Request::Stage { instance, backup, suffix } => self.stage(instance, backup, suffix).await,
             Request::Record { file, content } => {
@@ -94,22 +100,30 @@ impl Session {
             return Err(out_of_order("open", "close"));
         }
         let mount_point = self.directory.join(SHARE);
-        let (mounted, free_bytes) =
+        let (mounted, proof) =
             blocking(move || Mounted::open(&repository, &mount_point, same_device_ok, need_bytes)).await?;
         self.mounted = Some(mounted);
-        Ok(Reply::Opened { free_bytes, warnings: Vec::new() })
+        Ok(Reply::Opened { free_bytes: proof.free_bytes, warnings: proof.warnings })
     }
 
-    async fn hold(&mut self, root: Arc<Dir>, instance: InstanceId, lease: Lease) -> Result<Reply, Failure> {
+    fn hold(&mut self, lease: Lease) {
         let (lost, notices) = (lease.lost(), self.notices.clone());
-        let number = lease.number();
-        // Held from here on, so that `release` gives it back even when the fencing fails.
         self.lease = Some(lease);
         self.lost = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let failure = lost.await;
             // A loop that ended needs no notice.
             let _ended = notices.send(Notice::LeaseLost { failure }).await;
         })));
+    }
+
+    /// The second half of taking a lease. May be asked for again, for as long as nothing of our own is staged.
+    async fn fence(&mut self, root: Arc<Dir>) -> Result<Reply, Failure> {
+        let lease = self.lease.as_ref().ok_or_else(|| out_of_order("fence", "lease"))?;
+        let (number, instance) = (lease.number(), lease.instance());
+        lease.confirm().await?;
+        if self.staging.is_some() {
+            return Ok(Reply::Leased { number });
+        }
         let fenced = blocking(move || fence_leftovers(&root, instance)).await?;
         for name in fenced {
             tracing::warn!(%instance, name, "removed the staging directory of an earlier holder of the lease");
@@ -120,10 +134,17 @@ impl Session {
     async fn stage(&mut self, instance: InstanceId, backup: BackupId, suffix: String) -> Result<Reply, Failure> {
         let root = self.root()?;
         self.lease.as_ref().ok_or_else(|| out_of_order("stage", "lease"))?.check()?;
-        self.leave_staging()?;
-        let staging = blocking(move || Staging::make(&root, instance, backup, &suffix)).await?;
-        stand_in(&staging.dir)?;
+        self.leave_staging().await?;
+        let place = self.directory.join(STAGING);
+        let (staging, pinned) = blocking(move || {
+            let staging = Staging::make(&root, instance, backup, &suffix)?;
+            let pinned = Pinned::new(&staging.dir, place);
+            Ok((staging, pinned))
+        })
+        .await?;
+        // Known before anything else can fail, so that `discard` finds it.
         self.staging = Some(Arc::new(staging));
+        self.pinned = Some(pinned?);
         Ok(Reply::Done)
     }
 
@@ -140,7 +161,8 @@ impl Session {
             Ok(())
         })
         .await?;
-        let images = self.images.insert(ImageSet::new(PathBuf::from(HERE), self.directory.join(SOCKETS)));
+        let place = self.pinned.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?.place().to_owned();
+        let images = self.images.insert(ImageSet::new(place, self.directory.join(SOCKETS)));
         let copied = images.copy(&disks, &reporter(&self.progress)).await?;
         Ok(Reply::Copied { disks: copied })
     }
@@ -159,15 +181,14 @@ impl Session {
         };
         self.lease.as_ref().ok_or_else(|| out_of_order("publish", "lease"))?.confirm().await?;
         // On CIFS a directory can't be renamed while anything in it is open.
-        self.images = None;
-        stand_outside()?;
+        self.leave_staging().await?;
         let done = blocking(move || publish::publish(&staging, manifest)).await?;
         self.staging = None;
         Ok(published(done))
     }
 
     async fn discard(&mut self) -> Result<Reply, Failure> {
-        self.leave_staging()?;
+        self.leave_staging().await?;
         if let Some(staging) = self.staging.clone() {
             blocking(move || staging.discard()).await?;
             self.staging = None;
@@ -184,7 +205,7 @@ impl Session {
     }
 
     async fn close(&mut self) -> Result<Reply, Failure> {
-        self.leave_staging()?;
+        self.leave_staging().await?;
         self.staging = None;
         self.lost = None;
         if let Some(mut lease) = self.lease.take() {
@@ -197,9 +218,15 @@ impl Session {
         Ok(Reply::Closed { warnings })
     }
 
-    fn leave_staging(&mut self) -> Result<(), Failure> {
+    /// Ends the tools and gives the bound path up; the staging directory itself stays.
+    async fn leave_staging(&mut self) -> Result<(), Failure> {
         self.images = None;
-        stand_outside()
+        if let Some(pinned) = self.pinned.take()
+            && let Some(warning) = blocking(move || Ok(pinned.close())).await?
+        {
+            tracing::warn!(warning, "a tool is slow to end");
+        }
+        Ok(())
     }
 
     fn root(&self) -> Result<Arc<Dir>, Failure> {
@@ -233,16 +260,6 @@ async fn or_broken_off(
         result = work => result,
         () = broken_off.cancelled() => Err(Failure::new(Code::Interrupted, "the worker asked for something else")),
     }
-}
-
-fn stand_in(dir: &Dir) -> Result<(), Failure> {
-    nix::unistd::fchdir(dir).map_err(|errno| {
-        Failure::new(Code::RepositoryIo, format!("cannot enter `{}`", dir.path().display())).because(&errno)
-    })
-}
-
-fn stand_outside() -> Result<(), Failure> {
-    nix::unistd::chdir("/").map_err(|errno| Failure::new(Code::Internal, "cannot enter `/`").because(&errno))
 }
 
 fn out_of_order(asked: &str, missing: &str) -> Failure {

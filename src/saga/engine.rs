@@ -127,7 +127,7 @@ impl<'a, C: Send> Passage<'a, C> {
     async fn commit(&mut self, step: &dyn Commit<C>) -> Result<(), Fall> {
         let value = commit_effect(step, self.context).await?;
         // Its effect happened, so a record that can't be written changes nothing but the log.
-        self.note_after(Record::Committed { step: step.name().to_owned(), value }).await;
+        self.note_after(Record::Committed { value }).await;
         Ok(())
     }
 

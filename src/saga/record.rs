@@ -51,7 +51,7 @@ pub enum Record {
     /// The commit may happen from now on.
     Committing { step: String },
     /// It happened.
-    Committed { step: String, value: Value },
+    Committed { value: Value },
     /// It could not be found out whether it happened: from here on, only releases.
     CommitUnknown { failure: Failure },
     /// A step after the commit went wrong.
@@ -156,14 +156,13 @@ impl Progress {
             Record::UndoFailed { step, failure } => self.left(step, Shape::Make, Some(failure)),
             Record::ReleaseFailed { step, failure } => self.left(step, Shape::Hold, Some(failure)),
             Record::Committing { step } => {
-                let legal =
-                    self.commit == CommitState::NotYet && self.fall.is_none() && self.names.insert(step.clone());
+                let legal = self.may_begin() && self.names.insert(step.clone());
                 if legal {
                     self.commit = CommitState::Begun;
                 }
                 legal
             }
-            Record::Committed { value, .. } => self.settle_commit(CommitState::Committed(value.clone()), None),
+            Record::Committed { value } => self.settle_commit(CommitState::Committed(value.clone()), None),
             Record::CommitUnknown { failure } => {
                 self.settle_commit(CommitState::Unknown, Some(Fall::Unknown(failure.clone())))
             }
@@ -207,13 +206,19 @@ impl Progress {
         matches!(self.commit, CommitState::Committed(_))
     }
 
+    /// Before the commit nothing begins unless all before it was done.
+    fn may_begin(&self) -> bool {
+        let all_done = self.open.iter().all(|open| open.stage == Stage::Done);
+        self.commit == CommitState::NotYet && self.fall.is_none() && all_done
+    }
+
     fn begin(&mut self, step: &str, shape: Shape) -> bool {
         let now = match self.commit {
-            CommitState::NotYet => true,
+            CommitState::NotYet => self.may_begin(),
             CommitState::Committed(_) => shape == Shape::Make,
             CommitState::Begun | CommitState::Unknown => false,
         };
-        let legal = now && self.fall.is_none() && self.names.insert(step.to_owned());
+        let legal = now && self.names.insert(step.to_owned());
         if legal {
             self.open.push(Open { step: step.to_owned(), shape, value: None, stage: Stage::Begun });
         }

@@ -76,6 +76,7 @@ async fn next_event(subscription: &mut dyn Subscription) -> (String, Vec<u8>) {
 pub async fn all(ground: &dyn Ground) {
     a_job_for_a_host_without_queues_is_an_error_that_names_it(ground).await;
     only_the_unroutable_among_many_in_flight_are_refused(ground).await;
+    a_refused_message_does_not_take_others_with_it(ground).await;
     a_confirmed_job_reaches_the_worker_whole(ground).await;
     jobs_of_one_publisher_keep_their_order(ground).await;
     urgent_jobs_come_from_their_own_queue(ground).await;
@@ -104,10 +105,12 @@ async fn only_the_unroutable_among_many_in_flight_are_refused(ground: &dyn Groun
     let (here, nowhere) = (some_host(), some_host());
     let session = open_up(broker.as_ref(), &here).await;
     let publisher = broker.publisher();
-    for _ in 0..5 {
+    for round in 0..10 {
         let outcomes = join_all((0..200).map(|number| {
-            let (publisher, lost) = (publisher.clone(), number % 3 == 0);
-            let outgoing = job(if lost { &nowhere } else { &here }, b"job");
+            let (publisher, lost) = (publisher.clone(), number % 3 == 1);
+            let mut outgoing = job(if lost { &nowhere } else { &here }, b"job");
+            // What needs no disk is confirmed at once, and then together with its neighbours.
+            outgoing.properties.persistent = round % 2 == 0;
             async move { (number, lost, publisher.publish(outgoing).await) }
         }))
         .await;
@@ -117,6 +120,30 @@ async fn only_the_unroutable_among_many_in_flight_are_refused(ground: &dyn Groun
                 Err(PublishError::Unroutable { .. }) => assert!(lost, "message {number} was kept and counts as lost"),
                 Err(other) => panic!("message {number}: {other}"),
             }
+        }
+    }
+    session.close().await;
+}
+
+async fn a_refused_message_does_not_take_others_with_it(ground: &dyn Ground) {
+    let broker = ground.client("publisher");
+    let host = some_host();
+    let session = open_up(broker.as_ref(), &host).await;
+    let publisher = broker.publisher();
+    let outcomes = join_all((0..60).map(|number| {
+        let (publisher, bad) = (publisher.clone(), number % 20 == 7);
+        let outgoing = if bad { message("no.such.exchange", jobs_key(&host), b"job") } else { job(&host, b"job") };
+        async move { (number, bad, publisher.publish(outgoing).await) }
+    }))
+    .await;
+    for (number, bad, outcome) in outcomes {
+        match outcome {
+            Ok(()) => assert!(!bad, "message {number} went nowhere and counts as published"),
+            Err(PublishError::Refused { reason, .. }) => {
+                assert!(bad, "message {number}: {reason}");
+                assert!(reason.contains("no exchange"), "{reason}");
+            }
+            Err(other) => panic!("message {number}: {other}"),
         }
     }
     session.close().await;

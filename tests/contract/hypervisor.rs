@@ -80,7 +80,7 @@ pub async fn a_pull_backup_is_ours_from_its_begin_to_its_end<F: Future<Output = 
     door.begin_pull(id, &backup).await.unwrap();
     let ours = DomainJob::Pull { socket: backup.socket.clone() };
     assert_eq!(door.domain_job(id).await.unwrap(), Some(ours));
-    assert!(door.domain_job_stats(id).await.unwrap().unwrap().total_bytes > 0);
+    assert!(door.domain_job_stats(id).await.unwrap().is_some());
     assert_eq!(door.block_jobs(id).await.unwrap().len(), 2);
     look().await;
 

@@ -224,11 +224,13 @@ pub async fn what_is_not_the_repository_that_was_meant_is_refused(world: &dyn Wo
 pub async fn a_lease_has_one_holder(world: &dyn World) {
     let instance = InstanceId::draw();
     let (mut one, mut two) = (opened(world, "holds-1").await, opened(world, "holds-2").await);
-    done(&mut one, lease(instance)).await;
+    let first = one.ask(lease(instance), SOON).await.unwrap();
+    assert_eq!(first, Reply::Leased { number: 1 });
+    assert_eq!(one.ask(lease(instance), SOON).await.unwrap(), first, "asked again it is the same one");
     assert_eq!(refused(&mut two, lease(instance)).await.code, Code::LeaseHeld);
     assert_eq!(refused(&mut two, stage(instance, BackupId::draw())).await.code, Code::Internal);
     done(&mut one, Request::Release).await;
-    done(&mut two, lease(instance)).await;
+    assert_eq!(two.ask(lease(instance), SOON).await.unwrap(), Reply::Leased { number: 2 });
     done(&mut two, Request::Release).await;
     one.stop().await.unwrap();
     two.stop().await.unwrap();

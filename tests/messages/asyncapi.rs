@@ -138,13 +138,20 @@ pub fn document() -> Value {
                 } },
             }),
         );
+        // Of the events, only those that the next one makes worthless are neither persistent nor mandatory.
+        let kept = matches!(channel, Channel::Jobs | Channel::Dead);
+        let publishing = if kept {
+            json!({ "deliveryMode": 2, "mandatory": true, "bindingVersion": "0.3.0" })
+        } else {
+            json!({ "bindingVersion": "0.3.0" })
+        };
         let (action, verb) = if channel == Channel::Jobs { ("receive", "take") } else { ("send", "tell") };
         operations.insert(
             format!("{verb}_{name}"),
             json!({
                 "action": action,
                 "channel": { "$ref": format!("#/channels/{name}") },
-                "bindings": { "amqp": { "deliveryMode": 2, "mandatory": true, "bindingVersion": "0.3.0" } },
+                "bindings": { "amqp": publishing },
             }),
         );
     }

@@ -1,4 +1,5 @@
 //! Instances on the laboratory's libvirt (`scripts/lab`), made for one test and removed with it.
+#![allow(dead_code)] // Each live target uses its own part.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -95,7 +96,6 @@ pub fn eventually(what: &str, limit: std::time::Duration, mut so: impl FnMut() -
 }
 
 /// What `nbdinfo` says about an export.
-#[allow(dead_code)] // Not every target looks into exports.
 pub fn export_bytes(socket: &Path, export: &str) -> u64 {
     let uri = format!("nbd+unix:///{export}?socket={}", socket.display());
     let output = Command::new("nbdinfo").args(["--size", &uri]).output().expect("nbdinfo starts");

@@ -129,7 +129,9 @@ impl Rabbit {
             .env("RABBITMQ_CONFIG_FILE", self.folder.join("rabbit.conf"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.folder.join("plugins"))
             // Idle schedulers of the node must not take the CPU from what is tested.
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none")
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-noinput +sbwt none +sbwtdcpu none +sbwtdio none")
+            // The script then becomes the node, so that it is the node that we wait for.
+            .env("RABBITMQ_ALLOW_INPUT", "true")
             .stdin(Stdio::null())
             .current_dir(&self.folder);
         command

@@ -32,7 +32,7 @@ impl Flight {
 
     /// Waits for confirms and gives all that are there.
     ///
-    /// "All" is a promise, and `returns` builds on it: lapin hands a returned message to whichever confirm it settles next,
+    /// "All" is a promise, and the outbox builds on it: lapin hands a returned message to whichever confirm it settles next,
     /// which need not be the one of that message. It does so before it settles the message's own confirm, so in a batch that
     /// leaves nothing behind the returned message is there, or came earlier.
     pub(super) async fn settled(&mut self) -> Vec<Settled> {

@@ -19,10 +19,10 @@ mod failure;
 mod flight;
 mod inbox;
 mod link;
+mod outbox;
 mod ping;
 mod publish;
 mod publisher;
-mod returns;
 mod session;
 mod subscribe;
 mod thread;
@@ -65,7 +65,7 @@ impl Broker for AmqpBroker {
     }
 
     async fn open_host(&self, host: &HostId) -> Box<dyn HostSession> {
-        session::open(&self.thread, Arc::clone(&self.settings), host.clone(), self.publisher.link())
+        session::open(&self.thread, Arc::clone(&self.settings), host.clone(), self.publisher.link.clone())
     }
 
     async fn subscribe(

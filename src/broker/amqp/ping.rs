@@ -31,8 +31,8 @@ pub(super) struct Ping {
 
 impl Ping {
     /// None sent yet; the first is due at once.
-    pub(super) fn new(interval: Duration, wait: Duration) -> Self {
-        Self { interval, wait, next_at: Instant::now(), under_way: None, answered: false }
+    pub(super) fn new(interval: Duration, wait: Duration, now: Instant) -> Self {
+        Self { interval, wait, next_at: now, under_way: None, answered: false }
     }
 
     /// Whether the last one that had to be answered was.
@@ -40,30 +40,27 @@ impl Ping {
         self.answered
     }
 
-    /// When [`Ping::is_silent`] or [`Ping::due`] has to be asked again.
-    pub(super) fn wake_at(&self) -> Instant {
+    /// When [`Ping::is_silent`] or [`Ping::due`] has to be asked again, unless something happens before.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
         match &self.under_way {
-            Some(UnderWay { confirmed_at: Some(at), .. }) => *at + self.wait,
-            Some(_) => Instant::now() + self.wait,
-            None => self.next_at,
+            Some(ping) => ping.confirmed_at.map(|at| at + self.wait),
+            None => Some(self.next_at),
         }
     }
 
     /// A confirmed ping has not arrived in time.
-    pub(super) fn is_silent(&self) -> bool {
-        self.under_way
-            .as_ref()
-            .and_then(|ping| ping.confirmed_at)
-            .is_some_and(|confirmed_at| confirmed_at.elapsed() >= self.wait)
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        let confirmed_at = self.under_way.as_ref().and_then(|ping| ping.confirmed_at);
+        confirmed_at.is_some_and(|at| now >= at + self.wait)
     }
 
     /// The next ping, if it is time. It is given up if it is not confirmed within the wait.
-    pub(super) fn due(&mut self, host: &HostId) -> Option<Outgoing> {
-        if self.under_way.is_some() || Instant::now() < self.next_at {
+    pub(super) fn due(&mut self, host: &HostId, now: Instant) -> Option<Outgoing> {
+        if self.under_way.is_some() || now < self.next_at {
             return None;
         }
         let nonce = Uuid::new_v4().to_string();
-        self.next_at = Instant::now() + self.interval;
+        self.next_at = now + self.interval;
         self.under_way = Some(UnderWay { nonce: nonce.clone(), confirmed_at: None });
         Some(Outgoing {
             exchange: CONTROL_EXCHANGE,
@@ -74,9 +71,9 @@ impl Ping {
     }
 
     /// The broker has it. It may have arrived already.
-    pub(super) fn confirmed(&mut self) {
+    pub(super) fn confirmed(&mut self, now: Instant) {
         if let Some(ping) = &mut self.under_way {
-            ping.confirmed_at = Some(Instant::now());
+            ping.confirmed_at = Some(now);
         }
     }
 
@@ -106,47 +103,50 @@ mod tests {
         "kvm-07".parse().unwrap()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_confirmed_ping_that_does_not_arrive_is_silence() {
-        let mut ping = Ping::new(INTERVAL, WAIT);
-        ping.due(&host()).unwrap();
-        ping.confirmed();
-        tokio::time::advance(WAIT - Duration::from_millis(1)).await;
-        assert!(!ping.is_silent());
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(ping.is_silent());
+    fn fresh() -> (Ping, Instant) {
+        let now = Instant::now();
+        (Ping::new(INTERVAL, WAIT, now), now)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_unconfirmed_ping_is_no_silence_of_the_consumer() {
-        let mut ping = Ping::new(INTERVAL, WAIT);
-        ping.due(&host()).unwrap();
-        tokio::time::advance(WAIT * 10).await;
-        assert!(!ping.is_silent());
+    #[test]
+    fn a_confirmed_ping_that_does_not_arrive_is_silence() {
+        let (mut ping, start) = fresh();
+        ping.due(&host(), start).unwrap();
+        ping.confirmed(start);
+        assert_eq!(ping.wake_at(), Some(start + WAIT));
+        assert!(!ping.is_silent(start + WAIT - Duration::from_millis(1)));
+        assert!(ping.is_silent(start + WAIT));
+    }
+
+    #[test]
+    fn an_unconfirmed_ping_is_no_silence_of_the_consumer() {
+        let (mut ping, start) = fresh();
+        ping.due(&host(), start).unwrap();
+        assert!(!ping.is_silent(start + WAIT * 10));
         ping.given_up();
-        assert!(ping.due(&host()).is_some());
+        assert!(ping.due(&host(), start + INTERVAL).is_some());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn only_our_own_ping_counts() {
-        let mut ping = Ping::new(INTERVAL, WAIT);
-        let sent = ping.due(&host()).unwrap();
+    #[test]
+    fn only_our_own_ping_counts() {
+        let (mut ping, start) = fresh();
+        let sent = ping.due(&host(), start).unwrap();
         ping.arrived("forged");
         assert!(!ping.answered());
         ping.arrived(&sent.properties.message_id);
         assert!(ping.answered());
-        assert!(ping.due(&host()).is_none(), "the next one is not due yet");
-        tokio::time::advance(INTERVAL).await;
-        assert_ne!(ping.due(&host()).unwrap().properties.message_id, sent.properties.message_id);
+        assert!(ping.due(&host(), start).is_none(), "the next one is not due yet");
+        assert_eq!(ping.wake_at(), Some(start + INTERVAL));
+        let second = ping.due(&host(), start + INTERVAL).unwrap();
+        assert_ne!(second.properties.message_id, sent.properties.message_id);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_ping_that_arrives_before_its_confirm_is_not_awaited_again() {
-        let mut ping = Ping::new(INTERVAL, WAIT);
-        let sent = ping.due(&host()).unwrap();
+    #[test]
+    fn a_ping_that_arrives_before_its_confirm_is_not_awaited_again() {
+        let (mut ping, start) = fresh();
+        let sent = ping.due(&host(), start).unwrap();
         ping.arrived(&sent.properties.message_id);
-        ping.confirmed();
-        tokio::time::advance(WAIT * 2).await;
-        assert!(!ping.is_silent());
+        ping.confirmed(start);
+        assert!(!ping.is_silent(start + WAIT * 2));
     }
 }

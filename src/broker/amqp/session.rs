@@ -58,7 +58,7 @@ pub(super) fn open(
         settings,
         host,
         inbox: Arc::clone(&inbox),
-        publish_health: publish.health(),
+        publish_health: publish.health.clone(),
         publish,
         state,
         refused_since: None,
@@ -186,14 +186,14 @@ impl SessionTask {
     async fn hold(&mut self, link: &Link, mut control: QueueConsumer) -> LinkError {
         let mut health = link.health();
         let mut jobs = Jobs::Never;
-        let mut ping = Ping::new(self.settings.ping_interval, self.settings.ping_wait);
+        let mut ping = Ping::new(self.settings.ping_interval, self.settings.ping_wait, Instant::now());
         let mut ping_publish: Option<BoxFuture<'static, Result<(), PublishError>>> = None;
         loop {
             if let Err(error) = self.follow_wish(link, &mut jobs).await {
                 return error;
             }
             if ping_publish.is_none()
-                && let Some(outgoing) = ping.due(&self.host)
+                && let Some(outgoing) = ping.due(&self.host, Instant::now())
             {
                 let (publish, wait) = (self.publish.clone(), self.settings.ping_wait);
                 ping_publish = Some(Box::pin(async move { publish.publish(outgoing, wait, Some(wait)).await }));
@@ -214,7 +214,7 @@ impl SessionTask {
                 }
                 Ok(()) = self.publish_health.changed() => {}
                 () = self.inbox.wish_changed() => {}
-                () = sleep_until(ping.wake_at()) => if ping.is_silent() {
+                () = sleep_to(ping.wake_at()) => if ping.is_silent(Instant::now()) {
                     return LinkError::Silent(format!(
                         "the ping through the own control queue did not arrive within {} s",
                         self.settings.ping_wait.as_secs_f32()
@@ -270,7 +270,7 @@ impl SessionTask {
     /// What the fate of the ping's publish says.
     fn ping_published(&self, published: Result<(), PublishError>, ping: &mut Ping) -> Result<(), LinkError> {
         match published {
-            Ok(()) => ping.confirmed(),
+            Ok(()) => ping.confirmed(Instant::now()),
             Err(PublishError::Unroutable { .. }) => {
                 return Err(LinkError::Silent("the own control queue is gone".to_owned()));
             }
@@ -278,7 +278,7 @@ impl SessionTask {
                 ping.given_up();
                 let up = *self.publish_health.borrow() == LinkHealth::Up;
                 if up && matches!(error, PublishError::Unconfirmed { .. }) {
-                    self.publish.rebuild();
+                    self.publish.rebuild.notify_waiters();
                 }
             }
         }
@@ -320,6 +320,14 @@ impl Jobs {
             Jobs::Read(consumers) => consumers.next().await,
             Jobs::Never | Jobs::Stopped(_) => std::future::pending().await,
         }
+    }
+}
+
+/// Sleeps until then, if there is a then.
+async fn sleep_to(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -18,6 +18,9 @@ use crate::host::hypervisor::libvirt::Libvirt;
 /// How long an earlier guard of the same instance may take to be done: longer than it settles.
 pub(super) const PLACE_WAIT: Duration = Duration::from_secs(45);
 
+/// How long the answer to the last order may take to be written.
+const LAST_ANSWER_WAIT: Duration = Duration::from_secs(1);
+
 /// What the kernel's OOM killer reads as "never" (`proc_pid_oom_score_adj(5)`).
 const OOM_NEVER: &str = "-1000";
 
@@ -73,11 +76,10 @@ async fn guard() -> Result<(), Failure> {
     let (hypervisor, _place) = armed?;
 
     let (asked, given) = mpsc::channel(1);
-    tokio::spawn(pass_on(orders, asked));
-    let outcome = watch(hypervisor, duty.clone(), given).await;
-    if outcome.is_ok() {
-        tracing::debug!(instance = %duty.instance, "guard done");
-    }
+    let last_answer = tokio::spawn(pass_on(orders, asked));
+    let outcome = watch(hypervisor, duty, given).await;
+    // The answer to a disarm is still on its way; a worker that doesn't read it is not waited for.
+    let _ = tokio::time::timeout(LAST_ANSWER_WAIT, last_answer).await;
     outcome
 }
 
@@ -89,7 +91,7 @@ async fn arm(libvirt_uri: &str, duty: &GuardDuty) -> Result<(Arc<dyn Hypervisor>
     Ok((hypervisor, place))
 }
 
-/// Reads orders until the pipe ends or makes no sense, which counts as its end.
+/// Passes orders on until the last one, or until the pipe ends or makes no sense, which counts as its end.
 async fn pass_on(mut orders: BufReader<Stdin>, asked: mpsc::Sender<Asked>) {
     let mut answers = tokio::io::stdout();
     loop {
@@ -98,6 +100,7 @@ async fn pass_on(mut orders: BufReader<Stdin>, asked: mpsc::Sender<Asked>) {
             Ok(None) => return,
             Err(error) => return say(&format!("the guard's orders end: {error}")),
         };
+        let is_last = order == Order::Disarm;
         let (answer, answered) = oneshot::channel();
         if asked.send((order, answer)).await.is_err() {
             return;
@@ -105,6 +108,9 @@ async fn pass_on(mut orders: BufReader<Stdin>, asked: mpsc::Sender<Asked>) {
         let Ok(answer) = answered.await else { return };
         // Nobody reads the answers of a worker that died; the end of its orders follows.
         let _ = write_line(&mut answers, &answer).await;
+        if is_last {
+            return;
+        }
     }
 }
 

@@ -138,7 +138,7 @@ pub enum DomainJob {
 /// Figures of a running backup job, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DomainJobStats {
-    /// Sum over all disks.
+    /// Sum over all disks (push; libvirt has none for pull).
     pub total_bytes: u64,
     /// Done so far (push).
     pub processed_bytes: u64,

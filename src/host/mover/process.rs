@@ -15,13 +15,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Mover, MoverName, Movers, Progress};
 use crate::failure::{Code, Failure};
-use crate::mover::protocol::{Reply, Request, ToMover, frame};
+use crate::mover::protocol::{Reply, Request, SUBCOMMAND, ToMover, frame};
 
 mod listener;
 use listener::{Heard, Listener};
 
-/// The binary's subcommand that is a mover.
-const SUBCOMMAND: &str = "mover";
 /// A mover is up within this, or never: it mounts nothing but its own directory.
 const START_LIMIT: Duration = Duration::from_secs(15);
 /// How long a mover may take to end by itself once its stdin is closed.

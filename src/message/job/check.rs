@@ -8,7 +8,6 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
@@ -17,7 +16,7 @@ use crate::failure::Code;
 use crate::message::refusal::Refusal;
 use crate::model::id::InstanceRef;
 use crate::model::job::{BackupSpec, Job, JobKind, RetryPolicy, RunKey, Work};
-use crate::model::repository::{Credentials, InvalidRepository, MountOption, Repository, parse_address, parse_options};
+use crate::model::repository::{Credentials, InvalidRepository, Repository, parse_address, parse_options};
 
 /// Labels of a job at most.
 pub const LABELS_MAX: usize = 64;
@@ -39,11 +38,20 @@ pub const EXCLUDED_DISKS_MAX: usize = 256;
 pub const SEALED_BYTES_MAX: usize = 16 * 1024;
 
 fn invalid(field: &str, why: impl Display) -> Refusal {
-    Refusal::new(Code::InvalidField, format!("`{field}` has a value that is not allowed: {why}"))
+    // Parsers of others repeat a wrong character as it is.
+    let mut text = String::new();
+    for c in format!("`{field}` has a value that is not allowed: {why}").chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    Refusal::new(Code::InvalidField, text)
 }
 
 fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, Refusal> {
     text.parse().map_err(|error: T::Err| invalid(field, error))
+}
+
+fn moment(text: &str) -> Result<Timestamp, Refusal> {
+    text.parse().map_err(|_| invalid("start_before", "it is no RFC 3339 time such as `2026-03-01T06:00:00Z`"))
 }
 
 /// A text that is one word of a fixed set.
@@ -102,11 +110,7 @@ impl JobMessage {
             repository,
             work,
             retry: self.retry.as_ref().map_or_else(|| Ok(RetryPolicy::default()), RetryPart::check)?,
-            start_before: self
-                .start_before
-                .as_ref()
-                .map(|text| parsed::<Timestamp>("start_before", text))
-                .transpose()?,
+            start_before: self.start_before.as_deref().map(moment).transpose()?,
             deadline,
             labels: self.labels.clone(),
             requested_by: self.requested_by.clone(),
@@ -227,59 +231,5 @@ impl RetryPart {
             first_pause: Duration::from_secs(first),
             longest_pause: Duration::from_secs(longest),
         })
-    }
-}
-
-/// The word under which a value of a fixed set stands in a message.
-fn word_of(value: impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => String::new(),
-    }
-}
-
-pub(super) fn message_of(job: &Job) -> JobMessage {
-    let Work::Backup(spec) = &job.work;
-    JobMessage {
-        job_id: job.key.job_id.to_string(),
-        run: job.key.run,
-        kind: job.kind().as_str().to_owned(),
-        host: job.host.to_string(),
-        instance: match &job.instance {
-            InstanceRef::Id(id) => InstancePart { id: Some(id.to_string()), name: None },
-            InstanceRef::Name(name) => InstancePart { id: None, name: Some(name.to_string()) },
-        },
-        repository: RepositoryPart {
-            id: job.repository.id.to_string(),
-            repository_type: word_of(job.repository.repository_type),
-            address: job.repository.address.clone(),
-            options: job.repository.options.iter().map(MountOption::to_element).collect::<Vec<_>>().join(","),
-            credentials: job.repository.credentials.as_ref().map(credentials_of),
-        },
-        backup: Some(BackupPart {
-            transfer: Some(word_of(spec.transfer)),
-            quiesce: Some(word_of(spec.quiesce)),
-            verification: Some(word_of(spec.verification)),
-            exclude_disks: spec.exclude_disks.iter().map(ToString::to_string).collect(),
-        }),
-        retry: Some(RetryPart {
-            attempts: Some(job.retry.attempts),
-            first_pause_seconds: Some(job.retry.first_pause.as_secs()),
-            longest_pause_seconds: Some(job.retry.longest_pause.as_secs()),
-        }),
-        start_before: job.start_before.map(|time| time.to_string()),
-        deadline_seconds: Some(job.deadline.as_secs()),
-        labels: job.labels.clone(),
-        requested_by: job.requested_by.clone(),
-    }
-}
-
-fn credentials_of(credentials: &Credentials) -> CredentialsPart {
-    match credentials {
-        Credentials::Reference { name } => CredentialsPart { reference: Some(name.clone()), sealed: None },
-        Credentials::Sealed { enc, ciphertext } => {
-            let sealed = SealedPart { enc: STANDARD.encode(enc), ciphertext: STANDARD.encode(ciphertext) };
-            CredentialsPart { reference: None, sealed: Some(sealed) }
-        }
     }
 }

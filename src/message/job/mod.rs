@@ -2,6 +2,7 @@
 //! value is told from a wrong type, and by the name of its field.
 
 mod check;
+mod from_job;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::named::{named, named_option};
 use crate::model::id::{DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
-use crate::model::job::{Job, JobKind, Quiesce, Transfer, Verification};
+use crate::model::job::{JobKind, Quiesce, Transfer, Verification};
 use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
 
 pub use check::{
@@ -177,11 +178,4 @@ pub struct RetryPart {
 impl JobMessage {
     /// Message type of a job.
     pub const MESSAGE_TYPE: &'static str = "longshore.job.v1";
-}
-
-impl From<&Job> for JobMessage {
-    /// The message that is read back as this job.
-    fn from(job: &Job) -> Self {
-        check::message_of(job)
-    }
 }

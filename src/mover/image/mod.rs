@@ -1,46 +1,196 @@
-//! The images of one backup. For now only the shape that the rest of the mover calls.
+//! The images of one backup: copied from their sources, compared with them, checked, durable.
+//!
+//! It promises that after [`ImageSet::copy`], [`ImageSet::compare`] and [`ImageSet::check`] each image on the share holds,
+//! byte for byte, what its source held: read back past this host's cache, with every late write error looked for where it
+//! can show (flush, the end of `qemu-nbd` and what it said, fsync on a descriptor older than the writing, close).
+//!
+//! It deliberately knows nothing of leases, manifests and publishing, and never changes a source. A method that fails leaves
+//! files in the staging directory, which its owner removes as a whole. Dropping a method's future cancels it: connections
+//! are closed and every process is killed.
+//!
+//! ```text
+//!   source                         this process                       staging directory
+//!   pull export ───────┐                                       ┌─► <target>.qcow2 (held open all along)
+//!   qemu-nbd -r volume ┴─ NBD ─► read ► BLAKE3 ► write ─ NBD ─► qemu-nbd
+//!                                         └─────────────────────► <target>.blocks
+//! ```
+
+pub mod blocks;
+mod check;
+mod compare;
+mod copy;
+mod pipeline;
+mod server;
+mod source;
+mod target;
+mod writer;
+mod zero_map;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::protocol::{CopiedDisk, CopyDisk};
 use crate::failure::{Code, Failure};
+use crate::model::id::DiskTarget;
+use crate::mover::nbd::Connection;
+use crate::mover::protocol::{CopiedDisk, CopyDisk};
 
-/// All images of a backup.
+use blocks::Blocks;
+use compare::Sides;
+use server::Sockets;
+use source::{Opened, Source};
+use target::Target;
+
+/// What QEMU counts disks in, bytes. A size that is no multiple of it cannot be kept by a qcow2 file.
+const SECTOR_BYTES: u64 = 512;
+
+/// Where progress goes: bytes of disks passed, zeros included; bytes of disks in all; bytes written as data. Called often; the
+/// receiver thins it out.
+pub type Progress<'p> = &'p (dyn Fn(u64, u64, u64) + Sync);
+
+/// The disks of one job in its staging directory.
+#[derive(Debug)]
 pub struct ImageSet {
     staging: PathBuf,
+    sockets: Sockets,
+    images: Vec<Image>,
+}
+
+/// A disk that was copied.
+#[derive(Debug)]
+struct Image {
+    disk: DiskTarget,
+    source: Source,
+    target: Target,
+    blocks: Blocks,
+    compared: bool,
 }
 
 impl ImageSet {
-    /// Images in `staging`, tools' sockets in `_sockets`.
-    pub fn new(staging: PathBuf, _sockets: PathBuf) -> Self {
-        Self { staging }
+    /// For disks below `staging`, the absolute path of the existing staging directory, with sockets in `sockets`, a private
+    /// directory with a short path.
+    pub fn new(staging: PathBuf, sockets: PathBuf) -> Self {
+        Self { staging, sockets: Sockets::new(sockets), images: Vec::new() }
     }
 
-    fn refused<T>(&self) -> Result<T, Failure> {
-        Err(Failure::new(Code::Internal, format!("cannot copy into `{}` yet", self.staging.display())))
+    /// Copies the disks one after another, writing `<target>.qcow2` and `<target>.blocks` for each. All sources are looked
+    /// at and opened before the first byte is copied.
+    pub async fn copy(&mut self, disks: &[CopyDisk], progress: Progress<'_>) -> Result<Vec<CopiedDisk>, Failure> {
+        let mut opened = Vec::new();
+        for disk in disks {
+            let source = Source::probe(disk).await.map_err(|failure| of_disk(failure, &disk.target))?;
+            let open = self.open(disk, &source).await.map_err(|failure| of_disk(failure, &disk.target))?;
+            opened.push((disk, source, open));
+        }
+        let total: u64 = opened.iter().map(|(_, _, open)| open.connection.export().size).sum();
+        let (mut before, mut data_before, mut copied) = (0, 0, Vec::new());
+        for (disk, source, open) in opened {
+            let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
+            let (image, data_bytes) = self.copy_one(disk, source, open, &report).await?;
+            let virtual_bytes = image.blocks.virtual_bytes();
+            let content_root = blake3::Hash::from_bytes(image.blocks.root()).to_hex().to_string();
+            copied.push(CopiedDisk { target: disk.target.clone(), virtual_bytes, data_bytes, content_root });
+            before += virtual_bytes;
+            data_before += data_bytes;
+            self.images.push(image);
+        }
+        progress(before, total, data_before);
+        Ok(copied)
     }
 
-    /// Copies all disks.
-    pub async fn copy(
-        &mut self,
-        _disks: &[CopyDisk],
-        _progress: &(dyn Fn(u64, u64, u64) + Sync),
-    ) -> Result<Vec<CopiedDisk>, Failure> {
-        self.refused()
+    /// Reads every image back from the storage and compares it with its source, which must still stand, and with the hashes
+    /// taken while copying.
+    pub async fn compare(&mut self, progress: Progress<'_>) -> Result<(), Failure> {
+        let total: u64 = self.images.iter().map(|image| image.blocks.virtual_bytes()).sum();
+        let mut before = 0;
+        for image in &mut self.images {
+            let report = |passed: u64| progress(before + passed, total, 0);
+            image.compare(&mut self.sockets, &report).await?;
+            before += image.blocks.virtual_bytes();
+        }
+        progress(before, total, 0);
+        Ok(())
     }
 
-    /// Compares every image with its source.
-    pub async fn compare(&mut self, _progress: &(dyn Fn(u64, u64, u64) + Sync)) -> Result<(), Failure> {
-        self.refused()
-    }
-
-    /// The sources are unchanged.
+    /// For volumes of a stopped instance: each file of their chains is as it was before copying began. A volume with a part that
+    /// has no times to look at is compared instead, unless it was already.
     pub async fn sources_unchanged(&mut self) -> Result<(), Failure> {
-        self.refused()
+        for image in &mut self.images {
+            let Source::Volume(volume) = &image.source else { continue };
+            volume.unchanged().await.map_err(|failure| of_disk(failure, &image.disk))?;
+            if volume.timeless && !image.compared {
+                image.compare(&mut self.sockets, &|_| ()).await?;
+            }
+        }
+        Ok(())
     }
 
-    /// The images are whole.
+    /// Checks every image, makes it durable, and closes it. The last thing that is done with a set.
     pub async fn check(&mut self) -> Result<(), Failure> {
-        self.refused()
+        for image in self.images.drain(..) {
+            image.target.is_still_ours().await?;
+            image.target.sync().await?;
+            check::check(&image.target).await?;
+            image.target.close().await?;
+        }
+        Ok(())
     }
+
+    async fn open(&mut self, disk: &CopyDisk, source: &Source) -> Result<Opened, Failure> {
+        let open = source.open(&mut self.sockets).await?;
+        let size = open.connection.export().size;
+        if !size.is_multiple_of(SECTOR_BYTES) || size > blocks::VIRTUAL_BYTES_MAX {
+            return Err(Failure::new(Code::DiskUnsupported, format!("a disk of {size} bytes cannot be kept as qcow2")));
+        }
+        match disk.virtual_bytes {
+            Some(expected) if expected != size => {
+                let text = format!("the source has {size} bytes where the guest sees {expected}");
+                Err(Failure::new(Code::SourceReadFailed, text))
+            }
+            _ => Ok(open),
+        }
+    }
+
+    async fn copy_one(
+        &mut self,
+        disk: &CopyDisk,
+        source: Source,
+        open: Opened,
+        report: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(Image, u64), Failure> {
+        let name = disk.target.as_str();
+        let target = Target::create(self.staging.join(format!("{name}.qcow2")), open.connection.export().size).await?;
+        let (server, writing) = target.serve_to_write(&mut self.sockets).await?;
+        let (reading, writing) = (Arc::new(open.connection), Arc::new(writing));
+        let (blocks, data_bytes) = copy::copy(name, &reading, &writing, report).await?;
+        sole(writing)?.disconnect().await;
+        server.end().await?;
+        Opened { connection: sole(reading)?, server: open.server }.close().await?;
+        target.sync().await?;
+        target::write_file(&self.staging.join(format!("{name}.blocks")), blocks.encode()).await?;
+        Ok((Image { disk: disk.target.clone(), source, target, blocks, compared: false }, data_bytes))
+    }
+}
+
+impl Image {
+    async fn compare(&mut self, sockets: &mut Sockets, report: &(dyn Fn(u64) + Sync)) -> Result<(), Failure> {
+        let opened = self.source.open(sockets).await.map_err(|failure| of_disk(failure, &self.disk))?;
+        let (server, reading) = self.target.serve_from_storage(sockets).await?;
+        let sides = Sides { source: Arc::new(opened.connection), image: Arc::new(reading) };
+        compare::compare(self.disk.as_str(), &sides, &self.blocks, report).await?;
+        sole(sides.image)?.disconnect().await;
+        server.end().await?;
+        Opened { connection: sole(sides.source)?, server: opened.server }.close().await?;
+        self.compared = true;
+        Ok(())
+    }
+}
+
+/// The connection itself, once nobody else uses it.
+fn sole(connection: Arc<Connection>) -> Result<Connection, Failure> {
+    Arc::into_inner(connection).ok_or_else(|| Failure::new(Code::Internal, "a block is under way after the last one"))
+}
+
+fn of_disk(mut failure: Failure, disk: &DiskTarget) -> Failure {
+    failure.text = format!("disk `{disk}`: {}", failure.text);
+    failure
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{LeaseTimes, slot};
 use crate::failure::{Code, Failure};
+use crate::model::id::InstanceId;
 use crate::mover::blocking;
 use crate::mover::share::Dir;
 
@@ -16,6 +17,7 @@ use crate::mover::share::Dir;
 pub(in crate::mover) struct Lease {
     slots: Arc<Dir>,
     own: Arc<Dir>,
+    instance: InstanceId,
     number: u64,
     keep_limit: Duration,
     state: watch::Receiver<State>,
@@ -30,11 +32,16 @@ enum State {
 }
 
 impl Lease {
-    pub(super) fn keep(slots: Arc<Dir>, own: Dir, number: u64, times: LeaseTimes) -> Self {
+    pub(super) fn keep(slots: Arc<Dir>, own: Dir, instance: InstanceId, number: u64, times: LeaseTimes) -> Self {
         let own = Arc::new(own);
         let (sender, state) = watch::channel(State::Kept(Instant::now()));
         let keeper = tokio::spawn(keep(slots.clone(), own.clone(), number, times, sender));
-        Self { slots, own, number, keep_limit: times.keep_limit, state, keeper }
+        Self { slots, own, instance, number, keep_limit: times.keep_limit, state, keeper }
+    }
+
+    /// Whose lease it is.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
     }
 
     /// The fencing number.

@@ -95,7 +95,7 @@ pub(super) async fn take(
         let Some(number) = highest.checked_add(1) else { break };
         let (claimed, holder) = (slots.clone(), holder.clone());
         match blocking(move || slot::claim(&claimed, number, &holder)).await? {
-            Some(own) => return Ok(Lease::keep(slots, own, number, times)),
+            Some(own) => return Ok(Lease::keep(slots, own, instance, number, times)),
             None => highest = number,
         }
     }

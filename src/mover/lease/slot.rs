@@ -13,8 +13,8 @@ const RELEASED: &str = "released";
 const HOLDER_BYTES_MAX: u64 = 16 * 1024;
 /// Longest `counter` that is read, bytes; ours is 21.
 const COUNTER_BYTES_MAX: u64 = 64;
-/// Leases of one instance, beyond which the directory is not one of ours: a lease each 10 minutes for 19 years.
-const LEASES_MAX: usize = 1_000_000;
+/// Leases of one instance, beyond which the directory is not one of ours: one an hour for 22 years.
+const LEASES_MAX: usize = 200_000;
 
 /// What a watcher sees of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]

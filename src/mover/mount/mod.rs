@@ -4,6 +4,7 @@
 //! fails: a share that is still in use is detached, and goes when its last user does, which is at the latest the mover.
 
 mod directory;
+mod pinned;
 mod probe;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::MntFlags;
+
+pub(super) use pinned::Pinned;
 
 use super::share::{Dir, INSTANCES, LOCKS, read_identity};
 use crate::failure::{Code, Failure};
@@ -22,6 +25,14 @@ const UNMOUNT_TRIES: u32 = 20;
 /// Pause between two tries.
 const UNMOUNT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What was found out about a repository.
+pub(super) struct Proof {
+    /// Bytes free for us.
+    pub free_bytes: u64,
+    /// What is unusual about it though not wrong.
+    pub warnings: Vec<String>,
+}
+
 /// A mounted repository.
 pub(super) struct Mounted {
     /// Its root.
@@ -30,13 +41,13 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts and proves a repository; on failure nothing stays mounted. Answers also the free bytes.
+    /// Mounts and proves a repository; on failure nothing stays mounted.
     pub fn open(
         repository: &Repository,
         mount_point: &Path,
         same_device_ok: bool,
         need_bytes: u64,
-    ) -> Result<(Self, u64), Failure> {
+    ) -> Result<(Self, Proof), Failure> {
         let Some(address) = repository.directory() else {
             let text = format!(
                 "cannot mount `{}`: this version mounts repositories of type `directory` only",
@@ -49,11 +60,9 @@ impl Mounted {
             Failure::new(Code::MountFailed, text).because(&error)
         })?;
         let proven = directory::mount(&address, mount_point, same_device_ok)
-            .and_then(|root| prove(&root, repository, need_bytes).map(|free_bytes| (root, free_bytes)));
+            .and_then(|root| prove(&root, repository, need_bytes).map(|proof| (root, proof)));
         match proven {
-            Ok((root, free_bytes)) => {
-                Ok((Self { root: Arc::new(root), mount_point: mount_point.to_owned() }, free_bytes))
-            }
+            Ok((root, proof)) => Ok((Self { root: Arc::new(root), mount_point: mount_point.to_owned() }, proof)),
             Err(failure) => {
                 unmount(mount_point);
                 Err(failure)
@@ -69,7 +78,7 @@ impl Mounted {
     }
 }
 
-fn prove(root: &Dir, repository: &Repository, need_bytes: u64) -> Result<u64, Failure> {
+fn prove(root: &Dir, repository: &Repository, need_bytes: u64) -> Result<Proof, Failure> {
     read_identity(root)?.must_be(repository.id, &repository.address)?;
     for name in [INSTANCES, LOCKS] {
         root.open_dir(name).map_err(|error| match error.is_missing() {
@@ -83,7 +92,11 @@ fn prove(root: &Dir, repository: &Repository, need_bytes: u64) -> Result<u64, Fa
         let text = format!("`{}` has {free_bytes} bytes free where {need_bytes} are needed", repository.address);
         return Err(Failure::new(Code::RepositoryFull, text));
     }
-    Ok(free_bytes)
+    let mut warnings = Vec::new();
+    if !root.sync()? {
+        warnings.push(format!("the file system of `{}` has no fsync for directories", repository.address));
+    }
+    Ok(Proof { free_bytes, warnings })
 }
 
 /// Nothing mounted there is fine. Busy for long: detached, with a warning.

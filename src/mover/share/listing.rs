@@ -51,7 +51,11 @@ pub fn find_backup(root: &Path, backup: BackupId) -> Result<Manifest, Failure> {
     let instances = opened.open_dir(INSTANCES)?;
     for entry in visible(&instances)? {
         let Ok(instance) = entry.parse::<InstanceId>() else { continue };
-        let directory = instances.open_dir(&entry)?;
+        let directory = match instances.open_dir(&entry) {
+            // A link in the place of some instance's directory hides nothing of the others.
+            Err(ShareError::NotWhatItSays { .. }) => continue,
+            opened => opened?,
+        };
         if directory.stat(backup.to_string())?.is_some() {
             return read_manifest(&directory, instance, backup);
         }

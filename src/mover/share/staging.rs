@@ -211,7 +211,7 @@ mod tests {
         lost.record("domain.xml", b"x").unwrap();
         lost.parent.create_dir(published.to_string()).unwrap();
         lost.parent.create_dir(".deleting-old").unwrap();
-        assert_eq!(fence_leftovers(&share.root, share.instance).unwrap(), [lost.name.clone()]);
+        assert_eq!(fence_leftovers(&share.root, share.instance).unwrap(), std::slice::from_ref(&lost.name));
         assert_eq!(share.names(), [published.to_string()]);
         assert!(lost.parent.rename_new(&lost.name, "x").unwrap_err().is_missing());
     }

@@ -183,7 +183,8 @@ impl Hypervisor for FakeHypervisor {
     async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure> {
         self.on("domain_job_stats", instance, |domain| {
             let Some(job) = &domain.job else { return Ok(None) };
-            let disks = domain.instance.disks.iter().filter(|disk| job.disks.contains(&disk.target));
+            let is_push = matches!(job.kind, DomainJob::Push { .. });
+            let disks = domain.instance.disks.iter().filter(|disk| is_push && job.disks.contains(&disk.target));
             let total_bytes = disks.filter_map(|disk| disk.virtual_bytes).sum();
             Ok(Some(DomainJobStats { total_bytes, ..DomainJobStats::default() }))
         })

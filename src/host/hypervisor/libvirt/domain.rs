@@ -46,7 +46,7 @@ pub(super) fn begin_pull(domain: &Domain, backup: &PullBackup) -> Result<(), Fai
     let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
     let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
     raw::backup_begin(domain, &job, checkpoint.as_deref(), 0)
-        .map_err(|error| errors::failure("cannot begin a pull backup", &error))
+        .map_err(|error| not_begun(domain, "cannot begin a pull backup", &error))
 }
 
 pub(super) fn begin_push(domain: &Domain, backup: &PushBackup) -> Result<(), Failure> {
@@ -55,7 +55,14 @@ pub(super) fn begin_push(domain: &Domain, backup: &PushBackup) -> Result<(), Fai
     let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
     let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
     raw::backup_begin(domain, &job, checkpoint.as_deref(), sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
-        .map_err(|error| errors::failure("cannot begin a push backup", &error))
+        .map_err(|error| not_begun(domain, "cannot begin a push backup", &error))
+}
+
+/// For a domain that doesn't run libvirt answers with the number for "not supported".
+fn not_begun(domain: &Domain, tried: &str, error: &virt::error::Error) -> Failure {
+    let failure = errors::failure(tried, error);
+    let stopped = failure.code == Code::HypervisorFailed && matches!(domain.is_active(), Ok(false));
+    if stopped { Failure { code: Code::InstanceStateUnsupported, ..failure } } else { failure }
 }
 
 pub(super) fn abort_job(domain: &Domain) -> Result<(), Failure> {

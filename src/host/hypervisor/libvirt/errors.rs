@@ -23,10 +23,8 @@ pub(super) fn code(number: sys::virErrorNumber, raised_by: sys::virErrorDomain) 
         sys::VIR_ERR_NO_DOMAIN => Code::InstanceNotHere,
         sys::VIR_ERR_NO_CONNECT | sys::VIR_ERR_INVALID_CONN | sys::VIR_ERR_RPC => Code::HypervisorUnavailable,
         sys::VIR_ERR_SYSTEM_ERROR | sys::VIR_ERR_INTERNAL_ERROR if from_the_wire => Code::HypervisorUnavailable,
-        // 68 is the domain's job lock after 30 s, 84 a detach or similar beside a backup job, 87 a busy disk.
-        sys::VIR_ERR_OPERATION_TIMEOUT | sys::VIR_ERR_OPERATION_UNSUPPORTED | sys::VIR_ERR_RESOURCE_BUSY => {
-            Code::InstanceBusy
-        }
+        // 68 is the domain's job lock, for which libvirt waits 30 s; 87 a disk that is in use.
+        sys::VIR_ERR_OPERATION_TIMEOUT | sys::VIR_ERR_RESOURCE_BUSY => Code::InstanceBusy,
         sys::VIR_ERR_AGENT_UNRESPONSIVE | sys::VIR_ERR_AGENT_UNSYNCED | sys::VIR_ERR_AGENT_COMMAND_TIMEOUT => {
             Code::AgentSilent
         }
@@ -75,7 +73,7 @@ mod tests {
             (42, qemu, Code::InstanceNotHere),
             (55, qemu, Code::InstanceStateUnsupported),
             (68, qemu, Code::InstanceBusy),
-            (84, qemu, Code::InstanceBusy),
+            (84, qemu, Code::HypervisorFailed),
             (86, qemu, Code::AgentSilent),
             (112, qemu, Code::AgentSilent),
             (38, 7, Code::HypervisorUnavailable),

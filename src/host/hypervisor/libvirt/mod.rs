@@ -145,6 +145,8 @@ impl Hypervisor for Libvirt {
     /// The agent's response timeout stays set until [`Libvirt::thaw`], which follows every freeze: setting it back here
     /// would be one more call while the guest waits.
     async fn freeze(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure> {
+        // The connection that will thaw is open before anything waits for it, or the guest is not frozen at all.
+        self.release.on("freeze", instance, QUERY_DEADLINE, |_| Ok(())).await?;
         let freeze = move |domain: &Domain| domain::freeze(domain, timeout);
         self.ordinary.on("freeze", instance, timeout + AGENT_EXTRA, freeze).await
     }

@@ -86,6 +86,11 @@ impl FakeRepository {
         Ok(self.instance(id).lease_number)
     }
 
+    pub(super) fn leased(&mut self, id: InstanceId, key: u64) -> Result<u64, Failure> {
+        self.check_lease(id, key)?;
+        Ok(self.instance(id).lease_number)
+    }
+
     pub(super) fn check_lease(&mut self, id: InstanceId, key: u64) -> Result<(), Failure> {
         match self.instance(id).holder == Holder::Mover(key) {
             true => Ok(()),

@@ -1,0 +1,165 @@
+//! Can this host do its work? Each part is tried for real, within a bound, and nothing is left behind.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::statvfs::statvfs;
+use nix::unistd::geteuid;
+
+use super::Finding;
+use crate::broker::BrokerError;
+use crate::broker::topology::{EVENTS_EXCHANGE, jobs_queue};
+use crate::cli::broker::{block_on, settings};
+use crate::cli::output::{self, CliError};
+use crate::cli::worker::doors;
+use crate::config::Config;
+use crate::host::hypervisor::Hypervisor;
+use crate::host::mover::MoverName;
+use crate::job::Doors;
+use crate::model::id::{HostId, InstanceRef};
+use crate::model::instance::PowerState;
+use crate::mover::command;
+
+/// Longest wait for one part of the host.
+const PART_MAX: Duration = Duration::from_secs(20);
+/// Longest wait for one guest agent.
+const AGENT_MAX: Duration = Duration::from_secs(5);
+/// Running instances whose agent is asked.
+const AGENTS_MAX: usize = 200;
+/// Free scratch below which a pull backup of a busy instance may well be given up, bytes.
+const SCRATCH_COMFORTABLE: u64 = 10 * 1024 * 1024 * 1024;
+/// Tools that a mover runs.
+const TOOLS: [&str; 2] = ["qemu-img", "qemu-nbd"];
+
+pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
+    block_on(async {
+        let doors = doors(config);
+        let mut findings = vec![Finding::ok("host", format!("id `{}`", config.host)), root()];
+        findings.extend(hypervisor(config, doors.hypervisor.as_ref()).await);
+        findings.extend(TOOLS.map(tool));
+        findings.push(scratch(&config.scratch.dir));
+        findings.push(mover(&doors).await);
+        findings.push(broker(config).await?);
+        Ok(findings)
+    })
+}
+
+fn root() -> Finding {
+    if geteuid().is_root() {
+        Finding::ok("user", "root")
+    } else {
+        Finding::fail("user", "not root", "run the worker as root: movers make mount and PID namespaces")
+    }
+}
+
+async fn hypervisor(config: &Config, hypervisor: &dyn Hypervisor) -> Vec<Finding> {
+    let uri = &config.libvirt.uri;
+    let versions = match hypervisor.versions().await {
+        Ok(versions) => versions,
+        Err(failure) => {
+            let remedy = format!("is libvirtd running, and is `{uri}` right? (`virsh -c {uri} version`)");
+            return vec![Finding::fail("libvirt", format!("{failure:#}"), remedy)];
+        }
+    };
+    let text = format!("libvirt {}, QEMU {} at `{uri}`", versions.libvirt, versions.qemu);
+    let mut findings = match (versions.allow_full(), versions.allow_incremental()) {
+        (Err(failure), _) => vec![Finding::fail("libvirt", text, format!("{failure}"))],
+        (Ok(()), Err(failure)) => vec![Finding::warn("libvirt", text, format!("{failure}"))],
+        (Ok(()), Ok(())) => vec![Finding::ok("libvirt", text)],
+    };
+    match hypervisor.instances().await {
+        Ok(instances) => {
+            let running: Vec<_> = instances.iter().filter(|one| one.state == PowerState::Running).collect();
+            findings.push(Finding::ok("instances", format!("{}, {} running", instances.len(), running.len())));
+            for instance in running.into_iter().take(AGENTS_MAX) {
+                let asked = async {
+                    let found = hypervisor.find(&InstanceRef::Id(instance.id)).await?;
+                    match found.agent_configured {
+                        true => hypervisor.agent_ping(instance.id, AGENT_MAX).await.map(|()| true),
+                        false => Ok(false),
+                    }
+                };
+                findings.push(agent(instance.name.as_str(), asked.await));
+            }
+        }
+        Err(failure) => findings.push(Finding::fail("instances", format!("{failure:#}"), "`virsh list --all`")),
+    }
+    findings
+}
+
+fn agent(name: &str, answer: Result<bool, crate::failure::Failure>) -> Finding {
+    match answer {
+        Ok(true) => Finding::ok("agent", format!("`{name}` answers")),
+        Ok(false) => {
+            let remedy = "add the channel `org.qemu.guest_agent.0` and install qemu-guest-agent in the guest";
+            Finding::warn("agent", format!("`{name}` has no agent channel: it cannot be quiesced"), remedy)
+        }
+        Err(failure) => {
+            let remedy = "is qemu-guest-agent running in the guest?";
+            Finding::warn("agent", format!("`{name}` cannot be quiesced: {failure:#}"), remedy)
+        }
+    }
+}
+
+fn tool(name: &str) -> Finding {
+    match command::find(name) {
+        Some(path) => Finding::ok("tool", path.display().to_string()),
+        None => Finding::fail("tool", format!("`{name}` is missing"), "install the package `qemu-utils`"),
+    }
+}
+
+fn scratch(directory: &Path) -> Finding {
+    // Before the first start of a worker the directory is not there: its nearest parent is on the same file system.
+    let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let shown = directory.display();
+    match statvfs(there) {
+        Ok(room) => {
+            let free = room.blocks_available() * room.fragment_size();
+            let text = format!("{} free for `{shown}`", output::bytes(free));
+            if free >= SCRATCH_COMFORTABLE {
+                Finding::ok("scratch", text)
+            } else {
+                Finding::warn("scratch", text, "what guests overwrite during a backup is kept there: give it more room")
+            }
+        }
+        Err(error) => Finding::fail("scratch", format!("cannot see `{shown}`: {error}"), "correct `scratch.dir`"),
+    }
+}
+
+/// Starts a mover and ends it: namespaces work, and our own binary can be run.
+async fn mover(doors: &Doors) -> Finding {
+    let remedy = "the worker must be root with CAP_SYS_ADMIN in the host's own namespaces";
+    let name = format!("check-{}", std::process::id());
+    let tried = async {
+        let name: MoverName = name.parse().map_err(|error: crate::model::id::InvalidName| {
+            crate::failure::Failure::new(crate::failure::Code::Internal, error.to_string())
+        })?;
+        doors.movers.start(&name).await?.stop().await
+    };
+    match tokio::time::timeout(PART_MAX, tried).await {
+        Ok(Ok(())) => Finding::ok("mover", "starts, with mount and PID namespaces of its own"),
+        Ok(Err(failure)) => Finding::fail("mover", format!("{failure:#}"), remedy),
+        Err(_) => Finding::fail("mover", format!("no answer within {} s", PART_MAX.as_secs()), remedy),
+    }
+}
+
+async fn broker(config: &Config) -> Result<Finding, CliError> {
+    let settings = settings(&config.broker, "check")?;
+    let address = settings.uri.address();
+    let host: HostId = config.host.parse().map_err(CliError::usage)?;
+    let broker = crate::broker::connect(settings).map_err(CliError::failed)?;
+    // A subscription needs a connection, the exchange and the right to read from it.
+    let tried = tokio::time::timeout(PART_MAX, broker.subscribe(EVENTS_EXCHANGE, &["#".to_owned()])).await;
+    let remedy = "is the broker up, and are user, password and virtual host right?";
+    Ok(match tried {
+        Ok(Ok(_)) => {
+            Finding::ok("broker", format!("reached at {address}; jobs will come from `{}`", jobs_queue(&host)))
+        }
+        Ok(Err(error)) => Finding::fail("broker", broker_text(&error), remedy),
+        Err(_) => Finding::fail("broker", format!("no answer from {address} within {} s", PART_MAX.as_secs()), remedy),
+    })
+}
+
+fn broker_text(error: &BrokerError) -> String {
+    format!("{error}: {}", error.source)
+}

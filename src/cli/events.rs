@@ -1,0 +1,74 @@
+//! `longshore events`: everything that happens, as it happens.
+
+use clap::Args;
+
+use super::ConfigArgs;
+use super::broker::{block_on, connect};
+use super::exit::Exit;
+use super::output::{self, CliError};
+use crate::broker::EventMessage;
+use crate::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
+use crate::message::{decode_dead_letter, decode_event};
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Binding key, such as `backup.#` or `*.failed.kvm-07`; may be repeated
+    #[arg(long, value_name = "KEY", default_value = "#")]
+    key: Vec<String>,
+    /// Copies of dead letters in place of events; the letters stay in their queue
+    #[arg(long)]
+    dead: bool,
+    /// One JSON object a line, with the whole event
+    #[arg(long)]
+    json: bool,
+    /// End after so many
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+}
+
+pub fn run(args: &EventsArgs) -> Result<Exit, CliError> {
+    block_on(async {
+        let broker = connect(&args.config, "events")?;
+        let exchange = if args.dead { DEAD_EXCHANGE } else { EVENTS_EXCHANGE };
+        let mut events = broker.subscribe(exchange, &args.key).await.map_err(CliError::failed)?;
+        let mut seen = 0;
+        while args.count.is_none_or(|count| seen < count) {
+            let message = tokio::select! {
+                message = events.next() => message,
+                _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+            };
+            let message = message.ok_or_else(|| CliError::failed("the subscription to the events has ended"))?;
+            print(args, &message)?;
+            seen += 1;
+        }
+        Ok(Exit::Done)
+    })
+}
+
+fn print(args: &EventsArgs, message: &EventMessage) -> Result<(), CliError> {
+    let decoded = if args.dead {
+        decode_dead_letter(&message.properties, &message.body).map(|letter| serde_json::to_value(&letter))
+    } else {
+        decode_event(&message.properties, &message.body).map(|event| serde_json::to_value(&event))
+    };
+    let body = match decoded {
+        Ok(body) => body.map_err(CliError::failed)?,
+        // A newer version's event is shown as far as it can be.
+        Err(refusal) => serde_json::json!({ "unreadable": refusal.to_string() }),
+    };
+    if args.json {
+        let line = serde_json::json!({
+            "routing_key": message.routing_key,
+            "type": message.properties.message_type,
+            "id": message.properties.message_id,
+            "body": body,
+        });
+        return output::json_line(&line);
+    }
+    let time = body.get("time").and_then(|time| time.as_str()).unwrap_or("-");
+    let job = body.get("job_id").and_then(|job| job.as_str()).unwrap_or("-");
+    let detail = body.get("detail").or_else(|| body.get("failure")).unwrap_or(&body);
+    output::line(&format!("{time}  {}  {job}  {detail}", message.routing_key))
+}

@@ -1,0 +1,106 @@
+//! The command line: one noun a file. stdout is data, stderr is everything else, exit codes are in [`exit`].
+//!
+//! Nothing is decided here. A command reads its options, builds the doors it needs, calls one public function and
+//! prints what came back.
+
+mod backup;
+mod broker;
+mod check;
+mod codes;
+mod events;
+pub mod exit;
+mod job;
+mod output;
+mod publish;
+mod repository;
+mod watch;
+#[cfg(feature = "libvirt")]
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use exit::Exit;
+
+/// Backs up KVM instances to shared storage, driven by messages.
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the worker of this host
+    #[cfg(feature = "libvirt")]
+    Worker(worker::WorkerArgs),
+    /// Make a directory or share a backup repository
+    #[command(subcommand)]
+    Repository(repository::RepositoryCommand),
+    /// Publish jobs and watch them
+    #[command(subcommand)]
+    Job(job::JobCommand),
+    /// Print events as they come
+    Events(events::EventsArgs),
+    /// Look at the backups of a repository, straight from its directory
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
+    /// Check a configuration, this host or a repository: one line each, with the remedy
+    #[command(subcommand)]
+    Check(check::CheckCommand),
+    /// Print every failure code with its class and its meaning
+    Codes(codes::CodesArgs),
+}
+
+/// Where the configuration is. Every key can also be set in the environment, as in `LONGSHORE__BROKER__URI`.
+#[derive(Clone, Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Parses the command line, runs the command and turns its end into an exit status.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing a usage error can fail only when the terminal is gone.
+            let _nobody_reads = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("longshore: {}", error.chain());
+            error.exit().into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, output::CliError> {
+    match command {
+        #[cfg(feature = "libvirt")]
+        Command::Worker(args) => worker::run(&args),
+        Command::Repository(command) => repository::run(&command),
+        Command::Job(command) => job::run(&command),
+        Command::Events(args) => events::run(&args),
+        Command::Backup(command) => backup::run(&command),
+        Command::Check(command) => check::run(&command),
+        Command::Codes(args) => codes::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,109 @@
+//! Printing: data to stdout, and the one place where an error's chain of causes becomes a line.
+
+use std::error::Error;
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::exit::Exit;
+use crate::failure::{Code, Failure};
+
+/// An error on its way to stderr, with the exit code it stands for.
+#[derive(Debug)]
+pub struct CliError {
+    exit: Exit,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl CliError {
+    /// The command line or the configuration is wrong.
+    pub fn usage(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { exit: Exit::Usage, source: source.into() }
+    }
+
+    /// What was asked for does not exist.
+    pub fn not_found(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { exit: Exit::NotFound, source: source.into() }
+    }
+
+    /// Anything else.
+    pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { exit: Exit::Failed, source: source.into() }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// The text and its causes, outermost first, on one line.
+    pub fn chain(&self) -> String {
+        if let Some(failure) = self.source.downcast_ref::<Failure>() {
+            return format!("{failure:#}");
+        }
+        let mut line = self.source.to_string();
+        let mut below = self.source.source();
+        while let Some(error) = below {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            below = error.source();
+        }
+        line
+    }
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        match failure.code {
+            Code::RepositoryNotFound | Code::BackupNotFound | Code::InstanceNotHere => Self::not_found(failure),
+            _ => Self::failed(failure),
+        }
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(error)
+    }
+}
+
+/// Prints one line of data. A reader that has gone away, as `head` does, is no error but the end.
+pub fn line(text: &str) -> Result<(), CliError> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => Ok(result?),
+    }
+}
+
+/// Prints one JSON value on one line.
+pub fn json_line(value: &impl Serialize) -> Result<(), CliError> {
+    line(&serde_json::to_string(value).map_err(CliError::failed)?)
+}
+
+/// Bytes for people.
+pub fn bytes(count: u64) -> String {
+    indicatif::HumanBytes(count).to_string()
+}
+
+/// The word that stands for a value in messages.
+pub fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_printed_with_its_causes_and_its_code() {
+        let failure = Failure::new(Code::RepositoryNotFound, "cannot open `/nas`").caused_by("no such directory");
+        let error = CliError::from(failure);
+        assert_eq!(error.chain(), "cannot open `/nas`: no such directory [repository_not_found]");
+        assert_eq!(error.exit(), Exit::NotFound);
+    }
+}

@@ -1,0 +1,175 @@
+//! `longshore job publish`: one job to one host's queue, confirmed by the broker, refused when the host has no queue.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+
+use super::ConfigArgs;
+use super::broker::{block_on, connect};
+use super::exit::Exit;
+use super::output::{self, CliError};
+use super::watch::{Follow, follow};
+use crate::broker::topology::{EVENTS_EXCHANGE, JOBS_EXCHANGE, jobs_key, urgent_jobs_key};
+use crate::broker::{Outgoing, PublishError};
+use crate::message::job::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart};
+use crate::message::{Encoding, encode_job};
+use crate::model::id::{HostId, InstanceId, JobId};
+use crate::model::job::JobKind;
+
+#[derive(Debug, Subcommand)]
+pub enum PublishCommand {
+    /// Back up an instance
+    Backup(Box<BackupArgs>),
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Host that is to do it
+    #[arg(long)]
+    host: HostId,
+    /// Instance, by uuid or by its name on the host
+    #[arg(long)]
+    instance: String,
+    /// Identity of the repository, as in its longshore.json
+    #[arg(long, value_name = "UUID")]
+    repository_id: String,
+    /// Kind of share
+    #[arg(long = "type", value_name = "TYPE", default_value = "directory",
+          value_parser = ["directory", "nfs", "cifs", "ceph"])]
+    repository_type: String,
+    /// Address of the share: /path, host:/path, //server/share or mon1,mon2:/path
+    #[arg(long)]
+    address: String,
+    /// Mount options, separated by commas; no secrets
+    #[arg(long, default_value = "")]
+    options: String,
+    /// Name of the file with the share's credentials in the host's credentials directory
+    #[arg(long, value_name = "NAME")]
+    credentials: Option<String>,
+    /// Freeze the guest's file systems for the moment of the backup
+    #[arg(long, default_value = "off", value_parser = ["off", "prefer", "require"])]
+    quiesce: String,
+    /// How the bytes travel
+    #[arg(long, default_value = "auto", value_parser = ["auto", "pull", "push"])]
+    transfer: String,
+    /// How far the backup is proven before it is published
+    #[arg(long, default_value = "compared", value_parser = ["compared", "unverified"])]
+    verification: String,
+    /// Disk to leave out, by its target; may be repeated
+    #[arg(long, value_name = "TARGET")]
+    exclude_disk: Vec<String>,
+    /// Use the host's queue for urgent work
+    #[arg(long)]
+    urgent: bool,
+    /// Failed attempts after which the run has failed
+    #[arg(long, value_name = "N")]
+    attempts: Option<u32>,
+    /// Longest time that one attempt may take
+    #[arg(long, value_name = "SECONDS")]
+    deadline_seconds: Option<u64>,
+    /// Not to be started after this moment (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    start_before: Option<String>,
+    /// The publisher's own words, carried into every event; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Who asked for it
+    #[arg(long, value_name = "WHO")]
+    requested_by: Option<String>,
+    /// Job id (UUIDv7); drawn when absent
+    #[arg(long, value_name = "UUID")]
+    job_id: Option<String>,
+    /// Run of the job
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    run: u32,
+    /// Encoding of the job, which its events follow
+    #[arg(long, default_value = "msgpack", value_parser = ["msgpack", "json"])]
+    encoding: String,
+    /// Follow the job to its end, as `job watch` does
+    #[arg(long)]
+    watch: bool,
+    /// With --watch: print the events, one JSON object a line
+    #[arg(long, requires = "watch")]
+    json: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
+    let PublishCommand::Backup(args) = command;
+    let job = args.message();
+    // The same check as the worker's, so that a mistake is heard here and not in the dead letters.
+    job.clone().check().map_err(CliError::usage)?;
+    block_on(publish(args, job))
+}
+
+async fn publish(args: &BackupArgs, job: JobMessage) -> Result<Exit, CliError> {
+    let broker = connect(&args.config, "publish")?;
+    let encoding = if args.encoding == "json" { Encoding::Json } else { Encoding::MessagePack };
+    let encoded = encode_job(&job, encoding, Timestamp::now())?;
+    let job_id: JobId = job.job_id.parse().map_err(CliError::usage)?;
+    // Before publishing, or the first events would be missed.
+    let events = match args.watch {
+        true => Some(broker.subscribe(EVENTS_EXCHANGE, &["backup.#".to_owned()]).await.map_err(CliError::failed)?),
+        false => None,
+    };
+    let routing_key = if args.urgent { urgent_jobs_key(&args.host) } else { jobs_key(&args.host) };
+    let outgoing =
+        Outgoing { exchange: JOBS_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body };
+    match broker.publisher().publish(outgoing).await {
+        Ok(()) => {}
+        Err(error @ PublishError::Unroutable { .. }) => {
+            let text = format!("host `{}` has no queue on this broker: {error}", args.host);
+            return Err(CliError::not_found(text));
+        }
+        Err(error) => return Err(CliError::failed(error)),
+    }
+    match events {
+        None => output::line(&job.job_id).map(|()| Exit::Done),
+        Some(events) => {
+            eprintln!("job {}", job.job_id);
+            follow(events, Follow { job_id, run: Some(job.run), json: args.json, timeout: None }).await
+        }
+    }
+}
+
+impl BackupArgs {
+    fn message(&self) -> JobMessage {
+        let instance = match self.instance.parse::<InstanceId>() {
+            Ok(_) => InstancePart { id: Some(self.instance.clone()), name: None },
+            Err(_) => InstancePart { id: None, name: Some(self.instance.clone()) },
+        };
+        let credentials = self.credentials.clone();
+        JobMessage {
+            job_id: self.job_id.clone().unwrap_or_else(|| JobId::draw().to_string()),
+            run: self.run,
+            kind: JobKind::Backup.as_str().to_owned(),
+            host: self.host.to_string(),
+            instance,
+            repository: RepositoryPart {
+                id: self.repository_id.clone(),
+                repository_type: self.repository_type.clone(),
+                address: self.address.clone(),
+                options: self.options.clone(),
+                credentials: credentials.map(|name| CredentialsPart { reference: Some(name), sealed: None }),
+            },
+            backup: Some(BackupPart {
+                transfer: Some(self.transfer.clone()),
+                quiesce: Some(self.quiesce.clone()),
+                verification: Some(self.verification.clone()),
+                exclude_disks: self.exclude_disk.clone(),
+            }),
+            retry: self.attempts.map(|attempts| RetryPart { attempts: Some(attempts), ..RetryPart::default() }),
+            start_before: self.start_before.clone(),
+            deadline_seconds: self.deadline_seconds,
+            labels: self.label.iter().cloned().collect::<BTreeMap<_, _>>(),
+            requested_by: self.requested_by.clone(),
+        }
+    }
+}

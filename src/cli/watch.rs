@@ -1,0 +1,187 @@
+//! `longshore job watch`: the events of one job, as a progress bar for people or as JSON lines for programs.
+
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::ConfigArgs;
+use super::broker::{block_on, connect};
+use super::exit::Exit;
+use super::output::{self, CliError};
+use crate::broker::Subscription;
+use crate::broker::topology::EVENTS_EXCHANGE;
+use crate::message::event::{BackupSummary, Completed, FailureReport, RunDetail};
+use crate::message::{Event, RunEvent, decode_event};
+use crate::model::id::JobId;
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The job
+    job_id: JobId,
+    /// Only this run of it
+    #[arg(long, value_name = "N")]
+    run: Option<u32>,
+    /// Print the events, one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Give up after so many seconds without an event of the job (one that has ended has no more events)
+    #[arg(long, value_name = "SECONDS")]
+    timeout_seconds: Option<u64>,
+}
+
+/// What to follow, and how to show it.
+#[derive(Clone, Copy, Debug)]
+pub struct Follow {
+    /// The job.
+    pub job_id: JobId,
+    /// Its run; none for whichever comes.
+    pub run: Option<u32>,
+    /// Lines of JSON in place of a bar.
+    pub json: bool,
+    /// Longest silence.
+    pub timeout: Option<Duration>,
+}
+
+pub fn run(args: &WatchArgs) -> Result<Exit, CliError> {
+    let timeout = args.timeout_seconds.map(Duration::from_secs);
+    let what = Follow { job_id: args.job_id, run: args.run, json: args.json, timeout };
+    block_on(async {
+        let broker = connect(&args.config, "watch")?;
+        let events = broker.subscribe(EVENTS_EXCHANGE, &["#".to_owned()]).await.map_err(CliError::failed)?;
+        follow(events, what).await
+    })
+}
+
+/// Shows the job's events up to the final one.
+pub async fn follow(mut events: Box<dyn Subscription>, what: Follow) -> Result<Exit, CliError> {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    let template = "{msg:<10} [{bar:32}] {bytes}/{total_bytes}  {prefix}";
+    bar.set_style(ProgressStyle::with_template(template).map_err(CliError::failed)?.progress_chars("=> "));
+    loop {
+        let event = tokio::select! {
+            event = next(&mut events, what) => event?,
+            _ = tokio::signal::ctrl_c() => {
+                bar.abandon();
+                return Ok(Exit::Interrupted);
+            }
+        };
+        if what.json {
+            output::json_line(&event)?;
+        }
+        if let Some(exit) = show(&event, &bar, what.json)? {
+            return Ok(exit);
+        }
+    }
+}
+
+/// The next event of the job.
+async fn next(events: &mut Box<dyn Subscription>, what: Follow) -> Result<RunEvent, CliError> {
+    let wait = async {
+        loop {
+            let Some(message) = events.next().await else {
+                return Err(CliError::failed("the subscription to the events has ended"));
+            };
+            if let Ok(Event::Run(event)) = decode_event(&message.properties, &message.body)
+                && event.job_id == what.job_id
+                && what.run.is_none_or(|run| run == event.run)
+            {
+                return Ok(event);
+            }
+        }
+    };
+    match what.timeout {
+        None => wait.await,
+        Some(limit) => tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
+            Err(CliError::failed(format!("no event of job `{}` for {} s", what.job_id, limit.as_secs())))
+        }),
+    }
+}
+
+/// Shows one event; answers how to exit after the final one.
+fn show(event: &RunEvent, bar: &ProgressBar, json: bool) -> Result<Option<Exit>, CliError> {
+    let say = |text: String| {
+        if !json {
+            bar.suspend(|| eprintln!("{text}"));
+        }
+    };
+    match &event.detail {
+        RunDetail::Accepted(_) => say(format!("accepted by {}", event.host)),
+        RunDetail::Started(_) => say(format!("attempt {} started", event.attempt)),
+        RunDetail::Progress(progress) if !json => {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+            bar.set_message(progress.step.clone());
+            let eta = progress.eta_seconds.map_or_else(String::new, |seconds| format!(", {seconds} s left"));
+            bar.set_prefix(format!("{}/s{eta}", output::bytes(progress.rate_bytes_per_second)));
+        }
+        RunDetail::Progress(_) => {}
+        RunDetail::Retrying(retrying) => {
+            say(format!("attempt {} failed: {}", event.attempt, reason(&retrying.failure)));
+            say(format!("next attempt at {}", retrying.next_attempt_at));
+        }
+        RunDetail::Completed(completed) => {
+            bar.finish_and_clear();
+            if !json {
+                print_completed(completed)?;
+            }
+            let clean = completed.warnings.is_empty() && completed.left_overs.is_empty();
+            return Ok(Some(if clean { Exit::Done } else { Exit::Warnings }));
+        }
+        RunDetail::Failed(failed) => {
+            bar.abandon();
+            say(format!("failed after {} attempts: {}", failed.attempts, reason(&failed.failure)));
+            for left in &failed.left_overs {
+                say(format!("left over: {}: {}", left.what, left.reason));
+            }
+            return Ok(Some(Exit::JobFailed));
+        }
+        RunDetail::Cancelled(_) => {
+            bar.abandon();
+            say("cancelled".to_owned());
+            return Ok(Some(Exit::JobFailed));
+        }
+    }
+    Ok(None)
+}
+
+fn reason(failure: &FailureReport) -> String {
+    let mut line = failure.text.clone();
+    for cause in &failure.causes {
+        line.push_str(": ");
+        line.push_str(cause);
+    }
+    let step = failure.step.as_ref().map_or_else(String::new, |step| format!(", step {step}"));
+    format!("{line} [{}{step}]", failure.code)
+}
+
+fn print_completed(completed: &Completed) -> Result<(), CliError> {
+    if let Some(backup) = &completed.backup {
+        print_backup(backup)?;
+    }
+    for warning in &completed.warnings {
+        output::line(&format!("warning      {warning}"))?;
+    }
+    for left in &completed.left_overs {
+        output::line(&format!("left over    {}: {}", left.what, left.reason))?;
+    }
+    output::line(&format!("took         {:.1} s", completed.duration_ms as f64 / 1000.0))
+}
+
+fn print_backup(backup: &BackupSummary) -> Result<(), CliError> {
+    output::line(&format!("backup       {} (number {})", backup.backup_id, backup.number))?;
+    output::line(&format!("directory    {}", backup.directory))?;
+    let frozen = backup.frozen_ms.map_or_else(String::new, |ms| format!(", guest frozen for {ms} ms"));
+    output::line(&format!("consistency  {}{frozen}", output::word(&backup.consistency)))?;
+    output::line(&format!("verified     {}", output::word(&backup.verification)))?;
+    for disk in &backup.disks {
+        let (data, size) = (output::bytes(disk.data_bytes), output::bytes(disk.virtual_bytes));
+        output::line(&format!("disk         {}: {data} of data in {size}", disk.target))?;
+    }
+    for skipped in &backup.skipped_disks {
+        output::line(&format!("left out     {}: {}", skipped.target, skipped.reason))?;
+    }
+    Ok(())
+}

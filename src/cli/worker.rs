@@ -1,0 +1,118 @@
+//! `longshore worker`: builds the real doors from the configuration and hands them to the worker.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::ConfigArgs;
+use super::broker::{load, settings};
+use super::exit::Exit;
+use super::output::CliError;
+use crate::broker;
+use crate::config::{Config, LogFormat};
+use crate::host::guard::ProcessGuards;
+use crate::host::hypervisor::libvirt::Libvirt;
+use crate::host::mover::ProcessMovers;
+use crate::job::{BackupSettings, Doors};
+use crate::journal::Journal;
+use crate::model::id::{HostId, InstallationId};
+use crate::worker::jobs::Jobs;
+use crate::worker::{self, Parts, Settings};
+use crate::{shutdown, telemetry};
+
+/// Threads of the worker's runtime: the work is done by QEMU and the movers, so two are plenty.
+const RUNTIME_THREADS: usize = 2;
+
+/// Our own program, also after it was replaced on disk.
+const OURSELVES: &str = "/proc/self/exe";
+
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+pub fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
+    let config = load(&args.config)?;
+    let format = match config.log.format {
+        LogFormat::Text => telemetry::LogFormat::Text,
+        LogFormat::Json => telemetry::LogFormat::Json,
+    };
+    telemetry::init(&config.log.level, format).map_err(CliError::usage)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build()?;
+    let result = runtime.block_on(work(&config));
+    // A libvirt call that hangs on its thread must not keep the process: everything that matters is in the journal.
+    runtime.shutdown_background();
+    result
+}
+
+async fn work(config: &Config) -> Result<Exit, CliError> {
+    let shutdown = shutdown::on_signals()?;
+    let host: HostId = config.host.parse().map_err(CliError::usage)?;
+    for directory in [&config.worker.state_dir, &config.worker.run_dir, &config.scratch.dir] {
+        make_private(directory)?;
+    }
+    let journal = Journal::open(&config.worker.state_dir).await.map_err(CliError::failed)?;
+    tracing::info!(host = %host, installation = %journal.installation(), version = env!("CARGO_PKG_VERSION"), "starting");
+    let doors = doors(config);
+    let parts = Parts {
+        settings: worker_settings(config, host.clone()),
+        broker: broker::connect(settings(&config.broker, host.as_str())?).map_err(CliError::failed)?,
+        work: Arc::new(Jobs::new(doors.clone(), backup_settings(config, host, journal.installation()))),
+        hypervisor: doors.hypervisor,
+        journal: journal.clone(),
+    };
+    worker::run(parts, shutdown).await?;
+    journal.close().await;
+    tracing::info!("stopped");
+    Ok(Exit::Done)
+}
+
+/// The real doors to the host.
+pub fn doors(config: &Config) -> Doors {
+    Doors {
+        hypervisor: Arc::new(Libvirt::new(&config.libvirt.uri)),
+        guards: Arc::new(ProcessGuards::new(&config.libvirt.uri)),
+        movers: Arc::new(ProcessMovers::new(PathBuf::from(OURSELVES), config.worker.run_dir.clone())),
+    }
+}
+
+fn worker_settings(config: &Config, host: HostId) -> Settings {
+    Settings {
+        host,
+        slots: worker::admit::Slots {
+            host: config.worker.slots as usize,
+            repository: config.worker.slots_per_repository as usize,
+        },
+        open_runs_max: config.worker.waiting_max as usize,
+        drain_limit: config.worker.drain,
+        heartbeat: config.worker.heartbeat,
+        inventory: config.worker.inventory,
+        scratch_dir: config.scratch.dir.clone(),
+        keep: crate::journal::Keep::default(),
+    }
+}
+
+/// What the configuration says about backups.
+pub fn backup_settings(config: &Config, host: HostId, installation: InstallationId) -> BackupSettings {
+    BackupSettings {
+        host,
+        installation,
+        run_dir: config.worker.run_dir.clone(),
+        scratch_dir: config.scratch.dir.clone(),
+        scratch_limit_bytes: config.scratch.limit_bytes,
+        qemu_owner: None,
+        stall_limit: config.backup.stall,
+        freeze_limit: config.backup.freeze_limit,
+        same_device_ok: config.backup.same_device_ok,
+    }
+}
+
+/// Makes a directory that only we can enter, if it is not there.
+fn make_private(directory: &Path) -> Result<(), CliError> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
+        CliError::failed(std::io::Error::new(error.kind(), format!("cannot make `{}`: {error}", directory.display())))
+    })
+}

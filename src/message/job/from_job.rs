@@ -1,0 +1,67 @@
+//! From a checked job back to its message: what the command line publishes has passed the same checks as what comes in.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+
+use super::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart};
+use crate::model::id::InstanceRef;
+use crate::model::job::{Job, Work};
+use crate::model::repository::{Credentials, MountOption};
+
+/// The word under which a value of a fixed set stands in a message.
+fn word_of(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+impl From<&Job> for JobMessage {
+    /// The message that is read back as this job.
+    fn from(job: &Job) -> Self {
+        let Work::Backup(spec) = &job.work;
+        Self {
+            job_id: job.key.job_id.to_string(),
+            run: job.key.run,
+            kind: job.kind().as_str().to_owned(),
+            host: job.host.to_string(),
+            instance: match &job.instance {
+                InstanceRef::Id(id) => InstancePart { id: Some(id.to_string()), name: None },
+                InstanceRef::Name(name) => InstancePart { id: None, name: Some(name.to_string()) },
+            },
+            repository: RepositoryPart {
+                id: job.repository.id.to_string(),
+                repository_type: word_of(job.repository.repository_type),
+                address: job.repository.address.clone(),
+                options: job.repository.options.iter().map(MountOption::to_element).collect::<Vec<_>>().join(","),
+                credentials: job.repository.credentials.as_ref().map(credentials_of),
+            },
+            backup: Some(BackupPart {
+                transfer: Some(word_of(spec.transfer)),
+                quiesce: Some(word_of(spec.quiesce)),
+                verification: Some(word_of(spec.verification)),
+                exclude_disks: spec.exclude_disks.iter().map(ToString::to_string).collect(),
+            }),
+            retry: Some(RetryPart {
+                attempts: Some(job.retry.attempts),
+                first_pause_seconds: Some(job.retry.first_pause.as_secs()),
+                longest_pause_seconds: Some(job.retry.longest_pause.as_secs()),
+            }),
+            start_before: job.start_before.map(|time| time.to_string()),
+            deadline_seconds: Some(job.deadline.as_secs()),
+            labels: job.labels.clone(),
+            requested_by: job.requested_by.clone(),
+        }
+    }
+}
+
+fn credentials_of(credentials: &Credentials) -> CredentialsPart {
+    match credentials {
+        Credentials::Reference { name } => CredentialsPart { reference: Some(name.clone()), sealed: None },
+        Credentials::Sealed { enc, ciphertext } => {
+            let sealed = SealedPart { enc: STANDARD.encode(enc), ciphertext: STANDARD.encode(ciphertext) };
+            CredentialsPart { reference: None, sealed: Some(sealed) }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Copying one disk: read, hash, write what is not zeros.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::blocks::{BLOCK_BYTES, BlockHash, Blocks};
+use super::pipeline::{Buffers, Pipeline};
+use super::target::CLUSTER_BYTES;
+use super::zero_map::ZeroMap;
+use crate::failure::{Code, Failure};
+use crate::mover::nbd::Connection;
+
+/// Zero blocks that are passed over between two reports of progress.
+const ZERO_BLOCKS_A_REPORT: u64 = 1024;
+
+/// What came of one block.
+struct Copied {
+    index: u64,
+    /// None for a block that turned out to be all zeros.
+    hash: Option<BlockHash>,
+    written_bytes: u64,
+    buffer: Vec<u8>,
+}
+
+/// Copies everything that does not read as zeros, and returns the hashes and the bytes written. `report` gets bytes passed
+/// and bytes written so far.
+pub(super) async fn copy(
+    disk: &str,
+    source: &Arc<Connection>,
+    target: &Arc<Connection>,
+    report: &(dyn Fn(u64, u64) + Sync),
+) -> Result<(Blocks, u64), Failure> {
+    let read_failed = || format!("cannot read disk `{disk}`");
+    let mut blocks = Blocks::new(source.export().size)
+        .map_err(|error| Failure::new(Code::DiskUnsupported, read_failed()).because(&error))?;
+    let mut map = ZeroMap::new(source);
+    let (mut pipeline, mut buffers) = (Pipeline::new(), Buffers::default());
+    let (mut passed, mut written) = (0, 0);
+    for index in 0..blocks.count() {
+        let (start, bytes) = (index * BLOCK_BYTES, blocks.block_bytes(index));
+        let zeros = map.reads_as_zeros(start, start + bytes).await;
+        if zeros.map_err(|error| error.failure(Code::SourceReadFailed, read_failed()))? {
+            passed += bytes;
+            if index % ZERO_BLOCKS_A_REPORT == 0 {
+                report(passed, written);
+            }
+            continue;
+        }
+        while let Some(copied) = pipeline.make_room().await? {
+            settle(copied, &mut blocks, &mut buffers, &mut passed, &mut written);
+            report(passed, written);
+        }
+        let (source, target, buffer) = (Arc::clone(source), Arc::clone(target), buffers.take(bytes));
+        pipeline.start(copy_block(disk.to_owned(), source, target, index, buffer));
+    }
+    while let Some(copied) = pipeline.next().await? {
+        settle(copied, &mut blocks, &mut buffers, &mut passed, &mut written);
+        report(passed, written);
+    }
+    let flushed = target.flush().await;
+    flushed.map_err(|error| error.failure(Code::RepositoryIo, format!("cannot flush the image of disk `{disk}`")))?;
+    report(passed, written);
+    Ok((blocks, written))
+}
+
+fn settle(copied: Copied, blocks: &mut Blocks, buffers: &mut Buffers, passed: &mut u64, written: &mut u64) {
+    *passed += blocks.block_bytes(copied.index);
+    *written += copied.written_bytes;
+    if let Some(hash) = copied.hash {
+        blocks.set(copied.index, hash);
+    }
+    buffers.give_back(copied.buffer);
+}
+
+async fn copy_block(
+    disk: String,
+    source: Arc<Connection>,
+    target: Arc<Connection>,
+    index: u64,
+    buffer: Vec<u8>,
+) -> Result<Copied, Failure> {
+    let start = index * BLOCK_BYTES;
+    let read = source.read(start, buffer).await;
+    let mut buffer =
+        read.map_err(|error| error.failure(Code::SourceReadFailed, format!("cannot read disk `{disk}` at {start}")))?;
+    let data = runs_of_data(&buffer);
+    let hash = (!data.is_empty()).then(|| *blake3::hash(&buffer).as_bytes());
+    let mut written_bytes = 0;
+    for run in data {
+        let (offset, bytes) = (start + position(run.start), position(run.len()));
+        let written = target.write(offset, buffer, run).await;
+        buffer = written.map_err(|error| {
+            error.failure(Code::RepositoryIo, format!("cannot write the image of disk `{disk}` at {offset}"))
+        })?;
+        written_bytes += bytes;
+    }
+    Ok(Copied { index, hash, written_bytes, buffer })
+}
+
+/// A place within a block as a place on the disk.
+fn position(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+/// The runs of clusters that are not all zeros.
+fn runs_of_data(block: &[u8]) -> Vec<Range<usize>> {
+    static ZEROS: [u8; CLUSTER_BYTES] = [0; CLUSTER_BYTES];
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut start = 0;
+    for cluster in block.chunks(CLUSTER_BYTES) {
+        let end = start + cluster.len();
+        if ZEROS.get(..cluster.len()) != Some(cluster) {
+            match runs.last_mut() {
+                Some(run) if run.end == start => run.end = end,
+                _ => runs.push(start..end),
+            }
+        }
+        start = end;
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing)]
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn runs_hold_every_byte_that_is_not_zero_and_no_zero_cluster(
+            length in 1usize..BLOCK_BYTES as usize, ones in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let mut block = vec![0; length];
+            ones.iter().for_each(|one| block[one.index(length)] = 1);
+            let runs = runs_of_data(&block);
+            prop_assert!(runs.windows(2).all(|pair| pair[0].end < pair[1].start));
+            let inside: usize = runs.iter().map(|run| block[run.clone()].iter().filter(|b| **b == 1).count()).sum();
+            prop_assert_eq!(inside, block.iter().filter(|b| **b == 1).count());
+            for run in runs {
+                prop_assert!(block[run].chunks(CLUSTER_BYTES).all(|cluster| cluster.contains(&1)));
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `qemu-nbd` processes of our own: one image on one private unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::failure::{Code, Failure};
+use crate::mover::command::{Command, Finished, Running, shown_end};
+use crate::mover::nbd::{ALLOCATION, Connection, Limits};
+
+/// How long a server may take to open its image; on a share, opening reads from it.
+const START_DEADLINE_SECONDS: u64 = 60;
+/// How often a starting server is tried.
+const START_POLL_MILLISECONDS: u64 = 5;
+/// How long a server may take to end; a writing one writes its metadata then.
+const END_DEADLINE_SECONDS: u64 = 180;
+
+/// How a server goes through this host's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cache {
+    /// Past it, with O_DIRECT.
+    Direct,
+    /// Through it, for file systems without O_DIRECT.
+    Buffered,
+}
+
+impl Cache {
+    /// QEMU's word.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Cache::Direct => "none",
+            Cache::Buffered => "writeback",
+        }
+    }
+}
+
+/// What is served.
+#[derive(Debug)]
+pub(super) struct Serve<'a> {
+    /// QEMU's description of the image: options as in `blockdev-add`, which leaves no character of a path special.
+    pub node: &'a Value,
+    /// Written to, with discards passed down; else read-only.
+    pub writable: bool,
+    /// Through the cache or past it.
+    pub cache: Cache,
+    /// The code of a failure that lies in the image's storage.
+    pub device: Code,
+    /// The image, for errors.
+    pub shown: String,
+}
+
+/// A server that runs; killed when dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    running: Running,
+    shown: String,
+    device: Code,
+}
+
+impl Server {
+    /// Starts a server on `socket`, which must not exist yet, and connects to it.
+    pub(super) async fn start(serve: Serve<'_>, socket: &Path) -> Result<(Self, Connection), Failure> {
+        let mode: &[&str] = if serve.writable { &["--discard=unmap"] } else { &["--read-only"] };
+        let command = Command::new("qemu-nbd")
+            .args(["--persistent", "--shared=1", "--cache", serve.cache.word(), "--socket"])
+            .arg(socket)
+            .args(mode)
+            .arg(pseudo_name(serve.node));
+        let failed = format!("cannot serve {} with qemu-nbd", serve.shown);
+        let running = command.start().map_err(|error| error.failure(Code::ImageToolFailed, &failed))?;
+        let mut server = Self { running, shown: serve.shown, device: serve.device };
+        let deadline = Instant::now() + Duration::from_secs(START_DEADLINE_SECONDS);
+        loop {
+            match Connection::open(socket, "", &[ALLOCATION], Limits::default()).await {
+                Ok(connection) => return Ok((server, connection)),
+                Err(error) if !error.nobody_listens() || Instant::now() > deadline => {
+                    return Err(error.failure(Code::ImageToolFailed, failed));
+                }
+                Err(_) if server.running.has_ended() => return Err(server.ended_early().await),
+                Err(_) => sleep(Duration::from_millis(START_POLL_MILLISECONDS)).await,
+            }
+        }
+    }
+
+    /// Ends it. For a writing server this is when it writes its last metadata, and the only place where it can say that it
+    /// could not: on its stderr, for its status is 0 even then.
+    pub(super) async fn end(self) -> Result<(), Failure> {
+        let failed = format!("qemu-nbd did not end well on {}", self.shown);
+        let ended = self.running.end(Duration::from_secs(END_DEADLINE_SECONDS)).await;
+        let finished = ended.map_err(|error| error.failure(self.device, &failed))?;
+        match complaint(&finished, self.device) {
+            None => Ok(()),
+            Some((code, words)) => Err(Failure::new(code, failed).caused_by(words)),
+        }
+    }
+
+    async fn ended_early(self) -> Failure {
+        let failure = Failure::new(self.device, format!("qemu-nbd cannot open {}", self.shown));
+        match self.running.finish(Duration::from_secs(END_DEADLINE_SECONDS)).await {
+            Ok(finished) => failure.caused_by(shown_end(&finished.stderr)),
+            Err(error) => failure.because(&error),
+        }
+    }
+}
+
+/// What an ended server has to complain about, and its code where trouble with the storage means `device`.
+fn complaint(finished: &Finished, device: Code) -> Option<(Code, String)> {
+    let words: Vec<_> = finished.stderr.lines().filter(|line| !line.contains("warning:")).collect();
+    if finished.status.success() && words.is_empty() {
+        return None;
+    }
+    let full = words.iter().any(|line| line.contains("No space left") || line.contains("quota exceeded"));
+    let code = if full && device == Code::RepositoryIo { Code::RepositoryFull } else { device };
+    Some((code, format!("{}: {}", finished.status, shown_end(&words.join("\n")))))
+}
+
+/// A node's description as a file name that every QEMU tool takes.
+pub(super) fn pseudo_name(node: &Value) -> String {
+    format!("json:{node}")
+}
+
+/// Sockets of one job, each with a name of its own.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    directory: PathBuf,
+    given: u32,
+}
+
+impl Sockets {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self { directory, given: 0 }
+    }
+
+    /// A path that none was given before. Short: the kernel takes 107 bytes.
+    pub(super) fn next(&mut self) -> PathBuf {
+        self.given += 1;
+        self.directory.join(format!("nbd{}", self.given))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn a_server_that_ends_with_status_0_but_could_not_write_is_heard() {
+        let ended = |status: i32, stderr: &str| {
+            let status = std::process::ExitStatus::from_raw(status << 8);
+            complaint(&Finished { status, stdout: Vec::new(), stderr: stderr.to_owned() }, Code::RepositoryIo)
+                .map(|c| c.0)
+        };
+        assert_eq!(ended(0, ""), None);
+        assert_eq!(ended(0, "qemu-nbd: warning: something old is used"), None);
+        assert_eq!(ended(1, ""), Some(Code::RepositoryIo));
+        assert_eq!(
+            ended(0, "qemu-nbd: Failed to flush the L2 block cache: Input/output error"),
+            Some(Code::RepositoryIo)
+        );
+        let full = "qemu-nbd: Failed to flush the refcount block cache: No space left on device";
+        assert_eq!(ended(0, full), Some(Code::RepositoryFull));
+    }
+}

@@ -1,0 +1,195 @@
+//! The files of a disk in the staging directory, and the descriptors by which we learn whether they were really written.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
+use serde_json::{Value, json};
+
+use super::server::{Cache, Serve, Server, Sockets, pseudo_name};
+use crate::failure::{Code, Failure};
+use crate::mover::command::Command;
+use crate::mover::nbd::Connection;
+
+/// Clusters of the images: QEMU's own default, and small enough that little is rounded up.
+pub(super) const CLUSTER_BYTES: usize = 64 * 1024;
+/// How long `qemu-img create` may take.
+const CREATE_DEADLINE_SECONDS: u64 = 60;
+
+/// The image of one disk.
+#[derive(Debug)]
+pub(super) struct Target {
+    path: PathBuf,
+    node: Value,
+    cache: Cache,
+    /// Open since before anybody else wrote to the file. A write that fails late, after the writer has closed the file, is told
+    /// to those who had it open then and call fsync; a descriptor opened afterwards learns nothing.
+    held: Arc<File>,
+}
+
+impl Target {
+    /// Makes an empty image for a disk of `virtual_bytes`. The file must not exist.
+    pub(super) async fn create(path: PathBuf, virtual_bytes: u64) -> Result<Self, Failure> {
+        let Some(name) = path.to_str().filter(|_| path.is_absolute()).map(str::to_owned) else {
+            return Err(Failure::new(Code::Internal, format!("`{}` is no absolute path in UTF-8", path.display())));
+        };
+        let held = Arc::new(create_file(&path).await?);
+        // Its own options in JSON would be read by few versions of `qemu-img create`; a path with `file:` before it is taken
+        // literally by all of them.
+        let create = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-o"]);
+        let create = create.arg(format!("cluster_size={CLUSTER_BYTES},compat=1.1,lazy_refcounts=off"));
+        let create = create.arg(format!("file:{name}")).arg(virtual_bytes.to_string());
+        let created = create.run_to_success(Duration::from_secs(CREATE_DEADLINE_SECONDS)).await;
+        created.map_err(|error| error.failure(Code::ImageToolFailed, format!("cannot make the image `{name}`")))?;
+        let cache = cache_of(&path).await;
+        let node = json!({"driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": name}});
+        let target = Self { path, node, cache, held };
+        target.is_still_ours().await?;
+        Ok(target)
+    }
+
+    /// Serves it for writing.
+    pub(super) async fn serve_to_write(&self, sockets: &mut Sockets) -> Result<(Server, Connection), Failure> {
+        Server::start(self.serve(true), &sockets.next()).await
+    }
+
+    /// Serves what is on the storage: past this host's cache, or with the file dropped from it.
+    pub(super) async fn serve_from_storage(&self, sockets: &mut Sockets) -> Result<(Server, Connection), Failure> {
+        self.sync().await?;
+        if self.cache == Cache::Buffered {
+            // Clean pages are dropped; they are all clean after the fsync.
+            let dropped = on_file(&self.held, |file| {
+                posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from)
+            });
+            dropped.await.map_err(|error| self.failed("drop from the cache", &error))?;
+        }
+        Server::start(self.serve(false), &sockets.next()).await
+    }
+
+    /// Makes everything that was written durable, by whomever, or learns that it was not.
+    pub(super) async fn sync(&self) -> Result<(), Failure> {
+        on_file(&self.held, |file| file.sync_all()).await.map_err(|error| self.failed("fsync", &error))
+    }
+
+    /// The path still leads to the file that was made.
+    pub(super) async fn is_still_ours(&self) -> Result<(), Failure> {
+        let path = self.path.clone();
+        let same = on_file(&self.held, move |file| {
+            let (held, found) = (file.metadata()?, std::fs::symlink_metadata(path)?);
+            Ok((held.dev(), held.ino()) == (found.dev(), found.ino()))
+        });
+        match same.await.map_err(|error| self.failed("look at", &error))? {
+            true => Ok(()),
+            false => {
+                let text = format!("`{}` was replaced while it was written", self.path.display());
+                Err(Failure::new(Code::RepositoryUnsafe, text))
+            }
+        }
+    }
+
+    /// Length of the file, bytes.
+    pub(super) async fn file_bytes(&self) -> Result<u64, Failure> {
+        let length = on_file(&self.held, |file| file.metadata().map(|metadata| metadata.len()));
+        length.await.map_err(|error| self.failed("look at", &error))
+    }
+
+    /// Closes the held descriptor; the last place where a file system can report a failed write (NFS does).
+    pub(super) async fn close(self) -> Result<(), Failure> {
+        let Self { path, held, .. } = self;
+        match Arc::into_inner(held) {
+            Some(file) => close(file).await.map_err(|error| io_failure("close", &path, &error)),
+            None => Err(Failure::new(Code::Internal, format!("`{}` is still used while it is closed", path.display()))),
+        }
+    }
+
+    /// The image as QEMU's tools name it.
+    pub(super) fn name(&self) -> String {
+        pseudo_name(&self.node)
+    }
+
+    /// How QEMU's tools are to read it.
+    pub(super) fn cache(&self) -> Cache {
+        self.cache
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn serve(&self, writable: bool) -> Serve<'_> {
+        let shown = format!("`{}`", self.path.display());
+        Serve { node: &self.node, writable, cache: self.cache, device: Code::RepositoryIo, shown }
+    }
+
+    fn failed(&self, what: &str, error: &io::Error) -> Failure {
+        io_failure(what, &self.path, error)
+    }
+}
+
+/// Writes a small new file whole, durably.
+pub(super) async fn write_file(path: &Path, content: Vec<u8>) -> Result<(), Failure> {
+    let file = Arc::new(create_file(path).await?);
+    let written = on_file(&file, move |mut file| file.write_all(&content).and_then(|()| file.sync_all()));
+    written.await.map_err(|error| io_failure("write", path, &error))?;
+    match Arc::into_inner(file) {
+        Some(file) => close(file).await.map_err(|error| io_failure("close", path, &error)),
+        None => Ok(()),
+    }
+}
+
+/// Whether the file can be opened past the cache.
+pub(super) async fn cache_of(path: &Path) -> Cache {
+    let path = path.to_owned();
+    let flags = (OFlag::O_DIRECT | OFlag::O_NONBLOCK).bits();
+    let direct = move || OpenOptions::new().read(true).custom_flags(flags).open(path);
+    match tokio::task::spawn_blocking(direct).await {
+        Ok(Ok(_)) => Cache::Direct,
+        // Whatever else is wrong with it, opening it for real says it better.
+        _ => Cache::Buffered,
+    }
+}
+
+/// A failure of the repository's storage.
+pub(super) fn io_failure(what: &str, path: &Path, error: &io::Error) -> Failure {
+    let code = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => Code::RepositoryFull,
+        Some(Errno::EROFS | Errno::EACCES | Errno::EPERM) => Code::RepositoryReadOnly,
+        _ => Code::RepositoryIo,
+    };
+    Failure::new(code, format!("cannot {what} `{}`", path.display())).because(error)
+}
+
+async fn create_file(path: &Path) -> Result<File, Failure> {
+    let owned = path.to_owned();
+    let create = move || {
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits();
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(owned)
+    };
+    let created = tokio::task::spawn_blocking(create).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    created.map_err(|error| io_failure("create", path, &error))
+}
+
+/// Does something with a file on a thread of its own: a share may answer late.
+async fn on_file<T: Send + 'static>(
+    file: &Arc<File>,
+    act: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let file = Arc::clone(file);
+    let acting = move || {
+        let result = act(&file);
+        drop(file);
+        result
+    };
+    tokio::task::spawn_blocking(acting).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+async fn close(file: File) -> io::Result<()> {
+    let close = move || nix::unistd::close(file).map_err(io::Error::from);
+    tokio::task::spawn_blocking(close).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}

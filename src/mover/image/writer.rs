@@ -1,0 +1,59 @@
+//! Whether somebody has a file or device open for writing, seen by the locks that QEMU takes.
+//!
+//! `qemu-img info` notices a writer only of formats with metadata: it opens a raw image without asking for anything that a
+//! writer would have to refuse. So the locks are looked at themselves. Since 2.10 QEMU holds a shared lock on the byte
+//! 100 + n of a file for each permission n that it uses (`RAW_LOCK_PERM_BASE` in its block/file-posix.c), which also NFS
+//! carries from host to host. What does not lock, such as another program or a device on two hosts, is not seen here; that
+//! is found by comparing.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::failure::{Code, Failure};
+
+/// The bytes whose locks mean "I write" and "I change the size".
+const WRITER_BYTES: [libc::off_t; 2] = [101, 103];
+
+/// Fails with `in_use_elsewhere` if one of the files has a writer.
+pub(super) async fn refuse(files: &[PathBuf]) -> Result<(), Failure> {
+    for path in files {
+        let owned = path.clone();
+        let looked = tokio::task::spawn_blocking(move || has_writer(&owned)).await;
+        match looked.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(false) => {}
+            Ok(true) => {
+                let text = format!("another process or host has `{}` open for writing", path.display());
+                return Err(Failure::new(Code::InUseElsewhere, text));
+            }
+            Err(error) => {
+                let text = format!("cannot look for locks on `{}`", path.display());
+                return Err(Failure::new(Code::SourceReadFailed, text).because(&error));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_writer(path: &Path) -> io::Result<bool> {
+    // Should it be a pipe, opening it must not wait for somebody at its other end.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    for byte in WRITER_BYTES {
+        let mut lock = libc::flock {
+            l_type: i16::try_from(libc::F_WRLCK).unwrap_or(1),
+            l_whence: i16::try_from(libc::SEEK_SET).unwrap_or(0),
+            l_start: byte,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(io::Error::from)?;
+        if i32::from(lock.l_type) != libc::F_UNLCK {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

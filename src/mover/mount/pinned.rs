@@ -1,0 +1,43 @@
+//! One directory of the share under a path that nobody else can change: the tools that write images want paths, and a path
+//! across a share leads wherever somebody else puts a link.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+
+use nix::mount::MsFlags;
+
+use super::unmount;
+use crate::failure::{Code, Failure};
+use crate::mover::share::Dir;
+
+/// A directory that is bound, by its descriptor, on a place of the mover's own.
+pub(in crate::mover) struct Pinned {
+    place: PathBuf,
+}
+
+impl Pinned {
+    /// Binds `dir` on `place`, which is made.
+    pub fn new(dir: &Dir, place: PathBuf) -> Result<Self, Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            let text = format!("cannot bind `{}` on `{}`", dir.path().display(), place.display());
+            Failure::new(Code::MountFailed, text).because(error)
+        };
+        std::fs::create_dir_all(&place).map_err(|error| failed(&error))?;
+        // The kernel's own link from a descriptor to what it is open on; no name on the share is looked up.
+        let source = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
+        let none = None::<&Path>;
+        nix::mount::mount(Some(source.as_str()), &place, none, MsFlags::MS_BIND, none)
+            .map_err(|errno| failed(&errno))?;
+        Ok(Self { place })
+    }
+
+    /// The path.
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Gives the path up. Who still uses it is the cause of the warning.
+    pub fn close(self) -> Option<String> {
+        unmount(&self.place)
+    }
+}

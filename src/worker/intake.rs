@@ -1,0 +1,139 @@
+//! From a delivery to a run in the journal: decode, write down, acknowledge. In that order, so that a crash at any point leaves the
+//! message either with the broker or with us, and never twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::report::{host_draft, letter_draft, origin, stored};
+use super::run::Run;
+use super::shared::Shared;
+use crate::broker::{Delivery, HostQueue};
+use crate::failure::{Code, Failure};
+use crate::journal::{Admission, Draft, Settlement, StoredMessage, Taken};
+use crate::message::dead_letter::Original;
+use crate::message::event::{Accepted, Cancelled, FailureReport, HostDetail, MessageRefused, RunDetail};
+use crate::message::{DeadLetter, Encoding, Refusal, decode_job};
+use crate::model::job::Job;
+
+/// Pause before a delivery that could not be written down is tried again; doubles up to the longest.
+const JOURNAL_PAUSE_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause between two tries to write a delivery down. It stays un-acked meanwhile, so nothing is lost.
+const JOURNAL_PAUSE_LONGEST: Duration = Duration::from_secs(30);
+
+/// Takes one delivery; answers the run it started, if it did.
+pub async fn take(shared: Arc<Shared>, delivery: Delivery, order: u64) -> Option<Run> {
+    let mut pause = JOURNAL_PAUSE_FIRST;
+    let started = loop {
+        match write_down(&shared, &delivery, order).await {
+            Ok(started) => break started,
+            Err(failure) => {
+                tracing::error!(
+                    failure = format!("{failure:#}"),
+                    "cannot write a delivery down; it is not acknowledged"
+                );
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(JOURNAL_PAUSE_LONGEST);
+            }
+        }
+    };
+    if !delivery.settle.ack().await {
+        tracing::debug!("an acknowledgement was not sent; the message comes again as a duplicate");
+    }
+    started
+}
+
+async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Option<Run>, Failure> {
+    if delivery.queue == HostQueue::Control {
+        tracing::warn!(routing_key = delivery.routing_key, "a control message that this version does not know");
+        return Ok(None);
+    }
+    match decode_job(&delivery.properties, &delivery.body, &shared.settings.host) {
+        Ok(job) => admit(shared, delivery, job, order).await,
+        Err(refusal) => refuse(shared, delivery, &refusal).await.map(|()| None),
+    }
+}
+
+async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Result<Option<Run>, Failure> {
+    let urgent = delivery.queue == HostQueue::UrgentJobs;
+    let mut run = Run::new(job, &delivery.properties, urgent, order);
+    let taken = Taken {
+        key: run.job.key,
+        message: StoredMessage { properties: stored(&delivery.properties), body: delivery.body.clone() },
+        kind: run.job.kind(),
+        instance: run.job.instance.to_string(),
+        repository_id: run.job.repository.id,
+        urgent,
+        accepted_at: Timestamp::now(),
+        rows: vec![run.voice.event(RunDetail::Accepted(Accepted {}))],
+    };
+    let key = run.job.key;
+    match shared.journal.take(taken).await? {
+        Admission::New => {
+            tracing::info!(job.id = %key.job_id, run = key.run, instance = %run.job.instance, "job taken");
+            run.instance = shared.known_as(&run.job.instance);
+            Ok(Some(run))
+        }
+        Admission::Tombstoned { reason } => {
+            cancel(shared, &run, reason).await?;
+            Ok(None)
+        }
+        Admission::Duplicate { state } => {
+            tracing::info!(job.id = %key.job_id, run = key.run, ?state, "job delivered again");
+            Ok(None)
+        }
+        Admission::BodyDiffers => {
+            let text = format!("run {} of job `{}` was taken before with another body", key.run, key.job_id);
+            refuse(shared, delivery, &known(Code::RunBodyDiffers, text, &run)).await.map(|()| None)
+        }
+        Admission::Superseded { known_run } => {
+            let text = format!("run {} of job `{}` came after its run {known_run}", key.run, key.job_id);
+            refuse(shared, delivery, &known(Code::RunSuperseded, text, &run)).await.map(|()| None)
+        }
+    }
+}
+
+fn known(code: Code, text: String, run: &Run) -> Refusal {
+    Refusal { job_id: Some(run.job.key.job_id), run: Some(run.job.key.run), ..Refusal::new(code, text) }
+}
+
+/// Ends a run that was cancelled before it came.
+async fn cancel(shared: &Shared, run: &Run, reason: serde_json::Value) -> Result<(), Failure> {
+    let text = |name: &str| reason.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+    let detail = Cancelled { requested_by: text("requested_by"), reason: text("reason"), left_overs: Vec::new() };
+    let rows = vec![run.voice.event(RunDetail::Cancelled(detail))];
+    let settlement = Settlement::Ended { outcome: serde_json::json!("cancelled"), at: Timestamp::now() };
+    shared.journal.settle(run.job.key, 0, settlement, rows).await
+}
+
+/// A message that starts no run: a letter and an event of the host, in one transaction.
+async fn refuse(shared: &Shared, delivery: &Delivery, refusal: &Refusal) -> Result<(), Failure> {
+    let message_id = delivery.properties.message_id.clone();
+    tracing::warn!(message.id = message_id, code = %refusal.code, reason = refusal.text, "message refused");
+    let urgent = delivery.queue == HostQueue::UrgentJobs;
+    let mut came_from = origin(&shared.settings.host, urgent);
+    came_from.routing_key.clone_from(&delivery.routing_key);
+    let letter = DeadLetter {
+        host: shared.settings.host.clone(),
+        time: Timestamp::now(),
+        job_id: refusal.job_id,
+        run: refusal.run,
+        kind: None,
+        attempts: 0,
+        failure: FailureReport::from(&refusal.failure()),
+        origin: came_from,
+        original: Original::new(&delivery.properties, &delivery.body),
+    };
+    let encoding = Encoding::of(&delivery.properties.content_type).unwrap_or(Encoding::MessagePack);
+    let detail = HostDetail::MessageRefused(MessageRefused {
+        message_id,
+        code: refusal.code.to_string(),
+        text: refusal.text.clone(),
+        job_id: refusal.job_id,
+        run: refusal.run,
+    });
+    let event = shared.voice.event(detail);
+    let rows: Vec<Draft> = vec![letter_draft(letter, encoding), host_draft(move || event)];
+    shared.journal.post(None, rows).await
+}

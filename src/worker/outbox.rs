@@ -1,0 +1,184 @@
+//! Sends what the journal's outbox holds, in order, as long as the worker lives.
+//!
+//! ```text
+//! journal.posted ─► next_batch ─► publish, up to 256 at a time ─► confirmed ─► journal.delivered, in groups
+//!                                        │ broker away, refused            └─ unroutable event: counted, settled
+//!                                        └─ kept, tried again              └─ unroutable letter: kept, reported
+//! ```
+//!
+//! Nothing is lost: a row is marked only after the broker confirmed it, so a crash sends it again with the same event id.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use crate::broker::topology::EXCHANGES;
+use crate::broker::{Outgoing, PUBLISHES_IN_FLIGHT_MAX, PublishError, Publisher};
+use crate::failure::Failure;
+use crate::journal::{Journal, MessageKind, OutboxRow};
+use crate::shutdown::{Shutdown, Stage};
+
+/// Pause before rows that could not be sent are looked at again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before an unroutable dead letter is tried again: somebody has to declare its queue first.
+const LETTER_PAUSE: Duration = Duration::from_secs(60);
+/// Longest time that a stop waits for the outbox to empty.
+pub const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// What the pump has seen, for health and heartbeats.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Events that nobody was bound for.
+    pub unroutable_events: AtomicU64,
+    /// Times that a dead letter found no queue.
+    pub unroutable_letters: AtomicU64,
+}
+
+/// What became of one row.
+enum Sent {
+    /// Confirmed, or not wanted by anybody.
+    Settled(i64),
+    /// To be tried again after the pause.
+    Kept(i64, Duration),
+}
+
+/// Sends until `shutdown` says that the worker's work is over; then until the outbox is empty, for at most [`FLUSH_MAX`].
+pub async fn pump(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc<Counters>, over: Shutdown) {
+    let mut pump =
+        Pump { journal, publisher, counters, after: 0, busy: BTreeSet::new(), ready: VecDeque::new(), again: None };
+    let mut posted = pump.journal.posted();
+    let mut sending = FuturesUnordered::new();
+    let mut deadline = None;
+    loop {
+        let highest = *posted.borrow_and_update();
+        pump.fill(highest).await;
+        while sending.len() < PUBLISHES_IN_FLIGHT_MAX
+            && let Some(row) = pump.ready.pop_front()
+        {
+            sending.push(send(pump.publisher.clone(), pump.counters.clone(), row));
+        }
+        if over.stage() >= Stage::Now {
+            let until = *deadline.get_or_insert_with(|| Instant::now() + FLUSH_MAX);
+            if (sending.is_empty() && pump.again.is_none()) || Instant::now() >= until {
+                return;
+            }
+        }
+        tokio::select! {
+            Some(sent) = sending.next() => pump.settle(sent, &mut sending).await,
+            changed = posted.changed() => if changed.is_err() { return },
+            () = sleep_until(pump.again) => { pump.again = None; pump.after = 0 }
+            () = over.reached(Stage::Now), if deadline.is_none() => {}
+            () = sleep_until(deadline) => {}
+        }
+    }
+}
+
+struct Pump {
+    journal: Journal,
+    publisher: Arc<dyn Publisher>,
+    counters: Arc<Counters>,
+    /// The last row that was read.
+    after: i64,
+    /// Rows that are read and not settled, so that a second look from the start does not send them twice at once.
+    busy: BTreeSet<i64>,
+    ready: VecDeque<OutboxRow>,
+    /// When to look from the start again.
+    again: Option<Instant>,
+}
+
+impl Pump {
+    async fn fill(&mut self, highest: i64) {
+        if self.after >= highest || self.ready.len() >= PUBLISHES_IN_FLIGHT_MAX {
+            return;
+        }
+        match self.journal.next_batch(self.after, PUBLISHES_IN_FLIGHT_MAX as u32).await {
+            Ok(rows) => {
+                self.after = rows.last().map_or(highest, |row| row.id);
+                for row in rows {
+                    if self.busy.insert(row.id) {
+                        self.ready.push_back(row);
+                    }
+                }
+            }
+            Err(failure) => self.trouble(&failure),
+        }
+    }
+
+    /// Takes this result and all others that are there, and marks what was confirmed in one go.
+    async fn settle<F: Future<Output = Sent>>(&mut self, first: Sent, sending: &mut FuturesUnordered<F>) {
+        let mut settled = Vec::new();
+        let mut next = Some(first);
+        while let Some(sent) = next {
+            match sent {
+                Sent::Settled(id) => settled.push(id),
+                Sent::Kept(id, pause) => {
+                    self.busy.remove(&id);
+                    self.look_again(pause);
+                }
+            }
+            next = futures_util::FutureExt::now_or_never(sending.next()).flatten();
+        }
+        if settled.is_empty() {
+            return;
+        }
+        // Not marked means sent again, which is harmless.
+        if let Err(failure) = self.journal.delivered(settled.clone()).await {
+            self.trouble(&failure);
+        }
+        for id in settled {
+            self.busy.remove(&id);
+        }
+    }
+
+    fn look_again(&mut self, pause: Duration) {
+        let at = Instant::now() + pause;
+        self.again = Some(self.again.map_or(at, |before| before.min(at)));
+    }
+
+    fn trouble(&mut self, failure: &Failure) {
+        tracing::error!(failure = format!("{failure:#}"), "cannot use the journal's outbox");
+        self.look_again(RETRY_PAUSE);
+    }
+}
+
+async fn send(publisher: Arc<dyn Publisher>, counters: Arc<Counters>, row: OutboxRow) -> Sent {
+    let OutboxRow { id, message, .. } = row;
+    let Some(exchange) = EXCHANGES.iter().map(|exchange| exchange.name).find(|name| *name == message.exchange) else {
+        tracing::error!(exchange = message.exchange, "the outbox names an exchange that is not in the topology");
+        return Sent::Settled(id);
+    };
+    let properties = serde_json::from_value(message.properties).unwrap_or_default();
+    let routing_key = message.routing_key.clone();
+    let outgoing = Outgoing { exchange, routing_key: message.routing_key, properties, body: message.body };
+    match publisher.publish(outgoing).await {
+        Ok(()) => Sent::Settled(id),
+        Err(PublishError::Unroutable { .. }) if message.kind == MessageKind::Letter => {
+            counters.unroutable_letters.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%routing_key, "no queue takes dead letters; the letter stays in the outbox");
+            Sent::Kept(id, LETTER_PAUSE)
+        }
+        Err(PublishError::Unroutable { .. }) => {
+            counters.unroutable_events.fetch_add(1, Ordering::Relaxed);
+            if message.kind == MessageKind::Final {
+                tracing::info!(%routing_key, "nobody listens for the final event");
+            }
+            Sent::Settled(id)
+        }
+        Err(error) => {
+            tracing::warn!(%routing_key, %error, "a message stays in the outbox");
+            Sent::Kept(id, RETRY_PAUSE)
+        }
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

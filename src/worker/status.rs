@@ -1,0 +1,97 @@
+//! What the worker has in hand at this moment, for its heartbeats.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::message::event::{LeftOver, RunningJob};
+use crate::model::job::RunKey;
+
+/// Left-overs that are remembered; older ones are forgotten first. A host with more has a problem that one look shows.
+const LEFT_OVERS_MAX: usize = 64;
+
+/// Shared by the attempts, which write, and the heartbeat, which reads.
+#[derive(Debug, Default)]
+pub struct Status {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    running: BTreeMap<RunKey, RunningJob>,
+    waiting: usize,
+    left_overs: Vec<KnownLeftOver>,
+}
+
+/// A left-over, and the process whose end means that it is gone, if there is one.
+#[derive(Clone, Debug)]
+pub struct KnownLeftOver {
+    /// As it is reported.
+    pub report: LeftOver,
+    /// The process that still has it.
+    pub process: Option<u32>,
+}
+
+/// A moment's view.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The attempts that run.
+    pub running: Vec<RunningJob>,
+    /// Runs that wait in the journal.
+    pub waiting: usize,
+    /// What could not be removed yet.
+    pub left_overs: Vec<LeftOver>,
+}
+
+impl Status {
+    /// An attempt began.
+    pub fn enter(&self, key: RunKey, job: RunningJob) {
+        self.inner().running.insert(key, job);
+    }
+
+    /// An attempt got on.
+    pub fn progress(&self, key: RunKey, step: &str, done_bytes: u64, total_bytes: u64) {
+        if let Some(job) = self.inner().running.get_mut(&key) {
+            job.step = Some(step.to_owned());
+            job.done_bytes = done_bytes;
+            job.total_bytes = total_bytes;
+        }
+    }
+
+    /// An attempt ended.
+    pub fn leave(&self, key: RunKey) {
+        self.inner().running.remove(&key);
+    }
+
+    /// How many runs wait.
+    pub fn set_waiting(&self, count: usize) {
+        self.inner().waiting = count;
+    }
+
+    /// Something could not be removed.
+    pub fn left_over(&self, left_over: KnownLeftOver) {
+        let mut inner = self.inner();
+        inner.left_overs.push(left_over);
+        let over = inner.left_overs.len().saturating_sub(LEFT_OVERS_MAX);
+        inner.left_overs.drain(..over);
+    }
+
+    /// Forgets left-overs whose process has ended, as `alive` tells.
+    pub fn forget_gone(&self, alive: impl Fn(u32) -> bool) {
+        self.inner().left_overs.retain(|known| known.process.is_none_or(&alive));
+    }
+
+    /// What there is now.
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.inner();
+        Snapshot {
+            running: inner.running.values().cloned().collect(),
+            waiting: inner.waiting,
+            left_overs: inner.left_overs.iter().map(|known| known.report.clone()).collect(),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing here panics while it holds the lock, and a stale view is better than no heartbeat.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
