@@ -22,11 +22,11 @@ pub enum TransferUsed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
-    /// Every freezable file system on a backed-up disk was frozen, or the instance was shut off.
+    /// Every freezable file system on a backed-up disk was frozen.
     FileSystem,
     /// Some file systems on backed-up disks were not frozen.
     Partial,
-    /// As after a power cut.
+    /// As after a power cut, or not known to be better: nobody can say of an instance that is shut off how its guest ended.
     Crash,
 }
 

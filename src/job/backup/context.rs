@@ -17,10 +17,11 @@ use super::settings::BackupSettings;
 use crate::failure::{Code, Failure};
 use crate::host::guard::Guard;
 use crate::host::hypervisor::GuestFileSystem;
-use crate::job::{Doors, JobProgress};
+use crate::job::{Attempt, Doors, JobProgress};
 use crate::model::job::Job;
 use crate::model::manifest::{Manifest, QuiesceRecord};
 use crate::mover::protocol::CopiedDisk;
+use crate::saga::Outcome;
 
 /// The guard of this attempt, shared with the task that watches over the source.
 pub(super) type GuardSlot = Arc<Mutex<Option<Box<dyn Guard>>>>;
@@ -76,6 +77,47 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// At the beginning of an attempt, or of its unwinding.
+    pub fn new(
+        doors: &Doors,
+        settings: &BackupSettings,
+        attempt: &Attempt,
+        plan: BackupPlan,
+        progress: &watch::Sender<JobProgress>,
+    ) -> Self {
+        Self {
+            doors: doors.clone(),
+            settings: Arc::new(settings.clone()),
+            job: attempt.job.clone(),
+            plan: Arc::new(plan),
+            facts: None,
+            session: Default::default(),
+            progress: progress.clone(),
+            guard: Default::default(),
+            reached: Default::default(),
+            file_systems: None,
+            begin: None,
+            freeze: None,
+            guard_freezing: false,
+            guard_verdict: None,
+            watch: None,
+            thaw_until: None,
+            maybe_frozen: false,
+            taken_at: None,
+            quiesce: None,
+            copied: Vec::new(),
+            manifest: None,
+            warnings: Vec::new(),
+            late_warnings: Vec::new(),
+        }
+    }
+
+    /// Adds what the steps could only warn of.
+    pub fn finish(self, mut outcome: Outcome) -> Outcome {
+        outcome.warnings.extend(self.late_warnings);
+        outcome
+    }
+
     /// The facts, in a step that is only done going forward.
     pub fn facts(&self) -> Result<&Facts, Failure> {
         self.facts

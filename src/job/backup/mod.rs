@@ -26,8 +26,6 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use tokio::sync::watch;
 
 pub use plan::BackupPlan;
@@ -141,45 +139,4 @@ fn sealed_manifest(records: &[Record]) -> Option<crate::model::manifest::Manifes
 pub fn read_plan(value: &serde_json::Value) -> Result<BackupPlan, Failure> {
     serde_json::from_value(value.clone())
         .map_err(|error| Failure::new(Code::Internal, "cannot read the journalled plan of the backup").because(&error))
-}
-
-impl Context {
-    fn new(
-        doors: &Doors,
-        settings: &BackupSettings,
-        attempt: &Attempt,
-        plan: BackupPlan,
-        progress: &watch::Sender<JobProgress>,
-    ) -> Self {
-        Self {
-            doors: doors.clone(),
-            settings: Arc::new(settings.clone()),
-            job: attempt.job.clone(),
-            plan: Arc::new(plan),
-            facts: None,
-            session: Default::default(),
-            progress: progress.clone(),
-            guard: Default::default(),
-            reached: Default::default(),
-            file_systems: None,
-            begin: None,
-            freeze: None,
-            guard_freezing: false,
-            guard_verdict: None,
-            watch: None,
-            thaw_until: None,
-            maybe_frozen: false,
-            taken_at: None,
-            quiesce: None,
-            copied: Vec::new(),
-            manifest: None,
-            warnings: Vec::new(),
-            late_warnings: Vec::new(),
-        }
-    }
-
-    fn finish(self, mut outcome: Outcome) -> Outcome {
-        outcome.warnings.extend(self.late_warnings);
-        outcome
-    }
 }

@@ -119,6 +119,13 @@ impl FakeInstance {
         self
     }
 
+    /// With firmware whose variables are in that file of the host.
+    #[must_use]
+    pub fn nvram(mut self, path: &std::path::Path) -> Self {
+        self.instance.nvram = Some(path.to_owned());
+        self
+    }
+
     /// With a checkpoint that was there before.
     #[must_use]
     pub fn checkpoint(mut self, name: &str) -> Self {

@@ -1,4 +1,4 @@
-//! Plans from facts: what is chosen, what is refused, and the names.
+//! Plans as snapshots and refusals as codes.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

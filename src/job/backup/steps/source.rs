@@ -89,8 +89,9 @@ impl Hold<Context> for PullSource {
             return Err(failure);
         }
         let removed = remove_files(&pull).await;
-        // A guest that may be frozen has been left to its guard already.
-        if let Some(guard) = context.guard.lock().await.take()
+        if context.maybe_frozen {
+            leave_guard(context).await;
+        } else if let Some(guard) = context.guard.lock().await.take()
             && let Err(killed) = guard.disarm().await
         {
             context.late_warnings.push(killed);
@@ -173,7 +174,7 @@ async fn end_once(
 async fn leave_guard(context: &mut Context) {
     if let Some(guard) = context.guard.lock().await.take() {
         let process = guard.leave();
-        tracing::error!(instance.id = %context.plan.instance_id, process, "left the guard to end the pull backup");
+        tracing::error!(instance.id = %context.plan.instance_id, process, "left the guard to thaw the guest and to end the pull backup");
     }
 }
 
