@@ -160,6 +160,7 @@ impl BackupArgs {
                 credentials: credentials.map(|name| CredentialsPart { reference: Some(name), sealed: None }),
             },
             backup: Some(BackupPart {
+                mode: None,
                 transfer: Some(self.transfer.clone()),
                 quiesce: Some(self.quiesce.clone()),
                 verification: Some(self.verification.clone()),

@@ -12,8 +12,7 @@ use super::error::ConfigError;
 use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawScratch, RawWorker};
 use super::source::Layers;
 use super::values::{
-    BackupConfig, BrokerConfig, Config, LibvirtConfig, LogConfig, LogFormat, QueueType, ScratchConfig, TransferDefault,
-    WorkerConfig,
+    BackupConfig, BrokerConfig, Config, LibvirtConfig, LogConfig, LogFormat, QueueType, ScratchConfig, WorkerConfig,
 };
 
 /// A number that a key may have, and the one it has when it is absent.
@@ -29,7 +28,6 @@ pub(super) fn check(raw: Raw, layers: &Layers<'_>) -> Result<Config, ConfigError
     let uri = raw.libvirt.uri.unwrap_or_else(|| "qemu:///system".to_owned());
     Ok(Config {
         host: checker.host(raw.host)?,
-        credentials_dir: checker.directory("credentials_dir", raw.credentials_dir, "/etc/longshore/credentials")?,
         broker: checker.broker(raw.broker)?,
         libvirt: LibvirtConfig { uri },
         worker: checker.worker(raw.worker)?,
@@ -173,20 +171,13 @@ impl Checker<'_> {
         Ok(ScratchConfig {
             dir: self.directory("scratch.dir", raw.dir, "/var/lib/longshore/scratch")?,
             limit_bytes: given.map(|_| self.number("scratch.limit_bytes", given, &limit)).transpose()?,
-            reserve_percent: self.narrow(
-                "scratch.reserve_percent",
-                raw.reserve_percent,
-                &Number { default: 10, range: 0..=90 },
-            )?,
         })
     }
 
     fn backup(&self, raw: &RawBackup) -> Result<BackupConfig, ConfigError> {
-        let transfers = [("pull", TransferDefault::Pull), ("push", TransferDefault::Push)];
         let stall = Number { default: 300, range: 5..=DAY_SECONDS };
         let freeze_limit = Number { default: 30, range: 1..=300 };
         Ok(BackupConfig {
-            transfer: self.word("backup.transfer", raw.transfer.as_ref(), &transfers, TransferDefault::Pull)?,
             stall: self.seconds("backup.stall_seconds", raw.stall_seconds, &stall)?,
             freeze_limit: self.seconds("backup.freeze_limit_seconds", raw.freeze_limit_seconds, &freeze_limit)?,
             same_device_ok: raw.same_device_ok.unwrap_or(false),

@@ -17,8 +17,7 @@ use std::path::Path;
 
 pub use error::ConfigError;
 pub use values::{
-    BackupConfig, BrokerConfig, Config, LibvirtConfig, LogConfig, LogFormat, QueueType, ScratchConfig, TransferDefault,
-    WorkerConfig,
+    BackupConfig, BrokerConfig, Config, LibvirtConfig, LogConfig, LogFormat, QueueType, ScratchConfig, WorkerConfig,
 };
 
 /// Reads the file, then the environment of this process, and checks what comes of it.
@@ -167,10 +166,6 @@ mod tests {
             (
                 "[worker]\nstate_dir = 'state'",
                 "`worker.state_dir` in `worker.toml` is not allowed: it is an absolute path",
-            ),
-            (
-                "[backup]\ntransfer = 'auto'",
-                "`backup.transfer` in `worker.toml` is not allowed: it is `pull` or `push`",
             ),
             ("[log]\nformat = 'xml'", "`log.format` in `worker.toml` is not allowed: it is `text` or `json`"),
         ] {

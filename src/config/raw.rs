@@ -7,7 +7,6 @@ use serde::Deserialize;
 #[serde(default)]
 pub(super) struct Raw {
     pub host: Option<String>,
-    pub credentials_dir: Option<String>,
     pub broker: RawBroker,
     pub libvirt: RawLibvirt,
     pub worker: RawWorker,
@@ -58,13 +57,11 @@ pub(super) struct RawWorker {
 pub(super) struct RawScratch {
     pub dir: Option<String>,
     pub limit_bytes: Option<u64>,
-    pub reserve_percent: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RawBackup {
-    pub transfer: Option<String>,
     pub stall_seconds: Option<u64>,
     pub freeze_limit_seconds: Option<u64>,
     pub same_device_ok: Option<bool>,

@@ -20,8 +20,6 @@ pub struct Config {
     pub scratch: ScratchConfig,
     /// Backup jobs.
     pub backup: BackupConfig,
-    /// Directory of the files that jobs refer to for credentials.
-    pub credentials_dir: PathBuf,
     /// The log.
     pub log: LogConfig,
 }
@@ -68,7 +66,7 @@ pub struct WorkerConfig {
     pub slots: u32,
     /// Of these, on one repository.
     pub slots_per_repository: u32,
-    /// Jobs in the journal beyond which no more are taken from the queue.
+    /// Jobs in the journal that have not ended, beyond which no more are taken from the queue.
     pub waiting_max: u32,
     /// Time that running jobs get to finish on SIGTERM.
     pub drain: Duration,
@@ -83,26 +81,13 @@ pub struct WorkerConfig {
 pub struct ScratchConfig {
     /// A directory on a local disk.
     pub dir: PathBuf,
-    /// Limit for all jobs together, bytes; without it, what is free less the reserve.
+    /// Limit for one job, bytes; without it, what is free less a tenth.
     pub limit_bytes: Option<u64>,
-    /// Share of the file system that is left free, percent.
-    pub reserve_percent: u8,
-}
-
-/// How the bytes travel where the job says `auto`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransferDefault {
-    /// We read from QEMU and write to the share.
-    Pull,
-    /// QEMU writes to the share itself.
-    Push,
 }
 
 /// Backup jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupConfig {
-    /// How the bytes travel where the job says `auto`.
-    pub transfer: TransferDefault,
     /// Time without a byte moved after which an attempt fails.
     pub stall: Duration,
     /// Longest time that the guard lets a guest be frozen.

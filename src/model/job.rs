@@ -54,6 +54,17 @@ pub enum Transfer {
     Push,
 }
 
+/// How much of the disks a backup stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupMode {
+    /// As the worker sees fit, which is a full one as long as there is nothing else.
+    #[default]
+    Auto,
+    /// Everything: images that need no other backup.
+    Full,
+}
+
 /// Whether the guest's file systems are frozen for the moment of the backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +92,8 @@ pub enum Verification {
 /// What a backup job asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSpec {
+    /// How much is stored.
+    pub mode: BackupMode,
     /// How the bytes travel.
     pub transfer: Transfer,
     /// Freeze policy.

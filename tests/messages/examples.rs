@@ -15,7 +15,9 @@ use longshore::message::{
 };
 use longshore::model::id::{EventId, HostId, InstanceRef};
 use longshore::model::instance::{DiskDevice, PowerState};
-use longshore::model::job::{BackupSpec, Job, JobKind, Quiesce, RetryPolicy, RunKey, Transfer, Verification, Work};
+use longshore::model::job::{
+    BackupMode, BackupSpec, Job, JobKind, Quiesce, RetryPolicy, RunKey, Transfer, Verification, Work,
+};
 use longshore::model::manifest::{Consistency, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
 
@@ -62,6 +64,7 @@ pub fn job() -> Job {
             credentials: Some(Credentials::Reference { name: "nas".to_owned() }),
         },
         work: Work::Backup(BackupSpec {
+            mode: BackupMode::Auto,
             transfer: Transfer::Auto,
             quiesce: Quiesce::Prefer,
             verification: Verification::Compared,

@@ -71,6 +71,12 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
             "`instance.name` has a value that is not allowed: `../web` is no instance name",
         ),
         (
+            "/backup/mode",
+            json!("incremental"),
+            Code::InvalidField,
+            "`backup.mode` has a value that is not allowed: unknown variant `incremental`, expected `auto` or `full`",
+        ),
+        (
             "/backup/transfer",
             json!("pushy"),
             Code::InvalidField,

@@ -208,6 +208,7 @@ impl BackupPart {
         at_most("backup.exclude_disks (count)", self.exclude_disks.len(), EXCLUDED_DISKS_MAX)?;
         let disks = self.exclude_disks.iter().enumerate();
         Ok(BackupSpec {
+            mode: word_or_default("backup.mode", self.mode.as_ref())?,
             transfer: word_or_default("backup.transfer", self.transfer.as_ref())?,
             quiesce: word_or_default("backup.quiesce", self.quiesce.as_ref())?,
             verification: word_or_default("backup.verification", self.verification.as_ref())?,

@@ -38,6 +38,7 @@ impl From<&Job> for JobMessage {
                 credentials: job.repository.credentials.as_ref().map(credentials_of),
             },
             backup: Some(BackupPart {
+                mode: Some(word_of(spec.mode)),
                 transfer: Some(word_of(spec.transfer)),
                 quiesce: Some(word_of(spec.quiesce)),
                 verification: Some(word_of(spec.verification)),

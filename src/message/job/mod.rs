@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::named::{named, named_option};
 use crate::model::id::{DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
-use crate::model::job::{JobKind, Quiesce, Transfer, Verification};
+use crate::model::job::{BackupMode, JobKind, Quiesce, Transfer, Verification};
 use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
 
 pub use check::{
@@ -140,6 +140,10 @@ pub struct SealedPart {
 /// What a backup job asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackupPart {
+    /// How much is stored; `auto` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<BackupMode>")]
+    pub mode: Option<String>,
     /// How the bytes travel; `auto` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Transfer>")]
