@@ -1,4 +1,53 @@
 //! Longshore: a message-queue driven worker fleet that backs up and restores KVM instances to shared storage.
+//!
+//! This page is the map. Whoever knows it knows where to look.
+//!
+//! # What happens
+//!
+//! A publisher puts a **job** into the AMQP queue of a **host**. The [`worker`] of that host writes it into its [`journal`],
+//! acknowledges it, and from then on owns it: it does the job in **attempts**, tells **events** about it, and ends each **run** of it
+//! in exactly one final event; a run that failed for good also becomes a **dead letter**.
+//!
+//! A backup gathers facts, makes a plan (pure) and runs the plan's **steps** through the [`saga`] engine, which writes each step
+//! into the journal before its effect, and unwinds in reverse what a failure leaves half done. Three processes take part:
+//!
+//! ```text
+//!   worker ── libvirt ──► QEMU ◄── NBD ── mover ──► share        the worker never touches a share;
+//!     │                                    ▲                      the mover touches nothing else
+//!     ├── requests, answers ───────────────┘
+//!     └── pipe ──► guard ── libvirt ──► thaws, ends the pull job   when the worker can't
+//! ```
+//!
+//! # Words
+//!
+//! | word | means |
+//! |---|---|
+//! | job, run, attempt | one request; one time that it is asked for; one execution within a run |
+//! | delivery | one AMQP hand-over; never a job |
+//! | instance, domain | the machine as management knows it; libvirt's object for it, a word of [`host`] only |
+//! | backup repository | a share with an identity: type, address, mount options |
+//! | backup | one restore point |
+//! | freeze, thaw | the guest's file systems quiesced and released; never its vCPUs |
+//! | step, undo, release, commit | see [`saga::step`] |
+//! | mover, guard | the two child processes above |
+//! | installation, incarnation | one life of a worker's journal; one start of a worker |
+//! | left-over | what could not be removed yet, and is named until it can |
+//!
+//! # Modules, in reading order
+//!
+//! - [`model`]: the nouns, pure. [`failure`]: why something did not work, as stable codes.
+//! - [`message`]: what is on the wire, and its encodings. The contract made from it is in `schemas/`.
+//! - [`saga`]: steps with their way back. [`journal`]: the worker's durable record and its outbox. [`broker`]: the door to RabbitMQ.
+//! - [`mover`]: the child's side: mount, share, NBD, images. Others see its [`mover::protocol`].
+//! - [`host`]: the doors to libvirt, to guards and to movers, each with a stateful fake that passes the same contract suite.
+//! - [`job`]: facts, plan and steps of each kind of job. [`worker`]: takes, does, tells.
+//! - [`cli`]: the commands, and the place where real doors are built. [`config`], [`telemetry`], [`shutdown`]: know nobody.
+//!
+//! # What is deliberately absent
+//!
+//! Only `broker/` names lapin; only `host/` names libvirt; only `host/` and `mover/` start processes, mount, and hold `unsafe`. Nothing in
+//! `model/`, and no plan, settlement, admission or fold of records, waits or does I/O. `tests/tidy.rs` checks this, and who may
+//! use whom.
 
 pub mod broker;
 pub mod cli;

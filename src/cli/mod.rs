@@ -26,7 +26,7 @@ use exit::Exit;
 
 /// Backs up KVM instances to shared storage, driven by messages.
 #[derive(Debug, Parser)]
-#[command(name = "longshore", version, max_term_width = 100)]
+#[command(name = "longshore", version, max_term_width = 100, after_help = after_help())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,6 +61,15 @@ struct ConfigArgs {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE", env = "LONGSHORE_CONFIG")]
     config: Option<PathBuf>,
+}
+
+fn after_help() -> String {
+    let codes = Exit::ALL.iter().map(|(exit, meaning)| format!("  {:<4} {meaning}\n", exit.status()));
+    format!(
+        "Configuration keys can be set in the environment as well: broker.uri is LONGSHORE__BROKER__URI.\n\n\
+         Exit codes:\n{}",
+        codes.collect::<String>()
+    )
 }
 
 /// Parses the command line, runs the command and turns its end into an exit status.
