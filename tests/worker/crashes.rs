@@ -1,7 +1,12 @@
 //! The worker dies without a word. The next one finds the journal, the host and the share as they are.
 
+use jiff::{SignedDuration, Timestamp};
+use longshore::journal::{Admission, Journal, StoredMessage, Taken};
 use longshore::message::event::RunDetail;
+use longshore::message::{Encoded, JobMessage};
+use longshore::model::job::JobKind;
 use longshore::worker::settle::INTERRUPTIONS_MAX;
+use serde_json::json;
 
 use crate::fleet::{Fleet, SHARE, encoded, key};
 
@@ -104,20 +109,54 @@ async fn jobs_under_a_worker_that_dies_again_and_again_are_each_done_once() {
     fleet.finish().await;
 }
 
+async fn cancel(journal: &Journal, job: &JobMessage) {
+    let until = Timestamp::now() + SignedDuration::from_hours(1);
+    let reason = json!({ "requested_by": "an operator", "reason": "wrong instance" });
+    journal.tombstone(key(job), until, reason).await.unwrap();
+}
+
+async fn assert_cancelled(fleet: &Fleet, job: &JobMessage) {
+    let RunDetail::Cancelled(cancelled) = fleet.end_of(key(job)).await else { panic!() };
+    assert_eq!(cancelled.requested_by.as_deref(), Some("an operator"));
+    let story = fleet.events.story(key(job));
+    assert!(story.ends_with(&[(0, "cancelled")]) && !story.iter().any(|(_, word)| *word == "started"), "{story:?}");
+    assert_eq!(fleet.movers.published(SHARE), []);
+}
+
 #[tokio::test]
 async fn a_run_that_was_cancelled_before_it_came_is_told_and_not_started() {
     let mut fleet = Fleet::without_worker(&["web"]).await;
     let job = fleet.job("web");
     let journal = fleet.journal().await;
-    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
-    let reason = serde_json::json!({ "requested_by": "an operator", "reason": "wrong instance" });
-    journal.tombstone(key(&job), until, reason).await.unwrap();
+    cancel(&journal, &job).await;
     journal.close().await;
     fleet.start().await;
     fleet.publish(&job).await;
-    let RunDetail::Cancelled(cancelled) = fleet.end_of(key(&job)).await else { panic!() };
-    assert_eq!(cancelled.requested_by.as_deref(), Some("an operator"));
-    assert_eq!(fleet.events.story(key(&job)), [(0, "accepted"), (0, "cancelled")]);
-    assert_eq!(fleet.movers.published(SHARE), []);
+    assert_cancelled(&fleet, &job).await;
+    fleet.finish().await;
+}
+
+/// The worker died after it had taken the run and before it had settled it.
+#[tokio::test]
+async fn a_cancelled_run_that_a_crash_left_open_is_not_started_by_the_next_worker() {
+    let mut fleet = Fleet::without_worker(&["web"]).await;
+    let job = fleet.job("web");
+    let Encoded { properties, body } = encoded(&job);
+    let journal = fleet.journal().await;
+    cancel(&journal, &job).await;
+    let taken = Taken {
+        key: key(&job),
+        message: StoredMessage { properties: serde_json::to_value(&properties).unwrap(), body },
+        kind: JobKind::Backup,
+        instance: "web".to_owned(),
+        repository_id: fleet.repository_id(SHARE),
+        urgent: false,
+        accepted_at: Timestamp::now(),
+        rows: Vec::new(),
+    };
+    assert!(matches!(journal.take(taken).await.unwrap(), Admission::Tombstoned { .. }));
+    journal.close().await;
+    fleet.start().await;
+    assert_cancelled(&fleet, &job).await;
     fleet.finish().await;
 }

@@ -1,5 +1,6 @@
 //! A broker, a host with instances, a share and one worker after the other.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use longshore::journal::{Journal, JournalError, Keep};
 use longshore::message::event::{FailureReport, RunDetail};
 use longshore::message::job::{BackupPart, InstancePart, RepositoryPart, RetryPart};
 use longshore::message::{DeadLetter, Encoded, Encoding, JobMessage, decode_dead_letter, encode_job};
-use longshore::model::id::{HostId, InstanceId, InstanceRef, JobId, RepositoryId};
+use longshore::model::id::{HostId, InstanceId, JobId, RepositoryId};
 use longshore::model::job::RunKey;
 use longshore::shutdown::{self, ShutdownSwitch, Stage};
 use longshore::worker::admit::Slots;
@@ -55,6 +56,7 @@ pub struct Fleet {
     pub panics: Panics,
     pub host: HostId,
     directory: tempfile::TempDir,
+    instances: BTreeMap<String, InstanceId>,
     worker: Option<Worker>,
     finished: bool,
 }
@@ -75,8 +77,11 @@ impl Fleet {
         let broker = server.client(MemorySettings::default());
         let directory = tempfile::tempdir().unwrap();
         let hypervisor = FakeHypervisor::new();
+        let mut ids = BTreeMap::new();
         for name in instances {
-            hypervisor.add(FakeInstance::running(name).disk("vda", 1 << 30));
+            let instance = FakeInstance::running(name).disk("vda", 1 << 30);
+            ids.insert((*name).to_owned(), instance.id());
+            hypervisor.add(instance);
         }
         let fleet = Self {
             events: Reader::of(broker.as_ref()).await,
@@ -86,6 +91,7 @@ impl Fleet {
             panics: Panics::default(),
             worker: None,
             finished: false,
+            instances: ids,
             server,
             broker,
             hypervisor,
@@ -177,12 +183,7 @@ impl Fleet {
     }
 
     pub fn id_of(&self, name: &str) -> InstanceId {
-        // Looked up as an operator does, since the fake draws the ids.
-        let found = futures_util::FutureExt::now_or_never(longshore::host::hypervisor::Hypervisor::find(
-            &self.hypervisor,
-            &InstanceRef::Name(name.parse().unwrap()),
-        ));
-        found.unwrap().unwrap().id
+        self.instances[name]
     }
 
     pub fn repository_id(&self, address: &str) -> RepositoryId {
@@ -325,6 +326,8 @@ impl Fleet {
         let mut found = self.hypervisor.leftovers();
         found.extend(self.movers.running().into_iter().map(|name| format!("mover {name}")));
         found.extend(self.movers.staging(SHARE).into_iter().map(|name| format!("staging {name}")));
+        let leased = self.instances.iter().filter(|(_, id)| self.movers.is_leased(SHARE, **id));
+        found.extend(leased.map(|(name, _)| format!("the lease of {name}")));
         found.extend((self.guards.standing() > 0).then(|| "a guard".to_owned()));
         found.extend(files(&self.directory.path().join("run")));
         found.extend(files(&self.settings.scratch_dir));

@@ -44,7 +44,6 @@ async fn when_the_attempts_are_used_up_the_end_and_the_letter_come_together() {
     let letter = fleet.until("the letter", |fleet| fleet.letter_of(key)).await;
     assert_eq!((letter.failure, letter.attempts), (failed.failure, 3));
     assert_eq!(letter.origin.queue, "longshore.jobs.kvm-07");
-    fleet.movers.repository(SHARE, |_| ());
     assert_eq!(fleet.movers.published(SHARE), []);
     fleet.finish().await;
 }
