@@ -13,6 +13,10 @@ impl Ground for MemoryServer {
     fn client(&self, _name: &str) -> Arc<dyn Broker> {
         MemoryServer::client(self, MemorySettings::default())
     }
+
+    fn user(&self) -> String {
+        longshore::broker::memory::USER.to_owned()
+    }
 }
 
 #[tokio::test]

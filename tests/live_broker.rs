@@ -33,6 +33,10 @@ impl Ground for Rabbit {
         settings.heartbeat_seconds = 1;
         longshore::broker::connect(settings).unwrap()
     }
+
+    fn user(&self) -> String {
+        settings(self, "user").uri.user().to_owned()
+    }
 }
 
 fn settings(rabbit: &Rabbit, name: &str) -> BrokerSettings {

@@ -63,8 +63,8 @@ pub enum PublishError {
 /// Publishes messages. Clones of the handle share one connection.
 #[async_trait]
 pub trait Publisher: Send + Sync {
-    /// Publishes with `mandatory` and waits for the confirm. At most [`PUBLISHES_IN_FLIGHT_MAX`] wait at a time; further
-    /// callers queue. While the broker is away this waits up to the configured limit.
+    /// Publishes with `mandatory`, in the name of the connected user unless the properties name one, and waits for the confirm.
+    /// At most [`PUBLISHES_IN_FLIGHT_MAX`] wait at a time; further callers queue. While the broker is away this waits up to the configured limit.
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError>;
 }
 

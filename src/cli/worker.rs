@@ -19,7 +19,7 @@ use crate::job::{BackupSettings, Doors};
 use crate::journal::Journal;
 use crate::model::id::{HostId, InstallationId};
 use crate::worker::jobs::Jobs;
-use crate::worker::{self, Parts, Settings};
+use crate::worker::{self, Parts, Settings, WorkerError};
 use crate::{shutdown, telemetry};
 
 /// Threads of the worker's runtime: the work is done by QEMU and the movers, so two are plenty.
@@ -64,7 +64,10 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
         hypervisor: doors.hypervisor,
         journal: journal.clone(),
     };
-    worker::run(parts, shutdown).await?;
+    worker::run(parts, shutdown).await.map_err(|error| match error {
+        WorkerError::Journal(failure) => failure.into(),
+        in_use @ WorkerError::HostIdInUse { .. } => CliError::failed(in_use),
+    })?;
     journal.close().await;
     tracing::info!("stopped");
     Ok(Exit::Done)

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::attempt::persist;
 use super::report::origin;
@@ -34,6 +34,13 @@ impl Told {
     /// An ending with nothing more to say.
     pub fn of(ending: Ending) -> Self {
         Self { ending, duration: Duration::ZERO, warnings: Vec::new(), left_overs: Vec::new(), backup: None }
+    }
+
+    /// With one more thing that could not be removed.
+    #[must_use]
+    pub fn with_left_over(mut self, left_over: LeftOver) -> Self {
+        self.left_overs.push(left_over);
+        self
     }
 
     /// What the work's outcome means for the run.
@@ -108,6 +115,15 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) ->
             Some(run)
         }
     }
+}
+
+/// Ends a run that was cancelled before its first attempt, for the reason that its tombstone gives.
+pub async fn cancel(shared: &Shared, run: &Run, reason: &Value) {
+    let text = |name: &str| reason.get(name).and_then(Value::as_str).map(str::to_owned);
+    let detail = Cancelled { requested_by: text("requested_by"), reason: text("reason"), left_overs: Vec::new() };
+    let rows = || vec![run.voice.event(RunDetail::Cancelled(detail.clone()))];
+    let ended = || Written::Ended { outcome: json!("cancelled"), at: Timestamp::now() };
+    persist("settle a cancelled run", || shared.journal.settle(run.job.key, run.attempts, ended(), rows())).await;
 }
 
 fn counted(charged: bool, crashed: bool) -> Counted {

@@ -8,25 +8,24 @@
 //!
 //! It holds no truth of its own: what waits and what runs is in the journal, and is read back from there at start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::admit::{Occupied, Waiting};
 use super::attempt::{attempt, recover};
+use super::conclude::cancel;
 use super::intake;
-use super::report::properties_of;
 use super::run::Run;
-use super::settle::Past;
 use super::shared::Shared;
+use super::take_up::{after_a_panic, read_back};
 use crate::broker::HostSession;
 use crate::failure::{Code, Failure};
-use crate::journal::{OpenRun, RunState};
-use crate::message::decode_job;
+use crate::journal::RunState;
 use crate::model::job::RunKey;
 use crate::saga::Stopper;
 use crate::shutdown::{Shutdown, Stage};
@@ -46,7 +45,11 @@ pub struct Driver {
     occupied: Occupied,
     runs: BTreeMap<RunKey, Run>,
     intakes: JoinSet<Option<Run>>,
-    attempts: JoinSet<(RunKey, Option<Run>)>,
+    attempts: JoinSet<Option<Run>>,
+    /// Whose attempt each of those tasks is.
+    keys: HashMap<Id, RunKey>,
+    /// How often an attempt of a run, or its unwinding, has ended in a panic.
+    panics: BTreeMap<RunKey, u32>,
     stoppers: BTreeMap<RunKey, Stopper>,
     order: u64,
 }
@@ -61,6 +64,8 @@ impl Driver {
             runs: BTreeMap::new(),
             intakes: JoinSet::new(),
             attempts: JoinSet::new(),
+            keys: HashMap::new(),
+            panics: BTreeMap::new(),
             stoppers: BTreeMap::new(),
             order: 0,
         }
@@ -69,41 +74,21 @@ impl Driver {
     /// Takes up what an earlier worker left in the journal: waiting runs wait again, cut-off attempts are unwound.
     pub async fn take_up(&mut self) -> Result<(), Failure> {
         for open in self.shared.journal.open_runs().await? {
-            let crashed = open.state == RunState::Running;
-            let Some(run) = self.read_back(open).await? else { continue };
+            let (crashed, cancelled) = (open.state == RunState::Running, open.cancelled.clone());
+            let Some(run) = read_back(&self.shared, open).await? else { continue };
             self.order += 1;
-            let run = Run { order: self.order, instance: self.shared.known_as(&run.instance), ..run };
-            if crashed {
-                self.occupied.enter(run.candidate());
-                let (key, shared) = (run.job.key, self.shared.clone());
-                self.attempts.spawn(async move { (key, recover(shared, run).await) });
-            } else {
-                self.wait(run);
+            let run = Run { order: self.order, ..run };
+            match cancelled {
+                _ if crashed => {
+                    self.occupied.enter(run.candidate());
+                    let shared = self.shared.clone();
+                    self.follow(run.job.key, async move { recover(shared, run).await });
+                }
+                Some(reason) => cancel(&self.shared, &run, &reason).await,
+                None => self.wait(run),
             }
         }
         Ok(())
-    }
-
-    /// A run from its message. One that cannot be read any more, which only another version's journal can hold, stays in the journal.
-    async fn read_back(&self, open: OpenRun) -> Result<Option<Run>, Failure> {
-        let message = self.shared.journal.message(open.key).await?.ok_or_else(|| {
-            Failure::new(Code::Internal, format!("the journal has the open run `{}` without its message", open.key))
-        })?;
-        let properties = properties_of(&message);
-        let job = match decode_job(&properties, &message.body, &self.shared.settings.host) {
-            Ok(job) => job,
-            Err(refusal) => {
-                tracing::error!(run = %open.key, reason = refusal.text, "cannot read an open run of the journal; it is left there");
-                return Ok(None);
-            }
-        };
-        let not_before = match open.state {
-            RunState::Waiting { not_before } => not_before,
-            RunState::Running | RunState::Ended { .. } => None,
-        };
-        let past = Past { charged: open.failures, interruptions: open.crashes };
-        let run = Run::new(job, &properties, open.urgent, 0);
-        Ok(Some(Run { attempts: open.attempt, past, not_before, ..run }))
     }
 
     /// Works until a stop is asked for.
@@ -120,7 +105,7 @@ impl Driver {
                     self.intakes.spawn(intake::take(self.shared.clone(), delivery, self.order));
                 }
                 Some(taken) = self.intakes.join_next() => self.taken(taken),
-                Some(ended) = self.attempts.join_next() => self.ended(ended),
+                Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = async { match wake { Some(wake) => sleep_until(wake).await, None => std::future::pending().await } } => {}
                 _ = prunes.tick() => self.prune(),
                 () = shutdown.reached(Stage::Drain) => return,
@@ -135,7 +120,7 @@ impl Driver {
         while !self.attempts.is_empty() || !self.intakes.is_empty() {
             tokio::select! {
                 Some(taken) = self.intakes.join_next() => self.taken(taken),
-                Some(ended) = self.attempts.join_next() => self.ended(ended),
+                Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = sleep_until(limit) => break,
                 () = shutdown.reached(Stage::Now) => break,
             }
@@ -146,7 +131,7 @@ impl Driver {
         let limit = Instant::now() + UNWIND_MAX;
         while !self.attempts.is_empty() {
             tokio::select! {
-                Some(ended) = self.attempts.join_next() => self.ended(ended),
+                Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = sleep_until(limit) => {
                     tracing::error!(attempts = self.attempts.len(), "attempts did not unwind in time; the next start ends them");
                     return;
@@ -172,9 +157,15 @@ impl Driver {
             self.stoppers.insert(next.key, stopper.clone());
             let (key, shared) = (next.key, self.shared.clone());
             self.occupied.enter(next);
-            self.attempts.spawn(async move { (key, attempt(shared, run, stopper, stop).await) });
+            self.follow(key, async move { attempt(shared, run, stopper, stop).await });
         }
         self.shared.status.set_waiting(self.waiting.len());
+    }
+
+    /// Starts what ends an attempt of the run.
+    fn follow(&mut self, key: RunKey, attempt: impl Future<Output = Option<Run>> + Send + 'static) {
+        let task = self.attempts.spawn(attempt);
+        self.keys.insert(task.id(), key);
     }
 
     fn wait(&mut self, run: Run) {
@@ -191,17 +182,31 @@ impl Driver {
         }
     }
 
-    fn ended(&mut self, ended: Result<(RunKey, Option<Run>), JoinError>) {
-        match ended {
-            Ok((key, again)) => {
+    fn ended(&mut self, ended: Result<(Id, Option<Run>), JoinError>) {
+        let (task, again) = match ended {
+            Ok((task, again)) => (task, Ok(again)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(key) = self.keys.remove(&task) else { return };
+        self.stoppers.remove(&key);
+        match again {
+            Ok(again) => {
                 self.occupied.leave(key);
-                self.stoppers.remove(&key);
+                self.panics.remove(&key);
                 if let Some(run) = again {
                     self.wait(run);
                 }
             }
-            // Its run is still running in the journal, and its instance stays taken: the next start unwinds it.
-            Err(error) => tracing::error!(%error, "an attempt ended in a panic; it is unwound at the next start"),
+            // Its run is still running in the journal, and its instance stays taken until what it held is given back.
+            Err(error) => {
+                tracing::error!(run = %key, %error, "an attempt ended in a panic");
+                let panics = self.panics.entry(key).or_default();
+                *panics += 1;
+                let (shared, panics) = (self.shared.clone(), *panics);
+                self.order += 1;
+                let order = self.order;
+                self.follow(key, async move { Some(Run { order, ..after_a_panic(shared, key, panics).await? }) });
+            }
         }
     }
 

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::conclude::cancel;
 use super::report::{host_draft, letter_draft, origin, stored};
 use super::run::Run;
 use super::shared::Shared;
 use crate::broker::{Delivery, HostQueue};
 use crate::failure::{Code, Failure};
-use crate::journal::{Admission, Draft, Settlement, StoredMessage, Taken};
+use crate::journal::{Admission, Draft, StoredMessage, Taken};
 use crate::message::dead_letter::Original;
-use crate::message::event::{Accepted, Cancelled, FailureReport, HostDetail, MessageRefused, RunDetail};
-use crate::message::{DeadLetter, Encoding, Refusal, decode_job};
+use crate::message::event::{Accepted, FailureReport, HostDetail, MessageRefused, RunDetail};
+use crate::message::{DeadLetter, Encoding, Refusal, decode_job, redact};
 use crate::model::job::Job;
 
 /// Pause before a delivery that could not be written down is tried again; doubles up to the longest.
@@ -60,7 +61,11 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
     let mut run = Run::new(job, &delivery.properties, urgent, order);
     let taken = Taken {
         key: run.job.key,
-        message: StoredMessage { properties: stored(&delivery.properties), body: delivery.body.clone() },
+        // Fields that nobody reads may hold secrets all the same.
+        message: StoredMessage {
+            properties: stored(&delivery.properties),
+            body: redact(&delivery.body, &delivery.properties.content_type),
+        },
         kind: run.job.kind(),
         instance: run.job.instance.to_string(),
         repository_id: run.job.repository.id,
@@ -76,7 +81,8 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
             Ok(Some(run))
         }
         Admission::Tombstoned { reason } => {
-            cancel(shared, &run, reason).await?;
+            // Not `?`: the run is taken, and a second try would only find a duplicate of it.
+            cancel(shared, &run, &reason).await;
             Ok(None)
         }
         Admission::Duplicate { state } => {
@@ -96,15 +102,6 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
 
 fn known(code: Code, text: String, run: &Run) -> Refusal {
     Refusal { job_id: Some(run.job.key.job_id), run: Some(run.job.key.run), ..Refusal::new(code, text) }
-}
-
-/// Ends a run that was cancelled before it came.
-async fn cancel(shared: &Shared, run: &Run, reason: serde_json::Value) -> Result<(), Failure> {
-    let text = |name: &str| reason.get(name).and_then(|value| value.as_str()).map(str::to_owned);
-    let detail = Cancelled { requested_by: text("requested_by"), reason: text("reason"), left_overs: Vec::new() };
-    let rows = vec![run.voice.event(RunDetail::Cancelled(detail))];
-    let settlement = Settlement::Ended { outcome: serde_json::json!("cancelled"), at: Timestamp::now() };
-    shared.journal.settle(run.job.key, 0, settlement, rows).await
 }
 
 /// A message that starts no run: a letter and an event of the host, in one transaction.

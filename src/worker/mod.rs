@@ -22,20 +22,25 @@ pub mod settle;
 mod shared;
 mod status;
 mod summary;
+mod take_up;
 pub mod work;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
 pub use outbox::{Counters, FLUSH_MAX};
 pub use shared::Settings;
 
-use crate::broker::{Broker, SessionState};
+use crate::broker::{Broker, Publisher, SessionState};
 use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::message::Encoding;
 use crate::message::JobMessage;
 use crate::message::event::{Draining, HostDetail, Online};
+use crate::model::id::HostId;
 use crate::model::job::JobKind;
 use crate::shutdown::{self, Shutdown, Stage};
 use driver::Driver;
@@ -56,47 +61,96 @@ pub struct Parts {
     pub hypervisor: Arc<dyn Hypervisor>,
 }
 
-/// Runs until `shutdown` asks for a stop and everything is given back or kept in the journal.
+/// Why a worker ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// What an earlier worker left cannot be read.
+    #[error(transparent)]
+    Journal(#[from] Failure),
+    /// Another worker has held the host id ever since this one started.
+    #[error("another worker holds the host id `{host}`: stop it, or give this one an id of its own")]
+    HostIdInUse {
+        /// The host id.
+        host: HostId,
+    },
+}
+
+/// Runs until `shutdown` asks for a stop and everything is given back or kept in the journal. Dropping the future is the same as
+/// the end of the process: nothing of it goes on, and the next worker unwinds what was under way.
 ///
 /// # Errors
-/// When the journal cannot be read at start.
-pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), Failure> {
+/// When the journal cannot be read at start, or the host id turns out to be another's before it was ever this worker's. One that
+/// has held it stays: it has jobs to end, and the other may go.
+pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
     let Parts { settings, broker, journal, work, hypervisor } = parts;
     let publisher = broker.publisher();
     let host = settings.host.clone();
     let shared = Arc::new(Shared::new(settings, journal.clone(), work, hypervisor));
     let (over, until_over) = shutdown::switch();
-    let pump = outbox::pump(journal, publisher.clone(), shared.counters.clone(), until_over.clone());
-    let pump = tokio::spawn(pump);
+    let (told, until_told) = shutdown::switch();
+    let pump = outbox::pump(journal, publisher.clone(), shared.counters.clone(), until_told);
+    let pump = AbortOnDropHandle::new(tokio::spawn(pump));
     let mut driver = Driver::new(shared.clone());
     driver.take_up().await?;
-    let heart = tokio::spawn(pulse::beat(shared.clone(), publisher.clone(), until_over.clone()));
-    let inventories = tokio::spawn(pulse::take_inventory(shared.clone(), publisher.clone(), until_over.clone()));
     let mut session = broker.open_host(&host).await;
-    let states = tokio::spawn(follow_state(shared.clone(), session.state(), until_over));
+    let state = session.state();
+    let heart = pulse::beat(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
+    let inventories = pulse::take_inventory(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
+    let states = follow_state(shared.clone(), state.clone(), until_over);
+    let heart = AbortOnDropHandle::new(tokio::spawn(heart));
+    let inventories = AbortOnDropHandle::new(tokio::spawn(inventories));
+    let states = AbortOnDropHandle::new(tokio::spawn(states));
 
-    driver.drive(session.as_mut(), &shutdown).await;
+    let in_use = tokio::select! {
+        () = driver.drive(session.as_mut(), &shutdown) => false,
+        () = taken_by_another(state) => true,
+    };
 
     session.want_jobs(false);
+    if in_use {
+        let (switch, at_once) = shutdown::switch();
+        switch.raise(Stage::Now);
+        driver.drain(&at_once).await;
+    } else {
+        say_that_it_drains(&shared, &driver, publisher.as_ref()).await;
+        driver.drain(&shutdown).await;
+    }
+    session.close().await;
+    over.raise(Stage::Now);
+    for (task, what) in [(heart, "heartbeat"), (inventories, "inventory"), (states, "session watch")] {
+        finish(task, what).await;
+    }
+    // Last: until then somebody may have something to tell.
+    told.raise(Stage::Now);
+    finish(pump, "outbox").await;
+    if in_use { Err(WorkerError::HostIdInUse { host }) } else { Ok(()) }
+}
+
+async fn finish(task: AbortOnDropHandle<()>, what: &str) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "the {what} ended in a panic");
+    }
+}
+
+async fn say_that_it_drains(shared: &Shared, driver: &Driver, publisher: &dyn Publisher) {
     let (waiting, running) = driver.counts();
     let limit_seconds = shared.settings.drain_limit.as_secs();
     tracing::info!(waiting, running, limit_seconds, "stopping");
     let draining = Draining { running: running as u32, waiting: waiting as u32, limit_seconds };
-    pulse::tell(&shared, publisher.as_ref(), HostDetail::Draining(draining)).await;
-    driver.drain(&shutdown).await;
-    session.close().await;
-    over.raise(Stage::Now);
-    for (task, what) in [(pump, "outbox"), (heart, "heartbeat"), (inventories, "inventory"), (states, "session watch")]
-    {
-        if let Err(error) = task.await {
-            tracing::error!(%error, "the {what} ended in a panic");
-        }
+    pulse::tell(shared, publisher, HostDetail::Draining(draining)).await;
+}
+
+/// Resolves when the host id turns out to be in use before it was ever ours.
+async fn taken_by_another(mut state: watch::Receiver<SessionState>) {
+    let known = state.wait_for(|state| matches!(state, SessionState::Up | SessionState::HostIdInUse)).await;
+    let in_use = known.is_ok_and(|state| *state == SessionState::HostIdInUse);
+    if !in_use {
+        std::future::pending::<()>().await;
     }
-    Ok(())
 }
 
 /// Says `worker.online` whenever the session has come up, and logs its other states.
-async fn follow_state(shared: Arc<Shared>, mut state: tokio::sync::watch::Receiver<SessionState>, over: Shutdown) {
+async fn follow_state(shared: Arc<Shared>, mut state: watch::Receiver<SessionState>, over: Shutdown) {
     loop {
         let now = state.borrow_and_update().clone();
         match now {

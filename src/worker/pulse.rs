@@ -1,5 +1,6 @@
 //! Signs of life: heartbeats and inventories. Best effort, straight to the broker: the next one makes each worthless, so
-//! none waits in the outbox while the broker is away.
+//! none waits in the outbox while the broker is away. None is told before the host id was first ours: until then they may be
+//! those of a worker beside the host's real one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
+use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::shared::Shared;
 use crate::broker::topology::EVENTS_EXCHANGE;
-use crate::broker::{Outgoing, PublishError, Publisher};
+use crate::broker::{Outgoing, PublishError, Publisher, SessionState};
+use crate::failure::Code;
 use crate::message::event::{Heartbeat, HostDetail, INVENTORY_INSTANCES_MAX, Inventory, InventoryInstance};
 use crate::message::{Encoding, encode_event};
 use crate::model::id::{EventId, InstanceRef};
@@ -23,33 +26,68 @@ const PUBLISH_MAX: Duration = Duration::from_secs(10);
 const ROOM_MAX: Duration = Duration::from_secs(5);
 
 /// Tells heartbeats until the worker's work is over.
-pub async fn beat(shared: Arc<Shared>, publisher: Arc<dyn Publisher>, over: Shutdown) {
-    let mut ticks = ticks(shared.settings.heartbeat);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                let heartbeat = heartbeat(&shared).await;
-                tell(&shared, publisher.as_ref(), HostDetail::Heartbeat(heartbeat)).await;
-            }
-            () = over.reached(Stage::Now) => return,
+pub async fn beat(
+    shared: Arc<Shared>,
+    publisher: Arc<dyn Publisher>,
+    session: watch::Receiver<SessionState>,
+    over: Shutdown,
+) {
+    let beating = async {
+        held(session).await;
+        let mut ticks = ticks(shared.settings.heartbeat);
+        loop {
+            ticks.tick().await;
+            let heartbeat = heartbeat(&shared).await;
+            tell(&shared, publisher.as_ref(), HostDetail::Heartbeat(heartbeat)).await;
         }
+    };
+    tokio::select! {
+        () = beating => {}
+        () = over.reached(Stage::Now) => {}
     }
 }
 
 /// Tells inventories until the worker's work is over. A task of its own: a slow libvirt must not hold up the heartbeats.
-pub async fn take_inventory(shared: Arc<Shared>, publisher: Arc<dyn Publisher>, over: Shutdown) {
-    let mut ticks = ticks(shared.settings.inventory);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                tokio::select! {
-                    inventory = inventory(&shared) => {
-                        tell(&shared, publisher.as_ref(), HostDetail::Inventory(inventory)).await;
-                    }
-                    () = over.reached(Stage::Now) => return,
-                }
-            }
-            () = over.reached(Stage::Now) => return,
+pub async fn take_inventory(
+    shared: Arc<Shared>,
+    publisher: Arc<dyn Publisher>,
+    session: watch::Receiver<SessionState>,
+    over: Shutdown,
+) {
+    let taking = async {
+        check_versions(&shared).await;
+        let mut ticks = ticks(shared.settings.inventory);
+        loop {
+            ticks.tick().await;
+            // Looked at before it may be told: the names are wanted for the first job.
+            let inventory = inventory(&shared).await;
+            held(session.clone()).await;
+            tell(&shared, publisher.as_ref(), HostDetail::Inventory(inventory)).await;
+        }
+    };
+    tokio::select! {
+        () = taking => {}
+        () = over.reached(Stage::Now) => {}
+    }
+}
+
+/// Waits until the session has come up; for ever if it never does. Afterwards it may be lost again: publishing finds that out.
+async fn held(mut session: watch::Receiver<SessionState>) {
+    if session.wait_for(|state| *state == SessionState::Up).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Says at start what has to be upgraded. The worker stays: each job finds out for itself what its host can do, since what is asked
+/// may be upgraded under a running worker.
+async fn check_versions(shared: &Shared) {
+    match shared.hypervisor.versions().await.and_then(|versions| versions.allow_full()) {
+        Ok(()) => {}
+        Err(failure) if failure.code == Code::HypervisorTooOld => {
+            tracing::error!(failure = format!("{failure:#}"), "running instances cannot be backed up");
+        }
+        Err(failure) => {
+            tracing::warn!(failure = format!("{failure:#}"), "cannot ask for libvirt's and QEMU's versions")
         }
     }
 }

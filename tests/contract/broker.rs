@@ -24,6 +24,8 @@ const QUIET: Duration = Duration::from_millis(700);
 pub trait Ground: Sync {
     /// A new client of it, as another process would be.
     fn client(&self, name: &str) -> Arc<dyn Broker>;
+    /// The user that clients connect as.
+    fn user(&self) -> String;
 }
 
 /// A host that no other test uses.
@@ -169,7 +171,8 @@ async fn a_confirmed_job_reaches_the_worker_whole(ground: &dyn Ground) {
     let delivery = next(session.as_mut()).await;
     assert_eq!(delivery.queue, HostQueue::Jobs);
     assert_eq!(delivery.routing_key, jobs_key(&host));
-    assert_eq!((delivery.body, delivery.properties), (sent.body, sent.properties));
+    let read = Properties { user_id: Some(ground.user()), ..sent.properties };
+    assert_eq!((delivery.body, delivery.properties), (sent.body, read));
     assert!(!delivery.redelivered);
     assert!(!delivery.has_cc);
     assert!(delivery.settle.ack().await);

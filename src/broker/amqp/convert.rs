@@ -25,8 +25,13 @@ pub(super) fn short(what: &'static str, text: &str) -> Result<ShortString, TooLo
     ShortString::try_new(text).map_err(|_| TooLong { what, bytes: text.len() })
 }
 
-/// Properties for lapin.
-pub(super) fn to_lapin(properties: &Properties, expiration_ms: Option<u64>) -> Result<BasicProperties, TooLong> {
+/// Properties for lapin. Where they name no user it is `user`, the one who is connected: the broker checks that, so a reader can
+/// rely on it.
+pub(super) fn to_lapin(
+    properties: &Properties,
+    user: &str,
+    expiration_ms: Option<u64>,
+) -> Result<BasicProperties, TooLong> {
     let mut headers = FieldTable::default();
     for (name, value) in &properties.headers {
         headers.insert(short("header's name", name)?, AMQPValue::LongString(LongString::from(value.as_str())));
@@ -45,9 +50,7 @@ pub(super) fn to_lapin(properties: &Properties, expiration_ms: Option<u64>) -> R
     if let Some(id) = &properties.app_id {
         basic = basic.with_app_id(short("app id", id)?);
     }
-    if let Some(id) = &properties.user_id {
-        basic = basic.with_user_id(short("user id", id)?);
-    }
+    basic = basic.with_user_id(short("user id", properties.user_id.as_deref().unwrap_or(user))?);
     if let Some(seconds) = properties.timestamp {
         basic = basic.with_timestamp(seconds);
     }
@@ -126,7 +129,8 @@ mod tests {
         ) {
             let has_cc = headers.keys().any(|name| name.eq_ignore_ascii_case("cc"));
             let sent = Properties { message_id, correlation_id, timestamp, headers, persistent, ..Properties::default() };
-            prop_assert_eq!(from_lapin(&to_lapin(&sent, None).unwrap()), (sent, has_cc));
+            let read = Properties { user_id: Some("worker".to_owned()), ..sent.clone() };
+            prop_assert_eq!(from_lapin(&to_lapin(&sent, "worker", None).unwrap()), (read, has_cc));
         }
     }
 
@@ -134,7 +138,7 @@ mod tests {
     fn a_text_too_long_for_amqp_is_an_error_and_no_panic() {
         let properties = Properties { message_id: "x".repeat(256), ..Properties::default() };
         assert_eq!(
-            to_lapin(&properties, None).unwrap_err().to_string(),
+            to_lapin(&properties, "worker", None).unwrap_err().to_string(),
             "the message id has 256 bytes, more than the 255 that AMQP allows"
         );
     }

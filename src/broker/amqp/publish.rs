@@ -153,8 +153,9 @@ impl PublishTask {
 
     /// Puts a message on its way, or refuses it where AMQP cannot carry it.
     fn send(&self, number: u64, message: &Arc<Message>, channel: &Channel, flight: &Flight) {
+        let user = self.settings.uri.user();
         let fitted = short("routing key", &message.outgoing.routing_key)
-            .and_then(|key| Ok((key, to_lapin(&message.outgoing.properties, message.expiration_ms)?)));
+            .and_then(|key| Ok((key, to_lapin(&message.outgoing.properties, user, message.expiration_ms)?)));
         let (key, properties) = match fitted {
             Ok(fitted) => fitted,
             Err(error) => return self.outbox.refused(number, error.to_string()),

@@ -1,8 +1,8 @@
 //! A broker inside the process, behind the same door as the real one.
 //!
 //! It keeps exchanges, queues, bindings, exclusive consumers and un-acked deliveries as RabbitMQ does, as far as Longshore can
-//! tell the difference: both pass `tests/contract/broker.rs`. It can be told to fail. It deliberately has no users, no rights
-//! and no disk: what survives [`MemoryServer::go_down`] is what RabbitMQ would find on its disk.
+//! tell the difference: both pass `tests/contract/broker.rs`. It can be told to fail. It deliberately has no users but
+//! [`USER`], no rights and no disk: what survives [`MemoryServer::go_down`] is what RabbitMQ would find on its disk.
 
 mod client;
 mod session;
@@ -18,6 +18,9 @@ use self::state::State;
 use super::topology::{QueueType, host_queues};
 use super::{Broker, EventMessage};
 use crate::model::id::HostId;
+
+/// Who everybody is to a [`MemoryServer`].
+pub const USER: &str = "guest";
 
 /// The waits of clients of a [`MemoryServer`], as [`BrokerSettings`](super::settings::BrokerSettings) has them for real ones.
 #[derive(Clone, Debug)]

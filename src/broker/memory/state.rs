@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Depth;
+use super::{Depth, USER};
 use crate::broker::topology::{EXCHANGES, ExchangeType, Queue as Declared, topic_matches};
 use crate::broker::{EventMessage, Outgoing, PublishError};
 
@@ -159,11 +159,10 @@ impl State {
         }
         for name in names {
             if let Some(queue) = self.queues.get_mut(&name) {
-                let message = EventMessage {
-                    routing_key: outgoing.routing_key.clone(),
-                    properties: outgoing.properties.clone(),
-                    body: outgoing.body.clone(),
-                };
+                let mut properties = outgoing.properties.clone();
+                properties.user_id.get_or_insert_with(|| USER.to_owned());
+                let message =
+                    EventMessage { routing_key: outgoing.routing_key.clone(), properties, body: outgoing.body.clone() };
                 queue.ready.insert(queue.next_place, Stored { message, redelivered: false });
                 queue.next_place += 1;
             }

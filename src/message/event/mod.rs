@@ -36,7 +36,7 @@ pub struct RunEvent<D = RunDetail> {
     pub run: u32,
     /// The attempt within the run; 0 before the first.
     pub attempt: u32,
-    /// Place of this event within its attempt, counted from 1.
+    /// Place of this event within its attempt, counted from 1. Places may be missing, for progress that was overtaken.
     pub sequence: u64,
     /// The job's kind.
     pub kind: JobKind,

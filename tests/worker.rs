@@ -1,0 +1,26 @@
+//! The worker as its publishers and the readers of its events see it, on a host, a share and a broker in memory and a journal on
+//! disk. Each test ends with the clean slate that [`fleet::Fleet::finish`] looks for.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "worker/crashes.rs"]
+mod crashes;
+#[path = "worker/events.rs"]
+mod events;
+#[path = "worker/fleet.rs"]
+mod fleet;
+#[path = "worker/host.rs"]
+mod host;
+#[path = "worker/outages.rs"]
+mod outages;
+#[path = "worker/panics.rs"]
+mod panics;
+#[path = "worker/refusals.rs"]
+mod refusals;
+#[path = "worker/retries.rs"]
+mod retries;
+#[path = "worker/runs.rs"]
+mod runs;
+#[path = "worker/slots.rs"]
+mod slots;
+#[path = "worker/stops.rs"]
+mod stops;
