@@ -89,9 +89,17 @@ fn host_can_do_its_work(fleet: &Fleet) {
         assert!(findings.iter().any(|finding| finding["subject"] == subject), "{subject}: {findings:?}");
     }
     assert!(findings.iter().all(|finding| finding["level"] != "fail"), "{findings:?}");
-    let lost = fleet.command(&["check", "host"]).env("LONGSHORE__LIBVIRT__URI", "qemu+unix:///system?socket=/nonexistent").output().unwrap();
+    let lost = fleet
+        .command(&["check", "host"])
+        .env("LONGSHORE__LIBVIRT__URI", "qemu+unix:///system?socket=/nonexistent")
+        .output()
+        .unwrap();
     assert_eq!(lost.status.code(), Some(3), "{}", text(&lost.stdout));
-    assert!(text(&lost.stdout).lines().any(|line| line.starts_with("fail") && line.contains(" -> ")), "{}", text(&lost.stdout));
+    assert!(
+        text(&lost.stdout).lines().any(|line| line.starts_with("fail") && line.contains(" -> ")),
+        "{}",
+        text(&lost.stdout)
+    );
 }
 
 /// Publishes by command line; three others listen. Answers the backup's id.
@@ -100,17 +108,37 @@ fn published_and_watched(fleet: &Fleet, bare: &LabInstance, share: &Share) -> St
     let (path, host) = (share.path.to_str().unwrap(), fleet.host.as_str());
     let mut watch = fleet.command(&["job", "watch", &job, "--json", "--timeout-seconds", "60"]);
     let mut events = fleet.command(&["events", "--json", "--key", &format!("backup.completed.{host}"), "--count", "1"]);
-    let [watch, events] = [&mut watch, &mut events].map(|command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let [watch, events] =
+        [&mut watch, &mut events].map(|command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     for command in ["watch", "events"] {
         eventually(&format!("`{command}` listens"), START, || listens(command));
     }
     let mut publish = fleet.command(&[
-        "job", "publish", "backup", "--host", host, "--instance", &bare.name, "--repository-id", &share.id, "--address",
-        path, "--job-id", &job, "--label", "asked-by=test", "--watch", "--json",
+        "job",
+        "publish",
+        "backup",
+        "--host",
+        host,
+        "--instance",
+        &bare.name,
+        "--repository-id",
+        &share.id,
+        "--address",
+        path,
+        "--job-id",
+        &job,
+        "--label",
+        "asked-by=test",
+        "--watch",
+        "--json",
     ]);
     let published = json_lines(&run(&mut publish, 0).stdout);
     let last = published.last().unwrap();
-    assert_eq!((&last["job_id"], &last["labels"]["asked-by"]), (&Value::from(job.as_str()), &Value::from("test")), "{last}");
+    assert_eq!(
+        (&last["job_id"], &last["labels"]["asked-by"]),
+        (&Value::from(job.as_str()), &Value::from("test")),
+        "{last}"
+    );
     let watch = watch.wait_with_output().unwrap();
     assert_eq!(watch.status.code(), Some(0), "{}", text(&watch.stderr));
     assert_eq!(json_lines(&watch.stdout), published, "both saw the same events");
@@ -120,15 +148,35 @@ fn published_and_watched(fleet: &Fleet, bare: &LabInstance, share: &Share) -> St
 
     let absent = run(
         &mut fleet.command(&[
-            "job", "publish", "backup", "--host", "nobody", "--instance", "x", "--repository-id", &share.id, "--address", path,
+            "job",
+            "publish",
+            "backup",
+            "--host",
+            "nobody",
+            "--instance",
+            "x",
+            "--repository-id",
+            &share.id,
+            "--address",
+            path,
         ]),
         10,
     );
     assert!(text(&absent.stderr).contains("`nobody`") && absent.stdout.is_empty(), "{}", text(&absent.stderr));
     let failing = run(
         &mut fleet.command(&[
-            "job", "publish", "backup", "--host", host, "--instance", "no-such-instance", "--repository-id", &share.id,
-            "--address", path, "--watch",
+            "job",
+            "publish",
+            "backup",
+            "--host",
+            host,
+            "--instance",
+            "no-such-instance",
+            "--repository-id",
+            &share.id,
+            "--address",
+            path,
+            "--watch",
         ]),
         4,
     );
@@ -143,7 +191,8 @@ fn listens(command: &str) -> bool {
         let output = run(Command::new(tool).args(["-q", "--formatter", "json"]).args(what), 0);
         serde_json::from_slice(&output.stdout).unwrap()
     };
-    let named = |connection: &Value| connection["client_properties"].to_string().contains(&format!("longshore {command} "));
+    let named =
+        |connection: &Value| connection["client_properties"].to_string().contains(&format!("longshore {command} "));
     let connections = ask(&["list_connections", "pid", "client_properties"]);
     let queues = ask(&["list_queues", "owner_pid", "consumers"]);
     connections.iter().filter(|connection| named(connection)).any(|connection| {

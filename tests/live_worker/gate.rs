@@ -37,12 +37,14 @@ impl Gate {
                 let shut = Arc::new(AtomicBool::new(false));
                 let (calls, answers) = ((client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client));
                 let (holds, shut_for) = (holds.clone(), shut.clone());
-                thread::spawn(move || pass(calls.0, calls.1, |head| {
-                    if is_freeze(head) && holds.load(Ordering::SeqCst) {
-                        shut_for.store(true, Ordering::SeqCst);
-                    }
-                    true
-                }));
+                thread::spawn(move || {
+                    pass(calls.0, calls.1, |head| {
+                        if is_freeze(head) && holds.load(Ordering::SeqCst) {
+                            shut_for.store(true, Ordering::SeqCst);
+                        }
+                        true
+                    })
+                });
                 thread::spawn(move || pass(answers.0, answers.1, |_| !shut.load(Ordering::SeqCst)));
             }
         });

@@ -54,24 +54,20 @@ impl Heard {
     fn find<T>(&self, what: &str, limit: Duration, look: impl Fn(&Kept) -> Option<T>) -> T {
         let until = Instant::now() + limit;
         loop {
-            let kept = self.0.lock().unwrap();
-            if let Some(found) = look(&kept) {
-                return found;
-            }
-            assert!(Instant::now() < until, "not within {limit:?}: {what}; heard {:#?}", kept.runs);
-            drop(kept);
+            let said = {
+                let kept = self.0.lock().unwrap();
+                if let Some(found) = look(&kept) {
+                    return found;
+                }
+                kept.runs.iter().map(in_short).collect::<Vec<_>>().join("\n")
+            };
+            assert!(Instant::now() < until, "not within {limit:?}: {what}; heard\n{said}");
             std::thread::sleep(LOOK);
         }
     }
 
     /// The first event of the job that is as wanted.
-    pub fn of_run(
-        &self,
-        job: JobId,
-        what: &str,
-        limit: Duration,
-        wanted: impl Fn(&RunEvent) -> bool,
-    ) -> RunEvent {
+    pub fn of_run(&self, job: JobId, what: &str, limit: Duration, wanted: impl Fn(&RunEvent) -> bool) -> RunEvent {
         self.find(what, limit, |kept| kept.runs.iter().find(|event| event.job_id == job && wanted(event)).cloned())
     }
 
@@ -109,11 +105,20 @@ impl Heard {
     }
 }
 
+fn in_short(event: &RunEvent) -> String {
+    let RunEvent { job_id, attempt, sequence, .. } = event;
+    let detail = serde_json::to_string(&event.detail).unwrap();
+    format!("{job_id} {attempt}.{sequence} {} {detail}", event.detail.word())
+}
+
 /// The order that the contract promises: `accepted`, then for each attempt `started`, its progress and, if another
 /// attempt follows, `retrying`; one final event, and nothing after it.
 pub fn in_order(events: &[RunEvent]) {
     let words: Vec<_> = events.iter().map(|event| event.detail.word()).collect();
-    assert!(matches!(events, [first, .., last] if first.detail.word() == "accepted" && last.detail.is_final()), "{words:?}");
+    assert!(
+        matches!(events, [first, .., last] if first.detail.word() == "accepted" && last.detail.is_final()),
+        "{words:?}"
+    );
     assert_eq!(events.iter().filter(|event| event.detail.is_final()).count(), 1, "{words:?}");
     let places: Vec<_> = events.iter().map(|event| (event.run, event.attempt, event.sequence)).collect();
     assert!(places.is_sorted_by(|one, next| one < next), "{places:?}");

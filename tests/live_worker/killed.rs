@@ -40,7 +40,8 @@ fn a_killed_worker_leaves_no_guest_frozen_and_the_next_one_finishes_its_jobs() {
     slow.heal();
     fleet.start_worker();
     for (job, instance) in [(frozen, &guest), (copied, &bare)] {
-        let retrying = fleet.heard.of_run(job, "the run goes on", TAKEN_OVER, |event| event.detail.word() == "retrying");
+        let retrying =
+            fleet.heard.of_run(job, "the run goes on", TAKEN_OVER, |event| event.detail.word() == "retrying");
         let RunDetail::Retrying(retrying) = retrying.detail else { panic!("{retrying:?}") };
         assert_eq!(retrying.failure.code, "interrupted", "{retrying:?}");
         fleet.completed(job);

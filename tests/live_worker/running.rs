@@ -19,7 +19,10 @@ fn a_running_instance_is_quiesced_backed_up_and_proven() {
     let share = fleet.share();
     let job = fleet.back_up(&guest, &share, "require");
     let summary = fleet.completed(job);
-    assert_eq!((summary.number, summary.transfer, summary.consistency), (1, TransferUsed::Pull, Consistency::FileSystem));
+    assert_eq!(
+        (summary.number, summary.transfer, summary.consistency),
+        (1, TransferUsed::Pull, Consistency::FileSystem)
+    );
     assert_eq!(summary.verification, Verification::Compared);
     assert!(summary.frozen_ms.is_some_and(|frozen| frozen < 10_000), "{:?}", summary.frozen_ms);
     assert!(!guest.is_frozen(), "the guest goes on");
@@ -27,7 +30,10 @@ fn a_running_instance_is_quiesced_backed_up_and_proven() {
     let backup = share.path.join(&summary.directory);
     assert_eq!(backup, share.backups_of(&guest.id).join(summary.backup_id.to_string()));
     let manifest: Manifest = serde_json::from_slice(&std::fs::read(backup.join("manifest.json")).unwrap()).unwrap();
-    assert_eq!((manifest.job_id, manifest.backup_id, manifest.quiesce.requested), (job, summary.backup_id, Quiesce::Require));
+    assert_eq!(
+        (manifest.job_id, manifest.backup_id, manifest.quiesce.requested),
+        (job, summary.backup_id, Quiesce::Require)
+    );
     everything_is_there(&backup, &manifest);
     for disk in &manifest.disks {
         image_is_sound(&backup.join(&disk.file), disk.data_bytes, disk.file_bytes);
@@ -61,14 +67,17 @@ fn everything_is_there(backup: &Path, manifest: &Manifest) {
 /// Sound, standalone, ending where the file ends, and with its holes still holes.
 fn image_is_sound(image: &Path, data_bytes: u64, file_bytes: u64) {
     use std::os::unix::fs::MetadataExt;
-    let check: serde_json::Value = serde_json::from_str(&qemu_img(&["check", "--output=json", image.to_str().unwrap()])).unwrap();
+    let check: serde_json::Value =
+        serde_json::from_str(&qemu_img(&["check", "--output=json", image.to_str().unwrap()])).unwrap();
     for trouble in ["corruptions", "leaks", "check-errors"] {
         assert_eq!(check.get(trouble).and_then(serde_json::Value::as_u64).unwrap_or(0), 0, "{check}");
     }
     assert_eq!(check["image-end-offset"].as_u64(), Some(file_bytes), "{check}");
-    let info: serde_json::Value = serde_json::from_str(&qemu_img(&["info", "--output=json", image.to_str().unwrap()])).unwrap();
+    let info: serde_json::Value =
+        serde_json::from_str(&qemu_img(&["info", "--output=json", image.to_str().unwrap()])).unwrap();
     assert!(info.get("backing-filename").is_none(), "{info}");
-    let (virtual_bytes, allocated) = (info["virtual-size"].as_u64().unwrap(), std::fs::metadata(image).unwrap().blocks() * 512);
+    let (virtual_bytes, allocated) =
+        (info["virtual-size"].as_u64().unwrap(), std::fs::metadata(image).unwrap().blocks() * 512);
     assert!(data_bytes < virtual_bytes, "the disk has zeros: {data_bytes} of {virtual_bytes}");
     assert!(allocated <= data_bytes + TABLES_MAX, "{allocated} allocated for {data_bytes} of data");
 }

@@ -16,14 +16,18 @@ fn a_stopped_instance_is_backed_up_without_what_its_guest_cannot_write_to() {
     let fleet = Fleet::start("stopped");
     let share = fleet.share();
     let summary = fleet.completed(fleet.back_up(&bare, &share, "prefer"));
-    assert_eq!((summary.transfer, summary.consistency, summary.frozen_ms), (TransferUsed::Stopped, Consistency::Crash, None));
+    assert_eq!(
+        (summary.transfer, summary.consistency, summary.frozen_ms),
+        (TransferUsed::Stopped, Consistency::Crash, None)
+    );
     let backup = share.path.join(&summary.directory);
     equal(&bare.folder.join("vda.qcow2"), "qcow2", &backup.join("vda.qcow2"), "qcow2");
     equal(&bare.folder.join("vdb.reference.raw"), "raw", &backup.join("vdb.qcow2"), "qcow2");
 
     let disks: Vec<_> = summary.disks.iter().map(|disk| disk.target.as_str()).collect();
     assert_eq!(disks, ["vda", "vdb"]);
-    let mut skipped: Vec<_> = summary.skipped_disks.iter().map(|disk| (disk.target.as_str(), disk.reason.as_str())).collect();
+    let mut skipped: Vec<_> =
+        summary.skipped_disks.iter().map(|disk| (disk.target.as_str(), disk.reason.as_str())).collect();
     skipped.sort_unstable();
     let targets: Vec<_> = skipped.iter().map(|(target, _)| *target).collect();
     assert_eq!(targets, ["fda", "hdc", "vdr", "vds"], "{skipped:?}");
@@ -71,6 +75,11 @@ fn an_instance_that_starts_during_its_backup_is_tried_again_while_it_runs() {
     share.heal();
     let summary = fleet.completed(job);
     assert_eq!(summary.transfer, TransferUsed::Pull);
-    equal(&bare.folder.join("vdb.reference.raw"), "raw", &share.path.join(&summary.directory).join("vdb.qcow2"), "qcow2");
+    equal(
+        &bare.folder.join("vdb.reference.raw"),
+        "raw",
+        &share.path.join(&summary.directory).join("vdb.qcow2"),
+        "qcow2",
+    );
     fleet.finish(&[&bare], &[&share]);
 }
