@@ -198,8 +198,9 @@ impl Session {
 
     async fn release(&mut self) -> Result<Reply, Failure> {
         self.lost = None;
-        if let Some(lease) = self.lease.take() {
+        if let Some(lease) = self.lease.as_mut() {
             lease.release().await?;
+            self.lease = None;
         }
         Ok(Reply::Done)
     }

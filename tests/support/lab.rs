@@ -29,18 +29,23 @@ pub struct LabInstance {
 impl LabInstance {
     /// Without an OS: disks `vda` (qcow2) and `vdb` (raw), no agent.
     pub fn bare() -> Self {
-        Self::make("bare")
+        Self::make("bare", &[])
     }
 
     /// A small Linux with a guest agent, its file system on `vda`.
     pub fn guest() -> Self {
-        Self::make("guest")
+        Self::make("guest", &[])
     }
 
-    fn make(kind: &str) -> Self {
+    /// The same with an agent's channel on which nobody answers.
+    pub fn guest_without_agent() -> Self {
+        Self::make("guest", &["--no-agent"])
+    }
+
+    fn make(kind: &str, options: &[&str]) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let folder = PathBuf::from(lab(&[kind, &name]));
+        let folder = PathBuf::from(lab(&[&[kind, &name], options].concat()));
         let id = std::fs::read_to_string(folder.join("uuid")).unwrap().trim().parse().unwrap();
         Self { name, id, folder }
     }
@@ -48,6 +53,17 @@ impl LabInstance {
     /// Pulls the plug.
     pub fn stop(&self) {
         virsh(&["destroy", &self.name]);
+    }
+
+    /// Starts it again after [`LabInstance::stop`].
+    pub fn start(&self) {
+        virsh(&["start", &self.name]);
+    }
+
+    /// Whether the guest's agent answers within two seconds.
+    pub fn agent_answers(&self) -> bool {
+        let ask = r#"{"execute":"guest-ping"}"#;
+        virsh_output(&["qemu-agent-command", &self.name, ask, "--timeout", "2"]).status.success()
     }
 
     /// Whether the guest's agent says `frozen`, asked past the code under test.

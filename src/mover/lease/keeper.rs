@@ -21,7 +21,8 @@ pub(in crate::mover) struct Lease {
     number: u64,
     keep_limit: Duration,
     state: watch::Receiver<State>,
-    keeper: JoinHandle<()>,
+    /// None once it was stopped.
+    keeper: Option<JoinHandle<()>>,
 }
 
 #[derive(Clone)]
@@ -35,7 +36,7 @@ impl Lease {
     pub(super) fn keep(slots: Arc<Dir>, own: Dir, instance: InstanceId, number: u64, times: LeaseTimes) -> Self {
         let own = Arc::new(own);
         let (sender, state) = watch::channel(State::Kept(Instant::now()));
-        let keeper = tokio::spawn(keep(slots.clone(), own.clone(), number, times, sender));
+        let keeper = Some(tokio::spawn(keep(slots.clone(), own.clone(), number, times, sender)));
         Self { slots, own, instance, number, keep_limit: times.keep_limit, state, keeper }
     }
 
@@ -82,8 +83,9 @@ impl Lease {
         if next.is_some() { Err(taken_over(self.number)) } else { self.check() }
     }
 
-    /// Gives it back. A lost one is marked all the same: whoever took it over looks at a higher number.
-    pub async fn release(mut self) -> Result<(), Failure> {
+    /// Gives it back; may be tried again until it has worked. A lost one is marked all the same: whoever took it over looks
+    /// at a higher number.
+    pub async fn release(&mut self) -> Result<(), Failure> {
         self.stop().await;
         let own = self.own.clone();
         blocking(move || slot::release(&own)).await
@@ -91,15 +93,19 @@ impl Lease {
 
     /// Ends the counter, so that the task holds nothing on the share any more. The lease ages from now on.
     pub async fn stop(&mut self) {
-        self.keeper.abort();
-        // Aborted or ended: both are what was wanted.
-        let _ended = (&mut self.keeper).await;
+        if let Some(keeper) = self.keeper.take() {
+            keeper.abort();
+            // Aborted or ended: both are what was wanted.
+            let _ended = keeper.await;
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.keeper.abort();
+        if let Some(keeper) = &self.keeper {
+            keeper.abort();
+        }
     }
 }
 

@@ -47,7 +47,7 @@ async fn numbers_only_grow_and_a_released_lease_is_free_at_once() {
     for number in 1..=3 {
         // With a watch of a minute between two reads: only the mark of release can make this fast.
         let times = LeaseTimes { watch_interval: Duration::from_secs(60), ..TIMES };
-        let lease = share.take(times).await.unwrap();
+        let mut lease = share.take(times).await.unwrap();
         assert_eq!(lease.number(), number);
         lease.check().unwrap();
         lease.confirm().await.unwrap();

@@ -71,6 +71,11 @@ impl ShareError {
         self.errno() == Some(Errno::ENOENT)
     }
 
+    /// There is no room for it.
+    pub fn is_full(&self) -> bool {
+        matches!(self.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
+    }
+
     /// There is something of that name already.
     pub fn is_taken(&self) -> bool {
         matches!(self.errno(), Some(Errno::EEXIST | Errno::ENOTEMPTY))

@@ -1,0 +1,36 @@
+//! The product as its user gets it: the real binary as worker and as command line, a real RabbitMQ, a real libvirt with
+//! real guests, and shares that misbehave. Each test has a worker of its own, and ends by looking whether the host, the
+//! share and the journal are as they should be. Needs the laboratory: `scripts/lab up`, then `eval "$(scripts/lab env)"`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/lab.rs"]
+mod lab;
+#[path = "support/rabbit.rs"]
+mod rabbit;
+
+#[path = "live_worker/agentless.rs"]
+mod agentless;
+#[path = "live_worker/bad_share.rs"]
+mod bad_share;
+#[path = "live_worker/broker_lost.rs"]
+mod broker_lost;
+#[path = "live_worker/command_line.rs"]
+mod command_line;
+#[path = "live_worker/fleet.rs"]
+mod fleet;
+#[path = "live_worker/gate.rs"]
+mod gate;
+#[path = "live_worker/heard.rs"]
+mod heard;
+#[path = "live_worker/killed.rs"]
+mod killed;
+#[path = "live_worker/running.rs"]
+mod running;
+#[path = "live_worker/share.rs"]
+mod share;
+#[path = "live_worker/slate.rs"]
+mod slate;
+#[path = "live_worker/stopped.rs"]
+mod stopped;
+#[path = "live_worker/stopping.rs"]
+mod stopping;

@@ -1,0 +1,251 @@
+//! One worker of its own for each test: host id, directories, configuration, repository, and a listener to all it says.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longshore::broker::settings::BrokerSettings;
+use longshore::broker::topology::JOBS_EXCHANGE;
+use longshore::broker::{self, Broker, Outgoing};
+use longshore::message::event::{BackupSummary, Failed, HostDetail, RunDetail};
+use longshore::message::job::{BackupPart, InstancePart, JobMessage, RepositoryPart, RetryPart};
+use longshore::message::{Encoding, encode_job};
+use longshore::model::id::JobId;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::runtime::Runtime;
+
+use crate::heard::Heard;
+use crate::lab::{LabInstance, eventually, libvirt_uri, variable};
+use crate::share::{LONGSHORE, Share};
+use crate::slate;
+
+/// Longest time for a worker to be up.
+pub const START: Duration = Duration::from_secs(30);
+/// Longest time for a job that nothing holds up, on a machine with other things to do.
+pub const JOB: Duration = Duration::from_secs(90);
+
+/// What a worker is started with, where it isn't the usual.
+pub struct Settings {
+    pub broker_uri: String,
+    pub libvirt_uri: String,
+    pub drain_seconds: u64,
+    pub stall_seconds: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (broker_uri, libvirt_uri) = (variable("LONGSHORE_LAB_AMQP_URI"), libvirt_uri());
+        Self { broker_uri, libvirt_uri, drain_seconds: 60, stall_seconds: 60 }
+    }
+}
+
+/// A worker and its surroundings.
+pub struct Fleet {
+    pub host: String,
+    pub folder: PathBuf,
+    pub heard: Heard,
+    broker: Arc<dyn Broker>,
+    runtime: Runtime,
+    worker: Option<Child>,
+    settings: Settings,
+}
+
+impl Fleet {
+    /// A worker for host `name`, which no other test may use.
+    pub fn start(name: &str) -> Self {
+        Self::with(name, Settings::default())
+    }
+
+    pub fn with(name: &str, settings: Settings) -> Self {
+        let mut fleet = Self::without_worker(name, settings);
+        fleet.start_worker();
+        fleet
+    }
+
+    pub fn without_worker(name: &str, settings: Settings) -> Self {
+        let host = format!("{name}-{}", std::process::id());
+        let folder = PathBuf::from(variable("LONGSHORE_LAB_DIR")).join("fleet").join(&host);
+        std::fs::create_dir_all(&folder).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let uri = settings.broker_uri.parse().unwrap();
+        let broker = broker::connect(BrokerSettings::new(uri, "test")).unwrap();
+        let heard = runtime.block_on(Heard::listen(broker.as_ref(), &host));
+        let fleet = Self { host, folder, heard, broker, runtime, worker: None, settings };
+        fleet.configure(&fleet.settings);
+        fleet
+    }
+
+    /// Writes the configuration for the worker's next start.
+    pub fn configure(&self, settings: &Settings) {
+        let Settings { broker_uri, libvirt_uri, drain_seconds, stall_seconds } = settings;
+        let (host, folder) = (&self.host, self.folder.display());
+        let text = format!(
+            "host = \"{host}\"\n\
+             [broker]\nuri = \"{broker_uri}\"\nheartbeat_seconds = 5\n\
+             [libvirt]\nuri = \"{libvirt_uri}\"\n\
+             [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 4\nheartbeat_seconds = 1\n\
+             drain_seconds = {drain_seconds}\n\
+             [scratch]\ndir = \"{folder}/scratch\"\n\
+             [backup]\nsame_device_ok = true\nstall_seconds = {stall_seconds}\n"
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    /// The worker's configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("worker.toml")
+    }
+
+    /// A repository on the same file system.
+    pub fn share(&self) -> Share {
+        Share::directory(self.folder.join("share"))
+    }
+
+    /// Starts the worker and waits until it takes jobs.
+    pub fn start_worker(&mut self) {
+        let before = self.heard.host_events();
+        self.worker = Some(self.spawn_worker("worker.log"));
+        let online = |event: &longshore::message::HostEvent| matches!(event.detail, HostDetail::Online(_));
+        self.heard.of_host("the worker is online", START, before, online);
+    }
+
+    /// Another process with this configuration.
+    pub fn spawn_worker(&self, log: &str) -> Child {
+        let log = File::options().create(true).append(true).open(self.folder.join(log)).unwrap();
+        Command::new(LONGSHORE)
+            .args(["worker", "--config"])
+            .arg(self.config())
+            .env("LONGSHORE_LAB_MARK", format!("longshore-lab:{}:", variable("LONGSHORE_LAB_DIR")))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// The command line, with this host's configuration in the environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(LONGSHORE);
+        command.args(arguments).env("LONGSHORE_CONFIG", self.config()).stdin(Stdio::null());
+        command
+    }
+
+    /// A backup job of the usual sort, not yet published: no freeze, and pauses of a second between attempts.
+    pub fn job(&self, instance: &LabInstance, share: &Share) -> JobMessage {
+        JobMessage {
+            job_id: JobId::draw().to_string(),
+            run: 1,
+            kind: "backup".to_owned(),
+            host: self.host.clone(),
+            instance: InstancePart { id: None, name: Some(instance.name.clone()) },
+            repository: RepositoryPart {
+                id: share.id.clone(),
+                repository_type: "directory".to_owned(),
+                address: share.path.to_str().unwrap().to_owned(),
+                options: String::new(),
+                credentials: None,
+            },
+            backup: Some(BackupPart::default()),
+            retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(1), longest_pause_seconds: Some(1) }),
+            start_before: None,
+            deadline_seconds: None,
+            labels: Default::default(),
+            requested_by: None,
+        }
+    }
+
+    /// Publishes a job as any management server would.
+    pub fn publish(&self, job: &JobMessage) -> JobId {
+        let encoded = encode_job(job, Encoding::Json, Timestamp::now()).unwrap();
+        let (properties, body) = (encoded.properties, encoded.body);
+        let message = Outgoing { exchange: JOBS_EXCHANGE, routing_key: self.host.clone(), properties, body };
+        self.runtime.block_on(self.broker.publisher().publish(message)).unwrap();
+        job.job_id.parse().unwrap()
+    }
+
+    /// Publishes a job with that freeze policy.
+    pub fn back_up(&self, instance: &LabInstance, share: &Share, quiesce: &str) -> JobId {
+        let mut job = self.job(instance, share);
+        job.backup = Some(BackupPart { quiesce: Some(quiesce.to_owned()), ..BackupPart::default() });
+        self.publish(&job)
+    }
+
+    /// Waits for the job's good end.
+    pub fn completed(&self, job: JobId) -> BackupSummary {
+        match self.heard.end_of(job, JOB) {
+            RunDetail::Completed(completed) => {
+                assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
+                completed.backup.expect("a backup job makes a backup")
+            }
+            other => panic!("the job did not complete: {other:#?}"),
+        }
+    }
+
+    /// Waits for the job's bad end, which comes with a dead letter that says the same.
+    pub fn failed(&self, job: JobId) -> Failed {
+        match self.heard.end_of(job, JOB) {
+            RunDetail::Failed(failed) => {
+                let letter = self.heard.letter_of(job, JOB);
+                assert_eq!((letter.failure, letter.attempts), (failed.failure.clone(), failed.attempts));
+                failed
+            }
+            other => panic!("the job did not fail: {other:#?}"),
+        }
+    }
+
+    /// Waits until the job has moved some of its bytes.
+    pub fn is_copying(&self, job: JobId) {
+        self.heard.of_run(job, "the job copies", JOB, |event| {
+            matches!(&event.detail, RunDetail::Progress(progress) if progress.step == "copy" && progress.done_bytes > 0)
+        });
+    }
+
+    /// Sends the worker a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.worker.as_ref().expect("a worker runs").id();
+        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
+    /// As a power cut would, as far as a process can be.
+    pub fn kill_worker(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.worker.take().unwrap().wait().unwrap();
+    }
+
+    /// Waits for the worker's end.
+    pub fn worker_ends(&mut self, limit: Duration) -> ExitStatus {
+        let mut worker = self.worker.take().expect("a worker runs");
+        eventually("the worker ends", limit, || worker.try_wait().unwrap().is_some());
+        worker.wait().unwrap()
+    }
+
+    /// Ends the worker politely, and looks whether host, journal and repository are as they should be.
+    pub fn finish(mut self, instances: &[&LabInstance], shares: &[&Share]) {
+        slate::instances_are_free(instances);
+        self.signal(Signal::SIGTERM);
+        let status = self.worker_ends(JOB);
+        assert!(status.success(), "the worker ended with {status}");
+        slate::host_is_clean(&self.folder, instances);
+        self.runtime.block_on(slate::journal_is_settled(&self.folder.join("state")));
+        for share in shares {
+            slate::share_is_clean(share, instances);
+        }
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if let Some(mut worker) = self.worker.take() {
+            worker.kill().unwrap();
+            worker.wait().unwrap();
+        }
+        if std::thread::panicking() {
+            eprintln!("the worker's files are kept in {}", self.folder.display());
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What has to be so when the work is done: nothing mounted, frozen, left on disk, running or open.
+
+use std::path::Path;
+use std::time::Duration;
+
+use longshore::journal::Journal;
+
+use crate::lab::{LabInstance, eventually, virsh};
+use crate::share::Share;
+
+/// Longest time for what a job releases last to be gone.
+const SOON: Duration = Duration::from_secs(20);
+
+/// No libvirt job, and no guest is frozen or paused.
+pub fn instances_are_free(instances: &[&LabInstance]) {
+    for instance in instances {
+        assert!(!instance.has_backup_job(), "{} has a backup job", instance.name);
+        let state = virsh(&["domstate", &instance.name]);
+        assert!(state == "running" || state == "shut off", "{} is {state}", instance.name);
+        if state == "running" && instance.agent_answers() {
+            assert!(!instance.is_frozen(), "{} is frozen", instance.name);
+        }
+    }
+}
+
+/// No mover, no guard, no mount, and nothing in the directories for sockets and scratch.
+pub fn host_is_clean(folder: &Path, instances: &[&LabInstance]) {
+    eventually("no process of the worker is left", SOON, || processes_of(folder).is_empty());
+    for instance in instances {
+        assert!(!guard_stands(instance), "the guard of {} is still there", instance.name);
+    }
+    assert_eq!(mounts_below(&folder.join("run")), Vec::<String>::new());
+    for directory in ["run", "scratch"] {
+        assert_eq!(everything_in(&folder.join(directory)), Vec::<String>::new(), "in `{directory}`");
+    }
+}
+
+/// Every run has ended, and all that was to be said has been.
+pub async fn journal_is_settled(state: &Path) {
+    let journal = Journal::open(state).await.unwrap();
+    assert_eq!(journal.open_runs().await.unwrap().len(), 0, "open runs");
+    assert_eq!(journal.outbox_depth().await.unwrap(), 0, "messages that nobody was told");
+    journal.close().await;
+}
+
+/// Only backups lie among the backups.
+pub fn share_is_clean(share: &Share, instances: &[&LabInstance]) {
+    for instance in instances {
+        for name in share.entries_of(&instance.id) {
+            assert!(!name.starts_with('.'), "`{name}` is left on the share");
+            assert!(share.backups_of(&instance.id).join(&name).join("manifest.json").exists(), "`{name}` is no backup");
+        }
+    }
+}
+
+/// Whether a guard of the instance holds its place.
+pub fn guard_stands(instance: &LabInstance) -> bool {
+    std::fs::read_to_string("/proc/net/unix").unwrap().contains(&format!("longshore-guard-{}", instance.id))
+}
+
+/// Command lines of all processes that name `folder`: worker, movers, and the tools that a mover runs.
+pub fn processes_of(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        // One that ends between listing and reading is gone, which is what is asked about.
+        let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+    });
+    // A guest's QEMU names its disks, which are elsewhere.
+    processes.filter(|line| line.contains(folder)).collect()
+}
+
+/// Mount points below `folder` in the namespace of any process.
+pub fn mounts_below(folder: &Path) -> Vec<String> {
+    let folder = format!("{}/", folder.display());
+    let mut found: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let Ok(table) = std::fs::read_to_string(entry.unwrap().path().join("mountinfo")) else { continue };
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        found.extend(points.filter(|point| point.starts_with(&folder)).map(str::to_owned));
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn everything_in(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![directory.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            }
+            found.push(entry.path().display().to_string());
+        }
+    }
+    found
+}
