@@ -66,7 +66,7 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     };
     worker::run(parts, shutdown).await.map_err(|error| match error {
         WorkerError::Journal(failure) => failure.into(),
-        in_use @ WorkerError::HostIdInUse { .. } => CliError::failed(in_use),
+        other => CliError::failed(other),
     })?;
     journal.close().await;
     tracing::info!("stopped");

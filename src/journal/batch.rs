@@ -145,7 +145,8 @@ impl Batch {
 /// Sends the run's last state event once more, under a new place in the outbox, unless one is waiting there anyway.
 async fn announce(connection: &mut SqliteConnection, run: i64, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE outbox SET id = ?, sent = 0 WHERE id = (SELECT max(id) FROM outbox WHERE run_id = ?) AND sent = 1",
+        "UPDATE outbox SET id = ?, sent = 0 WHERE id = (SELECT max(id) FROM outbox WHERE run_id = ? \
+         AND kind IN ('state', 'final')) AND sent = 1",
     )
     .bind(id)
     .bind(run)

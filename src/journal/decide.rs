@@ -61,6 +61,13 @@ impl View {
                 Ok(Answer::Written)
             }
             Request::Keep { key, name, value } => self.keep(key, name, value, batch).map(Answer::Kept),
+            Request::CutOff { key, attempt } => {
+                let run = self.running(key, attempt)?;
+                run.crashes += 1;
+                let (id, crashes) = (run.id, run.crashes);
+                batch.changed.insert(id, key);
+                Ok(Answer::CutOffs(crashes))
+            }
             Request::Settle { key, attempt, settlement, rows } => {
                 self.settle(key, attempt, settlement, rows, batch)?;
                 Ok(Answer::Written)
@@ -174,7 +181,6 @@ impl View {
                 run.state = RunState::Waiting { not_before };
                 match counted {
                     Counted::Failure => run.failures += 1,
-                    Counted::Crash => run.crashes += 1,
                     Counted::Nothing => {}
                 }
             }

@@ -129,9 +129,7 @@ pub enum Settlement {
 pub enum Counted {
     /// A failure, charged to the retry policy.
     Failure,
-    /// The worker ended while it ran.
-    Crash,
-    /// Neither: it was stopped in order, as by a drain.
+    /// Nothing: it was stopped in order, as by a drain, or cut off, which is counted before it is unwound.
     Nothing,
 }
 

@@ -130,6 +130,15 @@ impl Journal {
         self.ask(Request::Record { key, attempt, record }).await.map(drop)
     }
 
+    /// Counts that the running attempt was cut off by the worker's end, and answers how many of the run's attempts have been. Asked
+    /// before the attempt is unwound, so that an unwinding that the worker doesn't survive is counted as well.
+    pub async fn cut_off(&self, key: RunKey, attempt: u32) -> Result<u32, Failure> {
+        match self.ask(Request::CutOff { key, attempt }).await? {
+            Answer::CutOffs(count) => Ok(count),
+            other => Err(strange(&other)),
+        }
+    }
+
     /// The log of an attempt, for the saga engine.
     pub fn saga_log(&self, key: RunKey, attempt: u32) -> AttemptLog {
         AttemptLog { journal: self.clone(), key, attempt }

@@ -13,6 +13,7 @@ pub(super) enum Request {
     Start { key: RunKey, rows: Vec<Draft> },
     Record { key: RunKey, attempt: u32, record: Record },
     Keep { key: RunKey, name: String, value: Value },
+    CutOff { key: RunKey, attempt: u32 },
     Settle { key: RunKey, attempt: u32, settlement: Settlement, rows: Vec<Draft> },
     Post { key: Option<RunKey>, rows: Vec<Draft> },
     Progress { key: RunKey, attempt: u32, row: Draft },
@@ -29,6 +30,7 @@ impl Request {
             Request::Start { key, .. }
             | Request::Record { key, .. }
             | Request::Keep { key, .. }
+            | Request::CutOff { key, .. }
             | Request::Settle { key, .. }
             | Request::Progress { key, .. } => Some(*key),
             Request::Post { key, .. } => *key,
@@ -43,6 +45,7 @@ pub(super) enum Answer {
     Written,
     Admission(Admission),
     Attempt(u32),
+    CutOffs(u32),
     Kept(Value),
     Pruned(Pruned),
 }

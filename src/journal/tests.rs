@@ -196,7 +196,7 @@ async fn a_run_ends_once_and_only_its_last_attempt_is_written_to() {
     assert_eq!(journal.record(key, 0, record()).await.unwrap_err().code, Code::Internal, "not started");
     journal.start_attempt(key, vec![]).await.unwrap();
     assert!(journal.start_attempt(key, vec![]).await.is_err(), "one attempt at a time");
-    let again = Settlement::Waiting { not_before: None, counted: Counted::Crash };
+    let again = Settlement::Waiting { not_before: None, counted: Counted::Nothing };
     journal.settle(key, 1, again.clone(), vec![]).await.unwrap();
     journal.start_attempt(key, vec![]).await.unwrap();
     assert!(journal.record(key, 1, record()).await.is_err(), "an earlier attempt");
@@ -214,13 +214,19 @@ async fn failures_crashes_and_orderly_stops_are_counted_apart() {
     let (_dir, journal) = journal().await;
     let key = key(1);
     journal.take(taken(key, "a")).await.unwrap();
-    for counted in [Counted::Failure, Counted::Crash, Counted::Nothing, Counted::Failure] {
+    for counted in [Counted::Failure, Counted::Nothing, Counted::Nothing, Counted::Failure] {
         let attempt = journal.start_attempt(key, vec![]).await.unwrap();
+        if attempt == 2 {
+            // Twice: the unwinding was cut off as well.
+            assert_eq!(journal.cut_off(key, attempt).await.unwrap(), 1);
+            assert_eq!(journal.cut_off(key, attempt).await.unwrap(), 2);
+        }
         journal.settle(key, attempt, Settlement::Waiting { not_before: None, counted }, vec![]).await.unwrap();
     }
     let open = journal.open_runs().await.unwrap();
     let run = open.first().unwrap();
-    assert_eq!((run.attempt, run.failures, run.crashes), (4, 2, 1));
+    assert_eq!((run.attempt, run.failures, run.crashes), (4, 2, 2));
+    assert!(journal.cut_off(key, 4).await.is_err(), "not running");
 }
 
 #[tokio::test]

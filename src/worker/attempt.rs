@@ -20,16 +20,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::conclude::{Told, conclude};
 use super::pace::Pace;
 use super::run::Run;
-use super::settle::Ending;
+use super::settle::{Ending, INTERRUPTIONS_MAX};
 use super::shared::Shared;
 use super::work::AttemptRecord;
 use crate::failure::{Code, Failure};
 use crate::job::{Attempt, JobProgress};
 use crate::journal::{AttemptLog, Journal};
-use crate::message::event::{RunDetail, RunningJob, Started};
+use crate::message::event::{LeftOver, RunDetail, RunningJob, Started};
 use crate::model::id::BackupId;
 use crate::model::job::RunKey;
-use crate::saga::{Outcome, Record, SagaLog, Stop, Stopper};
+use crate::saga::{End, Outcome, Record, SagaLog, Stop, Stopper};
 
 /// Pause before something that could not be written down or read is tried again. Progress that is not in the journal did not
 /// happen, so until the journal works there is nothing else to do; the worker's end bounds it.
@@ -45,39 +45,67 @@ pub async fn attempt(shared: Arc<Shared>, run: Run, stopper: Stopper, stop: Stop
     let key = run.job.key;
     let begun = Instant::now();
     let rows = || vec![run.voice.event(RunDetail::Started(Started {}))];
-    let number = persist("start an attempt", || shared.journal.start_attempt(key, rows())).await;
+    let number = match persist("start an attempt", || shared.journal.start_attempt(key, rows())).await {
+        Ok(number) => number,
+        Err(failure) => {
+            // The journal knows better where the run stands; the next start goes on from there.
+            tracing::error!(run = %key, failure = format!("{failure:#}"), "the journal refused an attempt");
+            return None;
+        }
+    };
     let drawn = json!(BackupId::draw());
     let kept = persist("keep the backup id", || shared.journal.keep(key, BACKUP_ID, drawn.clone())).await;
-    let outcome = match backup_id(Some(&kept)) {
-        Some(backup_id) => {
+    let outcome = match kept.and_then(|kept| backup_id(&kept)) {
+        Ok(backup_id) => {
             let attempt = Attempt { job: (*run.job).clone(), attempt: number, backup_id };
             tracing::info!(job.id = %key.job_id, run = key.run, attempt = number, "attempt started");
             follow(&shared, &run, &attempt, &stopper, &stop).await
         }
-        None => refused(Failure::new(Code::Internal, "the journal kept something else under the backup id's name")),
+        Err(failure) => Outcome { end: End::Failed { failure }, warnings: Vec::new(), left_over: Vec::new() },
     };
     conclude(&shared, run, number, Told::from_outcome(outcome, begun.elapsed())).await
 }
 
-/// Ends an attempt that an earlier worker left open.
-pub async fn recover(shared: Arc<Shared>, run: Run) -> Option<Run> {
+/// Ends an attempt that an earlier worker left open. It is counted before it is unwound, and not unwound any more when that has
+/// been tried too often: an unwinding that the worker doesn't survive would otherwise go on for ever.
+pub async fn recover(shared: Arc<Shared>, mut run: Run) -> Option<Run> {
     let (key, number) = (run.job.key, run.attempts);
     let begun = Instant::now();
-    let records = persist("read records", || shared.journal.records_of(key, number)).await;
-    let mut kept = persist("read the plan", || shared.journal.kept(key)).await;
-    let plan = kept.remove(&plan_name(number));
-    // Without an id the crash came between the attempt's record and the id: nothing has begun.
-    let told = match backup_id(kept.get(BACKUP_ID)) {
-        None => Told::of(Ending::Interrupted),
-        Some(backup_id) => {
+    let cut_off = persist("count a cut-off attempt", || shared.journal.cut_off(key, number)).await;
+    run.past.interruptions = cut_off.unwrap_or(INTERRUPTIONS_MAX);
+    if run.past.interruptions > INTERRUPTIONS_MAX {
+        let reason = "the worker ended each time it tried to take it back".to_owned();
+        let left_over = LeftOver { what: format!("what attempt {number} held"), reason, job_id: None };
+        return conclude(&shared, run, number, Told::of(Ending::Interrupted).with_left_over(left_over)).await;
+    }
+    shared.status.enter(key, running_job(&run, number));
+    let told = match look(&shared, key, number).await {
+        Ok(None) => Told::of(Ending::Interrupted),
+        Ok(Some((backup_id, plan, records))) => {
             let attempt = Attempt { job: (*run.job).clone(), attempt: number, backup_id };
             let record = JournalRecord::new(&shared.journal, key, number);
-            tracing::info!(job.id = %key.job_id, run = key.run, attempt = number, records = records.len(), "unwinding an attempt that was cut short");
+            let count = records.len();
+            tracing::info!(job.id = %key.job_id, run = key.run, attempt = number, records = count, "unwinding a cut-off attempt");
             let outcome = shared.work.unwind(&attempt, plan, &records, &record).await;
-            Told::from_outcome(outcome, begun.elapsed())
+            Told::from_unwinding(outcome, begun.elapsed())
         }
+        Err(failure) => Told::of(Ending::Failed(failure)),
     };
+    shared.status.leave(key);
     conclude(&shared, run, number, told).await
+}
+
+/// What a cut-off attempt left in the journal; none if the crash came before its backup id, when nothing had begun.
+async fn look(
+    shared: &Shared,
+    key: RunKey,
+    number: u32,
+) -> Result<Option<(BackupId, Option<Value>, Vec<Record>)>, Failure> {
+    let records = persist("read records", || shared.journal.records_of(key, number)).await?;
+    let mut kept = persist("read the plan", || shared.journal.kept(key)).await?;
+    let Some(kept_id) = kept.get(BACKUP_ID) else { return Ok(None) };
+    let backup_id = backup_id(kept_id)?;
+    Ok(Some((backup_id, kept.remove(&plan_name(number)), records)))
 }
 
 /// Runs the work while its progress is told and its deadline watched.
@@ -140,27 +168,26 @@ fn too_late(run: &Run) -> Option<Failure> {
     Some(Failure::new(Code::StartBeforePassed, format!("the job was to be started before {moment}")))
 }
 
-fn backup_id(kept: Option<&Value>) -> Option<BackupId> {
-    kept.and_then(|value| serde_json::from_value(value.clone()).ok())
-}
-
-fn refused(failure: Failure) -> Outcome {
-    Outcome { end: crate::saga::End::Failed { failure }, warnings: Vec::new(), left_over: Vec::new() }
+fn backup_id(kept: &Value) -> Result<BackupId, Failure> {
+    let other = || Failure::new(Code::Internal, "the journal kept something else under the backup id's name");
+    serde_json::from_value(kept.clone()).map_err(|error| other().because(&error))
 }
 
 fn plan_name(attempt: u32) -> String {
     format!("plan of attempt {attempt}")
 }
 
-/// Tries until it works; see [`JOURNAL_PAUSE`].
-pub(super) async fn persist<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+/// Tries until the journal can be written and read; see [`JOURNAL_PAUSE`]. What it refuses for another reason is refused for good.
+pub(super) async fn persist<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
 {
     loop {
         match attempt().await {
-            Ok(value) => return value,
-            Err(failure) => tracing::error!(failure = format!("{failure:#}"), "cannot {what}; trying again"),
+            Err(failure) if failure.code == Code::JournalFailed => {
+                tracing::error!(failure = format!("{failure:#}"), "cannot {what}; trying again");
+            }
+            result => return result,
         }
         sleep(JOURNAL_PAUSE).await;
     }

@@ -18,6 +18,7 @@ use crate::journal::{Counted, Draft, Settlement as Written, StoredMessage};
 use crate::message::event::{
     BackupSummary, Cancelled, Completed, Failed, FailureReport, LeftOver, Retrying, RunDetail,
 };
+use crate::model::job::RunKey;
 use crate::saga::{End, Outcome};
 
 /// What an attempt came to.
@@ -43,6 +44,17 @@ impl Told {
         self
     }
 
+    /// What the outcome of unwinding a cut-off attempt means for the run.
+    pub fn from_unwinding(outcome: Outcome, duration: Duration) -> Self {
+        let told = Self::from_outcome(outcome, duration);
+        match &told.ending {
+            Ending::Failed(failure) if failure.code == Code::Interrupted => {
+                Self { ending: Ending::Interrupted, ..told }
+            }
+            _ => told,
+        }
+    }
+
     /// What the work's outcome means for the run.
     pub fn from_outcome(outcome: Outcome, duration: Duration) -> Self {
         let mut told = Self { duration, ..Self::of(Ending::Completed) };
@@ -60,7 +72,6 @@ impl Told {
                 }
                 Err(failure) => told.ending = Ending::Failed(failure),
             },
-            End::Failed { failure } if failure.code == Code::Interrupted => told.ending = Ending::Interrupted,
             End::Stopped { failure } if failure.code == Code::HostDraining => told.ending = Ending::Drained,
             End::Failed { failure } | End::Stopped { failure } => told.ending = Ending::Failed(failure),
         }
@@ -75,7 +86,6 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) ->
         let report = LeftOver { job_id: Some(key.job_id), ..report.clone() };
         shared.status.left_over(KnownLeftOver { report, process: None });
     }
-    let crashed = told.ending == Ending::Interrupted;
     let settlement = settle(told.ending.clone(), run.past, &run.job.retry, draw());
     log(&run, number, &told, &settlement);
     let now = Timestamp::now();
@@ -83,35 +93,37 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) ->
     match settlement {
         Settlement::Complete => {
             let rows = || vec![run.voice.event(RunDetail::Completed(completed(&told)))];
-            persist("settle a run", || shared.journal.settle(key, number, ended("completed"), rows())).await;
+            settled(key, || shared.journal.settle(key, number, ended("completed"), rows())).await;
             None
         }
         Settlement::Cancel => {
             let detail = Cancelled { requested_by: None, reason: None, left_overs: told.left_overs.clone() };
             let rows = || vec![run.voice.event(RunDetail::Cancelled(detail.clone()))];
-            persist("settle a run", || shared.journal.settle(key, number, ended("cancelled"), rows())).await;
+            settled(key, || shared.journal.settle(key, number, ended("cancelled"), rows())).await;
             None
         }
         Settlement::DeadLetter(failure) => {
-            let message = persist("read a job's message", || shared.journal.message(key)).await;
+            // A message that can't be read leaves the run without a letter, not without its end.
+            let message = persist("read a job's message", || shared.journal.message(key)).await.unwrap_or_default();
             let rows = || failed(shared, &run, number, &told, &failure, message.as_ref());
-            persist("settle a run", || shared.journal.settle(key, number, ended(failure.code.as_str()), rows())).await;
+            settled(key, || shared.journal.settle(key, number, ended(failure.code.as_str()), rows())).await;
             None
         }
         Settlement::Retry { pause, charged, failure } => {
             let next_attempt_at = now.checked_add(pause).unwrap_or(now);
-            let counted = counted(charged, crashed);
+            let counted = if charged { Counted::Failure } else { Counted::Nothing };
             let not_before = (!pause.is_zero()).then_some(next_attempt_at);
             let rows = || {
                 let failure = FailureReport::from(&failure);
                 vec![run.voice.event(RunDetail::Retrying(Retrying { failure, next_attempt_at }))]
             };
             let written = || Written::Waiting { not_before, counted };
-            persist("settle an attempt", || shared.journal.settle(key, number, written(), rows())).await;
+            if !settled(key, || shared.journal.settle(key, number, written(), rows())).await {
+                return None;
+            }
             run.attempts = number;
             run.not_before = not_before;
             run.past.charged += u32::from(charged);
-            run.past.interruptions += u32::from(crashed);
             Some(run)
         }
     }
@@ -123,14 +135,18 @@ pub async fn cancel(shared: &Shared, run: &Run, reason: &Value) {
     let detail = Cancelled { requested_by: text("requested_by"), reason: text("reason"), left_overs: Vec::new() };
     let rows = || vec![run.voice.event(RunDetail::Cancelled(detail.clone()))];
     let ended = || Written::Ended { outcome: json!("cancelled"), at: Timestamp::now() };
-    persist("settle a cancelled run", || shared.journal.settle(run.job.key, run.attempts, ended(), rows())).await;
+    settled(run.job.key, || shared.journal.settle(run.job.key, run.attempts, ended(), rows())).await;
 }
 
-fn counted(charged: bool, crashed: bool) -> Counted {
-    match (charged, crashed) {
-        (true, _) => Counted::Failure,
-        (false, true) => Counted::Crash,
-        (false, false) => Counted::Nothing,
+/// Settles, and says whether the journal took it. It refuses only what does not fit the run's state there, which is then the truth:
+/// the next start goes on from it.
+async fn settled<F: Future<Output = Result<(), Failure>>>(key: RunKey, settle: impl FnMut() -> F) -> bool {
+    match persist("settle an attempt", settle).await {
+        Ok(()) => true,
+        Err(failure) => {
+            tracing::error!(run = %key, failure = format!("{failure:#}"), "the journal refused a settlement");
+            false
+        }
     }
 }
 

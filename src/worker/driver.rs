@@ -48,8 +48,6 @@ pub struct Driver {
     attempts: JoinSet<Option<Run>>,
     /// Whose attempt each of those tasks is.
     keys: HashMap<Id, RunKey>,
-    /// How often an attempt of a run, or its unwinding, has ended in a panic.
-    panics: BTreeMap<RunKey, u32>,
     stoppers: BTreeMap<RunKey, Stopper>,
     order: u64,
 }
@@ -65,7 +63,6 @@ impl Driver {
             intakes: JoinSet::new(),
             attempts: JoinSet::new(),
             keys: HashMap::new(),
-            panics: BTreeMap::new(),
             stoppers: BTreeMap::new(),
             order: 0,
         }
@@ -114,8 +111,8 @@ impl Driver {
     }
 
     /// Stops: lets attempts end within the drain limit, then asks the rest to stop and lets them unwind. What waits stays in the
-    /// journal.
-    pub async fn drain(&mut self, shutdown: &Shutdown) {
+    /// journal. Answers how many attempts did not unwind in time.
+    pub async fn drain(&mut self, shutdown: &Shutdown) -> usize {
         let limit = Instant::now() + self.shared.settings.drain_limit;
         while !self.attempts.is_empty() || !self.intakes.is_empty() {
             tokio::select! {
@@ -134,10 +131,11 @@ impl Driver {
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = sleep_until(limit) => {
                     tracing::error!(attempts = self.attempts.len(), "attempts did not unwind in time; the next start ends them");
-                    return;
+                    break;
                 }
             }
         }
+        self.attempts.len()
     }
 
     /// Runs that wait, and attempts that run.
@@ -177,7 +175,7 @@ impl Driver {
         match taken {
             Ok(Some(run)) => self.wait(run),
             Ok(None) => {}
-            // The delivery was not acknowledged: the broker hands it over again.
+            // Not acknowledged, so the broker hands it over again once the channel is gone; taken, the next start goes on with it.
             Err(error) => tracing::error!(%error, "taking a delivery ended in a panic"),
         }
     }
@@ -192,7 +190,6 @@ impl Driver {
         match again {
             Ok(again) => {
                 self.occupied.leave(key);
-                self.panics.remove(&key);
                 if let Some(run) = again {
                     self.wait(run);
                 }
@@ -200,12 +197,10 @@ impl Driver {
             // Its run is still running in the journal, and its instance stays taken until what it held is given back.
             Err(error) => {
                 tracing::error!(run = %key, %error, "an attempt ended in a panic");
-                let panics = self.panics.entry(key).or_default();
-                *panics += 1;
-                let (shared, panics) = (self.shared.clone(), *panics);
+                let shared = self.shared.clone();
                 self.order += 1;
                 let order = self.order;
-                self.follow(key, async move { Some(Run { order, ..after_a_panic(shared, key, panics).await? }) });
+                self.follow(key, async move { Some(Run { order, ..after_a_panic(shared, key).await? }) });
             }
         }
     }

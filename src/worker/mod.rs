@@ -73,6 +73,12 @@ pub enum WorkerError {
         /// The host id.
         host: HostId,
     },
+    /// A stop could not wait any longer for attempts to give back what they hold.
+    #[error("{attempts} attempts had not unwound when the stop could wait no longer; the next start ends them")]
+    StillUnwinding {
+        /// How many.
+        attempts: usize,
+    },
 }
 
 /// Runs until `shutdown` asks for a stop and everything is given back or kept in the journal. Dropping the future is the same as
@@ -107,14 +113,14 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
     };
 
     session.want_jobs(false);
-    if in_use {
+    let attempts = if in_use {
         let (switch, at_once) = shutdown::switch();
         switch.raise(Stage::Now);
-        driver.drain(&at_once).await;
+        driver.drain(&at_once).await
     } else {
         say_that_it_drains(&shared, &driver, publisher.as_ref()).await;
-        driver.drain(&shutdown).await;
-    }
+        driver.drain(&shutdown).await
+    };
     session.close().await;
     over.raise(Stage::Now);
     for (task, what) in [(heart, "heartbeat"), (inventories, "inventory"), (states, "session watch")] {
@@ -123,7 +129,11 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
     // Last: until then somebody may have something to tell.
     told.raise(Stage::Now);
     finish(pump, "outbox").await;
-    if in_use { Err(WorkerError::HostIdInUse { host }) } else { Ok(()) }
+    match attempts {
+        _ if in_use => Err(WorkerError::HostIdInUse { host }),
+        0 => Ok(()),
+        attempts => Err(WorkerError::StillUnwinding { attempts }),
+    }
 }
 
 async fn finish(task: AbortOnDropHandle<()>, what: &str) {

@@ -8,7 +8,7 @@
 //!
 //! Nothing is lost: a row is marked only after the broker confirmed it, so a crash sends it again with the same event id.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,10 +23,13 @@ use crate::failure::Failure;
 use crate::journal::{Journal, MessageKind, OutboxRow};
 use crate::shutdown::{Shutdown, Stage};
 
-/// Pause before rows that could not be sent are looked at again.
+/// Rows read at a time: a dead letter has up to 2 MiB.
+const ROWS_READ_MAX: u32 = 64;
+/// Pause before a row that was not confirmed is sent again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Pause before an unroutable dead letter is tried again: somebody has to declare its queue first.
-const LETTER_PAUSE: Duration = Duration::from_secs(60);
+/// Pause before a row is sent again that the broker refused, or a dead letter that no queue took: somebody has to do something
+/// first.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// Longest time that a stop waits for the outbox to empty.
 pub const FLUSH_MAX: Duration = Duration::from_secs(5);
 
@@ -49,8 +52,16 @@ enum Sent {
 
 /// Sends until `shutdown` says that the worker's work is over; then until the outbox is empty, for at most [`FLUSH_MAX`].
 pub async fn pump(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc<Counters>, over: Shutdown) {
-    let mut pump =
-        Pump { journal, publisher, counters, after: 0, busy: BTreeSet::new(), ready: VecDeque::new(), again: None };
+    let mut pump = Pump {
+        journal,
+        publisher,
+        counters,
+        after: 0,
+        busy: BTreeSet::new(),
+        ready: VecDeque::new(),
+        kept: BTreeMap::new(),
+        again: None,
+    };
     let mut posted = pump.journal.posted();
     let mut sending = FuturesUnordered::new();
     let mut deadline = None;
@@ -71,7 +82,7 @@ pub async fn pump(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc
         tokio::select! {
             Some(sent) = sending.next() => pump.settle(sent, &mut sending).await,
             changed = posted.changed() => if changed.is_err() { return },
-            () = sleep_until(pump.again) => { pump.again = None; pump.after = 0 }
+            () = sleep_until(pump.again) => pump.look_from_the_start(),
             () = over.reached(Stage::Now), if deadline.is_none() => {}
             () = sleep_until(deadline) => {}
         }
@@ -87,6 +98,8 @@ struct Pump {
     /// Rows that are read and not settled, so that a second look from the start does not send them twice at once.
     busy: BTreeSet<i64>,
     ready: VecDeque<OutboxRow>,
+    /// Rows that could not be sent, and when each is due again.
+    kept: BTreeMap<i64, Instant>,
     /// When to look from the start again.
     again: Option<Instant>,
 }
@@ -96,11 +109,13 @@ impl Pump {
         if self.after >= highest || self.ready.len() >= PUBLISHES_IN_FLIGHT_MAX {
             return;
         }
-        match self.journal.next_batch(self.after, PUBLISHES_IN_FLIGHT_MAX as u32).await {
+        let now = Instant::now();
+        match self.journal.next_batch(self.after, ROWS_READ_MAX).await {
             Ok(rows) => {
                 self.after = rows.last().map_or(highest, |row| row.id);
                 for row in rows {
-                    if self.busy.insert(row.id) {
+                    let due = self.kept.get(&row.id).is_none_or(|at| *at <= now);
+                    if due && self.busy.insert(row.id) {
                         self.ready.push_back(row);
                     }
                 }
@@ -118,6 +133,7 @@ impl Pump {
                 Sent::Settled(id) => settled.push(id),
                 Sent::Kept(id, pause) => {
                     self.busy.remove(&id);
+                    self.kept.insert(id, Instant::now() + pause);
                     self.look_again(pause);
                 }
             }
@@ -132,7 +148,16 @@ impl Pump {
         }
         for id in settled {
             self.busy.remove(&id);
+            self.kept.remove(&id);
         }
+    }
+
+    fn look_from_the_start(&mut self) {
+        self.after = 0;
+        let now = Instant::now();
+        // Those that are due go out now, and are kept again if that fails.
+        self.kept.retain(|_, at| *at > now);
+        self.again = self.kept.values().min().copied();
     }
 
     fn look_again(&mut self, pause: Duration) {
@@ -160,7 +185,7 @@ async fn send(publisher: Arc<dyn Publisher>, counters: Arc<Counters>, row: Outbo
         Err(PublishError::Unroutable { .. }) if message.kind == MessageKind::Letter => {
             counters.unroutable_letters.fetch_add(1, Ordering::Relaxed);
             tracing::error!(%routing_key, "no queue takes dead letters; the letter stays in the outbox");
-            Sent::Kept(id, LETTER_PAUSE)
+            Sent::Kept(id, REFUSED_PAUSE)
         }
         Err(PublishError::Unroutable { .. }) => {
             counters.unroutable_events.fetch_add(1, Ordering::Relaxed);
@@ -171,7 +196,8 @@ async fn send(publisher: Arc<dyn Publisher>, counters: Arc<Counters>, row: Outbo
         }
         Err(error) => {
             tracing::warn!(%routing_key, %error, "a message stays in the outbox");
-            Sent::Kept(id, RETRY_PAUSE)
+            let refused = matches!(error, PublishError::Refused { .. });
+            Sent::Kept(id, if refused { REFUSED_PAUSE } else { RETRY_PAUSE })
         }
     }
 }

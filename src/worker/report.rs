@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
 use crate::failure::Failure;
-use crate::journal::{Draft, MessageKind, OutboxMessage, Place, StoredMessage};
+use crate::journal::{Draft, MessageKind, OpenRun, OutboxMessage, Place, RunState, StoredMessage};
 use crate::message::dead_letter::{Origin, Original};
-use crate::message::event::{FailureReport, RunDetail};
+use crate::message::event::{Failed, FailureReport, LeftOver, RunDetail};
 use crate::message::{DeadLetter, Encoded, Encoding, Event, Properties, RunEvent, encode_dead_letter, encode_event};
-use crate::model::id::HostId;
+use crate::model::id::{HostId, InstanceRef};
 use crate::model::job::Job;
 
 /// Speaks for one run.
@@ -65,6 +65,58 @@ impl RunVoice {
         let encoded = encode_event(&event, place.event_id, self.encoding, self.traceparent.as_deref());
         outbox(kind, EVENTS_EXCHANGE, event.routing_key(), encoded)
     }
+}
+
+/// The end of an open run of which only the journal's columns can be read: the final event and the dead letter.
+pub fn orphan_rows(host: &HostId, open: &OpenRun, message: &StoredMessage, failure: &Failure) -> Vec<Draft> {
+    let properties = properties_of(message);
+    let encoding = Encoding::of(&properties.content_type).unwrap_or(Encoding::MessagePack);
+    let letter = DeadLetter {
+        host: host.clone(),
+        time: Timestamp::now(),
+        job_id: Some(open.key.job_id),
+        run: Some(open.key.run),
+        kind: Some(open.kind),
+        attempts: open.attempt,
+        failure: FailureReport::from(failure),
+        origin: origin(host, open.urgent),
+        original: Original::new(&properties, &message.body),
+    };
+    let mut rows = vec![letter_draft(letter, encoding)];
+    let by_name = || open.instance.parse().map(InstanceRef::Name);
+    let instance = open.instance.parse().map(InstanceRef::Id).or_else(|_| by_name());
+    // The column was written from such a value; one that is not has been tampered with, and the letter has to do.
+    if let Ok(instance) = instance {
+        rows.push(orphan_event(host.clone(), open.clone(), instance, failure, encoding));
+    }
+    rows
+}
+
+fn orphan_event(host: HostId, open: OpenRun, instance: InstanceRef, failure: &Failure, encoding: Encoding) -> Draft {
+    let held = LeftOver {
+        what: format!("what attempt {} held", open.attempt),
+        reason: "it was cut off, and its job cannot be read any more".to_owned(),
+        job_id: None,
+    };
+    let left_overs = if open.state == RunState::Running { vec![held] } else { Vec::new() };
+    let detail =
+        RunDetail::Failed(Failed { failure: FailureReport::from(failure), attempts: open.attempt, left_overs });
+    Draft::new(move |place| {
+        let event = Event::Run(RunEvent {
+            job_id: open.key.job_id,
+            run: open.key.run,
+            attempt: place.attempt,
+            sequence: place.sequence,
+            kind: open.kind,
+            host,
+            instance,
+            labels: std::collections::BTreeMap::new(),
+            time: Timestamp::now(),
+            detail,
+        });
+        let encoded = encode_event(&event, place.event_id, encoding, None);
+        outbox(MessageKind::Final, EVENTS_EXCHANGE, event.routing_key(), encoded)
+    })
 }
 
 /// The row of an event of the host.

@@ -9,7 +9,7 @@ use crate::failure::{Class, Code, Failure};
 use crate::model::job::RetryPolicy;
 
 /// Interruptions by the worker's own end after which a run is given up.
-pub const INTERRUPTIONS_MAX: u32 = 5;
+pub const INTERRUPTIONS_MAX: u32 = 10;
 
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub enum Settlement {
 pub struct Past {
     /// Attempts charged so far, this one not included.
     pub charged: u32,
-    /// Interruptions by the worker's end so far, this one not included.
+    /// Interruptions by the worker's end so far, this one included: they are counted before the unwinding.
     pub interruptions: u32,
 }
 
@@ -65,7 +65,7 @@ pub fn settle(ending: Ending, past: Past, policy: &RetryPolicy, jitter: f64) -> 
             charged: false,
             failure: Failure::new(Code::HostDraining, "the worker is being stopped; the job goes on when it is back"),
         },
-        Ending::Interrupted if past.interruptions + 1 >= INTERRUPTIONS_MAX => Settlement::DeadLetter(Failure::new(
+        Ending::Interrupted if past.interruptions >= INTERRUPTIONS_MAX => Settlement::DeadLetter(Failure::new(
             Code::CrashLoop,
             format!("the worker ended {INTERRUPTIONS_MAX} times while it did this job"),
         )),
@@ -131,7 +131,7 @@ mod tests {
     fn an_interruption_is_not_charged_but_bounded() {
         let once = settle(Ending::Interrupted, after(2), &policy(), 0.5);
         assert!(matches!(once, Settlement::Retry { charged: false, .. }), "{once:?}");
-        let past = Past { charged: 0, interruptions: INTERRUPTIONS_MAX - 1 };
+        let past = Past { charged: 0, interruptions: INTERRUPTIONS_MAX };
         let Settlement::DeadLetter(failure) = settle(Ending::Interrupted, past, &policy(), 0.5) else { panic!() };
         assert_eq!(failure.code, Code::CrashLoop);
     }

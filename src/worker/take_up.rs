@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use serde_json::json;
+
 use super::attempt::{persist, recover};
-use super::conclude::{Told, conclude};
-use super::report::properties_of;
+use super::report::{orphan_rows, properties_of};
 use super::run::Run;
-use super::settle::{Ending, INTERRUPTIONS_MAX, Past};
+use super::settle::Past;
 use super::shared::Shared;
 use crate::failure::{Code, Failure};
-use crate::journal::{OpenRun, RunState};
+use crate::journal::{OpenRun, RunState, Settlement, StoredMessage};
 use crate::message::decode_job;
-use crate::message::event::LeftOver;
 use crate::model::job::RunKey;
 
-/// A run from its message. One that cannot be read any more, which only another version's journal can hold, stays in the journal.
+/// A run from its message. One that this worker cannot read (its host has another name now, or another version took it) ends here,
+/// as failed, so that whoever waits for it hears of it.
 pub async fn read_back(shared: &Shared, open: OpenRun) -> Result<Option<Run>, Failure> {
     let message = shared.journal.message(open.key).await?.ok_or_else(|| {
         Failure::new(Code::Internal, format!("the journal has the open run `{}` without its message", open.key))
@@ -23,7 +25,7 @@ pub async fn read_back(shared: &Shared, open: OpenRun) -> Result<Option<Run>, Fa
     let job = match decode_job(&properties, &message.body, &shared.settings.host) {
         Ok(job) => job,
         Err(refusal) => {
-            tracing::error!(run = %open.key, reason = refusal.text, "cannot read an open run of the journal; it is left there");
+            give_up(shared, &open, &message, &refusal.failure()).await?;
             return Ok(None);
         }
     };
@@ -36,23 +38,32 @@ pub async fn read_back(shared: &Shared, open: OpenRun) -> Result<Option<Run>, Fa
     Ok(Some(Run { instance: shared.known_as(&run.instance), attempts: open.attempt, past, not_before, ..run }))
 }
 
-/// Goes on with a run whose attempt, or whose unwinding, has ended in its `panics`th panic: unwinds the attempt as after a crash.
-/// Where that panics as well, again and again, the run is given up with what the attempt held named as a left-over.
-pub async fn after_a_panic(shared: Arc<Shared>, key: RunKey, panics: u32) -> Option<Run> {
+/// Ends a run without a job in hand. What a running attempt of it held cannot be taken back by us, and is named.
+async fn give_up(shared: &Shared, open: &OpenRun, message: &StoredMessage, failure: &Failure) -> Result<(), Failure> {
+    tracing::error!(run = %open.key, failure = format!("{failure:#}"), "cannot read an open run of the journal; it ends here");
+    let rows = orphan_rows(&shared.settings.host, open, message, failure);
+    let settlement = Settlement::Ended { outcome: json!(failure.code), at: Timestamp::now() };
+    shared.journal.settle(open.key, open.attempt, settlement, rows).await
+}
+
+/// Goes on with a run whose attempt, or whose unwinding, has ended in a panic: as after a crash, which bounds it as well.
+pub async fn after_a_panic(shared: Arc<Shared>, key: RunKey) -> Option<Run> {
     shared.status.leave(key);
-    let open = persist("read the open runs", || shared.journal.open_runs()).await;
-    // Not there: the panic came after the settlement.
-    let open = open.into_iter().find(|open| open.key == key)?;
-    let running = open.state == RunState::Running;
-    let run = persist("read a run back", || read_back(&shared, open.clone())).await?;
-    if !running {
-        return Some(run);
+    let found = async {
+        let open = persist("read the open runs", || shared.journal.open_runs()).await?;
+        // Not there: the panic came after the settlement.
+        let Some(open) = open.into_iter().find(|open| open.key == key) else { return Ok(None) };
+        let running = open.state == RunState::Running;
+        let run = persist("read a run back", || read_back(&shared, open.clone())).await?;
+        Ok::<_, Failure>(run.map(|run| (run, running)))
+    };
+    match found.await {
+        Ok(Some((run, true))) => recover(shared, run).await,
+        Ok(Some((run, false))) => Some(run),
+        Ok(None) => None,
+        Err(failure) => {
+            tracing::error!(run = %key, failure = format!("{failure:#}"), "cannot go on with a run; the next start does");
+            None
+        }
     }
-    if panics < INTERRUPTIONS_MAX {
-        return recover(shared, run).await;
-    }
-    let (number, text) = (run.attempts, format!("attempt {} ended in a panic and could not be unwound", run.attempts));
-    let failure = Failure::new(Code::Internal, text.clone());
-    let left_over = LeftOver { what: format!("what attempt {number} held"), reason: text, job_id: None };
-    conclude(&shared, run, number, Told::of(Ending::Failed(failure)).with_left_over(left_over)).await
 }

@@ -116,7 +116,7 @@ async fn an_unwinding_that_panics_too_ends_the_run_with_a_left_over_and_not_the_
     fleet.panics.unwinding_panics(true);
     fleet.panics.attempt_panics();
     let RunDetail::Failed(failed) = fleet.end_of(key).await else { panic!() };
-    assert_eq!((failed.failure.code.as_str(), failed.attempts), ("internal", 1));
+    assert_eq!((failed.failure.code.as_str(), failed.attempts), ("crash_loop", 1));
     assert_eq!(failed.left_overs.len(), 1, "{failed:?}");
     fleet.panics.unwinding_panics(false);
     fleet.movers.unhang("open");
