@@ -37,6 +37,9 @@ macro_rules! contract {
 contract!(an_instance_is_found_by_uuid_and_by_name, |door, id| {
     contract::an_instance_is_found_by_uuid_and_by_name(&door, id, &[("vda", 64 * MIB), ("vdb", 16 * MIB)])
 });
+contract!(who_qemu_runs_as_is_told_for_the_host_and_for_an_instance, |door, id| {
+    contract::who_qemu_runs_as_is_told_for_the_host_and_for_an_instance(&door, id)
+});
 contract!(an_unknown_instance_is_not_here, |door, _id| contract::an_unknown_instance_is_not_here(&door));
 contract!(a_pull_backup_is_ours_from_its_begin_to_its_end, |door, id| {
     contract::a_pull_backup_is_ours_from_its_begin_to_its_end(&door, id, Path::new(FOLDER), || async {})

@@ -35,6 +35,12 @@ async fn an_instance_is_found_by_uuid_and_by_name() {
 }
 
 #[tokio::test]
+async fn who_qemu_runs_as_is_told_for_the_host_and_for_an_instance() {
+    let bare = LabInstance::bare();
+    contract::who_qemu_runs_as_is_told_for_the_host_and_for_an_instance(&door(), bare.id).await;
+}
+
+#[tokio::test]
 async fn an_unknown_instance_is_not_here() {
     contract::an_unknown_instance_is_not_here(&door()).await;
 }

@@ -6,7 +6,17 @@
 
 libvirt_start_seconds=30
 libvirt_dir=$lab_dir/libvirt
+# Who QEMU runs as. Not root is how a host has it (Debian: libvirt-qemu), and what disks and sockets must then be open to.
+qemu_user=${LONGSHORE_LAB_QEMU_USER:-root}
 libvirt_uri="qemu+unix:///system?socket=$libvirt_socket"
+
+# The guests' disks are below the laboratory: a QEMU that can't come there starts nothing, with an error that names the disk.
+check_qemu_user() {
+    id "$qemu_user" >/dev/null 2>&1 || die "there is no user \`$qemu_user\` (LONGSHORE_LAB_QEMU_USER)"
+    setpriv --reuid "$qemu_user" --regid "$(id -g "$qemu_user")" --init-groups test -x "$lab_dir" ||
+        die "QEMU's user \`$qemu_user\` cannot come to \`$lab_dir\`: open every directory above it (chmod o+x)," \
+            "or use a checkout that is not below a closed one such as /root"
+}
 
 write_libvirt_files() {
     # The cache holds what libvirt found out about the QEMU binary: a second that the next start saves.
@@ -18,11 +28,13 @@ unix_sock_rw_perms = "0700"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
 CONF
+    check_qemu_user
     # No cgroups: their folders are the machine's, not the namespace's, and two laboratories would meet there.
     # QEMU logs straight to its file, which spares a virtlogd.
-    cat >"$libvirt_dir/etc/qemu.conf" <<'CONF'
-user = "root"
-group = "root"
+    cat >"$libvirt_dir/etc/qemu.conf" <<CONF
+user = "$qemu_user"
+group = "$(id -gn "$qemu_user")"
+dynamic_ownership = 1
 security_driver = "none"
 namespaces = [ ]
 cgroup_controllers = [ ]

@@ -4,7 +4,8 @@
 lab_name=${LONGSHORE_LAB:-main}
 [[ $lab_name =~ ^[a-z0-9][a-z0-9-]{0,15}$ && $lab_name != cache && $lab_name != venv ]] ||
     die "laboratory name \`$lab_name\` is not usable: 1 to 16 of a-z, 0-9 and -, and neither cache nor venv"
-lab_dir=$root/target/lab/$lab_name
+# Elsewhere only where other users have to come to it and can't come to the checkout.
+lab_dir=${LONGSHORE_LAB_BASE:-$root/target/lab}/$lab_name
 lab_cache=$root/target/lab/cache
 libvirt_socket=$lab_dir/libvirt/run/libvirt/libvirt-sock
 

@@ -1,6 +1,8 @@
 //! `longshore worker`: builds the real doors from the configuration and hands them to the worker.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,8 +53,8 @@ pub fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
 async fn work(config: &Config) -> Result<Exit, CliError> {
     let shutdown = shutdown::on_signals()?;
     let host: HostId = config.host.parse().map_err(CliError::usage)?;
-    for directory in [&config.worker.state_dir, &config.worker.run_dir, &config.scratch.dir] {
-        make_private(directory)?;
+    for directory in [&config.worker.run_dir, &config.scratch.dir] {
+        make_passable(directory)?;
     }
     let journal = Journal::open(&config.worker.state_dir).await.map_err(CliError::failed)?;
     tracing::info!(host = %host, installation = %journal.installation(), version = env!("CARGO_PKG_VERSION"), "starting");
@@ -106,16 +108,48 @@ pub fn backup_settings(config: &Config, host: HostId, installation: Installation
         run_dir: config.worker.run_dir.clone(),
         scratch_dir: config.scratch.dir.clone(),
         scratch_limit_bytes: config.scratch.limit_bytes,
-        qemu_owner: None,
         stall_limit: config.backup.stall,
         freeze_limit: config.backup.freeze_limit,
         same_device_ok: config.backup.same_device_ok,
     }
 }
 
-/// Makes a directory that only we can enter, if it is not there.
-fn make_private(directory: &Path) -> Result<(), CliError> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
+/// Makes a directory that QEMU's user can pass and nobody can list, if it is not there. One that is there is left as its
+/// maker wanted it: `longshore check host` says where QEMU cannot pass.
+fn make_passable(directory: &Path) -> Result<(), CliError> {
+    let make = || {
+        if let Some(parent) = directory.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(directory) {
+            // Past the umask, which may well be stricter than what QEMU needs.
+            Ok(()) => std::fs::set_permissions(directory, Permissions::from_mode(0o711)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    make().map_err(|error| {
         CliError::failed(std::io::Error::new(error.kind(), format!("cannot make `{}`: {error}", directory.display())))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_new_directory_can_be_passed_and_one_that_is_there_keeps_its_mode() {
+        let above = tempfile::tempdir().unwrap();
+        let (new, closed) = (above.path().join("lib/new"), above.path().join("closed"));
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        make_passable(&new).unwrap();
+        assert_eq!(mode(&new), 0o711);
+        assert_eq!(mode(new.parent().unwrap()) & 0o022, 0, "nobody else can write");
+        DirBuilder::new().mode(0o700).create(&closed).unwrap();
+        make_passable(&closed).unwrap();
+        assert_eq!(mode(&closed), 0o700);
+        std::fs::write(above.path().join("file"), "").unwrap();
+        assert!(make_passable(&above.path().join("file")).is_err());
+    }
 }

@@ -154,7 +154,7 @@ impl Checker<'_> {
         let inventory = Number { default: 300, range: 10..=DAY_SECONDS };
         let key = "worker.slots_per_repository";
         Ok(WorkerConfig {
-            state_dir: self.directory("worker.state_dir", raw.state_dir, "/var/lib/longshore")?,
+            state_dir: self.directory("worker.state_dir", raw.state_dir, "/var/lib/longshore/journal")?,
             run_dir: self.directory("worker.run_dir", raw.run_dir, "/run/longshore")?,
             slots,
             slots_per_repository: self.narrow(key, raw.slots_per_repository, &per_repository)?,

@@ -35,6 +35,10 @@ impl Files {
             let path = path.to_owned();
             move |source| JournalError::File { action, path, source }
         };
+        // Only the folder itself is ours to close: others may have to pass what is above it.
+        if let Some(above) = dir.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(above).map_err(fail("make the folder above", dir))?;
+        }
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail("make the folder", dir))?;
         std::fs::set_permissions(dir, Permissions::from_mode(0o700))
             .map_err(fail("close to others the folder", dir))?;

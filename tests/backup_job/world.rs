@@ -70,7 +70,6 @@ impl World {
             run_dir: directory.path().join("run"),
             scratch_dir: directory.path().join("scratch"),
             scratch_limit_bytes: None,
-            qemu_owner: None,
             stall_limit: Duration::from_secs(60),
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,

@@ -54,6 +54,13 @@ pub async fn an_instance_is_found_by_uuid_and_by_name(door: &dyn Hypervisor, id:
     door.versions().await.unwrap().allow_incremental().unwrap();
 }
 
+pub async fn who_qemu_runs_as_is_told_for_the_host_and_for_an_instance(door: &dyn Hypervisor, id: InstanceId) {
+    let of_host = door.qemu_owner(None).await.unwrap();
+    assert_eq!(door.qemu_owner(Some(id)).await.unwrap(), of_host, "it doesn't ask for another user");
+    let unknown = door.qemu_owner(Some(InstanceId::draw())).await.unwrap_err();
+    assert_eq!(unknown.code, Code::InstanceNotHere, "{unknown:#}");
+}
+
 pub async fn an_unknown_instance_is_not_here(door: &dyn Hypervisor) {
     let unknown = InstanceId::draw();
     let code = |outcome: Result<(), longshore::failure::Failure>| outcome.unwrap_err().code;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 
-use super::Finding;
+use super::{Finding, qemu};
 use crate::broker::BrokerError;
 use crate::broker::topology::{EVENTS_EXCHANGE, jobs_queue};
 use crate::cli::broker::{block_on, settings};
@@ -36,6 +36,7 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
         let doors = doors(config);
         let mut findings = vec![Finding::ok("host", format!("id `{}`", config.host)), root()];
         findings.extend(hypervisor(config, doors.hypervisor.as_ref()).await);
+        findings.extend(qemu::check(config, doors.hypervisor.as_ref()).await);
         findings.extend(TOOLS.map(tool));
         findings.push(scratch(&config.scratch.dir));
         findings.push(mover(&doors).await);

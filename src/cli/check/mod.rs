@@ -2,6 +2,10 @@
 
 #[cfg(feature = "libvirt")]
 mod host;
+#[cfg(feature = "libvirt")]
+mod passage;
+#[cfg(feature = "libvirt")]
+mod qemu;
 mod repository;
 
 use std::path::PathBuf;
@@ -22,7 +26,7 @@ pub enum CheckCommand {
         /// Configuration file (TOML)
         file: Option<PathBuf>,
     },
-    /// Can this host do its work? libvirt, QEMU, guest agents, tools, scratch, mover, broker
+    /// Can this host do its work? libvirt, QEMU and its user, guest agents, tools, scratch, mover, broker
     #[cfg(feature = "libvirt")]
     Host(HostArgs),
     /// Is this directory a repository that can be used?

@@ -38,6 +38,15 @@ pub struct Versions {
     pub qemu: Version,
 }
 
+/// Numeric user and group of a QEMU process, of whom libvirt says that it starts QEMU as them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct QemuOwner {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+}
+
 /// An instance in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceSummary {
@@ -170,6 +179,9 @@ pub enum DomainEvent {
 pub trait Hypervisor: Send + Sync {
     /// Versions of libvirt and QEMU.
     async fn versions(&self) -> Result<Versions, Failure>;
+    /// Who QEMU runs as: for this instance or, without one, for those that don't ask for another user. None where libvirt
+    /// doesn't change the user, so that QEMU runs as libvirt itself does.
+    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure>;
     /// All instances of the host.
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure>;
     /// One instance with its disks. `instance_not_here` when there is none, `instance_ambiguous` for a name that fits two.

@@ -1,45 +1,69 @@
 //! The few directories and files that a backup makes on the host itself, all of them on local file systems. Nothing here
 //! removes a tree: only what is named, so that a path that turned out to be something else keeps its content.
+//!
+//! What is in them is worth as much as the guest's disks, so they are closed to everybody but root and QEMU, which may run as
+//! a user of its own. A QEMU that its guest has taken over gets no more than it needs: it can make files only where nobody
+//! opens them as root.
 
+use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Uid};
 use tokio::fs;
 
-use super::settings::QemuOwner;
 use crate::failure::{Code, Failure};
+use crate::host::hypervisor::QemuOwner;
 
 /// For its owner alone.
-const MODE: u32 = 0o700;
+const OWNER_ALONE: u32 = 0o700;
 
-/// Makes a directory for its owner alone, with its parents. One that is there is taken over only if it is one and ours or the
-/// owner's already: the path is no secret, and whatever else is there was put in the way.
-pub(super) async fn make(path: &Path, owner: Option<QemuOwner>) -> Result<(), Failure> {
+/// For its owner, and for its group to pass through to files whose names it knows.
+const GROUP_PASSES: u32 = 0o710;
+
+/// Directories above are not ours to close.
+const ABOVE: u32 = 0o755;
+
+/// What QEMU does in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// It makes a socket there, so it must own the directory.
+    MakesFiles,
+    /// It opens files there that libvirt made as root and gave to it. It must not be able to put a link in the way of that.
+    OpensFiles,
+}
+
+/// Makes a directory for us and QEMU alone, with its parents. One that is there is taken over only if it is one and ours, or
+/// where QEMU makes files its user's already: the path is no secret, and whatever else is there was put in the way. Without
+/// an owner QEMU runs as we do.
+pub(super) async fn make(path: &Path, access: Access, owner: Option<QemuOwner>) -> Result<(), Failure> {
     let failed = |what: &str, error: &(dyn std::error::Error + 'static)| {
         Failure::new(Code::HostIo, format!("cannot {what} `{}`", path.display())).because(error)
     };
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).await.map_err(|error| failed("make the directory above", &error))?;
+        let above = fs::DirBuilder::new().recursive(true).mode(ABOVE).create(parent).await;
+        above.map_err(|error| failed("make the directory above", &error))?;
     }
-    match fs::DirBuilder::new().mode(MODE).create(path).await {
+    let us = Uid::effective().as_raw();
+    match fs::DirBuilder::new().mode(OWNER_ALONE).create(path).await {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let found = fs::symlink_metadata(path).await.map_err(|error| failed("look at", &error))?;
-            let ours = found.uid() == Uid::effective().as_raw() || owner.is_some_and(|owner| owner.user == found.uid());
-            if !(found.is_dir() && ours) {
+            let qemus = access == Access::MakesFiles && owner.is_some_and(|owner| owner.user == found.uid());
+            if !(found.is_dir() && (found.uid() == us || qemus)) {
                 return Err(failed("take over", &error));
             }
         }
         Err(error) => return Err(failed("make", &error)),
     }
-    match owner {
-        Some(QemuOwner { user, group }) => {
-            lchown(path, Some(user), Some(group)).map_err(|error| failed("give away", &error))
-        }
-        None => Ok(()),
-    }
+    let (user, group, mode) = match (access, owner) {
+        (Access::MakesFiles, Some(owner)) => (owner.user, owner.group, OWNER_ALONE),
+        (Access::OpensFiles, Some(owner)) => (us, owner.group, GROUP_PASSES),
+        (_, None) => (us, Gid::effective().as_raw(), OWNER_ALONE),
+    };
+    lchown(path, Some(user), Some(group)).map_err(|error| failed("give to QEMU's user", &error))?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).await.map_err(|error| failed("close to others", &error))
 }
 
 /// Removes a file; one that isn't there is no error.
@@ -64,17 +88,26 @@ fn removed(path: &Path, result: std::io::Result<()>) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+
+    const QEMU: QemuOwner = QemuOwner { user: 64055, group: 64056 };
+
+    fn seen(path: &Path) -> (u32, u32, u32) {
+        let found = std::fs::metadata(path).unwrap();
+        (found.uid(), found.gid(), found.mode() & 0o7777)
+    }
+
+    fn us() -> (u32, u32) {
+        (Uid::effective().as_raw(), Gid::effective().as_raw())
+    }
 
     #[tokio::test]
     async fn a_directory_is_private_may_be_made_twice_and_goes_when_it_is_empty() {
         let above = tempfile::tempdir().unwrap();
         let path = above.path().join("a").join("b");
-        make(&path, None).await.unwrap();
-        make(&path, None).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+        make(&path, Access::MakesFiles, None).await.unwrap();
+        make(&path, Access::OpensFiles, None).await.unwrap();
+        assert_eq!(seen(&path), (us().0, us().1, 0o700));
         std::fs::write(path.join("file"), b"x").unwrap();
         assert_eq!(remove_empty(&path).await.unwrap_err().code, Code::HostIo);
         remove_file(&path.join("file")).await.unwrap();
@@ -85,11 +118,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn qemus_user_owns_the_directory_of_the_socket_and_only_passes_that_of_the_scratch() {
+        assert!(Uid::effective().is_root(), "only root can give directories away");
+        let above = tempfile::tempdir().unwrap();
+        let (sockets, scratch) = (above.path().join("sockets"), above.path().join("scratch"));
+        for _twice in 0..2 {
+            make(&sockets, Access::MakesFiles, Some(QEMU)).await.unwrap();
+            make(&scratch, Access::OpensFiles, Some(QEMU)).await.unwrap();
+            assert_eq!(seen(&sockets), (QEMU.user, QEMU.group, 0o700));
+            assert_eq!(seen(&scratch), (us().0, QEMU.group, 0o710));
+        }
+        let refused = make(&sockets, Access::OpensFiles, Some(QEMU)).await.unwrap_err();
+        assert_eq!(refused.code, Code::HostIo, "scratch is not put where QEMU could have put a link");
+    }
+
+    #[tokio::test]
     async fn a_link_that_was_put_in_the_way_is_not_followed() {
         let above = tempfile::tempdir().unwrap();
         let (link, elsewhere) = (above.path().join("link"), above.path().join("elsewhere"));
         std::fs::create_dir(&elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
-        assert_eq!(make(&link, None).await.unwrap_err().code, Code::HostIo);
+        assert_eq!(make(&link, Access::MakesFiles, None).await.unwrap_err().code, Code::HostIo);
     }
 }

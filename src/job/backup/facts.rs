@@ -7,7 +7,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::settings::BackupSettings;
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::{Hypervisor, Versions};
+use crate::host::hypervisor::{Hypervisor, QemuOwner, Versions};
 use crate::model::id::InstanceRef;
 use crate::model::instance::{Instance, PowerState};
 
@@ -22,6 +22,8 @@ pub struct Facts {
     pub instance: Instance,
     /// libvirt's and QEMU's versions.
     pub versions: Versions,
+    /// Who the instance's QEMU runs as; looked at only where QEMU will be asked for something.
+    pub qemu_owner: Option<QemuOwner>,
     /// Free bytes of the scratch's file system; looked at only where scratch will be needed.
     pub scratch_free_bytes: Option<u64>,
 }
@@ -34,11 +36,11 @@ pub async fn gather(
 ) -> Result<Facts, Failure> {
     let instance = hypervisor.find(instance).await?;
     let versions = hypervisor.versions().await?;
-    let scratch_free_bytes = match instance.state {
-        PowerState::ShutOff => None,
-        _ => Some(free_bytes(&settings.scratch_dir).await?),
+    let (qemu_owner, scratch_free_bytes) = match instance.state {
+        PowerState::ShutOff => (None, None),
+        _ => (hypervisor.qemu_owner(Some(instance.id)).await?, Some(free_bytes(&settings.scratch_dir).await?)),
     };
-    Ok(Facts { instance, versions, scratch_free_bytes })
+    Ok(Facts { instance, versions, qemu_owner, scratch_free_bytes })
 }
 
 async fn free_bytes(directory: &Path) -> Result<u64, Failure> {

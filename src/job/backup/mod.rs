@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 pub use plan::BackupPlan;
 pub use result::BackupResult;
-pub use settings::{BackupSettings, QemuOwner};
+pub use settings::BackupSettings;
 
 use self::context::Context;
 use self::steps::{

@@ -15,27 +15,16 @@ pub struct BackupSettings {
     /// Directory for the directories of pull exports' sockets, absolute, on a local file system; QEMU's user can pass it. Short,
     /// since a socket's path has at most 107 bytes.
     pub run_dir: PathBuf,
-    /// Directory for the scratch of pull backups, absolute, on a local disk.
+    /// Directory for the scratch of pull backups, absolute, on a local disk; QEMU's user can pass it.
     pub scratch_dir: PathBuf,
     /// Bytes that the scratch of one job may take; none means the free room less a tenth.
     pub scratch_limit_bytes: Option<u64>,
-    /// User and group that QEMU runs as, where that is not root: they get the directories in which QEMU makes files.
-    pub qemu_owner: Option<QemuOwner>,
     /// A copy that moves no byte for this long has failed.
     pub stall_limit: Duration,
     /// Longest time that a guest may stay frozen before its guard thaws it, and that a freeze call may take.
     pub freeze_limit: Duration,
     /// A repository may be on the device of its parent directory.
     pub same_device_ok: bool,
-}
-
-/// Numeric user and group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QemuOwner {
-    /// User id.
-    pub user: u32,
-    /// Group id.
-    pub group: u32,
 }
 
 /// Longest path of a unix socket, bytes: `sun_path` has 108 with its closing zero (unix(7)).

@@ -50,7 +50,6 @@ impl World {
             run_dir: directory.path().join("run"),
             scratch_dir: directory.path().to_owned(),
             scratch_limit_bytes: None,
-            qemu_owner: None,
             stall_limit: Duration::from_secs(60),
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
@@ -178,6 +177,7 @@ impl Case for Backup {
                 scratch_dir: Default::default(),
                 scratch: Vec::new(),
                 scratch_limit_bytes: 0,
+                qemu_owner: None,
             }),
         };
         let text = include_str!("../../../tests/fixtures/backup-plan.json");

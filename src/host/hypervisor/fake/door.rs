@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::{
     DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
-    PushBackup, StuckCall, Versions,
+    PushBackup, QemuOwner, StuckCall, Versions,
 };
 use super::script::Ruling;
 use super::world::{AgentAnswer, FakeDomain};
@@ -87,6 +87,14 @@ impl Hypervisor for FakeHypervisor {
     async fn versions(&self) -> Result<Versions, Failure> {
         self.enter("versions", None, CALL_DEADLINE).await?;
         Ok(self.lock().versions)
+    }
+
+    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure> {
+        self.enter("qemu_owner", instance, CALL_DEADLINE).await?;
+        if let Some(instance) = instance {
+            self.with(instance, |_| Ok(()))?;
+        }
+        Ok(self.lock().qemu_owner)
     }
 
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub use self::build::{FakeAgent, FakeInstance};
 use self::script::Script;
 use self::world::{FakeDomain, Job};
-use super::{DomainEvent, DomainJob, Version, Versions};
+use super::{DomainEvent, DomainJob, QemuOwner, Version, Versions};
 use crate::failure::Failure;
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
@@ -50,6 +50,7 @@ struct World {
     domains: BTreeMap<InstanceId, FakeDomain>,
     script: Script,
     versions: Versions,
+    qemu_owner: Option<QemuOwner>,
 }
 
 impl Default for FakeHypervisor {
@@ -62,7 +63,7 @@ impl FakeHypervisor {
     /// One without instances, as new as the newest release this was written against.
     pub fn new() -> Self {
         let versions = Versions { libvirt: Version(11, 3, 0), qemu: Version(10, 0, 2) };
-        let world = World { domains: BTreeMap::new(), script: Script::default(), versions };
+        let world = World { domains: BTreeMap::new(), script: Script::default(), versions, qemu_owner: None };
         Self { world: Arc::new(Mutex::new(world)) }
     }
 
@@ -77,6 +78,13 @@ impl FakeHypervisor {
     #[must_use]
     pub fn with_versions(self, versions: Versions) -> Self {
         self.lock().versions = versions;
+        self
+    }
+
+    /// With a QEMU that runs as this user; without, it runs as we do.
+    #[must_use]
+    pub fn with_qemu_owner(self, owner: QemuOwner) -> Self {
+        self.lock().qemu_owner = Some(owner);
         self
     }
 

@@ -114,7 +114,7 @@ pub(super) fn describe(domain: &Domain) -> Result<Instance, Failure> {
     Ok(instance)
 }
 
-fn description(domain: &Domain, flags: sys::virDomainXMLFlags) -> Result<String, Failure> {
+pub(super) fn description(domain: &Domain, flags: sys::virDomainXMLFlags) -> Result<String, Failure> {
     domain.xml_desc(flags).map_err(|error| errors::failure("cannot read the domain's description", &error))
 }
 

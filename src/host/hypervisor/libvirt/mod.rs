@@ -16,6 +16,7 @@ mod connection;
 mod domain;
 mod errors;
 mod hub;
+mod owner;
 mod parse;
 mod raw;
 mod render;
@@ -33,7 +34,7 @@ use self::connection::Connection;
 use self::hub::Hub;
 use super::{
     DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
-    PushBackup, StuckCall, Versions,
+    PushBackup, QemuOwner, StuckCall, Versions,
 };
 use crate::failure::Failure;
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
@@ -117,6 +118,11 @@ impl Lane {
 impl Hypervisor for Libvirt {
     async fn versions(&self) -> Result<Versions, Failure> {
         self.ordinary.on_host("versions", domain::versions).await
+    }
+
+    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure> {
+        let ask = move |connect: &Connect| owner::qemu_owner(connect, instance);
+        self.ordinary.on_host("qemu_owner", ask).await
     }
 
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {

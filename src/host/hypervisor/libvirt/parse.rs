@@ -62,7 +62,7 @@ pub(super) fn backup_job(xml: &str) -> Result<DomainJob, Failure> {
     Ok(DomainJob::Push { images: images.collect() })
 }
 
-fn document<'a>(xml: &'a str, root: &str) -> Result<Document<'a>, Failure> {
+pub(super) fn document<'a>(xml: &'a str, root: &str) -> Result<Document<'a>, Failure> {
     if xml.len() > XML_BYTES_MAX {
         return Err(odd(format!("a description of {} bytes", xml.len())));
     }
@@ -76,7 +76,7 @@ fn document<'a>(xml: &'a str, root: &str) -> Result<Document<'a>, Failure> {
     }
 }
 
-fn odd(what: impl std::fmt::Display) -> Failure {
+pub(super) fn odd(what: impl std::fmt::Display) -> Failure {
     Failure::new(Code::HypervisorFailed, format!("cannot read {what} from libvirt"))
 }
 
@@ -140,19 +140,22 @@ fn nvram_path(nvram: Node<'_, '_>) -> Option<PathBuf> {
     text.or_else(|| attribute(child(nvram, "source")?, "file")).map(PathBuf::from)
 }
 
-fn children<'a, 'input>(node: Node<'a, 'input>, name: &'static str) -> impl Iterator<Item = Node<'a, 'input>> {
+pub(super) fn children<'a, 'input>(
+    node: Node<'a, 'input>,
+    name: &'static str,
+) -> impl Iterator<Item = Node<'a, 'input>> {
     node.children().filter(move |child| child.has_tag_name(name))
 }
 
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &'static str) -> Option<Node<'a, 'input>> {
+pub(super) fn child<'a, 'input>(node: Node<'a, 'input>, name: &'static str) -> Option<Node<'a, 'input>> {
     children(node, name).next()
 }
 
-fn child_text(node: Node<'_, '_>, name: &'static str) -> String {
+pub(super) fn child_text(node: Node<'_, '_>, name: &'static str) -> String {
     child(node, name).and_then(|child| child.text()).unwrap_or_default().trim().to_owned()
 }
 
-fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
+pub(super) fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
     node.attribute(name).filter(|value| !value.is_empty())
 }
 

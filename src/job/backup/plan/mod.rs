@@ -15,7 +15,7 @@ pub use disks::PlannedDisk;
 use super::facts::Facts;
 use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::PullDisk;
+use crate::host::hypervisor::{PullDisk, QemuOwner};
 use crate::job::Attempt;
 use crate::model::id::{BackupId, InstanceId, InstanceName};
 use crate::model::instance::{DiskSource, Instance, PowerState};
@@ -78,6 +78,8 @@ pub struct PullPlan {
     pub scratch: Vec<PathBuf>,
     /// Bytes that the scratch may take together.
     pub scratch_limit_bytes: u64,
+    /// Who QEMU runs as, where libvirt says; else it runs as we do.
+    pub qemu_owner: Option<QemuOwner>,
 }
 
 /// The freeze policy, with what the facts say about it.
@@ -130,6 +132,7 @@ pub fn plan(
                 scratch: disks.iter().map(|disk| names::scratch_file(&scratch_dir, &disk.target)).collect(),
                 scratch_dir,
                 scratch_limit_bytes: scratch_limit(settings, facts, &disks)?,
+                qemu_owner: facts.qemu_owner,
             })
         }
     };

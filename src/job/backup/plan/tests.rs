@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::host::hypervisor::{Version, Versions};
+use crate::host::hypervisor::{QemuOwner, Version, Versions};
 use crate::model::instance::{Disk, DiskDevice, ImageFormat};
 use crate::model::job::{Job, RetryPolicy, Work};
 use crate::model::repository::{Repository, RepositoryType};
@@ -19,7 +19,6 @@ fn settings() -> BackupSettings {
         run_dir: "/run/longshore".into(),
         scratch_dir: "/var/lib/longshore/scratch".into(),
         scratch_limit_bytes: None,
-        qemu_owner: None,
         stall_limit: Duration::from_secs(600),
         freeze_limit: Duration::from_secs(30),
         same_device_ok: false,
@@ -74,7 +73,8 @@ fn facts(state: PowerState, disks: Vec<Disk>) -> Facts {
         nvram: None,
     };
     let versions = Versions { libvirt: Version(9, 0, 0), qemu: Version(7, 2, 0) };
-    Facts { instance, versions, scratch_free_bytes: Some(100 * GIB) }
+    let qemu_owner = Some(QemuOwner { user: 64055, group: 64056 });
+    Facts { instance, versions, qemu_owner, scratch_free_bytes: Some(100 * GIB) }
 }
 
 fn check(spec: &BackupSpec, facts: &Facts) -> Result<BackupPlan, Failure> {

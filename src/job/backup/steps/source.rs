@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::context::Context;
-use super::super::directory;
+use super::super::directory::{self, Access};
 use super::super::plan::PullPlan;
 use super::watch;
 use crate::failure::{Code, Failure};
@@ -57,9 +57,8 @@ impl Hold<Context> for PullSource {
     async fn acquire(&self, context: &mut Context) -> Result<Held, Failure> {
         let plan = context.plan.clone();
         let pull = pull_of(context)?;
-        let owner = context.settings.qemu_owner;
-        directory::make(&pull.socket_dir, owner).await?;
-        directory::make(&pull.scratch_dir, owner).await?;
+        directory::make(&pull.socket_dir, Access::MakesFiles, pull.qemu_owner).await?;
+        directory::make(&pull.scratch_dir, Access::OpensFiles, pull.qemu_owner).await?;
         let duty = GuardDuty {
             instance: plan.instance_id,
             freeze_limit: context.settings.freeze_limit,
