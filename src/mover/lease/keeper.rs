@@ -82,11 +82,13 @@ impl Lease {
         if next.is_some() { Err(taken_over(self.number)) } else { self.check() }
     }
 
-    /// Gives it back. A lost one is marked all the same: whoever took it over looks at a higher number.
-    pub async fn release(mut self) -> Result<(), Failure> {
-        self.stop().await;
+    /// Gives it back. A lost one is marked all the same: whoever took it over looks at a higher number. After an error it is
+    /// still held, and kept.
+    pub async fn release(&mut self) -> Result<(), Failure> {
         let own = self.own.clone();
-        blocking(move || slot::release(&own)).await
+        blocking(move || slot::release(&own)).await?;
+        self.keeper.abort();
+        Ok(())
     }
 
     /// Ends the counter, so that the task holds nothing on the share any more. The lease ages from now on.

@@ -47,7 +47,7 @@ async fn numbers_only_grow_and_a_released_lease_is_free_at_once() {
     for number in 1..=3 {
         // With a watch of a minute between two reads: only the mark of release can make this fast.
         let times = LeaseTimes { watch_interval: Duration::from_secs(60), ..TIMES };
-        let lease = share.take(times).await.unwrap();
+        let mut lease = share.take(times).await.unwrap();
         assert_eq!(lease.number(), number);
         lease.check().unwrap();
         lease.confirm().await.unwrap();
@@ -81,6 +81,26 @@ async fn a_holder_that_died_before_signing_is_replaced_too() {
     let share = Share::new();
     std::fs::create_dir_all(share.slots().join("7")).unwrap();
     assert_eq!(share.take(TIMES).await.unwrap().number(), 8);
+}
+
+#[tokio::test]
+async fn only_the_names_that_we_give_count_as_leases() {
+    let share = Share::new();
+    for name in ["09", "+9", " 9", "9a", "18446744073709551616"] {
+        std::fs::create_dir_all(share.slots().join(name)).unwrap();
+    }
+    assert_eq!(share.take(TIMES).await.unwrap().number(), 1);
+}
+
+#[tokio::test]
+async fn a_lease_that_could_not_be_given_back_is_still_held() {
+    let share = Share::new();
+    let mut lease = share.take(TIMES).await.unwrap();
+    // Gone: a mark can be put into it no more.
+    std::fs::remove_dir_all(share.slots().join("1")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(lease.release().await.unwrap_err().code, Code::RepositoryIo);
+    }
 }
 
 #[tokio::test]
