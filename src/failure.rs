@@ -90,6 +90,7 @@ codes! {
     ScratchTooSmall = "scratch_too_small", Transient, "too little room on the host for the scratch of a pull backup";
     ScratchFull = "scratch_full", Transient, "the scratch of the pull backup reached its limit, so that it was given up before the guest could notice";
     HostIo = "host_io", Transient, "a directory or file on the host itself could not be made, read or removed";
+    HostUnfit = "host_unfit", Permanent, "the host cannot run a mover: not root, a kernel before 5.10, or a run directory with too long a path";
     PushNotPossible = "push_not_possible", Permanent, "QEMU cannot write to the share itself";
     MountFailed = "mount_failed", Transient, "the share could not be mounted";
     MountTimedOut = "mount_timed_out", Transient, "mounting the share got no answer in its time";

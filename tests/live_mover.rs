@@ -10,6 +10,8 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use contract::{SOON, World, done, eventually, opened, publish, record, refused, sealed, stage};
@@ -341,6 +343,159 @@ async fn links_on_the_share_lead_nowhere() {
     mover.stop().await.unwrap();
 }
 
+/// Puts a link in the place of every image that appears below `instances`, as fast as it can.
+fn plant_links(instances: PathBuf, leads_to: PathBuf, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
+    std::thread::spawn(move || {
+        let (link, mut planted) = (instances.join(".link"), 0);
+        while !stop.load(Ordering::SeqCst) {
+            let directories = fs::read_dir(&instances).unwrap().flat_map(|entry| fs::read_dir(entry.unwrap().path()));
+            for staging in directories.flatten().map(|entry| entry.unwrap().path()) {
+                let image = staging.join("vda.qcow2");
+                if fs::symlink_metadata(&image).is_ok_and(|found| found.is_file()) {
+                    symlink(&leads_to, &link).unwrap();
+                    planted += u32::from(fs::rename(&link, &image).is_ok());
+                    let _renamed = fs::remove_file(&link);
+                }
+            }
+        }
+        planted
+    })
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_an_image_is_not_written_through() {
+    let real = Real::new();
+    let precious = real.folder.path().join("precious");
+    let content = vec![7; 4 << 20];
+    fs::write(&precious, &content).unwrap();
+    let instance = InstanceId::draw();
+    let mut mover = opened(&real, "planted").await;
+    done(&mut mover, contract::lease(instance)).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let planting = plant_links(real.share().join(share::INSTANCES), precious.clone(), stop.clone());
+    for _ in 0..5 {
+        done(&mut mover, stage(instance, BackupId::draw())).await;
+        let copied = mover.ask(Request::Copy { disks: vec![real.disk()] }, SOON).await;
+        if copied.is_ok() {
+            // The link came after the last open: then it is found out at the latest here.
+            assert_eq!(refused(&mut mover, Request::Seal).await.code, Code::RepositoryUnsafe);
+        }
+        done(&mut mover, Request::Discard).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    assert!(planting.join().unwrap() >= 5);
+    assert!(fs::read(&precious).unwrap() == content, "a file of the host was written to");
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_could_not_be_given_back_is_not_said_to_be() {
+    let real = Real::new();
+    let instance = InstanceId::draw();
+    let mut mover = opened(&real, "gives-back").await;
+    done(&mut mover, contract::lease(instance)).await;
+    fs::remove_dir_all(real.share().join(share::LOCKS).join(instance.to_string()).join("1")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(refused(&mut mover, Request::Release).await.code, Code::RepositoryIo);
+    }
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn directories_of_movers_that_are_gone_are_swept_and_those_of_living_ones_are_not() {
+    let real = Real::new();
+    let run = real.folder.path().join("run");
+    let mut mover = opened(&real, "lives").await;
+    fs::create_dir(run.join("gone")).unwrap();
+    assert_eq!(longshore::host::mover::sweep(&run).unwrap(), [run.join("gone")]);
+    done(&mut mover, contract::lease(InstanceId::draw())).await;
+    mover.stop().await.unwrap();
+    assert_eq!(fs::read_dir(&run).unwrap().count(), 0);
+}
+
+/// A share that misbehaves as it is told (`tests/lab/nasfs.py`). Needs the laboratory's Python: `scripts/lab`.
+struct Faulty {
+    real: Real,
+    control: PathBuf,
+    _server: Server,
+}
+
+impl Faulty {
+    fn new() -> Self {
+        let mut server = None;
+        let mut control = PathBuf::new();
+        let real = Real::with_share(|share| {
+            let python = std::env::var("LONGSHORE_LAB_PYTHON").expect("LONGSHORE_LAB_PYTHON is not set: scripts/lab");
+            let beside = |name: &str| share.with_file_name(name);
+            fs::create_dir(beside("stored")).unwrap();
+            control = beside("control.json");
+            let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/nasfs.py");
+            let mut command = Command::new(python);
+            command.arg(program).arg(beside("stored")).arg(share).arg(&control);
+            server = Some(Server(command.spawn().unwrap()));
+            let began = Instant::now();
+            let line = format!(" {} ", share.display());
+            while !fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&line) {
+                assert!(began.elapsed() < SOON, "the share is not mounted");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self { real, control, _server: server.unwrap() }
+    }
+
+    fn orders(&self, orders: &str) {
+        let new = self.control.with_extension("new");
+        fs::write(&new, orders).unwrap();
+        fs::rename(new, &self.control).unwrap();
+    }
+
+    /// A backup up to where it fails; then nothing is published, and with the share well again nothing is left of it.
+    async fn fails(&self, orders: &str) -> (&'static str, Code) {
+        let mut mover = opened(&self.real, "faulty").await;
+        let instance = InstanceId::draw();
+        done(&mut mover, contract::lease(instance)).await;
+        done(&mut mover, stage(instance, BackupId::draw())).await;
+        done(&mut mover, record()).await;
+        self.orders(orders);
+        let mut failed = None;
+        for request in [Request::Copy { disks: vec![self.real.disk()] }, Request::Compare, Request::Seal] {
+            let word = request.word();
+            if let Err(failure) = mover.ask(request, SOON).await {
+                failed = Some((word, failure.code));
+                break;
+            }
+        }
+        self.orders("{}");
+        done(&mut mover, Request::Discard).await;
+        done(&mut mover, Request::Release).await;
+        done(&mut mover, Request::Close).await;
+        mover.stop().await.unwrap();
+        assert!(self.real.published().is_empty() && self.real.staging().is_empty());
+        failed.expect("no step failed")
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        let share = self.real.share();
+        let _unmounted = nix::mount::umount2(&share, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn what_goes_wrong_late_on_a_share_is_never_published() {
+    let faulty = Faulty::new();
+    let io = Code::RepositoryIo;
+    assert_eq!(faulty.fails(r#"{"mode": "late", "file": "*.qcow2"}"#).await, ("copy", io));
+    assert_eq!(faulty.fails(r#"{"mode": "late", "file": "*.blocks"}"#).await, ("copy", io));
+    let full = r#"{"mode": "late", "file": "*.qcow2", "errno": "ENOSPC"}"#;
+    assert_eq!(faulty.fails(full).await, ("copy", Code::RepositoryFull));
+    assert_eq!(faulty.fails(r#"{"mode": "enospc_meta", "file": "*.qcow2"}"#).await, ("copy", Code::RepositoryFull));
+    let flipped = r#"{"mode": "flip", "file": "*.qcow2", "offset": 1000000}"#;
+    assert_eq!(faulty.fails(flipped).await, ("compare", Code::ContentMismatch));
+}
+
 /// Mounts a small file system on a directory, for this test's thread and what it starts alone.
 fn small_file_system(directory: &Path) {
     let none = None::<&Path>;
@@ -401,5 +556,6 @@ async fn a_program_that_is_no_mover_is_found_out() {
     assert_eq!(movers.start(&"x".parse().unwrap()).await.err().unwrap().code, Code::MoverDied);
     let movers = ProcessMovers::new("/bin/true".into(), Path::new("/").join("a".repeat(100)));
     let failure = movers.start(&"x".parse().unwrap()).await.err().unwrap();
+    assert_eq!(failure.code, Code::HostUnfit);
     assert!(failure.text.contains("too long"), "{failure:#}");
 }

@@ -39,7 +39,7 @@ pub(super) enum Side {
 pub(super) fn enter() -> Result<Side, Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new(
-            Code::MountFailed,
+            Code::HostUnfit,
             "a mover needs to be root: it mounts the share in namespaces of its own",
         ));
     }
@@ -71,8 +71,11 @@ pub(super) fn enter() -> Result<Side, Failure> {
 }
 
 /// No secret and no byte of a disk goes to a crash collector. The limit also holds for the tools that are started.
+///
+/// One byte and not none: a core pattern that is a pipe is given a core whatever the limit, but for a limit of 1, which the
+/// kernel takes as "no core" there (`do_coredump` in its fs/coredump.c). Files of one byte are not written either.
 fn no_core_dumps() -> Result<(), Failure> {
-    wall("turn core dumps off", setrlimit(Resource::RLIMIT_CORE, 0, 0))?;
+    wall("turn core dumps off", setrlimit(Resource::RLIMIT_CORE, 1, 1))?;
     wall("turn core dumps off", nix::sys::prctl::set_dumpable(false))
 }
 
@@ -116,5 +119,11 @@ fn signal_status(signal: Signal) -> u8 {
 }
 
 fn wall<T>(what: &str, result: nix::Result<T>) -> Result<T, Failure> {
-    result.map_err(|errno| Failure::new(Code::MountFailed, format!("the mover cannot {what}")).because(&errno))
+    result.map_err(|errno| {
+        let code = match errno {
+            Errno::EPERM | Errno::ENOSYS | Errno::EINVAL => Code::HostUnfit,
+            _ => Code::MountFailed,
+        };
+        Failure::new(code, format!("the mover cannot {what}")).because(&errno)
+    })
 }

@@ -102,14 +102,22 @@ pub enum Request {
     },
     /// Reads every image back past the cache and compares it with its source, which must still stand. Answer: [`Reply::Done`].
     Compare,
-    /// For volumes of a stopped instance: the sources are unchanged since the copy began. Answer: [`Reply::Done`].
+    /// For volumes of a stopped instance: the sources are unchanged since the copy began. What has no times to look at is
+    /// compared, with [`Notice::Progress`] meanwhile. Answer: [`Reply::Done`].
     SourcesUnchanged,
     /// Checks the images (`qemu-img check`, no leaks, image end at file end), fsyncs everything in staging and says what there is.
     /// Answer: [`Reply::Sealed`].
     Seal,
+    /// Reads the manifest of a backup that is published already, or fails with `backup_not_found`. Answer: [`Reply::Found`].
+    Find {
+        /// The instance.
+        instance: InstanceId,
+        /// The backup.
+        backup: BackupId,
+    },
     /// Writes the restore instructions and the manifest and renames the staging directory into place. The commit. Asked
-    /// again, also of another mover, it finds out that this job, run and attempt has published already. Answer:
-    /// [`Reply::Published`].
+    /// again, also of another mover, it finds out that this job, run and attempt has published already. A failure means that
+    /// it is not published. Answer: [`Reply::Published`], or [`Reply::NotKnown`], after which it is to be asked again.
     Publish {
         /// The manifest; its `number` is filled in by the mover.
         manifest: Box<Manifest>,
@@ -134,6 +142,7 @@ impl Request {
             Request::Compare => "compare",
             Request::SourcesUnchanged => "sources_unchanged",
             Request::Seal => "seal",
+            Request::Find { .. } => "find",
             Request::Publish { .. } => "publish",
             Request::Discard => "discard",
             Request::Release => "release",
@@ -218,6 +227,16 @@ pub enum Reply {
         number: u64,
         /// What did not work though the backup is good.
         warnings: Vec<String>,
+    },
+    /// The backup was to be published, and it can't be seen now what came of it.
+    NotKnown {
+        /// What is in the way of seeing it.
+        failure: Failure,
+    },
+    /// That backup is published.
+    Found {
+        /// As it is on the share.
+        manifest: Box<Manifest>,
     },
     /// The repository is unmounted.
     Closed {

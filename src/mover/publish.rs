@@ -5,7 +5,8 @@
 //!                                                            │ error: look at both names
 //!                                                            ├─ ours is in place ──────▶ published
 //!                                                            ├─ staging is still there ─▶ failed, can be discarded
-//!                                                            └─ neither ───────────────▶ `lease_lost`: it was fenced
+//!                                                            ├─ neither ───────────────▶ `lease_lost`: it was fenced
+//!                                                            └─ can't be looked at ────▶ not known: to be asked again
 //! ```
 //!
 //! The rename is the fence of a lost lease and of an earlier attempt alike: a looked-at name proves nothing behind a
@@ -17,6 +18,7 @@ use super::share::{
     Dir, INSTANCES, MANIFEST_BYTES_MAX, README, ShareError, Staging, highest_number, read_manifest, restore_readme,
 };
 use crate::failure::{Code, Failure};
+use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
 
 const MANIFEST_TEMPORARY: &str = "manifest.json.tmp";
@@ -34,45 +36,92 @@ pub(super) struct Published {
     pub warnings: Vec<String>,
 }
 
-/// Publishes what is in `staging`, as `manifest` describes it. The lease of the instance must be held.
-pub(super) fn publish(staging: &Staging, mut manifest: Manifest) -> Result<Published, Failure> {
+/// What a commit came to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Published(Published),
+    /// The rename was asked for, under that number, and it can't be seen now what became of it.
+    NotKnown {
+        number: u64,
+        failure: Failure,
+    },
+}
+
+/// Looks again at a commit that ended as not known. Nothing is written: what was staged may be a published backup by now.
+pub(super) fn look_again(staging: &Staging, manifest: &Manifest, number: u64) -> Result<Outcome, Failure> {
+    let refused = ShareError::Refused { action: "rename", shown: staging.name.clone(), errno: nix::errno::Errno::EIO };
+    match settle(staging, manifest, refused) {
+        Settled::Published => Ok(after_the_rename(staging, number, Vec::new())),
+        Settled::Not(failure) => Err(failure),
+        Settled::NotKnown(failure) => Ok(Outcome::NotKnown { number, failure }),
+    }
+}
+
+/// Publishes what is in `staging`, as `manifest` describes it. The lease of the instance must be held; it is the `lease`th.
+/// An error means that it is not published.
+pub(super) fn publish(staging: &Staging, mut manifest: Manifest, lease: u64) -> Result<Outcome, Failure> {
     if manifest.backup_id != staging.backup || manifest.instance_id != staging.instance {
         return Err(Failure::new(Code::Internal, "the manifest is that of another backup than was staged"));
     }
     check_files(staging, &manifest)?;
     let (highest, mut warnings) = highest_number(&staging.parent, staging.instance)?;
     manifest.number = highest.saturating_add(1);
+    if !warnings.is_empty() {
+        // One that can't be read may have had a higher number, but none higher than its lease, as each lease publishes once.
+        manifest.number = manifest.number.max(lease);
+    }
     write_manifest(staging, &manifest)?;
     if !staging.dir.sync()? {
         warnings.push(no_directory_fsync(&staging.dir));
     }
     let name = staging.backup.to_string();
     if let Err(error) = staging.parent.rename_new(&staging.name, &name) {
-        settle(staging, &manifest, error)?;
+        match settle(staging, &manifest, error) {
+            Settled::Published => {}
+            Settled::Not(failure) => return Err(failure),
+            Settled::NotKnown(failure) => return Ok(Outcome::NotKnown { number: manifest.number, failure }),
+        }
     }
-    // From here on the backup is published, so nothing is an error any more.
+    Ok(after_the_rename(staging, manifest.number, warnings))
+}
+
+/// From here on the backup is published, so nothing is an error any more.
+fn after_the_rename(staging: &Staging, number: u64, mut warnings: Vec<String>) -> Outcome {
     match staging.parent.sync() {
         Ok(true) => {}
         Ok(false) => warnings.push(no_directory_fsync(&staging.parent)),
         Err(error) => warnings.push(format!("{:#}", Failure::from(error))),
     }
-    Ok(Published { number: manifest.number, warnings })
+    Outcome::Published(Published { number, warnings })
+}
+
+/// The manifest of a published backup; `backup_not_found` for none.
+pub(super) fn find(root: &Dir, instance: InstanceId, backup: BackupId) -> Result<Manifest, Failure> {
+    let missing = || Failure::new(Code::BackupNotFound, format!("backup `{backup}` is not published"));
+    match published_parent(root, instance, backup)? {
+        Some(parent) => read_manifest(&parent, instance, backup),
+        None => Err(missing()),
+    }
 }
 
 /// Finds out whether this very attempt published its backup before: after a crash, or after an answer that nobody heard.
 pub(super) fn published_before(root: &Dir, manifest: &Manifest) -> Result<Option<Published>, Failure> {
-    let found = root
-        .open_dir(INSTANCES)
-        .and_then(|instances| instances.open_dir(manifest.instance_id.to_string()))
-        .and_then(|parent| parent.stat(manifest.backup_id.to_string()).map(|status| status.map(|_| parent)));
-    let parent = match found {
-        Ok(Some(parent)) => parent,
-        Ok(None) => return Ok(None),
-        Err(error) if error.is_missing() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(parent) = published_parent(root, manifest.instance_id, manifest.backup_id)? else { return Ok(None) };
     let found = read_manifest(&parent, manifest.instance_id, manifest.backup_id)?;
     Ok(same_attempt(&found, manifest).then(|| Published { number: found.number, warnings: Vec::new() }))
+}
+
+/// The instance's directory, if there is a backup of that name in it.
+fn published_parent(root: &Dir, instance: InstanceId, backup: BackupId) -> Result<Option<Dir>, Failure> {
+    let found = root
+        .open_dir(INSTANCES)
+        .and_then(|instances| instances.open_dir(instance.to_string()))
+        .and_then(|parent| parent.stat(backup.to_string()).map(|status| status.map(|_| parent)));
+    match found {
+        Ok(parent) => Ok(parent),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Every file that the manifest names is there with the length that it names.
@@ -110,33 +159,65 @@ fn write_manifest(staging: &Staging, manifest: &Manifest) -> Result<(), Failure>
     Ok(staging.dir.rename_new(MANIFEST_TEMPORARY, Manifest::FILE)?)
 }
 
+/// What a rename whose answer was an error has come to.
+enum Settled {
+    Published,
+    /// It did not happen, or somebody else's is there.
+    Not(Failure),
+    /// It can't be seen now.
+    NotKnown(Failure),
+}
+
 /// The rename answered an error, which says nothing about whether it happened: a server's answer may have been lost and
-/// the repeated request refused.
-fn settle(staging: &Staging, manifest: &Manifest, error: ShareError) -> Result<(), Failure> {
-    match look(staging)? {
-        (false, true) => {
-            let found = read_manifest(&staging.parent, staging.instance, staging.backup)?;
-            if same_attempt(&found, manifest) { Ok(()) } else { Err(exists(staging)) }
+/// the repeated request refused. So does an error while looking: it is never taken for a "no".
+fn settle(staging: &Staging, manifest: &Manifest, error: ShareError) -> Settled {
+    let looked = look(staging).and_then(|seen| match seen {
+        Seen { ours: false, staged: false, named: true } => {
+            Ok((seen, Some(read_manifest(&staging.parent, staging.instance, staging.backup)?)))
         }
-        (true, true) => Err(exists(staging)),
-        (true, false) => Err(error.into()),
-        (false, false) => {
+        seen => Ok((seen, None)),
+    });
+    match looked {
+        Ok((Seen { ours: true, .. }, _)) => Settled::Published,
+        Ok((_, Some(found))) if same_attempt(&found, manifest) => Settled::Published,
+        Ok((Seen { named: true, .. }, _)) => Settled::Not(exists(staging)),
+        Ok((Seen { staged: true, .. }, _)) => Settled::Not(error.into()),
+        Ok(_) => {
             let text = format!("the staging directory of backup `{}` was taken away", staging.backup);
-            Err(Failure::new(Code::LeaseLost, text).because(&error))
+            Settled::Not(Failure::new(Code::LeaseLost, text).because(&error))
+        }
+        // What is there is not ours, and is damaged.
+        Err(failure) if failure.code == Code::RepositoryUnsafe => Settled::Not(exists(staging).because(&failure)),
+        Err(failure) => {
+            let text = format!("it can't be seen whether backup `{}` was published", staging.backup);
+            Settled::NotKnown(Failure::new(Code::RepositoryIo, text).because(&error).because_of(&failure))
         }
     }
 }
 
-/// Whether the staging directory is there, and whether something has the backup's name.
-fn look(staging: &Staging) -> Result<(bool, bool), Failure> {
+/// What has the two names.
+struct Seen {
+    /// The backup's name leads to the very directory that was staged.
+    ours: bool,
+    /// The staging directory's name is there.
+    staged: bool,
+    /// The backup's name is there.
+    named: bool,
+}
+
+fn look(staging: &Staging) -> Result<Seen, Failure> {
+    let once = || -> Result<Seen, ShareError> {
+        let named = staging.parent.stat(staging.backup.to_string())?;
+        let staged = staging.parent.stat(&staging.name)?.is_some();
+        let own = staging.dir.device_and_inode()?;
+        let ours = named.as_ref().is_some_and(|status| (status.st_dev, status.st_ino) == own);
+        Ok(Seen { ours, staged, named: named.is_some() })
+    };
     let mut looks = 0;
     loop {
         looks += 1;
-        let staged = staging.parent.stat(&staging.name);
-        match staged
-            .and_then(|staged| Ok((staged.is_some(), staging.parent.stat(staging.backup.to_string())?.is_some())))
-        {
-            Ok(both) => return Ok(both),
+        match once() {
+            Ok(seen) => return Ok(seen),
             Err(error) if looks == LOOKS_MAX => return Err(error.into()),
             Err(_) => std::thread::sleep(LOOK_PAUSE),
         }
@@ -158,11 +239,18 @@ fn no_directory_fsync(dir: &Dir) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use crate::model::id::BackupId;
     use crate::mover::share::{self, Listed};
     use crate::mover::testing;
+
+    /// Under the first lease; what comes of it must be known.
+    fn publish(staging: &Staging, manifest: Manifest) -> Result<Published, Failure> {
+        match super::publish(staging, manifest, 1)? {
+            Outcome::Published(published) => Ok(published),
+            Outcome::NotKnown { failure, .. } => panic!("not known: {failure:#}"),
+        }
+    }
 
     struct Share {
         directory: tempfile::TempDir,
@@ -230,7 +318,38 @@ mod tests {
         let staging = share.stage(&manifest, "a.1");
         publish(&staging, manifest.clone()).unwrap();
         let error = staging.parent.rename_new(&staging.name, "x").unwrap_err();
-        settle(&staging, &manifest, error).unwrap();
+        assert!(matches!(settle(&staging, &manifest, error), Settled::Published));
+        // Also where the manifest can't be read now: the directory itself is known again.
+        let file = staging.parent.path().join(manifest.backup_id.to_string()).join(Manifest::FILE);
+        std::fs::remove_file(&file).unwrap();
+        assert!(matches!(look_again(&staging, &manifest, 1).unwrap(), Outcome::Published(Published { number: 1, .. })));
+    }
+
+    #[test]
+    fn what_somebody_else_published_meanwhile_is_not_ours() {
+        let share = Share::new();
+        let manifest = testing::manifest(&["vda"]);
+        let staging = share.stage(&manifest, "a.1");
+        staging.parent.rename(&staging.name, ".elsewhere").unwrap();
+        staging.parent.create_dir(manifest.backup_id.to_string()).unwrap();
+        assert_eq!(look_again(&staging, &manifest, 1).unwrap_err().code, Code::BackupExists);
+    }
+
+    #[test]
+    fn a_number_is_not_given_again_when_the_newest_backup_is_damaged() {
+        let share = Share::new();
+        let first = testing::manifest(&["vda"]);
+        publish(&share.stage(&first, "a.1"), first.clone()).unwrap();
+        let second = Manifest { backup_id: BackupId::draw(), ..first.clone() };
+        let staging = share.stage(&second, "a.1");
+        super::publish(&staging, second.clone(), 2).unwrap();
+        std::fs::write(staging.parent.path().join(second.backup_id.to_string()).join(Manifest::FILE), "{").unwrap();
+        let third = Manifest { backup_id: BackupId::draw(), ..first };
+        let published = super::publish(&share.stage(&third, "a.1"), third.clone(), 3).unwrap();
+        assert!(matches!(published, Outcome::Published(Published { number: 3, .. })), "{published:?}");
+        assert_eq!(find(&share.root, third.instance_id, third.backup_id).unwrap().number, 3);
+        let missing = find(&share.root, third.instance_id, BackupId::draw()).unwrap_err();
+        assert_eq!(missing.code, Code::BackupNotFound);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(super) struct Session {
     images: Option<ImageSet>,
     pinned: Option<Pinned>,
     staging: Option<Arc<Staging>>,
+    /// The number under which what is staged was to be published, when it isn't known what came of it.
+    not_known: Option<u64>,
     lost: Option<AbortOnDropHandle<()>>,
     lease: Option<Lease>,
     mounted: Option<Mounted>,
@@ -52,6 +54,7 @@ impl Session {
             images: None,
             pinned: None,
             staging: None,
+            not_known: None,
             lost: None,
             lease: None,
             mounted: None,
@@ -80,13 +83,18 @@ impl Session {
             }
             Request::Copy { disks } => or_broken_off(broken_off, self.copy(disks)).await,
             Request::Compare => or_broken_off(broken_off, self.compare()).await,
-            Request::SourcesUnchanged => self.images()?.sources_unchanged().await.map(|()| Reply::Done),
+            Request::SourcesUnchanged => or_broken_off(broken_off, self.sources_unchanged()).await,
             Request::Seal => {
                 let staging = self.staging()?;
                 if let Some(images) = &mut self.images {
                     images.check().await?;
                 }
-                blocking(move || seal::seal(&staging.dir)).await.map(|files| Reply::Sealed { files })
+                blocking(move || seal::seal(&staging.dir, &staging.made())).await.map(|files| Reply::Sealed { files })
+            }
+            Request::Find { instance, backup } => {
+                let root = self.root()?;
+                let found = blocking(move || publish::find(&root, instance, backup)).await?;
+                Ok(Reply::Found { manifest: Box::new(found) })
             }
             Request::Publish { manifest } => self.publish(*manifest).await,
             Request::Discard => self.discard().await,
@@ -142,6 +150,7 @@ impl Session {
             Ok((staging, pinned))
         })
         .await?;
+        self.not_known = None;
         // Known before anything else can fail, so that `discard` finds it.
         self.staging = Some(Arc::new(staging));
         self.pinned = Some(pinned?);
@@ -155,8 +164,10 @@ impl Session {
         let targets: Vec<_> = disks.iter().map(|disk| disk.target.clone()).collect();
         blocking(move || {
             for target in targets {
-                staging.dir.remove_file(format!("{target}.qcow2"))?;
-                staging.dir.remove_file(format!("{target}.blocks"))?;
+                for file in [format!("{target}.qcow2"), format!("{target}.blocks")] {
+                    staging.dir.remove_file(&file)?;
+                    staging.note_made(&file);
+                }
             }
             Ok(())
         })
@@ -173,18 +184,39 @@ impl Session {
         Ok(Reply::Done)
     }
 
+    async fn sources_unchanged(&mut self) -> Result<Reply, Failure> {
+        let images = self.images.as_mut().ok_or_else(|| out_of_order("compare", "copy"))?;
+        images.sources_unchanged(&reporter(&self.progress)).await?;
+        Ok(Reply::Done)
+    }
+
     async fn publish(&mut self, manifest: Manifest) -> Result<Reply, Failure> {
         let root = self.root()?;
         let Some(staging) = self.staging.clone() else {
             let found = blocking(move || publish::published_before(&root, &manifest)).await?;
             return found.map(published).ok_or_else(|| out_of_order("publish", "stage"));
         };
-        self.lease.as_ref().ok_or_else(|| out_of_order("publish", "lease"))?.confirm().await?;
-        // On CIFS a directory can't be renamed while anything in it is open.
-        self.leave_staging().await?;
-        let done = blocking(move || publish::publish(&staging, manifest)).await?;
-        self.staging = None;
-        Ok(published(done))
+        let done = if let Some(number) = self.not_known {
+            blocking(move || publish::look_again(&staging, &manifest, number)).await
+        } else {
+            let lease = self.lease.as_ref().ok_or_else(|| out_of_order("publish", "lease"))?;
+            lease.confirm().await?;
+            let lease = lease.number();
+            // On CIFS a directory can't be renamed while anything in it is open.
+            self.leave_staging().await?;
+            blocking(move || publish::publish(&staging, manifest, lease)).await
+        };
+        self.not_known = match &done {
+            Ok(publish::Outcome::NotKnown { number, .. }) => Some(*number),
+            _ => None,
+        };
+        match done? {
+            publish::Outcome::Published(done) => {
+                self.staging = None;
+                Ok(published(done))
+            }
+            publish::Outcome::NotKnown { failure, .. } => Ok(Reply::NotKnown { failure }),
+        }
     }
 
     async fn discard(&mut self) -> Result<Reply, Failure> {
@@ -198,9 +230,11 @@ impl Session {
 
     async fn release(&mut self) -> Result<Reply, Failure> {
         self.lost = None;
-        if let Some(lease) = self.lease.as_mut() {
-            lease.release().await?;
-            self.lease = None;
+        if let Some(mut lease) = self.lease.take()
+            && let Err(failure) = lease.release().await
+        {
+            self.hold(lease);
+            return Err(failure);
         }
         Ok(Reply::Done)
     }
@@ -236,10 +270,6 @@ impl Session {
 
     fn staging(&self) -> Result<Arc<Staging>, Failure> {
         self.staging.clone().ok_or_else(|| out_of_order("write", "stage"))
-    }
-
-    fn images(&mut self) -> Result<&mut ImageSet, Failure> {
-        self.images.as_mut().ok_or_else(|| out_of_order("compare", "copy"))
     }
 }
 

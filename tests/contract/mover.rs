@@ -246,11 +246,15 @@ pub async fn a_published_backup_is_neither_staged_nor_published_again(world: &dy
 
     let mut mover = opened(world, "second").await;
     assert_eq!(publish(&mut mover, &first).await, number, "the same attempt is told that it has published");
-    let second = Manifest { attempt: 2, ..first };
+    let second = Manifest { attempt: 2, ..first.clone() };
     let refusal = refused(&mut mover, Request::Publish { manifest: Box::new(second) }).await;
     assert_eq!(refusal.code, Code::Internal, "another attempt has to stage first");
     done(&mut mover, lease(instance)).await;
     assert_eq!(refused(&mut mover, stage(instance, backup)).await.code, Code::BackupExists);
+    let found = mover.ask(Request::Find { instance, backup }, SOON).await.unwrap();
+    assert_eq!(found, Reply::Found { manifest: Box::new(Manifest { number, ..first }) });
+    let other = Request::Find { instance, backup: BackupId::draw() };
+    assert_eq!(refused(&mut mover, other).await.code, Code::BackupNotFound);
     done(&mut mover, Request::Release).await;
     mover.stop().await.unwrap();
     assert_eq!(world.published().len(), 1);

@@ -22,7 +22,7 @@ use crate::model::id::InvalidName;
 use crate::mover::protocol::{Reply, Request};
 
 pub use fake::FakeMovers;
-pub use process::ProcessMovers;
+pub use process::{ProcessMovers, sweep::sweep};
 
 /// A mover's name: unique on the host among all movers that may be alive at once, so made of job, run and attempt. It
 /// becomes the name of a directory and part of the path of sockets, whose length is bounded by the kernel.

@@ -18,6 +18,7 @@ use crate::failure::{Code, Failure};
 use crate::mover::protocol::{Reply, Request, SUBCOMMAND, ToMover, frame};
 
 mod listener;
+pub(super) mod sweep;
 use listener::{Heard, Listener};
 
 /// A mover is up within this, or never: it mounts nothing but its own directory.
@@ -55,7 +56,7 @@ impl Movers for ProcessMovers {
         let directory = self.run_directory.join(name.as_str());
         if directory.as_os_str().len() + SOCKET_NAME_BYTES > SOCKET_PATH_BYTES_MAX {
             let text = format!("`{}` is too long a path for sockets: shorten the run directory", directory.display());
-            return Err(Failure::new(Code::MoverDied, text));
+            return Err(Failure::new(Code::HostUnfit, text));
         }
         let failed = |what: String, error: std::io::Error| Failure::new(Code::MoverDied, what).because(&error);
         make_private(&directory)
@@ -203,8 +204,8 @@ impl Mover for ProcessMover {
 impl Drop for ProcessMover {
     fn drop(&mut self) {
         if !self.stopped {
-            // Gone already is what is wanted. The inner process is killed by the kernel when the outer one dies.
-            let _gone = self.child.start_kill();
+            // The outer process goes last, so that one inside that can't die stays to be seen.
+            self.kill_inside();
             // The mover's mount on it was in a namespace of its own, so that it is empty and free here.
             let _kept = std::fs::remove_dir(&self.directory);
         }

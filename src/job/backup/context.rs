@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::facts::Facts;
 use super::plan::BackupPlan;
+use super::result::BackupResult;
 use super::session::Session;
 use super::settings::BackupSettings;
 use crate::failure::{Code, Failure};
@@ -21,7 +22,7 @@ use crate::job::{Attempt, Doors, JobProgress};
 use crate::model::job::Job;
 use crate::model::manifest::{Manifest, QuiesceRecord};
 use crate::mover::protocol::CopiedDisk;
-use crate::saga::Outcome;
+use crate::saga::{End, Outcome};
 
 /// The guard of this attempt, shared with the task that watches over the source.
 pub(super) type GuardSlot = Arc<Mutex<Option<Box<dyn Guard>>>>;
@@ -70,6 +71,8 @@ pub(super) struct Context {
     pub copied: Vec<CopiedDisk>,
     /// The manifest, from sealing on; after a crash from the records.
     pub manifest: Option<Manifest>,
+    /// The backup, where an earlier attempt of this run is found to have published it.
+    pub published: Option<Manifest>,
     /// What is unusual, for the manifest.
     pub warnings: Vec<String>,
     /// What went wrong too late for the manifest, or does not belong into it.
@@ -107,13 +110,24 @@ impl Context {
             quiesce: None,
             copied: Vec::new(),
             manifest: None,
+            published: None,
             warnings: Vec::new(),
             late_warnings: Vec::new(),
         }
     }
 
-    /// Adds what the steps could only warn of.
+    /// Adds what the steps could only warn of. An attempt that only found out that an earlier one of its run had published the
+    /// backup has taken back what was its own, and the run is completed by the backup that is there.
     pub fn finish(self, mut outcome: Outcome) -> Outcome {
+        if let (End::Failed { failure }, Some(manifest)) = (&outcome.end, self.published)
+            && failure.code == Code::BackupExists
+        {
+            let number = manifest.number;
+            match BackupResult::new(manifest, number, Vec::new()).to_value() {
+                Ok(value) => outcome.end = End::Completed { value },
+                Err(failure) => outcome.warnings.push(failure),
+            }
+        }
         outcome.warnings.extend(self.late_warnings);
         outcome
     }

@@ -121,7 +121,7 @@ fn recipe(plan: &BackupPlan, settings: &BackupSettings, attempt: &Attempt) -> Ve
     } else {
         let mut inner = vec![make(Copy { deadline })];
         inner.extend(compare);
-        inner.push(make(SourcesUnchanged));
+        inner.push(make(SourcesUnchanged { deadline }));
         within(StoppedSource, inner)
     };
     let under_the_lease = vec![make(Staging), make(Records), source, make(Seal { deadline }), commit(Publish)];

@@ -1,4 +1,5 @@
-//! Comparing an image with its source, and both with the recorded hashes.
+//! Comparing an image with its source, and both with the recorded hashes. A range that both sides call zeros and that has
+//! no recorded hash is passed over unread; one that only one side calls zeros is read on the other.
 
 use std::sync::Arc;
 

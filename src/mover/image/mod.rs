@@ -4,6 +4,10 @@
 //! byte for byte, what its source held: read back past this host's cache, with every late write error looked for where it
 //! can show (flush, the end of `qemu-nbd` and what it said, fsync on a descriptor older than the writing, close).
 //!
+//! "Compared" means: every byte that the source, the image or the hashes taken while copying have as data was read again on
+//! each side that has it as data, and is the same on both and as hashed. A range that source and image both call zeros, and
+//! that was zeros while copying, is not read: there the word of the two NBD servers is taken (`base:allocation`).
+//!
 //! It deliberately knows nothing of leases, manifests and publishing, and never changes a source. A method that fails leaves
 //! files in the staging directory, which its owner removes as a whole. Dropping a method's future cancels it: connections
 //! are closed and every process is killed.
@@ -113,13 +117,19 @@ impl ImageSet {
 
     /// For volumes of a stopped instance: each file of their chains is as it was before copying began. A volume with a part that
     /// has no times to look at is compared instead, unless it was already.
-    pub async fn sources_unchanged(&mut self) -> Result<(), Failure> {
+    pub async fn sources_unchanged(&mut self, progress: Progress<'_>) -> Result<(), Failure> {
+        let total: u64 = self.images.iter().map(|image| image.blocks.virtual_bytes()).sum();
+        let mut before = 0;
         for image in &mut self.images {
-            let Source::Volume(volume) = &image.source else { continue };
-            volume.unchanged().await.map_err(|failure| of_disk(failure, &image.disk))?;
-            if volume.timeless && !image.compared {
-                image.compare(&mut self.sockets, &|_| ()).await?;
+            if let Source::Volume(volume) = &image.source {
+                volume.unchanged().await.map_err(|failure| of_disk(failure, &image.disk))?;
+                if volume.timeless && !image.compared {
+                    let report = |passed: u64| progress(before + passed, total, 0);
+                    image.compare(&mut self.sockets, &report).await?;
+                }
             }
+            before += image.blocks.virtual_bytes();
+            progress(before, total, 0);
         }
         Ok(())
     }
@@ -142,7 +152,8 @@ impl ImageSet {
             return Err(Failure::new(Code::DiskUnsupported, format!("a disk of {size} bytes cannot be kept as qcow2")));
         }
         match disk.virtual_bytes {
-            Some(expected) if expected != size => {
+            // QEMU's tools round a raw file up to sectors.
+            Some(expected) if expected.checked_next_multiple_of(SECTOR_BYTES) != Some(size) => {
                 let text = format!("the source has {size} bytes where the guest sees {expected}");
                 Err(Failure::new(Code::SourceReadFailed, text))
             }

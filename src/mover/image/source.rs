@@ -137,7 +137,9 @@ fn unsupported(what: String) -> Failure {
     Failure::new(Code::DiskUnsupported, format!("{what} of a stopped instance cannot be read"))
 }
 
-/// QEMU's description of a volume.
+/// QEMU's description of a volume. The files below it are not described: QEMU finds its backing files and its data file by
+/// the headers of the images, as it does for the instance itself, and whoever writes those headers decides what is read.
+/// All of them are opened read-only.
 async fn node(path: &Path, format: ImageFormat) -> Result<Value, Failure> {
     let Some(name) = path.to_str().filter(|_| path.is_absolute()) else {
         return Err(unsupported(format!("a volume at `{}`, which is no absolute path in UTF-8,", path.display())));
@@ -155,17 +157,15 @@ async fn node(path: &Path, format: ImageFormat) -> Result<Value, Failure> {
     Ok(json!({"driver": format, "file": {"driver": protocol, "filename": name}}))
 }
 
-/// The files of the volume's chain; none for what is no plain path. Fails when somebody writes to a volume whose format has
-/// metadata: `qemu-img info` asks for QEMU's locks as long as it is not told to share.
+/// The files of the volume's chain; none for what is no plain path. Takes no locks (`-U`), or an instance that is started
+/// meanwhile would be refused its own disk; whether there is a writer is looked at without any.
 async fn chain(path: &Path, node: &Value) -> Result<Vec<Option<PathBuf>>, Failure> {
     let failed = || format!("cannot look at the volume `{}`", path.display());
-    let info = Command::new("qemu-img").args(["info", "--backing-chain", "--output=json"]).arg(pseudo_name(node));
+    let info = Command::new("qemu-img").args(["info", "-U", "--backing-chain", "--output=json"]).arg(pseudo_name(node));
     let info = info.run(Duration::from_secs(PROBE_DEADLINE_SECONDS)).await;
     let info = info.map_err(|error| error.failure(Code::SourceReadFailed, failed()))?;
     if !info.status.success() {
-        let locked = info.stderr.contains("Failed to get") && info.stderr.contains("lock");
-        let code = if locked { Code::InUseElsewhere } else { Code::SourceReadFailed };
-        return Err(Failure::new(code, failed()).caused_by(shown_end(&info.stderr)));
+        return Err(Failure::new(Code::SourceReadFailed, failed()).caused_by(shown_end(&info.stderr)));
     }
     let images: Vec<Value> = serde_json::from_slice(&info.stdout)
         .map_err(|error| Failure::new(Code::ImageToolFailed, failed()).because(&error))?;

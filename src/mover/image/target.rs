@@ -45,11 +45,12 @@ impl Target {
         let create = create.arg(format!("cluster_size={CLUSTER_BYTES},compat=1.1,lazy_refcounts=off"));
         let create = create.arg(format!("file:{name}")).arg(virtual_bytes.to_string());
         let created = create.run_to_success(Duration::from_secs(CREATE_DEADLINE_SECONDS)).await;
-        created.map_err(|error| error.failure(Code::ImageToolFailed, format!("cannot make the image `{name}`")))?;
         let cache = cache_of(&path).await;
         let node = json!({"driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": name}});
         let target = Self { path, node, cache, held };
+        // First: what was put in its place explains why the tool failed.
         target.is_still_ours().await?;
+        created.map_err(|error| error.failure(Code::ImageToolFailed, format!("cannot make the image `{name}`")))?;
         Ok(target)
     }
 

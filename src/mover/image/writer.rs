@@ -1,7 +1,7 @@
 //! Whether somebody has a file or device open for writing, seen by the locks that QEMU takes.
 //!
-//! `qemu-img info` notices a writer only of formats with metadata: it opens a raw image without asking for anything that a
-//! writer would have to refuse. So the locks are looked at themselves. Since 2.10 QEMU holds a shared lock on the byte
+//! Asking for a lock would keep an instance from starting for as long as it is held, and `qemu-img info` would notice only
+//! the writers of formats with metadata. So the locks are looked at and none is taken. Since 2.10 QEMU holds a shared lock on the byte
 //! 100 + n of a file for each permission n that it uses (`RAW_LOCK_PERM_BASE` in its block/file-posix.c), which also NFS
 //! carries from host to host. What does not lock, such as another program or a device on two hosts, is not seen here; that
 //! is found by comparing.

@@ -21,8 +21,7 @@ pub(in crate::mover) struct Lease {
     number: u64,
     keep_limit: Duration,
     state: watch::Receiver<State>,
-    /// None once it was stopped.
-    keeper: Option<JoinHandle<()>>,
+    keeper: JoinHandle<()>,
 }
 
 #[derive(Clone)]
@@ -36,7 +35,7 @@ impl Lease {
     pub(super) fn keep(slots: Arc<Dir>, own: Dir, instance: InstanceId, number: u64, times: LeaseTimes) -> Self {
         let own = Arc::new(own);
         let (sender, state) = watch::channel(State::Kept(Instant::now()));
-        let keeper = Some(tokio::spawn(keep(slots.clone(), own.clone(), number, times, sender)));
+        let keeper = tokio::spawn(keep(slots.clone(), own.clone(), number, times, sender));
         Self { slots, own, instance, number, keep_limit: times.keep_limit, state, keeper }
     }
 
@@ -83,29 +82,26 @@ impl Lease {
         if next.is_some() { Err(taken_over(self.number)) } else { self.check() }
     }
 
-    /// Gives it back; may be tried again until it has worked. A lost one is marked all the same: whoever took it over looks
-    /// at a higher number.
+    /// Gives it back. A lost one is marked all the same: whoever took it over looks at a higher number. After an error it is
+    /// still held, and kept.
     pub async fn release(&mut self) -> Result<(), Failure> {
-        self.stop().await;
         let own = self.own.clone();
-        blocking(move || slot::release(&own)).await
+        blocking(move || slot::release(&own)).await?;
+        self.keeper.abort();
+        Ok(())
     }
 
     /// Ends the counter, so that the task holds nothing on the share any more. The lease ages from now on.
     pub async fn stop(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
-            keeper.abort();
-            // Aborted or ended: both are what was wanted.
-            let _ended = keeper.await;
-        }
+        self.keeper.abort();
+        // Aborted or ended: both are what was wanted.
+        let _ended = (&mut self.keeper).await;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(keeper) = &self.keeper {
-            keeper.abort();
-        }
+        self.keeper.abort();
     }
 }
 

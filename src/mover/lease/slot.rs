@@ -28,7 +28,12 @@ pub(super) enum Seen {
 /// The highest number taken so far; 0 for none.
 pub(super) fn highest(slots: &Dir) -> Result<u64, Failure> {
     let entries = slots.list(LEASES_MAX)?;
-    Ok(entries.iter().filter_map(|entry| entry.name.to_str()?.parse().ok()).max().unwrap_or(0))
+    Ok(entries.iter().filter_map(|entry| number(entry.name.to_str()?)).max().unwrap_or(0))
+}
+
+/// A name that we would give to a lease: `007` and `+7` are not lease 7.
+fn number(name: &str) -> Option<u64> {
+    name.parse().ok().filter(|number: &u64| number.to_string() == name)
 }
 
 /// Tries to become the holder of lease `number`; none when somebody else is.
@@ -36,18 +41,32 @@ pub(super) fn highest(slots: &Dir) -> Result<u64, Failure> {
 /// An answer may be lost on its way from a file server, so no error of the calls is taken for a "no" or a "yes": what
 /// stands in `holder` decides. That it is made exclusively is what makes one of two the holder.
 pub(super) fn claim(slots: &Dir, number: u64, holder: &HolderFile) -> Result<Option<Dir>, Failure> {
-    match slots.create_dir(number.to_string()) {
+    let made = match slots.create_dir(number.to_string()) {
+        Ok(()) => true,
         Err(error) if error.is_taken() => return Ok(None),
-        Err(error) if !is_lost_answer(&error) => return Err(error.into()),
-        _ => {}
-    }
+        Err(error) if is_lost_answer(&error) => false,
+        Err(error) => return Err(error.into()),
+    };
     let own = slots.open_dir(number.to_string())?;
+    match sign(slots, &own, holder) {
+        Ok(true) => Ok(Some(own)),
+        Ok(false) => Ok(None),
+        Err(failure) => {
+            // Or everybody would have to watch for minutes that nobody holds it. Whether it works is seen by the next one.
+            let _released = made.then(|| release(&own));
+            Err(failure)
+        }
+    }
+}
+
+/// Makes the lease in `own` ours; false when somebody else was faster.
+fn sign(slots: &Dir, own: &Dir, holder: &HolderFile) -> Result<bool, Failure> {
     let content = serde_json::to_vec(holder)
         .map_err(|error| Failure::new(Code::Internal, "cannot write the holder of a lease").because(&error))?;
     let written = own.write_new(HOLDER, &content);
-    match read_holder(&own) {
+    match read_holder(own) {
         Ok(Some(found)) if found.token == holder.token => {}
-        Ok(Some(_)) => return Ok(None),
+        Ok(Some(_)) => return Ok(false),
         Ok(None) | Err(_) => {
             written?;
             let text = format!("cannot read back who holds `{}`", own.path().display());
@@ -56,7 +75,7 @@ pub(super) fn claim(slots: &Dir, number: u64, holder: &HolderFile) -> Result<Opt
     }
     own.write_new(COUNTER, counter_bytes(0).as_bytes())?;
     slots.sync()?;
-    Ok(Some(own))
+    Ok(true)
 }
 
 /// An error after which the call may still have been carried out.

@@ -84,6 +84,26 @@ async fn a_holder_that_died_before_signing_is_replaced_too() {
 }
 
 #[tokio::test]
+async fn only_the_names_that_we_give_count_as_leases() {
+    let share = Share::new();
+    for name in ["09", "+9", " 9", "9a", "18446744073709551616"] {
+        std::fs::create_dir_all(share.slots().join(name)).unwrap();
+    }
+    assert_eq!(share.take(TIMES).await.unwrap().number(), 1);
+}
+
+#[tokio::test]
+async fn a_lease_that_could_not_be_given_back_is_still_held() {
+    let share = Share::new();
+    let mut lease = share.take(TIMES).await.unwrap();
+    // Gone: a mark can be put into it no more.
+    std::fs::remove_dir_all(share.slots().join("1")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(lease.release().await.unwrap_err().code, Code::RepositoryIo);
+    }
+}
+
+#[tokio::test]
 async fn a_holder_learns_that_it_was_taken_over() {
     let share = Share::new();
     let old = share.take(TIMES).await.unwrap();

@@ -1,10 +1,8 @@
 //! Mounting a `directory` repository: the host's directory bound into the mover's own namespace. Others see nothing of it,
-//! it goes when the mover goes, and nothing on it can be executed or be a device for us.
+//! it goes when the mover goes, and nothing on it can be executed, be a device or be followed as a link by us.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-use nix::mount::MsFlags;
 
 use crate::failure::{Code, Failure};
 use crate::mover::share::Dir;
@@ -25,24 +23,17 @@ pub(super) fn mount(address: &Path, mount_point: &Path, same_device_ok: bool) ->
     if !same_device_ok {
         must_be_separate(address)?;
     }
-    bind(address, mount_point).map_err(|error| {
+    super::bind(address, mount_point).map_err(|error| {
         let text = format!("cannot mount directory `{}` on `{}`", address.display(), mount_point.display());
         Failure::new(Code::MountFailed, text).because(&error)
     })?;
     let root = Dir::open_root(mount_point)?;
+    super::must_not_follow_links(&root)?;
     if root.device_and_inode()? != before.device_and_inode()? {
         let text = format!("what is mounted on `{}` is not `{}`", mount_point.display(), address.display());
         return Err(Failure::new(Code::MountFailed, text));
     }
     Ok(root)
-}
-
-fn bind(address: &Path, mount_point: &Path) -> nix::Result<()> {
-    let none = None::<&Path>;
-    nix::mount::mount(Some(address), mount_point, none, MsFlags::MS_BIND, none)?;
-    // The flags of a bind mount can only be set in a second step.
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    nix::mount::mount(none, mount_point, none, flags, none)
 }
 
 /// A file system of its own is mounted at `address`: its device is not that of the directory above.

@@ -7,12 +7,14 @@ mod directory;
 mod pinned;
 mod probe;
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::mount::MntFlags;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags};
 
 pub(super) use pinned::Pinned;
 
@@ -76,6 +78,41 @@ impl Mounted {
         drop(root);
         unmount(&mount_point)
     }
+}
+
+/// What is done on a share through a bound path is neither another user's right, nor a device, nor a program, nor what a
+/// symbolic link leads to. The last one needs Linux 5.10; older kernels ignore the flag.
+const BIND_FLAGS: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC)
+    .union(MsFlags::from_bits_retain(libc::MS_NOSYMFOLLOW));
+
+fn bind(source: &Path, place: &Path) -> nix::Result<()> {
+    let none = None::<&Path>;
+    nix::mount::mount(Some(source), place, none, MsFlags::MS_BIND, none)?;
+    // The flags of a bind mount can only be set in a second step.
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | BIND_FLAGS;
+    nix::mount::mount(none, place, none, flags, none)
+}
+
+/// Fails with `host_unfit` if the mount that `dir` was opened through follows symbolic links: root would write wherever
+/// another client of the share points.
+fn must_not_follow_links(dir: &Dir) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(Code::MountFailed, format!("cannot look at the mount of `{}`", dir.path().display()))
+            .because(&error)
+    };
+    // By its number, as paths in the table are escaped and may be mounted over.
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", dir.as_fd().as_raw_fd())).map_err(failed)?;
+    let number = about.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim).unwrap_or_default();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
+    let line = table.lines().find(|line| line.split(' ').next() == Some(number)).unwrap_or_default();
+    // proc_pid_mountinfo(5): the sixth field holds the mount's own options.
+    if line.split(' ').nth(5).is_some_and(|options| options.split(',').any(|option| option == "nosymfollow")) {
+        return Ok(());
+    }
+    let text = format!("the kernel cannot keep symbolic links in `{}` from being followed", dir.path().display());
+    Err(Failure::new(Code::HostUnfit, text))
 }
 
 fn prove(root: &Dir, repository: &Repository, need_bytes: u64) -> Result<Proof, Failure> {

@@ -1,12 +1,11 @@
 //! One directory of the share under a path that nobody else can change: the tools that write images want paths, and a path
-//! across a share leads wherever somebody else puts a link.
+//! across a share leads wherever somebody else puts a link. Nor is a link in the directory itself followed through that path:
+//! between two tools that open a file of ours, somebody else may put one in its place.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-use nix::mount::MsFlags;
-
-use super::unmount;
+use super::{bind, must_not_follow_links, unmount};
 use crate::failure::{Code, Failure};
 use crate::mover::share::Dir;
 
@@ -25,10 +24,17 @@ impl Pinned {
         std::fs::create_dir_all(&place).map_err(|error| failed(&error))?;
         // The kernel's own link from a descriptor to what it is open on; no name on the share is looked up.
         let source = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
-        let none = None::<&Path>;
-        nix::mount::mount(Some(source.as_str()), &place, none, MsFlags::MS_BIND, none)
-            .map_err(|errno| failed(&errno))?;
-        Ok(Self { place })
+        bind(Path::new(&source), &place).map_err(|errno| failed(&errno))?;
+        // From here on it is unmounted whatever comes.
+        let pinned = Self { place };
+        match Dir::open_root(&pinned.place).map_err(Failure::from).and_then(|dir| must_not_follow_links(&dir)) {
+            Ok(()) => Ok(pinned),
+            Err(failure) => {
+                // The failure says more than a warning about the way back.
+                let _warning = pinned.close();
+                Err(failure)
+            }
+        }
     }
 
     /// The path.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::assembly::{Answer, Asked, Assembly, Wanted};
 use super::{Export, Extent, NbdError, REQUEST_BYTES_MAX, handshake, reader, wire};
@@ -102,8 +102,13 @@ impl Connection {
         }
         let (written, back) = oneshot::channel();
         let payload = Payload { buffer, range, written };
+        let until = Instant::now() + self.limits.request;
         self.request(asked, Wanted::Nothing, Some(payload)).await?;
-        back.await.map_err(|_| self.shared.reason())
+        // A server may answer before it has read everything, and then never read the rest.
+        match timeout_at(until, back).await {
+            Ok(back) => back.map_err(|_| self.shared.reason()),
+            Err(_) => Err(self.too_late(asked)),
+        }
     }
 
     /// Makes a range read as zeros, as a hole where the server can.
@@ -180,13 +185,15 @@ impl Connection {
         };
         match timeout(self.limits.request, answer).await {
             Ok(answer) => answer,
-            Err(_) => {
-                // What comes for this request later could not be told from what was made up: the connection is done.
-                let late = NbdError::Deadline { request: format!("a {asked}"), deadline: self.limits.request };
-                self.shared.break_with(late.clone());
-                Err(late)
-            }
+            Err(_) => Err(self.too_late(asked)),
         }
+    }
+
+    /// What comes for this request later could not be told from what was made up: the connection is done.
+    fn too_late(&self, asked: Asked) -> NbdError {
+        let late = NbdError::Deadline { request: format!("a {asked}"), deadline: self.limits.request };
+        self.shared.break_with(late.clone());
+        late
     }
 }
 

@@ -69,6 +69,8 @@ fn honest_handshake() -> Vec<u8> {
 enum Then {
     Listen,
     Close,
+    /// Keeps the socket open and never reads again.
+    Deaf,
 }
 
 /// Runs a client against a server that plays `greeting` at once, and `answer` when the first request is there.
@@ -92,6 +94,8 @@ where
         said = theirs.write_all(&answer).await;
         if matches!(then, Then::Listen) && said.is_ok() {
             let _heard = tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await;
+        } else if matches!(then, Then::Deaf) {
+            std::future::pending::<()>().await;
         }
     });
     let late = NbdError::Deadline { request: "handshake".into(), deadline: LIMITS.handshake };
@@ -192,6 +196,14 @@ async fn a_server_that_trickles_is_not_waited_for_longer_than_one_that_is_silent
     let half = chunk_of_length(wire::CHUNK_DONE, wire::CHUNK_OFFSET_DATA, 1, 1032, &data(4096, &[1; 100]));
     let outcome = read_answered_with(half).await;
     assert!(matches!(outcome, Err(NbdError::Deadline { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_answers_a_write_before_it_has_read_it_is_not_waited_for_longer() {
+    let answer = chunk(wire::CHUNK_DONE, wire::CHUNK_NONE, 1, &[]);
+    let write = |connection: Connection| async move { connection.write(0, vec![1; 4 << 20], 0..4 << 20).await };
+    let outcome = against((honest_handshake(), answer), Then::Deaf, write).await;
+    assert!(matches!(outcome, Err(NbdError::Deadline { .. })), "{:?}", outcome.map(|buffer| buffer.len()));
 }
 
 #[tokio::test]

@@ -94,12 +94,15 @@ impl Dir {
             .map_err(|errno| ShareError::refused("make directory", self.shown(name), errno))
     }
 
-    /// Opens a directory in this one, made first where it is missing.
+    /// Opens a directory in this one, made first where it is missing; one that was made is on stable storage.
     pub fn ensure_dir(&self, name: impl AsRef<OsStr>) -> Result<Dir> {
         match self.create_dir(name.as_ref()) {
-            Err(error) if !error.is_taken() => Err(error),
-            _ => self.open_dir(name),
+            // A file system without such an fsync has been warned of when it was opened.
+            Ok(()) => drop(self.sync()?),
+            Err(error) if error.is_taken() => {}
+            Err(error) => return Err(error),
         }
+        self.open_dir(name)
     }
 
     /// Makes a file, which must not be there, and opens it for writing.

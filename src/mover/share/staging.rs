@@ -1,7 +1,8 @@
 //! The staging directory of a backup: beside the published ones, so that relative backing files resolve while writing and
 //! the commit is one rename. A crash leaves it; the next holder of the instance's lease moves it out of the way.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Dir, ENTRIES_MAX, INSTANCES};
 use crate::failure::{Code, Failure};
@@ -27,6 +28,7 @@ pub(crate) struct Staging {
     /// Its name in `parent`.
     pub name: String,
     rest: String,
+    made: Mutex<BTreeSet<String>>,
 }
 
 impl Staging {
@@ -46,7 +48,17 @@ impl Staging {
         discard(&parent, &name, &rest)?;
         parent.create_dir(&name)?;
         let dir = Arc::new(parent.open_dir(&name)?);
-        Ok(Self { instance, backup, parent: Arc::new(parent), dir, name, rest })
+        Ok(Self { instance, backup, parent: Arc::new(parent), dir, name, rest, made: Mutex::default() })
+    }
+
+    /// Notes that a file of that name is of our own making, and so belongs to the backup.
+    pub fn note_made(&self, file: &str) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned());
+    }
+
+    /// The names of our own files, sorted.
+    pub fn made(&self) -> Vec<String> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Writes a small file; one of the same name is replaced.
@@ -55,6 +67,7 @@ impl Staging {
             return Err(Failure::new(Code::Internal, format!("`{file}` cannot be the name of a record")));
         }
         self.dir.remove_file(file)?;
+        self.note_made(file);
         Ok(self.dir.write_new(file, content)?)
     }
 

@@ -92,6 +92,10 @@ impl FakeMover {
                 self.copied_bytes.map(|_| Reply::Done).ok_or_else(|| out_of_order("compare", "copy"))
             }
             Request::Seal => self.seal(),
+            Request::Find { instance, backup } => {
+                let manifest = Box::new(self.share(|share| share.find(instance, backup))?);
+                Ok(Reply::Found { manifest })
+            }
             Request::Publish { manifest } => self.publish(*manifest),
             Request::Discard => {
                 if let Some((instance, _, name)) = self.staging.take() {

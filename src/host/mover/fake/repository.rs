@@ -152,6 +152,11 @@ impl FakeRepository {
         Ok(number)
     }
 
+    pub(super) fn find(&mut self, id: InstanceId, backup: BackupId) -> Result<Manifest, Failure> {
+        let found = self.instance(id).published.get(&backup).cloned();
+        found.ok_or_else(|| Failure::new(Code::BackupNotFound, format!("backup `{backup}` is not published")))
+    }
+
     pub(super) fn published_before(&mut self, manifest: &Manifest) -> Option<u64> {
         let found = self.instance(manifest.instance_id).published.get(&manifest.backup_id)?;
         let same = (found.job_id, found.run, found.attempt) == (manifest.job_id, manifest.run, manifest.attempt);

@@ -105,11 +105,11 @@ impl Make<Context> for Compare {
     }
 }
 
-/// Longest time for looking at the sources' sizes and times.
-const UNCHANGED_SECONDS_MAX: u64 = 60;
-
 /// The volumes of the stopped instance are what they were when the copy began, and it is still stopped.
-pub(in super::super) struct SourcesUnchanged;
+pub(in super::super) struct SourcesUnchanged {
+    /// Longest time for all of it: a volume without times to look at is compared.
+    pub deadline: Duration,
+}
 
 impl Named for SourcesUnchanged {
     fn name(&self) -> &'static str {
@@ -117,17 +117,18 @@ impl Named for SourcesUnchanged {
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(UNCHANGED_SECONDS_MAX)
+        self.deadline
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::DeadlineExceeded
     }
 }
 
 #[async_trait]
 impl Make<Context> for SourcesUnchanged {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let unchanged = context.session.ask(Request::SourcesUnchanged, self.deadline()).await;
-        if let Err(failure) = unchanged {
-            return Err(real_cause(Source::of(context), failure).await);
-        }
+        ask_moving(context, self, Request::SourcesUnchanged).await?;
         match Source::of(context).lost().await {
             Some(lost) => Err(lost),
             None => Ok(Value::Null),

@@ -96,6 +96,12 @@ impl Commit<Context> for Publish {
                 Ok(Reply::Published { number, warnings }) => {
                     return BackupResult::new(manifest, number, warnings).to_value();
                 }
+                Ok(Reply::NotKnown { failure }) => {
+                    tracing::warn!(
+                        failure = format!("{failure:#}"),
+                        "the share does not show whether the backup was published"
+                    );
+                }
                 Ok(other) => return Err(unexpected("publish", &other)),
                 Err(failure) if first_hand && !is_silence(&failure) => return Err(failure),
                 Err(failure) if context.session.has("lease") && is_no(&failure) => {

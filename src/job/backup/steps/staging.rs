@@ -13,7 +13,8 @@ use super::repository::{AGAIN_SECONDS_MAX, again};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::GuestInfo;
 use crate::model::instance::PowerState;
-use crate::mover::protocol::Request;
+use crate::model::manifest::Manifest;
+use crate::mover::protocol::{Reply, Request};
 use crate::saga::step::{Make, Named};
 
 /// Longest time for making the staging directory.
@@ -59,8 +60,13 @@ impl Named for Staging {
 #[async_trait]
 impl Make<Context> for Staging {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        stage(context).await?;
-        Ok(Value::Null)
+        match stage(context).await {
+            Err(failure) if failure.code == Code::BackupExists => {
+                context.published = find(context).await;
+                Err(failure)
+            }
+            result => result.map(|()| Value::Null),
+        }
     }
 
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
@@ -73,6 +79,24 @@ impl Make<Context> for Staging {
             result => result?,
         }
         context.session.ask(Request::Discard, Duration::from_secs(DISCARD_SECONDS_MAX)).await.map(drop)
+    }
+}
+
+/// The backup that an earlier attempt of this run has published without hearing so; none where it is somebody else's, or
+/// can't be read.
+async fn find(context: &mut Context) -> Option<Manifest> {
+    let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
+    let request = Request::Find { instance, backup };
+    match context.session.ask(request, Duration::from_secs(STAGE_SECONDS_MAX)).await {
+        Ok(Reply::Found { manifest }) => {
+            let key = &context.plan.key;
+            (manifest.job_id == key.job_id && manifest.run == key.run).then_some(*manifest)
+        }
+        Ok(_) => None,
+        Err(failure) => {
+            tracing::warn!(failure = format!("{failure:#}"), "cannot read the backup that is published already");
+            None
+        }
     }
 }
 

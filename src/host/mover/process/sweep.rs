@@ -1,0 +1,75 @@
+//! Directories of movers that are gone: a killed worker, or a killed mover, leaves its own behind, empty.
+//!
+//! A directory is a left-over when it has a mover's name and no process was started as the mover of that directory. It is
+//! removed only while it is empty; one with something in it is not a mover's, whose files all lie in a mount of its own.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Code, Failure};
+use crate::host::mover::MoverName;
+use crate::mover::protocol::SUBCOMMAND;
+
+/// Removes what movers that are gone have left in `run_directory`, the one that movers are given their directories in, and
+/// answers what was removed. For the start of a worker, before it starts a mover of its own. `host_io`: the directory or
+/// the list of processes can't be read; no such directory is no error.
+pub fn sweep(run_directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |path: &Path, error: &std::io::Error| {
+        Failure::new(Code::HostIo, format!("cannot read `{}`", path.display())).because(error)
+    };
+    let entries = match std::fs::read_dir(run_directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| failed(run_directory, &error))?,
+    };
+    let alive = of_living_movers().map_err(|error| failed(Path::new("/proc"), &error))?;
+    let mut removed = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| failed(run_directory, &error))?;
+        let path = entry.path();
+        let is_movers = entry.file_name().to_str().is_some_and(|name| name.parse::<MoverName>().is_ok());
+        // Removing a directory unmounts what a mover has mounted on it, so that of a living one is left alone.
+        if is_movers && !alive.contains(&path) && std::fs::remove_dir(&path).is_ok() {
+            removed.push(path);
+        }
+    }
+    removed.sort();
+    Ok(removed)
+}
+
+/// The directories that processes on this host were started as movers of, by their command lines.
+fn of_living_movers() -> std::io::Result<BTreeSet<PathBuf>> {
+    let mut directories = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc")? {
+        // A process that ended meanwhile needs no directory.
+        let Ok(line) = std::fs::read(entry?.path().join("cmdline")) else { continue };
+        let mut words = line.split(|byte| *byte == 0).skip(1);
+        if words.next() == Some(SUBCOMMAND.as_bytes())
+            && let Some(directory) = words.next()
+        {
+            directories.insert(PathBuf::from(OsStr::from_bytes(directory)));
+        }
+    }
+    Ok(directories)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn empty_directories_go_and_whatever_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["left-over", "full", ".hidden"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        std::fs::write(folder.path().join("full/file"), "x").unwrap();
+        std::fs::write(folder.path().join("file"), "x").unwrap();
+        assert_eq!(sweep(folder.path()).unwrap(), [folder.path().join("left-over")]);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+        assert!(sweep(&folder.path().join("nowhere")).unwrap().is_empty());
+    }
+}
