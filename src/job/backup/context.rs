@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::facts::Facts;
+use super::late::LateCall;
 use super::plan::BackupPlan;
 use super::result::BackupResult;
 use super::session::Session;
@@ -53,6 +54,12 @@ pub(super) struct Context {
     pub begin: Option<JoinHandle<Result<(), Failure>>>,
     /// The freeze call, likewise.
     pub freeze: Option<JoinHandle<Result<u32, Failure>>>,
+    /// A freeze that failed and may still come about.
+    pub late_freeze: Option<LateCall>,
+    /// A begin that failed and may still come about.
+    pub late_begin: Option<LateCall>,
+    /// The pull backup was asked to begin.
+    pub begin_asked: bool,
     /// The guard has been told of a freeze and not yet of the thaw.
     pub guard_freezing: bool,
     /// What the guard said to the thaw, if that was bad.
@@ -101,6 +108,9 @@ impl Context {
             file_systems: None,
             begin: None,
             freeze: None,
+            late_freeze: None,
+            late_begin: None,
+            begin_asked: false,
             guard_freezing: false,
             guard_verdict: None,
             watch: None,
