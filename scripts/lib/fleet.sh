@@ -39,7 +39,7 @@ worker_consumes() { "$LONGSHORE_LAB_RABBITMQCTL" -q list_consumers queue_name 2>
 # It carries the laboratory's mark, so that `lab down` ends it too where we can't.
 start_worker() {
     write_worker_config
-    "$longshore" repository init "$fleet_share" >"$fleet_repository"
+    "$longshore" repository init "$fleet_share" >"$fleet_repository" || return
     LONGSHORE_LAB_MARK=$lab_mark "$longshore" worker --config "$fleet_config" >"$fleet_dir/worker.log" 2>&1 </dev/null &
     worker_pid=$!
     wait_until "$worker_start_seconds" "the worker consumes longshore.jobs.$fleet_host" worker_consumes ||
