@@ -144,7 +144,6 @@ impl Fleet {
             run_dir: self.directory.path().join("run"),
             scratch_dir: self.settings.scratch_dir.clone(),
             scratch_limit_bytes: None,
-            qemu_owner: None,
             stall_limit: PATIENCE,
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
