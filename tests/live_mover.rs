@@ -450,20 +450,27 @@ impl Faulty {
         fs::rename(new, &self.control).unwrap();
     }
 
-    /// A backup up to where it fails; then nothing is published, and with the share well again nothing is left of it.
+    /// A backup up to where it fails, `orders` given once the first bytes are copied; then nothing is published, and with the
+    /// share well again nothing is left of it.
     async fn fails(&self, orders: &str) -> (&'static str, Code) {
         let mut mover = opened(&self.real, "faulty").await;
         let instance = InstanceId::draw();
         done(&mut mover, contract::lease(instance)).await;
         done(&mut mover, stage(instance, BackupId::draw())).await;
         done(&mut mover, record()).await;
-        self.orders(orders);
-        let mut failed = None;
-        for request in [Request::Copy { disks: vec![self.real.disk()] }, Request::Compare, Request::Seal] {
-            let word = request.word();
-            if let Err(failure) = mover.ask(request, SOON).await {
-                failed = Some((word, failure.code));
-                break;
+        self.orders(r#"{"bw_mb": 4}"#);
+        let mut progress = mover.progress();
+        let copy = mover.ask(Request::Copy { disks: vec![self.real.disk()] }, SOON);
+        let turn_bad = async {
+            progress.wait_for(|progress| progress.data_bytes > 0).await.unwrap();
+            self.orders(orders);
+        };
+        let (mut outcome, ()) = tokio::join!(copy, turn_bad);
+        let mut word = "copy";
+        for request in [Request::Compare, Request::Seal] {
+            if outcome.is_ok() {
+                word = request.word();
+                outcome = mover.ask(request, SOON).await;
             }
         }
         self.orders("{}");
@@ -472,7 +479,7 @@ impl Faulty {
         done(&mut mover, Request::Close).await;
         mover.stop().await.unwrap();
         assert!(self.real.published().is_empty() && self.real.staging().is_empty());
-        failed.expect("no step failed")
+        (word, outcome.expect_err("no step failed").code)
     }
 }
 
@@ -492,7 +499,7 @@ async fn what_goes_wrong_late_on_a_share_is_never_published() {
     let full = r#"{"mode": "late", "file": "*.qcow2", "errno": "ENOSPC"}"#;
     assert_eq!(faulty.fails(full).await, ("copy", Code::RepositoryFull));
     assert_eq!(faulty.fails(r#"{"mode": "enospc_meta", "file": "*.qcow2"}"#).await, ("copy", Code::RepositoryFull));
-    let flipped = r#"{"mode": "flip", "file": "*.qcow2", "offset": 1000000}"#;
+    let flipped = r#"{"mode": "flip", "file": "*.qcow2", "offset": 5000000}"#;
     assert_eq!(faulty.fails(flipped).await, ("compare", Code::ContentMismatch));
 }
 

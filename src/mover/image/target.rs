@@ -48,9 +48,16 @@ impl Target {
         let cache = cache_of(&path).await;
         let node = json!({"driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": name}});
         let target = Self { path, node, cache, held };
-        // First: what was put in its place explains why the tool failed.
-        target.is_still_ours().await?;
-        created.map_err(|error| error.failure(Code::ImageToolFailed, format!("cannot make the image `{name}`")))?;
+        match (target.is_still_ours().await, created) {
+            (Ok(()), Ok(_)) => {}
+            // What was put in its place explains why the tool failed.
+            (Err(replaced), _) if replaced.code == Code::RepositoryUnsafe => return Err(replaced),
+            // A tool that fails removes the file, so that looking at it says less.
+            (_, Err(error)) => {
+                return Err(error.failure(Code::ImageToolFailed, format!("cannot make the image `{name}`")));
+            }
+            (Err(unseen), Ok(_)) => return Err(unseen),
+        }
         Ok(target)
     }
 
