@@ -58,7 +58,7 @@ codes! {
     UnknownKind = "unknown_kind", Permanent, "the job's kind is not one that this worker can do";
     InvalidField = "invalid_field", Permanent, "a field has the right type but a value that is not allowed";
     InvalidMountOption = "invalid_mount_option", Permanent, "the repository's address or mount options are not ones that may reach mount(8)";
-    SecretInOptions = "secret_in_options", Permanent, "a mount option carries a secret; give credentials by reference instead";
+    SecretInOptions = "secret_in_options", Permanent, "a field or mount option carries a secret; give credentials by reference instead";
     WrongHost = "wrong_host", Permanent, "the job names another host than the queue it was read from";
     RunBodyDiffers = "run_body_differs", Permanent, "this run of the job was taken before with another body";
     RunSuperseded = "run_superseded", Permanent, "a higher run of this job is known already";

@@ -27,13 +27,25 @@ pub struct InvalidFilter {
     source: tracing_subscriber::filter::ParseError,
 }
 
+/// Whether [`init`] would take a filter.
+///
+/// # Errors
+/// When it cannot be parsed.
+pub fn check(filter: &str) -> Result<(), InvalidFilter> {
+    parse(filter).map(drop)
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
+    EnvFilter::try_new(format!("{filter},{ALWAYS}"))
+        .map_err(|source| InvalidFilter { filter: filter.to_owned(), source })
+}
+
 /// Starts logging for the whole process. A second call has no effect, so that tests may call it freely.
 ///
 /// # Errors
 /// When `filter` cannot be parsed, as in `info` or `longshore=debug,lapin=warn`.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), InvalidFilter> {
-    let parsed = EnvFilter::try_new(format!("{filter},{ALWAYS}"))
-        .map_err(|source| InvalidFilter { filter: filter.to_owned(), source })?;
+    let parsed = parse(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)

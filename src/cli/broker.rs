@@ -23,7 +23,11 @@ pub fn load(args: &ConfigArgs) -> Result<Config, CliError> {
 
 /// The door's settings for a worker.
 pub fn settings(config: &BrokerConfig, client_name: &str) -> Result<BrokerSettings, CliError> {
-    let uri: BrokerUri = config.uri.expose_secret().parse().map_err(CliError::usage)?;
+    let uri: BrokerUri = config
+        .uri
+        .expose_secret()
+        .parse()
+        .map_err(|error| CliError::usage(format!("{} is not allowed: {error}", config.uri_place)))?;
     let mut settings = BrokerSettings::new(uri, client_name);
     settings.heartbeat_seconds = u16::try_from(config.heartbeat.as_secs()).unwrap_or(u16::MAX);
     settings.publish_wait = config.publish_wait;

@@ -1,6 +1,7 @@
 //! `longshore job publish`: one job to one host's queue, confirmed by the broker, refused when the host has no queue.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -94,6 +95,9 @@ pub struct BackupArgs {
     /// With --watch: print the events, one JSON object a line
     #[arg(long, requires = "watch")]
     json: bool,
+    /// With --watch: give up after so many seconds without an event of the job
+    #[arg(long, value_name = "SECONDS", requires = "watch")]
+    timeout_seconds: Option<u64>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -122,20 +126,28 @@ async fn publish(args: &BackupArgs, job: JobMessage) -> Result<Exit, CliError> {
     let routing_key = if args.urgent { urgent_jobs_key(&args.host) } else { jobs_key(&args.host) };
     let outgoing =
         Outgoing { exchange: JOBS_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body };
-    match broker.publisher().publish(outgoing).await {
-        Ok(()) => {}
-        Err(error @ PublishError::Unroutable { .. }) => {
-            let text = format!("host `{}` has no queue on this broker: {error}", args.host);
-            return Err(CliError::not_found(text));
-        }
-        Err(error) => return Err(CliError::failed(error)),
-    }
+    // Before publishing: without a confirm, this is what keeps a second try from becoming a second job.
+    eprintln!("job {job_id}");
+    broker.publisher().publish(outgoing).await.map_err(|error| not_published(error, &args.host, job_id))?;
     match events {
         None => output::line(&job.job_id).map(|()| Exit::Done),
         Some(events) => {
-            eprintln!("job {}", job.job_id);
-            follow(events, Follow { job_id, run: Some(job.run), json: args.json, timeout: None }).await
+            let timeout = args.timeout_seconds.map(Duration::from_secs);
+            follow(events, Follow { job_id, run: Some(job.run), json: args.json, timeout }).await
         }
+    }
+}
+
+fn not_published(error: PublishError, host: &HostId, job_id: JobId) -> CliError {
+    match error {
+        PublishError::Unroutable { .. } => {
+            CliError::not_found(format!("host `{host}` has no queue on this broker: {error}"))
+        }
+        PublishError::Unconfirmed { .. } => CliError::failed(format!(
+            "{error}; the job may have been kept all the same: publish it again with `--job-id {job_id}`, so that it is \
+             not done twice"
+        )),
+        PublishError::Refused { .. } => CliError::failed(error),
     }
 }
 

@@ -46,6 +46,10 @@ impl Checker<'_> {
         ConfigError::Value { key: key.to_owned(), place: self.layers.place(key), rule: rule.into() }
     }
 
+    fn named_place(&self, key: &str) -> String {
+        format!("`{key}` in {}", self.layers.place(key))
+    }
+
     fn number(&self, key: &str, given: Option<u64>, number: &Number) -> Result<u64, ConfigError> {
         let value = given.unwrap_or(number.default);
         if number.range.contains(&value) {
@@ -101,23 +105,21 @@ impl Checker<'_> {
         })
     }
 
-    fn uri(&self, uri: Option<String>, uri_file: Option<String>) -> Result<SecretString, ConfigError> {
-        let (key, uri) = match (uri, uri_file) {
-            (Some(uri), None) => ("broker.uri", uri),
-            (None, Some(path)) => ("broker.uri_file", self.secret_file("broker.uri_file", Path::new(&path))?),
-            (Some(_), Some(_)) => return Err(self.value("broker.uri_file", "`broker.uri` is set, too; one is enough")),
-            (None, None) => {
-                return Err(ConfigError::Missing {
-                    key: "broker.uri_file".to_owned(),
-                    place: self.layers.place("broker.uri_file"),
-                    rule: "the broker's URI, in a file of its own or as `broker.uri`".to_owned(),
-                });
+    /// The URI and where it comes from. What is right with it is known to the broker's door.
+    fn uri(&self, uri: Option<String>, uri_file: Option<String>) -> Result<(SecretString, String), ConfigError> {
+        match (uri, uri_file) {
+            (Some(uri), None) => Ok((uri.into(), self.named_place("broker.uri"))),
+            (None, Some(path)) => {
+                let uri = self.secret_file("broker.uri_file", Path::new(&path))?;
+                Ok((uri.into(), format!("{}, which names `{path}`", self.named_place("broker.uri_file"))))
             }
-        };
-        if !uri.starts_with("amqp://") && !uri.starts_with("amqps://") {
-            return Err(self.value(key, "the URI begins with `amqp://` or `amqps://`"));
+            (Some(_), Some(_)) => Err(self.value("broker.uri_file", "`broker.uri` is set, too; one is enough")),
+            (None, None) => Err(ConfigError::Missing {
+                key: "broker.uri_file".to_owned(),
+                place: self.layers.place("broker.uri_file"),
+                rule: "the broker's URI, in a file of its own or as `broker.uri`".to_owned(),
+            }),
         }
-        Ok(uri.into())
     }
 
     fn secret_file(&self, key: &str, path: &Path) -> Result<String, ConfigError> {
@@ -136,8 +138,10 @@ impl Checker<'_> {
         // Below 5 s a busy broker counts as dead; above a minute a dead one holds the host id for minutes.
         let heartbeat = Number { default: 20, range: 5..=60 };
         let publish_wait = Number { default: 30, range: 1..=600 };
+        let (uri, uri_place) = self.uri(raw.uri, raw.uri_file)?;
         Ok(BrokerConfig {
-            uri: self.uri(raw.uri, raw.uri_file)?,
+            uri,
+            uri_place,
             queue_type: self.word("broker.queue_type", raw.queue_type.as_ref(), &types, QueueType::Classic)?,
             job_prefetch: self.narrow("broker.job_prefetch", raw.job_prefetch, &prefetch)?,
             heartbeat: self.seconds("broker.heartbeat_seconds", raw.heartbeat_seconds, &heartbeat)?,
@@ -146,7 +150,7 @@ impl Checker<'_> {
     }
 
     fn worker(&self, raw: RawWorker) -> Result<WorkerConfig, ConfigError> {
-        let slots = self.narrow("worker.slots", raw.slots, &Number { default: 2, range: 1..=256 })?;
+        let slots = self.narrow("worker.slots", raw.slots, &Number { default: 3, range: 1..=256 })?;
         let per_repository = Number { default: u64::from(slots), range: 1..=256 };
         let waiting_max = Number { default: 1000, range: 1..=100_000 };
         let drain = Number { default: 120, range: 0..=DAY_SECONDS };
@@ -189,6 +193,7 @@ impl Checker<'_> {
         Ok(LogConfig {
             format: self.word("log.format", raw.format.as_ref(), &formats, LogFormat::Text)?,
             level: raw.level.unwrap_or_else(|| "info".to_owned()),
+            level_place: self.named_place("log.level"),
         })
     }
 }

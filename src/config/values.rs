@@ -38,6 +38,8 @@ pub enum QueueType {
 pub struct BrokerConfig {
     /// AMQP URI with user, password and virtual host.
     pub uri: SecretString,
+    /// Key and file or variable that it comes from, for errors of those who read it.
+    pub uri_place: String,
     /// Type of the job queues.
     pub queue_type: QueueType,
     /// Deliveries that may be on their way to the journal at a time.
@@ -62,7 +64,7 @@ pub struct WorkerConfig {
     pub state_dir: PathBuf,
     /// Sockets, mount points and the like; emptied by a reboot.
     pub run_dir: PathBuf,
-    /// Jobs at a time.
+    /// Jobs at a time. With more than one, the last is kept for urgent work.
     pub slots: u32,
     /// Of these, on one repository.
     pub slots_per_repository: u32,
@@ -110,6 +112,8 @@ pub enum LogFormat {
 pub struct LogConfig {
     /// A level, or directives such as `info,longshore::broker=debug`.
     pub level: String,
+    /// Key and file or variable that it comes from, for errors of those who read it.
+    pub level_place: String,
     /// Its form.
     pub format: LogFormat,
 }

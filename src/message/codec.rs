@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::named::named;
 use super::refusal::Refusal;
-use super::walk::{Field, Head, Walk};
+use super::secret::masked;
+use super::walk::{Head, Walk};
 use crate::failure::{Code, Failure};
 
 /// Longest body of a job or an event, bytes.
@@ -96,8 +97,9 @@ fn without_values(text: &str) -> String {
     shown.replace("\"\"", "").split_whitespace().collect::<Vec<_>>().join(" ").replace(" ,", ",")
 }
 
+/// Makes a text of the message fit for a refusal.
 pub(super) fn shortened(text: &str) -> String {
-    text.chars().take(SHOWN_CHARACTERS_MAX).flat_map(char::escape_default).collect()
+    masked(text).chars().take(SHOWN_CHARACTERS_MAX).flat_map(char::escape_default).collect()
 }
 
 fn tracked<'de, S: DeserializeSeed<'de>, D: Deserializer<'de>>(seed: S, deserializer: D) -> Result<S::Value, Fault> {
@@ -158,7 +160,7 @@ pub(super) fn walk(body: &[u8], encoding: Encoding, bytes_max: usize, head: &mut
     if body.len() > bytes_max {
         return Err(Refusal::new(Code::MessageTooLarge, format!("the body is longer than {bytes_max} bytes")));
     }
-    let walked = read(body, encoding, Walk { head, depth: 0, depth_max: DEPTH_MAX, field: Field::Other });
+    let walked = read(body, encoding, Walk::new(head, DEPTH_MAX));
     walked.map_err(|fault| {
         if head.too_deep {
             let text = format!("the body is nested deeper than {DEPTH_MAX} levels");

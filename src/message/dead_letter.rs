@@ -9,9 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{BODY_BYTES_MAX, Encoding};
-use super::envelope::Properties;
+use super::envelope::{CLOUD_EVENTS_PREFIX, Properties, TRACEPARENT};
 use super::event::FailureReport;
 use super::redact::redact;
+use super::secret::masked;
 use crate::model::id::{HostId, JobId};
 use crate::model::job::JobKind;
 
@@ -59,7 +60,8 @@ pub struct Original {
     /// When it was published, seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<u64>,
-    /// Its string headers.
+    /// Its headers, as far as they are known ones: `traceparent`, `cloudEvents_*` and what the broker says of an earlier
+    /// death. Others may hold anything.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Its body, or the first 256 KiB of it.
@@ -83,18 +85,32 @@ impl Original {
             Err(bytes) => OriginalBody { text: None, base64: Some(STANDARD.encode(bytes)) },
         };
         Self {
-            content_type: properties.content_type.clone(),
-            message_type: properties.message_type.clone(),
-            message_id: properties.message_id.clone(),
-            correlation_id: properties.correlation_id.clone(),
-            app_id: properties.app_id.clone(),
+            content_type: masked(&properties.content_type),
+            message_type: masked(&properties.message_type),
+            message_id: masked(&properties.message_id),
+            correlation_id: properties.correlation_id.as_deref().map(masked),
+            app_id: properties.app_id.as_deref().map(masked),
             user_id: properties.user_id.clone(),
             timestamp: properties.timestamp,
-            headers: properties.headers.clone(),
+            headers: known_headers(properties),
             body,
             altered,
         }
     }
+}
+
+/// Headers that RabbitMQ adds to a message that it dead-lettered once, as text.
+const DEATH_HEADERS: [&str; 3] = ["x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"];
+
+fn known_headers(properties: &Properties) -> BTreeMap<String, String> {
+    let trace = properties.traceparent().map(|trace| (TRACEPARENT.to_owned(), trace.to_owned()));
+    let attribute = |name: &str| {
+        name.strip_prefix(CLOUD_EVENTS_PREFIX).is_some_and(|rest| {
+            !rest.is_empty() && rest.len() <= 20 && rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        })
+    };
+    let known = properties.headers.iter().filter(|(name, _)| attribute(name) || DEATH_HEADERS.contains(&name.as_str()));
+    known.map(|(name, value)| (name.clone(), masked(value))).chain(trace).collect()
 }
 
 /// Where the original was read from.

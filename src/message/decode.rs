@@ -32,7 +32,16 @@ fn wrong_type(found: &str, wanted: &str) -> Refusal {
 /// The first gate that the message does not pass, with as much of its identity as could be read.
 pub fn decode_job(properties: &Properties, body: &[u8], host: &HostId) -> Result<Job, Refusal> {
     let mut head = Head::default();
-    job(properties, body, host, &mut head).map_err(|refusal| Refusal { job_id: head.job_id, run: head.run, ..refusal })
+    job(properties, body, host, &mut head).map_err(|refusal| Refusal {
+        job_id: head.job_id,
+        run: head.run,
+        kind: head.kind.as_deref().and_then(known_kind),
+        ..refusal
+    })
+}
+
+fn known_kind(word: &str) -> Option<JobKind> {
+    (word == JobKind::Backup.as_str()).then_some(JobKind::Backup)
 }
 
 fn job(properties: &Properties, body: &[u8], host: &HostId, head: &mut Head) -> Result<Job, Refusal> {
@@ -43,6 +52,15 @@ fn job(properties: &Properties, body: &[u8], host: &HostId, head: &mut Head) -> 
         return Err(wrong_type(&properties.message_type, JobMessage::MESSAGE_TYPE));
     }
     walked?;
+    // Before anything else that may be wrong: what holds a secret is to be told as such.
+    if let Some(place) = &head.secret {
+        let place = match shortened(place) {
+            place if place.is_empty() => "a field's name".to_owned(),
+            place => format!("`{place}`"),
+        };
+        let text = format!("{place} holds a secret; give credentials by reference instead");
+        return Err(Refusal::new(Code::SecretInOptions, text));
+    }
     if let Some(named) = &head.host
         && named != host.as_str()
     {
@@ -50,7 +68,7 @@ fn job(properties: &Properties, body: &[u8], host: &HostId, head: &mut Head) -> 
         return Err(Refusal::new(Code::WrongHost, text));
     }
     if let Some(kind) = &head.kind
-        && kind != JobKind::Backup.as_str()
+        && known_kind(kind).is_none()
     {
         let text = format!("the kind `{}` is not one that this worker can do: backup", shortened(kind));
         return Err(Refusal::new(Code::UnknownKind, text));

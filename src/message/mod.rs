@@ -8,7 +8,7 @@
 //! A job passes these gates, each with its own code:
 //!
 //! ```text
-//! content type → message type → size → structure, depth → host → kind → shape → secrets → values → Job
+//! content type → message type → size → structure, depth → secrets → host → kind → shape → values → Job
 //! ```
 //!
 //! The contract for other programs is `schemas/`, generated from the types here.
@@ -23,6 +23,7 @@ pub mod job;
 mod named;
 pub mod redact;
 pub mod refusal;
+mod secret;
 mod walk;
 
 pub use codec::Encoding;

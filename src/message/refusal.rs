@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::failure::{Code, Failure};
 use crate::model::id::JobId;
+use crate::model::job::JobKind;
 
 /// A message that starts no run, with as much of its identity as could be read before it was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,12 +17,14 @@ pub struct Refusal {
     pub job_id: Option<JobId>,
     /// The run, if the body has a readable one.
     pub run: Option<u32>,
+    /// The kind, if the body has one that this version knows.
+    pub kind: Option<JobKind>,
 }
 
 impl Refusal {
     /// A refusal of a message whose identity is not known (yet).
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), job_id: None, run: None }
+        Self { code, text: text.into(), job_id: None, run: None, kind: None }
     }
 
     /// The refusal as a failure, as dead letters carry it.

@@ -2,12 +2,14 @@
 //!
 //! Goes once through the bytes in their order, keeps nothing but the identity, and stops at the first fault. So a body
 //! that breaks off in the middle still tells which job it was, and one that is too deep is given up before anything is
-//! built from it.
+//! built from it. It also sees every field that could hold a secret, known or not, and each one of those that are there
+//! twice.
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::secret::{Rule, secret_in};
 use crate::model::id::JobId;
 
 /// What a body says of itself, as far as it could be read.
@@ -23,6 +25,8 @@ pub(super) struct Head {
     pub host: Option<String>,
     /// The walk met maps and arrays nested deeper than allowed.
     pub too_deep: bool,
+    /// Path of the first field that holds a secret.
+    pub secret: Option<String>,
 }
 
 /// Longest text that is kept of `kind` and `host`, bytes; longer ones are wrong anyhow.
@@ -30,71 +34,107 @@ const KEPT_BYTES_MAX: usize = 255;
 
 /// Walks through a body; the identity gathers in the head also when it fails.
 pub(super) struct Walk<'h> {
-    /// Where the identity goes.
-    pub head: &'h mut Head,
+    head: &'h mut Head,
     /// Maps and arrays around the value that comes next.
-    pub depth: usize,
-    /// Deepest nesting allowed.
-    pub depth_max: usize,
-    /// The field of the outermost map that the value belongs to.
-    pub field: Field,
+    depth: usize,
+    depth_max: usize,
+    place: Place<'h>,
+    rule: Rule,
 }
 
-/// The fields of the outermost map that matter here.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
-    /// `job_id`.
-    JobId,
-    /// `run`.
-    Run,
-    /// `kind`.
-    Kind,
-    /// `host`.
-    Host,
-    /// Any other, and everything deeper.
-    Other,
+/// Where a value stands: the outermost one, or a field and what is around it.
+#[derive(Clone, Copy)]
+struct Place<'p> {
+    around: Option<&'p Place<'p>>,
+    name: &'p str,
+}
+
+impl Place<'_> {
+    fn path(&self) -> String {
+        match self.around {
+            Some(around) if around.around.is_some() => format!("{}.{}", around.path(), self.name),
+            _ => self.name.to_owned(),
+        }
+    }
 }
 
 struct Key;
 
 impl<'de> DeserializeSeed<'de> for Key {
-    type Value = Field;
+    type Value = String;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Key {
-    type Value = Field;
+    type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a string as the name of a field")
     }
 
-    fn visit_str<E: Error>(self, name: &str) -> Result<Field, E> {
-        Ok(match name {
-            "job_id" => Field::JobId,
-            "run" => Field::Run,
-            "kind" => Field::Kind,
-            "host" => Field::Host,
-            _ => Field::Other,
-        })
+    fn visit_str<E: Error>(self, name: &str) -> Result<String, E> {
+        Ok(name.to_owned())
     }
 }
 
-impl Walk<'_> {
-    fn inner(&mut self, field: Field) -> Walk<'_> {
-        let field = if self.depth == 0 { field } else { Field::Other };
-        Walk { head: self.head, depth: self.depth + 1, depth_max: self.depth_max, field }
+impl<'h> Walk<'h> {
+    /// A walk that tells the head what it meets and goes no deeper than `depth_max`.
+    pub fn new(head: &'h mut Head, depth_max: usize) -> Self {
+        Self { head, depth: 0, depth_max, place: Place { around: None, name: "" }, rule: Rule::Outermost }
+    }
+
+    fn field<'a>(&'a mut self, name: &'a str) -> Walk<'a> {
+        let place = Place { around: Some(&self.place), name };
+        Walk {
+            head: self.head,
+            depth: self.depth + 1,
+            depth_max: self.depth_max,
+            place,
+            rule: self.rule.of_field(name),
+        }
+    }
+
+    fn item(&mut self) -> Walk<'_> {
+        let (depth, rule) = (self.depth + 1, self.rule.of_item());
+        Walk { head: self.head, depth, depth_max: self.depth_max, place: self.place, rule }
+    }
+
+    /// The name of the field, if it is one of the outermost map.
+    fn outer_field(&self) -> Option<&str> {
+        (self.depth == 1).then_some(self.place.name)
     }
 
     fn enter<E: Error>(&mut self) -> Result<(), E> {
+        if self.rule == Rule::Secret {
+            self.note_secret();
+        }
         if self.depth < self.depth_max {
             return Ok(());
         }
         self.head.too_deep = true;
         Err(E::custom(format_args!("nested deeper than {} levels", self.depth_max)))
+    }
+
+    fn note_secret(&mut self) {
+        let place = &self.place;
+        self.head.secret.get_or_insert_with(|| place.path());
+    }
+
+    fn text<E: Error>(mut self, text: &str) -> Result<(), E> {
+        if self.rule.start_in(text).is_some() {
+            self.note_secret();
+        }
+        self.scalar()
+    }
+
+    fn other<E: Error>(mut self, null: bool) -> Result<(), E> {
+        if self.rule.forbids_other(null) {
+            self.note_secret();
+        }
+        self.scalar()
     }
 
     fn scalar<E: Error>(&self) -> Result<(), E> {
@@ -118,60 +158,63 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        self.scalar()
+        self.other(false)
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        self.scalar()
+        self.other(false)
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
-        if self.field == Field::Run {
+        if self.outer_field() == Some("run") {
             self.head.run = u32::try_from(number).ok();
         }
-        self.scalar()
+        self.other(false)
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        self.scalar()
+        self.other(false)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         let short = || (text.len() <= KEPT_BYTES_MAX).then(|| text.to_owned());
-        match self.field {
-            Field::JobId => self.head.job_id = text.parse().ok(),
-            Field::Kind => self.head.kind = short(),
-            Field::Host => self.head.host = short(),
-            Field::Run | Field::Other => {}
+        match self.outer_field() {
+            Some("job_id") => self.head.job_id = text.parse().ok(),
+            Some("kind") => self.head.kind = short(),
+            Some("host") => self.head.host = short(),
+            _ => {}
         }
-        self.scalar()
+        self.text(text)
     }
 
-    fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<(), E> {
-        self.scalar()
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<(), E> {
+        self.text(&String::from_utf8_lossy(bytes))
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.scalar()
+        self.other(true)
     }
 
-    /// An extension type of MessagePack: a number and bytes, which no field of ours is.
+    /// An extension type of MessagePack, which no field of ours is: an array of a number and bytes.
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         self.scalar()?;
-        deserializer.deserialize_any(IgnoredAny).map(|_| ())
+        deserializer.deserialize_any(self)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
         self.scalar()?;
         self.enter()?;
-        while items.next_element_seed(self.inner(Field::Other))?.is_some() {}
+        while items.next_element_seed(self.item())?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<(), A::Error> {
         self.enter()?;
-        while let Some(field) = fields.next_key_seed(Key)? {
-            fields.next_value_seed(self.inner(field))?;
+        while let Some(name) = fields.next_key_seed(Key)? {
+            if secret_in(&name).is_some() {
+                self.note_secret();
+            }
+            fields.next_value_seed(self.field(&name))?;
         }
         Ok(())
     }

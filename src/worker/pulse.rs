@@ -162,13 +162,13 @@ async fn inventory(shared: &Shared) -> Inventory {
     }
 }
 
-async fn free_bytes(directory: PathBuf) -> u64 {
+async fn free_bytes(directory: PathBuf) -> Option<u64> {
     let asked = tokio::task::spawn_blocking(move || {
         statvfs(&directory).map(|room| room.blocks_available() * room.fragment_size())
     });
     match timeout(ROOM_MAX, asked).await {
-        Ok(Ok(Ok(bytes))) => bytes,
-        _ => 0,
+        Ok(Ok(Ok(bytes))) => Some(bytes),
+        _ => None,
     }
 }
 

@@ -33,12 +33,12 @@ pub enum Value {
     DeadLetter(Box<DeadLetter>),
 }
 
-pub fn path(schemas: &Path, message_type: &str, encoding: Encoding) -> PathBuf {
+pub fn path(schemas: &Path, name: &str, encoding: Encoding) -> PathBuf {
     let ending = match encoding {
         Encoding::Json => "json",
         Encoding::MessagePack => "msgpack",
     };
-    schemas.join("examples").join(format!("{message_type}.{ending}"))
+    schemas.join("examples").join(format!("{name}.{ending}"))
 }
 
 pub fn host() -> HostId {
@@ -173,7 +173,7 @@ fn host_detail(words: &str) -> Option<HostDetail> {
         "worker.inventory" => HostDetail::Inventory(Inventory {
             libvirt: Some("11.3.0".to_owned()),
             qemu: Some("10.0.0".to_owned()),
-            scratch_free_bytes: 80 << 30,
+            scratch_free_bytes: Some(80 << 30),
             instances: vec![InventoryInstance {
                 id: "5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f".parse().unwrap(),
                 name: "web-1".parse().unwrap(),

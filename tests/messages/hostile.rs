@@ -153,7 +153,7 @@ fn a_repository_that_may_not_reach_mount_is_refused() {
             "/repository/options",
             json!("vers=3.0,password=hunter2"),
             Code::SecretInOptions,
-            "`repository.options`: mount option 2 carries a secret; give credentials by reference instead",
+            "`repository.options` holds a secret; give credentials by reference instead",
         ),
         (
             "/repository/credentials/reference",
@@ -165,6 +165,67 @@ fn a_repository_that_may_not_reach_mount_is_refused() {
 }
 
 #[test]
+fn a_secret_anywhere_in_a_job_is_refused_also_where_nobody_would_read_it() {
+    let bytes = json!({"deep": [{"er": "password=hunter2"}]});
+    for (pointer, value, place) in [
+        ("/password", json!("hunter2"), "`password`"),
+        ("/repository/password", json!("hunter2"), "`repository.password`"),
+        ("/repository/nas_password", json!(null), "`repository.nas_password`"),
+        ("/repository/Secret", json!(["hunter2"]), "`repository.Secret`"),
+        ("/repository/mountopts", json!("vers=3.0,password=hunter2"), "`repository.mountopts`"),
+        ("/repository/mountopts", json!(["password=hunter2"]), "`repository.mountopts`"),
+        ("/repository/address", json!("//bob:hunter2@nas/share"), "`repository.address`"),
+        ("/repository/options", json!({"password": "hunter2"}), "`repository.options.password`"),
+        ("/repository/credentials", json!("bob:hunter2"), "`repository.credentials`"),
+        ("/repository/credentials/password", json!("hunter2"), "`repository.credentials.password`"),
+        ("/repository/credentials/pw", json!("hunter2"), "`repository.credentials.pw`"),
+        ("/repository/credentials/sealed", json!({"password": "hunter2"}), "`repository.credentials.sealed.password`"),
+        ("/credentials", json!({"reference": "hunter2"}), "`credentials`"),
+        ("/backup/credentials", json!({"reference": "hunter2"}), "`backup.credentials`"),
+        ("/labels/key", json!("hunter2"), "`labels.key`"),
+        ("/labels/note", json!("password: hunter2"), "`labels.note`"),
+        ("/labels/password=hunter2", json!("x"), "`labels`"),
+        ("/from_v1_1", bytes, "`from_v1_1.deep.er`"),
+    ] {
+        let refusal = refusal_with(pointer, value);
+        assert_eq!(refusal.code, Code::SecretInOptions, "{pointer}: {refusal}");
+        assert_eq!(refusal.text, format!("{place} holds a secret; give credentials by reference instead"));
+        assert_eq!(refusal.job_id.unwrap().to_string(), examples::JOB_ID);
+        assert_eq!(refusal.kind, Some(longshore::model::job::JobKind::Backup));
+    }
+}
+
+#[test]
+fn a_secret_in_a_field_that_is_there_twice_is_refused() {
+    let body = job_body();
+    let text = serde_json::to_string(&body).unwrap();
+    let twice = text.replacen('{', r#"{"zone":{"password":"hunter2"},"zone":1,"#, 1);
+    let json = decode_job(&properties(Encoding::Json), twice.as_bytes(), &examples::host()).unwrap_err();
+    let mut packed = msgpack(&body);
+    assert_eq!(packed[0] & 0xf0, 0x80, "a map of at most 15 fields");
+    packed[0] += 2;
+    packed.extend(b"\xa4zone\xb0password=hunter2\xa4zone\x01");
+    let packed = decode_job(&properties(Encoding::MessagePack), &packed, &examples::host()).unwrap_err();
+    for refusal in [json, packed] {
+        assert_eq!(refusal.code, Code::SecretInOptions, "{refusal}");
+    }
+}
+
+#[test]
+fn sealed_credentials_are_no_secret_in_a_wrong_place() {
+    let mut body = job_body();
+    // Base64 may end in what looks like an option.
+    body["repository"]["credentials"] = json!({"sealed": {"enc": "a+key=", "ciphertext": "/secret="}});
+    for (encoding, bytes) in
+        [(Encoding::Json, serde_json::to_vec(&body).unwrap()), (Encoding::MessagePack, msgpack(&body))]
+    {
+        let refusal = decode_job(&properties(encoding), &bytes, &examples::host()).err();
+        assert!(refusal.is_none_or(|refusal| refusal.code == Code::InvalidField));
+        assert_eq!(redact(&bytes, encoding.content_type()), bytes);
+    }
+}
+
+#[test]
 fn a_wrong_type_is_malformed_and_the_text_says_where_but_not_what() {
     for (pointer, value, place) in [
         ("/run", json!("hunter2"), "at `run`"),
@@ -173,8 +234,7 @@ fn a_wrong_type_is_malformed_and_the_text_says_where_but_not_what() {
         ("/host", json!(7), "at `host`"),
         ("/instance", json!(["name", "web-1"]), "at `instance`"),
         ("/repository", json!(["7d0f1a52-0c0e-4f4e-9b5b-0d7c4f3f8a11", "nfs", "hunter2:/"]), "at `repository`"),
-        ("/repository/credentials", json!("bob:hunter2"), "at `repository.credentials`"),
-        ("/repository/options", json!({"password": "hunter2"}), "at `repository.options`"),
+        ("/repository/options", json!({"hunter2": 1}), "at `repository.options`"),
         ("/backup/exclude_disks", json!({"vda": "hunter2"}), "at `backup.exclude_disks`"),
         ("/labels", json!(["hunter2"]), "at `labels`"),
         ("/labels", json!({"a": {"hunter2": 1}}), "at `labels.a`"),
@@ -308,6 +368,22 @@ fn size_and_depth_have_their_limits() {
     {
         for encoding in [Encoding::Json, Encoding::MessagePack] {
             assert!(decode_job(&properties(encoding), &bomb, &examples::host()).is_err());
+        }
+    }
+}
+
+#[test]
+fn no_body_makes_the_search_for_secrets_take_long() {
+    let patterns =
+        ["1", "a-", ",", "a:,", "a:\" ", "//a:", "a=", "\"a\":", ": ", "\\u0061", "p", "a.a_", "user=", "= "];
+    for pattern in patterns {
+        let text = format!("{}\"@", pattern.repeat(250_000 / pattern.len()));
+        let readable = serde_json::to_vec(&json!({"extra": text})).unwrap();
+        for (body, content_type) in [(text.as_bytes(), "text/plain"), (&readable, "application/json")] {
+            let begun = std::time::Instant::now();
+            redact(body, content_type);
+            let took = begun.elapsed();
+            assert!(took < std::time::Duration::from_secs(20), "{pattern:?} took {took:?}");
         }
     }
 }

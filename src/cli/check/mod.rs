@@ -14,16 +14,18 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::ConfigArgs;
-use super::broker::load;
+use super::broker::{load, settings};
 use super::exit::Exit;
 use super::output::{self, CliError};
 use crate::model::id::RepositoryId;
+use crate::telemetry;
 
 #[derive(Debug, Subcommand)]
 pub enum CheckCommand {
     /// Read a configuration file and the environment, and say what is wrong with them
     Config {
         /// Configuration file (TOML)
+        #[arg(env = "LONGSHORE_CONFIG")]
         file: Option<PathBuf>,
     },
     /// Can this host do its work? libvirt, QEMU and its user, guest agents, tools, scratch, mover, broker
@@ -94,6 +96,10 @@ pub fn run(command: &CheckCommand) -> Result<Exit, CliError> {
     match command {
         CheckCommand::Config { file } => {
             let config = load(&ConfigArgs { config: file.clone() })?;
+            // What only its readers understand: the worker would end over it.
+            settings(&config.broker, "check")?;
+            telemetry::check(&config.log.level)
+                .map_err(|error| CliError::usage(format!("{} is not allowed: {error}", config.log.level_place)))?;
             output::line(&format!("ok    config      host `{}`", config.host))?;
             Ok(Exit::Done)
         }

@@ -4,8 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::run::LeftOver;
-use crate::model::id::{DiskTarget, InstallationId, InstanceId, InstanceName, InstanceRef, JobId};
-use crate::model::instance::{Disk, DiskDevice, Instance, PowerState};
+use crate::model::id::{InstallationId, InstanceRef, JobId};
 use crate::model::job::JobKind;
 
 /// A worker takes jobs: what it is and what may be sent to it.
@@ -76,80 +75,6 @@ pub struct Draining {
     pub waiting: u32,
     /// Seconds after which those in hand are stopped at a step boundary.
     pub limit_seconds: u64,
-}
-
-/// Instances told in one inventory at most; with more disks than usual on each, the body still fits its limit.
-pub const INVENTORY_INSTANCES_MAX: usize = 400;
-
-/// What is on the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Inventory {
-    /// libvirt's version, where it answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub libvirt: Option<String>,
-    /// QEMU's version, where libvirt tells it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub qemu: Option<String>,
-    /// Free space for the scratch of pull backups, bytes.
-    pub scratch_free_bytes: u64,
-    /// The instances, at most [`INVENTORY_INSTANCES_MAX`].
-    pub instances: Vec<InventoryInstance>,
-    /// Instances that did not fit in.
-    #[serde(default)]
-    pub instances_left_out: u32,
-}
-
-/// One instance of an inventory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct InventoryInstance {
-    /// Its uuid.
-    pub id: InstanceId,
-    /// Its name on this host.
-    pub name: InstanceName,
-    /// What it is doing.
-    pub state: PowerState,
-    /// A guest agent channel is configured.
-    pub agent: bool,
-    /// Its disks.
-    pub disks: Vec<InventoryDisk>,
-}
-
-/// One disk of an inventory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct InventoryDisk {
-    /// The target, such as `vda`.
-    pub target: DiskTarget,
-    /// The serial number shown to the guest, if the definition sets one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub serial: Option<String>,
-    /// What the guest takes it for.
-    pub device: DiskDevice,
-    /// Size that the guest sees, bytes, where it is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub virtual_bytes: Option<u64>,
-}
-
-impl From<&Disk> for InventoryDisk {
-    fn from(disk: &Disk) -> Self {
-        Self {
-            target: disk.target.clone(),
-            serial: disk.serial.clone(),
-            device: disk.device,
-            virtual_bytes: disk.virtual_bytes,
-        }
-    }
-}
-
-impl From<&Instance> for InventoryInstance {
-    fn from(instance: &Instance) -> Self {
-        Self {
-            id: instance.id,
-            name: instance.name.clone(),
-            state: instance.state,
-            agent: instance.agent_configured,
-            disks: instance.disks.iter().map(InventoryDisk::from).collect(),
-        }
-    }
 }
 
 /// A message that started no run: malformed, for another host, or a run that is known otherwise.

@@ -7,6 +7,7 @@
 //! Every body has the same outer fields and its own part in `detail`, whose type the message type names.
 
 mod host;
+mod inventory;
 mod run;
 
 use std::collections::BTreeMap;
@@ -15,10 +16,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use host::{
-    Draining, Heartbeat, INVENTORY_INSTANCES_MAX, Inventory, InventoryDisk, InventoryInstance, MessageRefused, Online,
-    RunningJob,
-};
+pub use host::{Draining, Heartbeat, MessageRefused, Online, RunningJob};
+pub use inventory::{INVENTORY_INSTANCES_MAX, Inventory, InventoryDisk, InventoryInstance};
 pub use run::{
     Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, Failed, FailureReport, LeftOver, Progress, Retrying,
     Started,

@@ -57,9 +57,19 @@ const REFUSED: [&str; 36] = [
 /// `pass` or `cred` for a password or a credentials file.
 const SECRET_PREFIXES: [&str; 3] = ["pass", "cred", "secret"];
 
-fn is_secret_key(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    key == "key" || SECRET_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+/// Words that make a secret of any name they are in, such as `nas_password` or `clientSecret`.
+const SECRET_PARTS: [&str; 3] = ["passw", "passphrase", "secret"];
+
+/// Words that do so where they stand alone, as in `nas_pass`, but not in `all_passed`.
+const SECRET_WORDS: [&str; 5] = ["pass", "cred", "creds", "credential", "credentials"];
+
+/// Whether a name, of an option or of a field, announces a secret or leads to one.
+pub fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name == "key"
+        || SECRET_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || SECRET_PARTS.iter().any(|part| name.contains(part))
+        || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| SECRET_WORDS.contains(&word))
 }
 
 const fn is_key_byte(byte: u8) -> bool {
@@ -74,13 +84,17 @@ pub fn secret_start(options: &str) -> Option<usize> {
         let left = options.get(words_begin..equals)?.trim_end();
         let key = left.rsplit(|c: char| !u8::try_from(c).is_ok_and(is_key_byte)).next().unwrap_or_default();
         let value_begins = equals + 1;
-        if is_secret_key(key) {
+        if is_secret_name(key) {
             return Some(value_begins);
         }
-        let user = key.eq_ignore_ascii_case("user") || key.eq_ignore_ascii_case("username");
-        let value = options.get(value_begins..)?.split(',').next().unwrap_or_default();
-        if let (true, Some(percent)) = (user, value.find('%')) {
-            return Some(value_begins + percent + 1);
+        if key.eq_ignore_ascii_case("user") || key.eq_ignore_ascii_case("username") {
+            let rest = options.get(value_begins..)?;
+            // No longer than options may be: without a limit, a text made for it would be read from each of its users on.
+            let rest = rest.get(..rest.floor_char_boundary(OPTIONS_BYTES_MAX))?;
+            let value = rest.split(',').next().unwrap_or_default();
+            if let Some(percent) = value.find('%') {
+                return Some(value_begins + percent + 1);
+            }
         }
         words_begin = value_begins;
     }
@@ -115,7 +129,7 @@ fn option(position: usize, element: &str) -> Result<MountOption, InvalidReposito
         let rule = "a name has 1 to 64 of a-z, A-Z, 0-9, `_`, `.` and `-`";
         return Err(InvalidRepository::Option { position, key: None, rule });
     }
-    if is_secret_key(key) {
+    if is_secret_name(key) {
         return Err(InvalidRepository::Secret { position });
     }
     let refused = |rule| Err(InvalidRepository::Option { position, key: Some(key.to_owned()), rule });
