@@ -14,8 +14,9 @@ use crate::broker::{Delivery, HostQueue};
 use crate::failure::{Code, Failure};
 use crate::journal::{Admission, Draft, StoredMessage, Taken};
 use crate::message::dead_letter::Original;
+use crate::message::envelope::{Properties, TRACEPARENT};
 use crate::message::event::{Accepted, FailureReport, HostDetail, MessageRefused, RunDetail};
-use crate::message::{DeadLetter, Encoding, Refusal, decode_job, redact};
+use crate::message::{DeadLetter, Encoding, Refusal, decode_job};
 use crate::model::job::Job;
 
 /// Pause before a delivery that could not be written down is tried again; doubles up to the longest.
@@ -61,11 +62,7 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
     let mut run = Run::new(job, &delivery.properties, urgent, order);
     let taken = Taken {
         key: run.job.key,
-        // Fields that nobody reads may hold secrets all the same.
-        message: StoredMessage {
-            properties: stored(&delivery.properties),
-            body: redact(&delivery.body, &delivery.properties.content_type),
-        },
+        message: StoredMessage { properties: stored(&kept(&delivery.properties)), body: delivery.body.clone() },
         kind: run.job.kind(),
         instance: run.job.instance.to_string(),
         repository_id: run.job.repository.id,
@@ -100,8 +97,16 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
     }
 }
 
+/// What the journal may hold of the properties: a header that nobody reads can be anything, a secret as well.
+fn kept(properties: &Properties) -> Properties {
+    let mut kept = properties.clone();
+    kept.headers.retain(|name, _| name == TRACEPARENT);
+    kept
+}
+
 fn known(code: Code, text: String, run: &Run) -> Refusal {
-    Refusal { job_id: Some(run.job.key.job_id), run: Some(run.job.key.run), ..Refusal::new(code, text) }
+    let key = run.job.key;
+    Refusal { job_id: Some(key.job_id), run: Some(key.run), kind: Some(run.job.kind()), ..Refusal::new(code, text) }
 }
 
 /// A message that starts no run: a letter and an event of the host, in one transaction.
@@ -116,7 +121,7 @@ async fn refuse(shared: &Shared, delivery: &Delivery, refusal: &Refusal) -> Resu
         time: Timestamp::now(),
         job_id: refusal.job_id,
         run: refusal.run,
-        kind: None,
+        kind: refusal.kind,
         attempts: 0,
         failure: FailureReport::from(&refusal.failure()),
         origin: came_from,

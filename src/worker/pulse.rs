@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use super::shared::Shared;
 use crate::broker::topology::EVENTS_EXCHANGE;
 use crate::broker::{Outgoing, PublishError, Publisher, SessionState};
-use crate::failure::Code;
+use crate::failure::{Code, Failure};
 use crate::message::event::{Heartbeat, HostDetail, INVENTORY_INSTANCES_MAX, Inventory, InventoryInstance};
 use crate::message::{Encoding, encode_event};
 use crate::model::id::{EventId, InstanceRef};
@@ -60,9 +61,13 @@ pub async fn take_inventory(
         loop {
             ticks.tick().await;
             // Looked at before it may be told: the names are wanted for the first job.
-            let inventory = inventory(&shared).await;
-            held(session.clone()).await;
-            tell(&shared, publisher.as_ref(), HostDetail::Inventory(inventory)).await;
+            match inventory(&shared).await {
+                Ok(inventory) => {
+                    held(session.clone()).await;
+                    tell(&shared, publisher.as_ref(), HostDetail::Inventory(inventory)).await;
+                }
+                Err(failure) => tracing::warn!(failure = format!("{failure:#}"), "no inventory this time"),
+            }
         }
     };
     tokio::select! {
@@ -133,15 +138,20 @@ async fn heartbeat(shared: &Shared) -> Heartbeat {
         waiting: small(now.waiting),
         outbox_depth: u32::try_from(outbox_depth).unwrap_or(u32::MAX),
         stuck_calls: small(shared.hypervisor.stuck_calls().len()),
+        unroutable_events: shared.counters.unroutable_events.load(Ordering::Relaxed),
+        unroutable_letters: shared.counters.unroutable_letters.load(Ordering::Relaxed),
         left_overs: now.left_overs,
     }
 }
 
 /// What is on the host. An instance that cannot be read (gone meanwhile, or a libvirt that hangs) is left out and counted.
-async fn inventory(shared: &Shared) -> Inventory {
+///
+/// # Errors
+/// When libvirt cannot say which instances there are: no inventory is better than one of an empty host.
+async fn inventory(shared: &Shared) -> Result<Inventory, Failure> {
     let begun = Instant::now();
     let versions = shared.hypervisor.versions().await.ok();
-    let summaries = shared.hypervisor.instances().await.unwrap_or_default();
+    let summaries = shared.hypervisor.instances().await?;
     let names: BTreeMap<_, _> = summaries.iter().map(|summary| (summary.name.clone(), summary.id)).collect();
     shared.learn_names(names);
     let mut instances = Vec::new();
@@ -160,6 +170,7 @@ async fn inventory(shared: &Shared) -> Inventory {
         instances_left_out: small(summaries.len() - instances.len()),
         instances,
     }
+    .fit()
 }
 
 async fn free_bytes(directory: PathBuf) -> Option<u64> {

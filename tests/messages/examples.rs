@@ -167,6 +167,8 @@ fn host_detail(words: &str) -> Option<HostDetail> {
             waiting: 4,
             outbox_depth: 0,
             stuck_calls: 0,
+            unroutable_events: 2,
+            unroutable_letters: 0,
             left_overs: vec![left_over()],
         }),
         "worker.draining" => HostDetail::Draining(Draining { running: 1, waiting: 4, limit_seconds: 120 }),

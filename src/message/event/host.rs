@@ -61,6 +61,12 @@ pub struct Heartbeat {
     pub outbox_depth: u32,
     /// Calls to libvirt that have not returned in their time.
     pub stuck_calls: u32,
+    /// Events since the worker's start that no queue was bound for.
+    #[serde(default)]
+    pub unroutable_events: u64,
+    /// Times since the worker's start that a dead letter found no queue. It stays in the outbox and is sent again.
+    #[serde(default)]
+    pub unroutable_letters: u64,
     /// What could not be removed yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_overs: Vec<LeftOver>,
