@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use longshore::failure::{Code, Failure};
 use longshore::host::hypervisor::fake::FakeInstance;
-use longshore::host::hypervisor::{GuestFileSystem, GuestInfo};
+use longshore::host::hypervisor::{GuestFileSystem, GuestInfo, Hypervisor};
 use longshore::model::instance::PowerState;
 use longshore::model::job::{BackupSpec, Quiesce, Verification};
 use longshore::model::manifest::{Consistency, TransferUsed};
@@ -51,13 +51,18 @@ async fn a_stopped_instance_is_backed_up_from_its_volumes_and_never_touched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_nvram_is_recorded_and_an_unreadable_one_fails_the_backup() {
+async fn the_nvram_is_recorded_a_missing_one_is_a_warning_and_an_unreadable_one_fails_the_backup() {
     let (mut instance, directory) = (running(), tempfile::tempdir().unwrap());
     let nvram = directory.path().join("web_VARS.fd");
     instance = instance.nvram(&nvram);
+    let world = World::of(instance.clone(), BackupSpec::default());
+    let warnings = completed(&world.run().await).manifest.warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("web_VARS.fd")), "{warnings:?}");
+    std::fs::create_dir(&nvram).unwrap();
     let world = World::of(instance, BackupSpec::default());
     assert_eq!(failed(&world.run().await).code, Code::HostIo);
     world.assert_clean().await;
+    std::fs::remove_dir(&nvram).unwrap();
     std::fs::write(&nvram, b"variables").unwrap();
     let manifest = completed(&world.run().await).manifest;
     let record = manifest.records.iter().find(|record| record.file == "nvram").unwrap();
@@ -153,13 +158,106 @@ async fn a_begin_that_hangs_while_the_guest_is_frozen_is_given_up_within_the_fre
         world.until(|world| world.hypervisor.frozen(world.instance)).await;
         let since = tokio::time::Instant::now();
         world.until(|world| !world.hypervisor.frozen(world.instance)).await;
-        since.elapsed()
+        let frozen_for = since.elapsed();
+        // The begin comes about when nobody waits for it any more, and its job has to go as well.
+        world.until(|world| !world.hypervisor.stuck_calls().is_empty()).await;
+        world.hypervisor.let_go("begin_pull");
+        assert!(world.hypervisor.job(world.instance).is_some());
+        frozen_for
     };
     let (outcome, frozen_for) = tokio::join!(run, frozen_for);
     assert_eq!(failed(&outcome).code, Code::HypervisorTimedOut);
     assert!(frozen_for <= limit, "frozen for {frozen_for:?}");
     world.assert_clean().await;
     world.assert_nothing_published();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_begin_that_never_comes_back_is_left_to_the_guard_and_named() {
+    let world = World::of(running(), quiesced(Quiesce::Require));
+    world.hypervisor.hang("begin_pull");
+    let outcome = world.run().await;
+    assert_eq!(failed(&outcome).code, Code::HypervisorTimedOut);
+    let left = outcome.left_over.iter().find(|left| left.step == "source").expect("the source is left");
+    assert!(format!("{left:?}").contains("its guard"), "{left:?}");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.guards.standing(), 1, "it stays for as long as the call may come back");
+    world.hypervisor.let_go("begin_pull");
+    assert!(world.hypervisor.job(world.instance).is_some());
+    world.until(|world| world.hypervisor.is_clean() && world.guards.standing() == 0).await;
+    world.assert_nothing_published();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_that_hangs_in_the_hypervisor_is_thawed_when_it_comes_about() {
+    for (quiesce, late_seconds) in [(Quiesce::Require, 30), (Quiesce::Prefer, 30), (Quiesce::Prefer, 600)] {
+        let world = World::of(running(), quiesced(quiesce));
+        world.hypervisor.hang("freeze");
+        let (outcome, ()) = tokio::join!(world.run(), async {
+            world.until(|world| !world.hypervisor.stuck_calls().is_empty()).await;
+            tokio::time::sleep(Duration::from_secs(late_seconds)).await;
+            world.hypervisor.let_go("freeze");
+            assert!(world.hypervisor.frozen(world.instance));
+        });
+        // Longer than a person is made to wait for the report, it is the guard's.
+        let code = if late_seconds > 120 { Code::GuestMaybeFrozen } else { Code::FreezeFailed };
+        assert_eq!(failed(&outcome).code, code, "{outcome:?}");
+        world.until(|world| world.hypervisor.guest_can_write(world.instance)).await;
+        world.assert_clean().await;
+        world.assert_nothing_published();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_was_thawed_before_the_begin_is_no_quiesced_backup() {
+    for quiesce in [Quiesce::Prefer, Quiesce::Require] {
+        let world = World::of(running(), quiesced(quiesce));
+        world.hypervisor.hang("begin_pull");
+        let (outcome, ()) = tokio::join!(world.run(), async {
+            world.until(|world| world.hypervisor.frozen(world.instance)).await;
+            world.hypervisor.thaw(world.instance, Duration::from_secs(5)).await.unwrap();
+            world.hypervisor.let_go("begin_pull");
+        });
+        match quiesce {
+            Quiesce::Require => assert_eq!(failed(&outcome).code, Code::FreezeIncomplete),
+            _ => {
+                let record = completed(&outcome).manifest.quiesce;
+                assert_eq!(record.consistency, Consistency::Crash);
+                assert!(record.reason.unwrap().contains("thawed before"));
+            }
+        }
+        assert_eq!(world.hypervisor.latest_moment_was_frozen(world.instance), Some(false));
+        world.assert_clean().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_an_io_error_paused_gives_the_backup_up_and_runs_on() {
+    let world = World::of(running(), BackupSpec::default());
+    world.movers.hang("copy");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        world.until_copying().await;
+        world.hypervisor.set_state(world.instance, PowerState::PausedByIoError);
+    });
+    assert_eq!(failed(&outcome).code, Code::HypervisorFailed);
+    assert!(outcome.warnings.iter().any(|warning| warning.text.contains("was resumed")), "{outcome:?}");
+    assert!(world.hypervisor.guest_can_write(world.instance));
+    world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_changed_after_its_plan_is_not_touched() {
+    let world = World::of(running(), quiesced(Quiesce::Require));
+    world.movers.hang("open");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        world.until_asked("repository").await;
+        // Replaced by one of the same id, as a definition with another disk is.
+        world.hypervisor.add(running().with_id(world.instance).disk("vdc", 1 << 20));
+        world.movers.unhang("open");
+    });
+    assert_eq!(failed(&outcome).code, Code::SourceChanged);
+    assert_eq!(world.hypervisor.latest_moment_was_frozen(world.instance), None);
+    world.assert_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -342,7 +440,7 @@ async fn a_mover_that_dies_before_publishing_leaves_no_backup_and_no_litter() {
         assert!(world.movers.kill(&mover));
         world.movers.unhang("publish");
     });
-    assert_eq!(failed(&outcome).code, Code::Interrupted);
+    assert_eq!(failed(&outcome).code, Code::MoverDied);
     world.assert_clean().await;
     world.assert_nothing_published();
 }
@@ -385,7 +483,9 @@ async fn a_stop_while_the_guest_is_frozen_thaws_it_at_once() {
         let since = tokio::time::Instant::now();
         stopper.stop(Failure::new(Code::DeadlineExceeded, "the deadline passed"));
         world.until(|world| !world.hypervisor.frozen(world.instance)).await;
-        since.elapsed()
+        let thawed_after = since.elapsed();
+        world.hypervisor.let_go("begin_pull");
+        thawed_after
     });
     assert!(matches!(outcome.end, End::Stopped { .. }), "{outcome:?}");
     // The guard alone would have needed the freeze limit.

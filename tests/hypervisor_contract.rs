@@ -52,6 +52,9 @@ contract!(a_stopped_instance_says_so_and_has_no_job, |door, id| {
         door.set_state(id, PowerState::ShutOff);
     })
 });
+contract!(a_paused_instance_runs_again, |door, id| {
+    contract::a_paused_instance_runs_again(&door, id, || door.set_state(id, PowerState::Paused))
+});
 contract!(the_end_of_a_job_is_hinted_for_each_disk, |door, id| {
     contract::the_end_of_a_job_is_hinted_for_each_disk(&door, id, Path::new(FOLDER))
 });
@@ -96,12 +99,27 @@ async fn calls_fail_and_hang_as_told() {
     door.state(id).await.unwrap();
 
     door.hang("abort_job");
-    assert_eq!(door.abort_job(id).await.unwrap_err().code, Code::HypervisorTimedOut);
+    let ours = contract::ours(Path::new(FOLDER));
+    assert_eq!(door.abort_job(id, &ours).await.unwrap_err().code, Code::HypervisorTimedOut);
     assert_eq!(
         door.stuck_calls().iter().map(|stuck| (stuck.call, stuck.instance)).collect::<Vec<_>>(),
         [("abort_job", Some(id))]
     );
     door.let_go("abort_job");
     assert!(door.stuck_calls().is_empty());
-    door.abort_job(id).await.unwrap();
+    door.abort_job(id, &ours).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_takes_effect_when_it_comes_back() {
+    let (door, id) = instance(FakeAgent::Answering);
+    door.hang("freeze");
+    assert_eq!(door.freeze(id, AGENT).await.unwrap_err().code, Code::HypervisorTimedOut);
+    door.hang("begin_pull");
+    let backup = contract::pull(Path::new(FOLDER), &["vda"], None);
+    assert_eq!(door.begin_pull(id, &backup).await.unwrap_err().code, Code::HypervisorTimedOut);
+    assert!(door.is_clean(), "nothing has happened yet");
+    door.let_go("freeze");
+    door.let_go("begin_pull");
+    assert!(door.frozen(id) && door.job(id) == Some(contract::ours(Path::new(FOLDER))), "{:?}", door.leftovers());
 }

@@ -77,6 +77,13 @@ async fn the_end_of_a_job_is_hinted_for_each_disk() {
 }
 
 #[tokio::test]
+async fn a_paused_instance_runs_again() {
+    let bare = LabInstance::bare();
+    let pause = || drop(lab::virsh(&["suspend", &bare.name]));
+    contract::a_paused_instance_runs_again(&door(), bare.id, pause).await;
+}
+
+#[tokio::test]
 async fn an_instance_without_an_agent_says_so() {
     let bare = LabInstance::bare();
     contract::an_instance_without_an_agent_says_so(&door(), bare.id).await;
@@ -182,7 +189,7 @@ async fn freeze_begin_thaw_timings(guest: &LabInstance) {
         let begun = began.elapsed();
         door.thaw(guest.id, AGENT).await.unwrap();
         let thawed = began.elapsed();
-        door.abort_job(guest.id).await.unwrap();
+        door.abort_job(guest.id, &contract::ours(&guest.folder)).await.unwrap();
         contract::eventually("the job is gone", || async { door.domain_job(guest.id).await.unwrap().is_none() }).await;
         println!(
             "round {round}: freeze {froze:?}, begin {:?}, thaw {:?}, frozen at most {thawed:?}",

@@ -95,6 +95,8 @@ pub struct Disk {
     pub shareable: bool,
     /// Its changes are thrown away when the instance stops; QEMU refuses block jobs on it.
     pub transient: bool,
+    /// QEMU decrypts it for the guest, so that everything that is read through QEMU is plain text.
+    pub encrypted: bool,
     /// Where its content is; none for an empty drive.
     pub source: Option<DiskSource>,
     /// Size that the guest sees, bytes; known where the hypervisor could tell.

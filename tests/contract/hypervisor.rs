@@ -61,7 +61,7 @@ pub async fn an_unknown_instance_is_not_here(door: &dyn Hypervisor) {
     let name = InstanceRef::Name("nobody-has-this-name".parse().unwrap());
     assert_eq!(code(door.find(&name).await.map(drop)), Code::InstanceNotHere);
     assert_eq!(code(door.state(unknown).await.map(drop)), Code::InstanceNotHere);
-    assert_eq!(code(door.abort_job(unknown).await), Code::InstanceNotHere);
+    assert_eq!(code(door.abort_job(unknown, &DomainJob::Other).await), Code::InstanceNotHere);
     assert_eq!(code(door.thaw(unknown, AGENT).await.map(drop)), Code::InstanceNotHere);
     assert_eq!(code(door.watch(unknown).await.map(drop)), Code::InstanceNotHere);
 }
@@ -79,7 +79,7 @@ pub async fn a_pull_backup_is_ours_from_its_begin_to_its_end<F: Future<Output = 
 
     door.begin_pull(id, &backup).await.unwrap();
     let ours = DomainJob::Pull { socket: backup.socket.clone() };
-    assert_eq!(door.domain_job(id).await.unwrap(), Some(ours));
+    assert_eq!(door.domain_job(id).await.unwrap(), Some(ours.clone()));
     assert!(door.domain_job_stats(id).await.unwrap().is_some());
     assert_eq!(door.block_jobs(id).await.unwrap().len(), 2);
     look().await;
@@ -88,13 +88,31 @@ pub async fn a_pull_backup_is_ours_from_its_begin_to_its_end<F: Future<Output = 
     let refused = tokio::time::timeout(AT_ONCE, door.begin_pull(id, &second)).await.expect("told at once");
     assert_eq!(refused.unwrap_err().code, Code::InstanceBusy);
 
-    door.abort_job(id).await.unwrap();
+    let theirs = DomainJob::Pull { socket: folder.join("theirs.sock") };
+    assert_eq!(door.abort_job(id, &theirs).await.unwrap_err().code, Code::InstanceBusy, "another's job is not ended");
+    assert_eq!(door.domain_job(id).await.unwrap(), Some(ours.clone()));
+
+    door.abort_job(id, &ours).await.unwrap();
     eventually("the job is gone", || async {
         door.domain_job(id).await.unwrap().is_none() && door.block_jobs(id).await.unwrap().is_empty()
     })
     .await;
-    door.abort_job(id).await.expect("ending no job is no error");
+    door.abort_job(id, &ours).await.expect("ending no job is no error");
     assert_eq!(door.state(id).await.unwrap(), PowerState::Running);
+}
+
+/// How a pull backup of [`pull`] is known.
+pub fn ours(folder: &Path) -> DomainJob {
+    DomainJob::Pull { socket: folder.join("pull.sock") }
+}
+
+/// `pause` pauses the instance, as an operator does.
+pub async fn a_paused_instance_runs_again(door: &dyn Hypervisor, id: InstanceId, pause: impl FnOnce()) {
+    door.resume(id).await.expect("resuming one that runs is no error");
+    pause();
+    eventually("it is paused", || async { door.state(id).await.unwrap() == PowerState::Paused }).await;
+    door.resume(id).await.unwrap();
+    eventually("it runs", || async { door.state(id).await.unwrap() == PowerState::Running }).await;
 }
 
 pub async fn a_backup_of_a_disk_that_is_not_there_is_refused(door: &dyn Hypervisor, id: InstanceId, folder: &Path) {
@@ -110,7 +128,7 @@ pub async fn a_checkpoint_is_made_with_the_backup_and_deleted_twice(
 ) {
     door.begin_pull(id, &pull(folder, &["vda"], Some("longshore-contract"))).await.unwrap();
     assert_eq!(door.checkpoints(id).await.unwrap(), ["longshore-contract"]);
-    door.abort_job(id).await.unwrap();
+    door.abort_job(id, &ours(folder)).await.unwrap();
     eventually("the job is gone", || async { door.domain_job(id).await.unwrap().is_none() }).await;
     assert_eq!(door.checkpoints(id).await.unwrap(), ["longshore-contract"], "it outlives its job");
     door.delete_checkpoint(id, "longshore-contract").await.unwrap();
@@ -139,14 +157,15 @@ pub async fn a_stopped_instance_says_so_and_has_no_job(
     assert_eq!(door.domain_job(id).await.unwrap(), None);
     assert_eq!(door.domain_job_stats(id).await.unwrap(), None);
     assert!(door.block_jobs(id).await.unwrap().is_empty());
-    door.abort_job(id).await.unwrap();
+    door.abort_job(id, &ours(folder)).await.unwrap();
     assert_eq!(door.thaw(id, AGENT).await.unwrap_err().code, Code::InstanceStateUnsupported);
+    assert_eq!(door.resume(id).await.unwrap_err().code, Code::InstanceStateUnsupported);
 }
 
 pub async fn the_end_of_a_job_is_hinted_for_each_disk(door: &dyn Hypervisor, id: InstanceId, folder: &Path) {
     let mut events = door.watch(id).await.unwrap();
     door.begin_pull(id, &pull(folder, &["vda", "vdb"], None)).await.unwrap();
-    door.abort_job(id).await.unwrap();
+    door.abort_job(id, &ours(folder)).await.unwrap();
     let mut ended = Vec::new();
     while ended.len() < 2 {
         match tokio::time::timeout(SOON, events.recv()).await.expect("hints come") {

@@ -83,7 +83,7 @@ async fn guard() -> Result<(), Failure> {
     outcome
 }
 
-async fn arm(libvirt_uri: &str, duty: &GuardDuty) -> Result<(Arc<dyn Hypervisor>, impl Send + use<>), Failure> {
+async fn arm(libvirt_uri: &str, duty: &GuardDuty) -> Result<(Arc<dyn Hypervisor>, place::Place), Failure> {
     let place = place::take(duty.instance, PLACE_WAIT).await?;
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(Libvirt::new(libvirt_uri));
     // Opens the connection on which thaw and abort will go: a guard that cannot reach libvirt is none.

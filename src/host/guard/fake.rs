@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{Answer, Order};
@@ -92,7 +93,12 @@ impl Guard for FakeGuard {
         self.order(Order::Disarm).await.map(drop)
     }
 
-    fn leave(self: Box<Self>) -> u32 {
+    fn leave(mut self: Box<Self>, late: BoxFuture<'static, ()>) -> u32 {
+        tokio::spawn(async move {
+            // One that is gone has nothing left to do.
+            let _ = self.order(Order::Rescue).await;
+            late.await;
+        });
         FAKE_PID
     }
 }

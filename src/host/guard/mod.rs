@@ -10,9 +10,11 @@
 //!     │ pipe closed        │ pipe closed, freeze limit passed
 //!     └─────────┬──────────┘
 //!               v
-//!             fired: thaws until the agent says thawed; ends the domain's job if its socket is ours
+//!             fired: thaws until the agent says thawed; ends the instance's job if its socket is ours; and again, until
+//!                    it is told thawed or disarmed, or, once the pipe is closed, until all has been well for a while
 //!
-//!   armed, frozen: scratch over 80 % of its limit ──> the pull job is ended (`scratch_full`), the guest runs on
+//!   armed, frozen: scratch near its limit or its file system's end ──> the pull job is ended (`scratch_full`), the guest
+//!                  runs on, also one that QEMU had already paused for want of room
 //! ```
 //!
 //! It never touches a job whose socket is not the one in its duty, makes no decision about the backup, and holds no
@@ -27,6 +29,7 @@ mod place;
 mod process;
 mod protocol;
 mod rescue;
+mod scratch;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -35,11 +38,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "libvirt")]
 pub use self::entry::main;
 pub use self::process::ProcessGuards;
+pub use self::rescue::{SETTLE, resume_after_io_error};
 use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
@@ -63,7 +68,15 @@ pub struct PullDuty {
     pub scratch: Vec<PathBuf>,
     /// Bytes that the scratch files may allocate together; the job is ended at 80 % of it.
     pub scratch_limit_bytes: u64,
+    /// Free bytes of the scratch's file system below which the job is ended.
+    pub scratch_reserve_bytes: u64,
+    /// The instance ran when the guard was armed: one that an I/O error paused meanwhile is to run again after the job.
+    pub was_running: bool,
 }
+
+/// Room that pull jobs leave on the scratch's file system, bytes: what guests can overwrite there, together, between two
+/// looks of their guards and the end of a job.
+pub const SCRATCH_RESERVE_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Whoever can start guards.
 #[async_trait]
@@ -83,7 +96,7 @@ pub trait Guard: Send {
     async fn fired(&mut self) -> Result<Option<Failure>, Failure>;
     /// Nothing is left to guard: the process ends. An error only says that it had to be killed for that.
     async fn disarm(self: Box<Self>) -> Result<(), Failure>;
-    /// Leaves it to its work, since the guest may be frozen: it fires, and goes on until the guest is thawed. Answers its
-    /// process id, for the left-over report.
-    fn leave(self: Box<Self>) -> u32;
+    /// Leaves it to its work, since the guest may be frozen or our job may still begin: it fires, and goes on until all has
+    /// been well for a while, which begins to count when `late` is over. Answers its process id, for the left-over report.
+    fn leave(self: Box<Self>, late: BoxFuture<'static, ()>) -> u32;
 }

@@ -6,8 +6,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::io::BufReader;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::protocol::{Answer, Order, read_line, write_line};
@@ -52,8 +54,10 @@ impl ProcessGuards {
         let mut child = Command::from(command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let missing = || std::io::Error::other("the guard has no pipe");
         let orders = child.stdin.take().ok_or_else(missing)?;
-        let answers = BufReader::new(child.stdout.take().ok_or_else(missing)?);
-        Ok(ProcessGuard { child, orders, answers, in_step: true })
+        let answers = child.stdout.take().ok_or_else(missing)?;
+        let (asked, given) = mpsc::channel(1);
+        tokio::spawn(talk(orders, answers, given));
+        Ok(ProcessGuard { child, asked })
     }
 }
 
@@ -63,7 +67,7 @@ impl Guards for ProcessGuards {
         let failed = || Failure::new(Code::GuardFailed, format!("cannot arm a guard for instance `{}`", duty.instance));
         let mut guard = self.start().map_err(|error| failed().because(&error))?;
         let order = Order::Arm { libvirt_uri: self.libvirt_uri.clone(), duty: duty.clone() };
-        match guard.ask(&order, ARM_LIMIT).await {
+        match guard.ask(order, ARM_LIMIT).await {
             Ok(Answer { refused: None, .. }) => Ok(Box::new(guard)),
             // It ends by itself, since nothing is frozen and nothing begun; nothing waits for that but the place.
             Ok(Answer { refused: Some(refused), .. }) => Err(failed().because_of(&refused)),
@@ -75,39 +79,59 @@ impl Guards for ProcessGuards {
     }
 }
 
+/// An order, how long its answer may take, and where the answer goes.
+type Asked = (Order, Duration, oneshot::Sender<Result<Answer, Failure>>);
+
+/// Exchanges orders and answers, each exchange to its end also when whoever asked has gone: else the next answer would be an
+/// older one. After one that failed there is no other; the pipes stay open until the worker's end is dropped.
+async fn talk(mut orders: ChildStdin, answers: ChildStdout, mut given: mpsc::Receiver<Asked>) {
+    let mut answers = BufReader::new(answers);
+    let mut out_of_step = false;
+    while let Some((order, limit, answer)) = given.recv().await {
+        let outcome = if out_of_step {
+            Err(Failure::new(Code::GuardFailed, "the guard did not answer an earlier order"))
+        } else {
+            exchange(&mut orders, &mut answers, &order, limit).await
+        };
+        out_of_step = outcome.is_err();
+        // Nobody listens any more where a step was cancelled.
+        let _ = answer.send(outcome);
+    }
+}
+
+async fn exchange(
+    orders: &mut ChildStdin,
+    answers: &mut BufReader<ChildStdout>,
+    order: &Order,
+    limit: Duration,
+) -> Result<Answer, Failure> {
+    let exchange = async {
+        write_line(orders, order).await?;
+        read_line::<Answer>(answers).await
+    };
+    match timeout(limit, exchange).await {
+        Ok(Ok(Some(answer))) => Ok(answer),
+        Ok(Ok(None)) => Err(Failure::new(Code::GuardFailed, "the guard process ended")),
+        Ok(Err(error)) => Err(Failure::new(Code::GuardFailed, "cannot talk to the guard process").because(&error)),
+        Err(_) => Err(Failure::new(Code::GuardFailed, format!("the guard did not answer within {limit:?}"))),
+    }
+}
+
 struct ProcessGuard {
     child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    /// Every order so far has had its answer; else the next answer would be an older one.
-    in_step: bool,
+    asked: mpsc::Sender<Asked>,
 }
 
 impl ProcessGuard {
-    async fn ask(&mut self, order: &Order, limit: Duration) -> Result<Answer, Failure> {
-        if !std::mem::replace(&mut self.in_step, false) {
-            return Err(Failure::new(Code::GuardFailed, "the guard did not answer an earlier order"));
-        }
-        let exchange = async {
-            write_line(&mut self.orders, order).await?;
-            read_line::<Answer>(&mut self.answers).await
-        };
-        let answer = match timeout(limit, exchange).await {
-            Ok(Ok(Some(answer))) => answer,
-            Ok(Ok(None)) => return Err(Failure::new(Code::GuardFailed, "the guard process ended")),
-            Ok(Err(error)) => {
-                return Err(Failure::new(Code::GuardFailed, "cannot talk to the guard process").because(&error));
-            }
-            Err(_) => {
-                return Err(Failure::new(Code::GuardFailed, format!("the guard did not answer within {limit:?}")));
-            }
-        };
-        self.in_step = true;
-        Ok(answer)
+    async fn ask(&mut self, order: Order, limit: Duration) -> Result<Answer, Failure> {
+        let gone = || Failure::new(Code::GuardFailed, "nobody talks to the guard process any more");
+        let (answer, answered) = oneshot::channel();
+        self.asked.send((order, limit, answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
     }
 
     async fn order(&mut self, order: Order) -> Result<Option<Failure>, Failure> {
-        let answer = self.ask(&order, ANSWER_LIMIT).await?;
+        let answer = self.ask(order, ANSWER_LIMIT).await?;
         answer.refused.map_or(Ok(answer.fired), Err)
     }
 
@@ -149,8 +173,17 @@ impl Guard for ProcessGuard {
         }
     }
 
-    fn leave(self: Box<Self>) -> u32 {
-        // An id that is gone already means a guard that is done. Dropping the pipe is what sets it to work.
-        self.child.id().unwrap_or(0)
+    fn leave(mut self: Box<Self>, late: BoxFuture<'static, ()>) -> u32 {
+        // An id that is gone already means a guard that is done.
+        let process = self.child.id().unwrap_or(0);
+        tokio::spawn(async move {
+            // One that can't be told is set to work by the end of its pipe, too early for what is late but not for the rest.
+            if let Err(failure) = self.order(Order::Rescue).await {
+                tracing::warn!("{failure:#}");
+                return;
+            }
+            late.await;
+        });
+        process
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum Order {
     Thawed,
     /// Has anything been done?
     Fired,
+    /// Thaw the guest and end our job now, and go on with that.
+    Rescue,
     /// Nothing is left to guard.
     Disarm,
 }

@@ -14,7 +14,7 @@ use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
 
 /// How long all must be well before the guard believes it. libvirt keeps a call waiting 30 s for a domain's job lock.
-pub(super) const SETTLE: Duration = Duration::from_secs(35);
+pub const SETTLE: Duration = Duration::from_secs(35);
 
 /// How long an agent may take for one thaw or status.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ pub(super) async fn rescue(hypervisor: &dyn Hypervisor, duty: &GuardDuty, was_to
                 thaw(hypervisor, duty.instance).await
             }
         };
-        let (thawed, ended) = tokio::join!(thawed, end_pull(hypervisor, duty.instance, duty.pull.as_ref()));
+        let (thawed, ended) = tokio::join!(thawed, end_and_resume(hypervisor, duty));
         let pause = match thawed.and(ended) {
             Ok(()) if well_since.is_some_and(|since| since.elapsed() >= SETTLE) => return Ok(()),
             Ok(()) => {
@@ -93,22 +93,37 @@ async fn thaw(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<(), F
     }
 }
 
+async fn end_and_resume(hypervisor: &dyn Hypervisor, duty: &GuardDuty) -> Result<(), Failure> {
+    let Some(pull) = &duty.pull else { return Ok(()) };
+    end_pull(hypervisor, duty.instance, pull).await?;
+    if pull.was_running {
+        resume_after_io_error(hypervisor, duty.instance).await?;
+    }
+    Ok(())
+}
+
+/// Lets an instance run again that an I/O error has paused, such as a scratch without room; true when that was so. To be
+/// asked once our job is gone, for an instance that ran before it. An error of the instance's own disks pauses it again.
+pub async fn resume_after_io_error(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<bool, Failure> {
+    match hypervisor.state(instance).await {
+        Ok(PowerState::PausedByIoError) => hypervisor.resume(instance).await.map(|()| true),
+        Ok(_) => Ok(false),
+        Err(failure) if failure.code == Code::InstanceNotHere => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Ends the domain's job if its socket is ours, and fails until it is gone. Somebody else's job is none of our business.
-pub(super) async fn end_pull(
-    hypervisor: &dyn Hypervisor,
-    instance: InstanceId,
-    pull: Option<&PullDuty>,
-) -> Result<(), Failure> {
-    let Some(pull) = pull else { return Ok(()) };
-    let is_ours = |job: Option<DomainJob>| job == Some(DomainJob::Pull { socket: pull.socket.clone() });
+async fn end_pull(hypervisor: &dyn Hypervisor, instance: InstanceId, pull: &PullDuty) -> Result<(), Failure> {
+    let ours = DomainJob::Pull { socket: pull.socket.clone() };
     match hypervisor.domain_job(instance).await {
-        Ok(job) if is_ours(job.clone()) => {}
+        Ok(Some(job)) if job == ours => {}
         Ok(_) => return Ok(()),
         Err(failure) if failure.code == Code::InstanceNotHere => return Ok(()),
         Err(failure) => return Err(failure),
     }
-    hypervisor.abort_job(instance).await?;
-    if is_ours(hypervisor.domain_job(instance).await?) {
+    hypervisor.abort_job(instance, &ours).await?;
+    if hypervisor.domain_job(instance).await? == Some(ours) {
         return Err(Failure::new(Code::InstanceBusy, format!("the pull job of instance `{instance}` is ending")));
     }
     Ok(())

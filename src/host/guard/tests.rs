@@ -23,6 +23,7 @@ struct Scene {
     guards: FakeGuards,
     instance: InstanceId,
     scratch: PathBuf,
+    scratch_reserve_bytes: u64,
 }
 
 impl Scene {
@@ -31,12 +32,18 @@ impl Scene {
         let id = instance.id();
         let hypervisor = FakeHypervisor::new().with_instance(instance);
         let guards = FakeGuards::new(hypervisor.clone());
-        Self { hypervisor, guards, instance: id, scratch: "/nowhere/vda".into() }
+        let scratch = std::env::temp_dir().join("longshore-no-such-scratch");
+        Self { hypervisor, guards, instance: id, scratch, scratch_reserve_bytes: 0 }
     }
 
     async fn armed(&self) -> Box<dyn Guard> {
-        let pull =
-            PullDuty { socket: SOCKET.into(), scratch: vec![self.scratch.clone()], scratch_limit_bytes: 1 << 20 };
+        let pull = PullDuty {
+            socket: SOCKET.into(),
+            scratch: vec![self.scratch.clone()],
+            scratch_limit_bytes: 1 << 20,
+            scratch_reserve_bytes: self.scratch_reserve_bytes,
+            was_running: true,
+        };
         let duty = GuardDuty { instance: self.instance, freeze_limit: FREEZE_LIMIT, pull: Some(pull) };
         self.guards.arm(&duty).await.unwrap()
     }
@@ -135,7 +142,7 @@ async fn an_agent_that_comes_back_late_is_thawed_then() {
     guard.freezing().await.unwrap();
     scene.hypervisor.set_agent(scene.instance, FakeAgent::Silent);
     scene.hypervisor.freeze(scene.instance, AGENT).await.unwrap_err();
-    assert_eq!(guard.leave(), super::fake::FAKE_PID);
+    assert_eq!(guard.leave(Box::pin(async {})), super::fake::FAKE_PID);
     sleep(Duration::from_secs(30 * 60)).await;
     assert_eq!(scene.guards.standing(), 1, "it goes on while the guest may be frozen");
     scene.hypervisor.set_agent(scene.instance, FakeAgent::Answering);
@@ -220,4 +227,58 @@ async fn scratch_at_its_limit_ends_the_job_and_the_guest_runs_on() {
     assert_eq!(guard.fired().await.unwrap().unwrap().code, Code::ScratchFull);
     assert!(scene.hypervisor.guest_can_write(scene.instance));
     guard.disarm().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_system_that_runs_full_ends_the_job_and_a_guest_that_was_paused_by_it_runs_on() {
+    let scene = Scene { scratch_reserve_bytes: u64::MAX, ..Scene::new() };
+    scene.begin(SOCKET).await;
+    scene.hypervisor.set_state(scene.instance, PowerState::PausedByIoError);
+    let mut guard = scene.armed().await;
+    scene.clean_within(Duration::from_secs(10)).await;
+    assert_eq!(guard.fired().await.unwrap().unwrap().code, Code::ScratchFull);
+    assert!(scene.hypervisor.guest_can_write(scene.instance));
+    guard.disarm().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn scratch_that_cannot_be_measured_is_not_trusted() {
+    let scene = Scene { scratch: "/longshore/no/such/directory/vda".into(), ..Scene::new() };
+    let mut guard = scene.armed().await;
+    scene.begin(SOCKET).await;
+    scene.clean_within(Duration::from_secs(15)).await;
+    assert_eq!(guard.fired().await.unwrap().unwrap().code, Code::ScratchFull);
+    guard.disarm().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_fired_goes_on_until_it_is_told_otherwise() {
+    let scene = Scene::new();
+    let mut guard = scene.armed().await;
+    guard.freezing().await.unwrap();
+    sleep(FREEZE_LIMIT * 10).await;
+    // The worker's freeze, and its begin, come about long after the guard has fired and all was well.
+    scene.hypervisor.freeze(scene.instance, AGENT).await.unwrap();
+    scene.begin(SOCKET).await;
+    scene.clean_within(Duration::from_secs(10)).await;
+    assert_eq!(guard.thawed().await.unwrap_err().code, Code::GuardFired);
+    scene.hypervisor.freeze(scene.instance, AGENT).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert!(scene.hypervisor.frozen(scene.instance), "after it was told thawed, a freeze is somebody else's");
+    scene.hypervisor.thaw(scene.instance, AGENT).await.unwrap();
+    guard.disarm().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_was_left_stays_while_a_call_is_late() {
+    let scene = Scene::new();
+    let guard = scene.armed().await;
+    let (over, late) = tokio::sync::oneshot::channel::<()>();
+    guard.leave(Box::pin(async { drop(late.await) }));
+    sleep(Duration::from_secs(30 * 60)).await;
+    scene.begin(SOCKET).await;
+    scene.clean_within(Duration::from_secs(10)).await;
+    assert_eq!(scene.guards.standing(), 1);
+    over.send(()).unwrap();
+    scene.guards_are_done().await;
 }

@@ -2,25 +2,18 @@
 //! The same code runs in the guard process and, for the fake, as a task beside the fake hypervisor.
 
 use std::future::pending;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::GuardDuty;
 use super::protocol::{Answer, Order};
 use super::rescue::rescue;
-use super::{GuardDuty, PullDuty};
+use super::scratch::Scratch;
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::Hypervisor;
-
-/// How often the scratch files are measured.
-const SCRATCH_PERIOD: Duration = Duration::from_millis(500);
-
-/// Part of the scratch limit at which the job is ended, per cent: what is under way in QEMU still has to fit.
-const SCRATCH_END_PERCENT: u64 = 80;
 
 /// An order with the way back for its answer.
 pub(super) type Asked = (Order, oneshot::Sender<Answer>);
@@ -31,9 +24,8 @@ pub(super) async fn watch(
     duty: GuardDuty,
     mut orders: mpsc::Receiver<Asked>,
 ) -> Result<(), Failure> {
+    let mut scratch = duty.pull.clone().map(Scratch::new);
     let mut post = Post { hypervisor, duty, frozen_until: None, froze: false, fired: None, rescue: None };
-    let mut scratch = interval(SCRATCH_PERIOD);
-    scratch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -41,7 +33,6 @@ pub(super) async fn watch(
                 Some((Order::Disarm, answer)) => {
                     // Whoever asked may be gone by now, which changes nothing.
                     let _ = answer.send(post.answer());
-                    post.stand_down();
                     return Ok(());
                 }
                 Some((order, answer)) => {
@@ -56,7 +47,7 @@ pub(super) async fn watch(
                 let limit = format!("the guest was not thawed within {:?}", post.duty.freeze_limit);
                 post.fire(Code::GuardFired, &limit);
             }
-            _ = scratch.tick(), if post.watches_scratch() => post.look_at_scratch().await,
+            why = until_full(scratch.as_mut()), if post.fired.is_none() => post.fire(Code::ScratchFull, &why),
         }
     }
 }
@@ -69,6 +60,14 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
+/// Why the job has to be ended; never, where there is none.
+async fn until_full(scratch: Option<&mut Scratch>) -> String {
+    match scratch {
+        Some(scratch) => scratch.until_full().await,
+        None => pending().await,
+    }
+}
+
 struct Post {
     hypervisor: Arc<dyn Hypervisor>,
     duty: GuardDuty,
@@ -77,7 +76,7 @@ struct Post {
     /// The guest may be frozen: a freeze was announced and no thaw confirmed.
     froze: bool,
     fired: Option<Failure>,
-    rescue: Option<JoinHandle<()>>,
+    rescue: Option<AbortOnDropHandle<()>>,
 }
 
 impl Post {
@@ -94,7 +93,12 @@ impl Post {
             Order::Thawed => {
                 self.froze = false;
                 self.frozen_until = None;
+                if self.fired.is_some() {
+                    // Our job may still come about; the guest is not to be thawed any more.
+                    self.start_rescue();
+                }
             }
+            Order::Rescue => self.fire(Code::GuardFired, "its worker left it to that"),
             Order::Freezing | Order::Fired | Order::Arm { .. } | Order::Disarm => {}
         }
     }
@@ -106,58 +110,29 @@ impl Post {
         }
         let text = format!("the guard of instance `{}` ended the moment or the job: {why}", self.duty.instance);
         self.fired = Some(Failure::new(code, text));
+        self.start_rescue();
+    }
+
+    /// For as long as the worker doesn't say that it is over: a call of its own may still take effect at any time.
+    fn start_rescue(&mut self) {
         let (hypervisor, duty, froze) = (Arc::clone(&self.hypervisor), self.duty.clone(), self.froze);
-        self.rescue = Some(tokio::spawn(async move {
-            // What it could not do is tried again when the worker goes; until then the worker is told that it fired.
-            if let Err(failure) = rescue(hypervisor.as_ref(), &duty, froze).await {
-                tracing::error!("{failure:#}");
+        let rescue = async move {
+            loop {
+                if let Err(failure) = rescue(hypervisor.as_ref(), &duty, froze).await {
+                    tracing::error!("{failure:#}");
+                }
+                if !froze && duty.pull.is_none() {
+                    return;
+                }
             }
-        }));
+        };
+        self.rescue = Some(AbortOnDropHandle::new(tokio::spawn(rescue)));
     }
 
     /// The rescue of a worker that is gone. One that ran before may have ended before the worker's last call took effect,
     /// so it begins anew.
     async fn finish(mut self) -> Result<(), Failure> {
-        self.stand_down();
+        self.rescue = None;
         rescue(self.hypervisor.as_ref(), &self.duty, self.froze).await
     }
-
-    fn stand_down(&mut self) {
-        if let Some(rescue) = self.rescue.take() {
-            rescue.abort();
-        }
-    }
-
-    fn watches_scratch(&self) -> bool {
-        self.fired.is_none() && self.duty.pull.is_some()
-    }
-
-    async fn look_at_scratch(&mut self) {
-        let Some(pull) = self.duty.pull.clone() else { return };
-        let limit = pull.scratch_limit_bytes;
-        let used = allocated_bytes(pull).await;
-        if used >= limit / 100 * SCRATCH_END_PERCENT {
-            let why = format!(
-                "the scratch holds {used} of {limit} bytes, and the job is given up at {SCRATCH_END_PERCENT} %"
-            );
-            self.fire(Code::ScratchFull, &why);
-        }
-    }
-}
-
-/// What the scratch files allocate, bytes. A file that isn't there, or not yet, holds nothing.
-async fn allocated_bytes(pull: PullDuty) -> u64 {
-    let measure = move || pull.scratch.iter().map(file_allocated_bytes).sum();
-    // A local disk that hangs must not keep the guard from its clock.
-    match tokio::time::timeout(SCRATCH_PERIOD, tokio::task::spawn_blocking(measure)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) | Err(_) => 0,
-    }
-}
-
-fn file_allocated_bytes(file: &PathBuf) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    /// Unit of `st_blocks`, bytes, whatever the file system's own block is.
-    const STAT_BLOCK_BYTES: u64 = 512;
-    std::fs::symlink_metadata(file).map_or(0, |meta| meta.blocks() * STAT_BLOCK_BYTES)
 }

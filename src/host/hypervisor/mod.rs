@@ -1,7 +1,8 @@
 //! The door to the hypervisor: the dozen things a worker asks of libvirt, in our words and with typed failures.
 //!
 //! Every call has a deadline of its own; one that does not return in time fails as `hypervisor_timed_out` and its thread
-//! is left behind, counted in [`Hypervisor::stuck_calls`], until libvirt answers. Events are hints: a caller asks for
+//! is left behind, counted in [`Hypervisor::stuck_calls`], until libvirt answers; until then its effect may still come.
+//! What had not been sent to libvirt when its caller gave up is never sent. Events are hints: a caller asks for
 //! the state after each and every few seconds besides. Nothing here decides anything about jobs.
 
 pub mod fake;
@@ -165,7 +166,7 @@ pub enum DomainEvent {
     Reconnected,
 }
 
-/// The door. Futures may be dropped; a call that was sent goes on all the same.
+/// The door. Futures may be dropped: a call that was sent goes on all the same, one that was not is never sent.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
     /// Versions of libvirt and QEMU.
@@ -196,9 +197,12 @@ pub trait Hypervisor: Send + Sync {
     async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure>;
     /// Figures of the running backup job; none when there is no job.
     async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure>;
-    /// Asks for the end of the domain's job, which for a pull backup is also its normal end. No job is no error. It may
-    /// return before the job is gone: that is so when [`Hypervisor::domain_job`] and [`Hypervisor::block_jobs`] say so.
-    async fn abort_job(&self, instance: InstanceId) -> Result<(), Failure>;
+    /// Asks for the end of the domain's job if it is `ours`, which for a pull backup is also its normal end. No job is no
+    /// error; another job is `instance_busy` and left alone. It may return before the job is gone: that is so when
+    /// [`Hypervisor::domain_job`] and [`Hypervisor::block_jobs`] say so.
+    async fn abort_job(&self, instance: InstanceId, ours: &DomainJob) -> Result<(), Failure>;
+    /// Lets a paused instance run again, whatever paused it. One that runs is no error.
+    async fn resume(&self, instance: InstanceId) -> Result<(), Failure>;
     /// Disks that still have a block job.
     async fn block_jobs(&self, instance: InstanceId) -> Result<Vec<DiskTarget>, Failure>;
 
@@ -209,7 +213,8 @@ pub trait Hypervisor: Send + Sync {
 
     /// Hints about one instance from now on; at most [`WATCH_EVENTS_MAX`] wait, further ones are dropped.
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure>;
-    /// Calls that passed their deadline and have not returned yet: what, on what, since when.
+    /// Calls that nobody waits for any more and that have not returned yet: what, on what, since when. Their effect may
+    /// still come.
     fn stuck_calls(&self) -> Vec<StuckCall>;
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::facts::Facts;
+use super::late::LateCall;
 use super::plan::BackupPlan;
 use super::session::Session;
 use super::settings::BackupSettings;
@@ -52,8 +53,16 @@ pub(super) struct Context {
     pub begin: Option<JoinHandle<Result<(), Failure>>>,
     /// The freeze call, likewise.
     pub freeze: Option<JoinHandle<Result<u32, Failure>>>,
+    /// A freeze that failed and may still come about.
+    pub late_freeze: Option<LateCall>,
+    /// A begin that failed and may still come about.
+    pub late_begin: Option<LateCall>,
+    /// The pull backup was asked to begin.
+    pub begin_asked: bool,
     /// The guard has been told of a freeze and not yet of the thaw.
     pub guard_freezing: bool,
+    /// The guard that was left to its work, in words: every later try of what it goes on with names it.
+    pub left_guard: Option<String>,
     /// What the guard said to the thaw, if that was bad.
     pub guard_verdict: Option<Failure>,
     /// The task that watches over the source.
@@ -98,7 +107,11 @@ impl Context {
             file_systems: None,
             begin: None,
             freeze: None,
+            late_freeze: None,
+            late_begin: None,
+            begin_asked: false,
             guard_freezing: false,
+            left_guard: None,
             guard_verdict: None,
             watch: None,
             thaw_until: None,

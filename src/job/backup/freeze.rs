@@ -93,20 +93,42 @@ fn is_backed_up(file_system: &GuestFileSystem, disks: &[PlannedDisk]) -> bool {
     file_system.disks.is_empty() || file_system.disks.iter().any(on)
 }
 
+/// A guest that is thawed.
+#[derive(Debug)]
+pub struct Thawed {
+    /// When the first good answer to a thaw came, which is when the guest went on.
+    pub at: Instant,
+    /// What the very first thaw answered: how many file systems it found frozen.
+    pub first: Result<u32, Failure>,
+}
+
+#[derive(Default)]
+struct Tries {
+    thawed_at: Option<Instant>,
+    first: Option<Result<u32, Failure>>,
+}
+
+impl Tries {
+    fn thawed(self) -> Thawed {
+        let unanswered = || Err(Failure::new(Code::AgentSilent, "the first thaw was not answered"));
+        Thawed { at: self.thawed_at.unwrap_or_else(Instant::now), first: self.first.unwrap_or_else(unanswered) }
+    }
+}
+
 /// Thaws the guest, again and again, until its agent says that it is thawed or it has stopped running, until `until` at
-/// the latest but at least once. Answers when the first good answer to a thaw came, which is when the guest went on.
+/// the latest but at least once.
 pub async fn thaw_until_confirmed(
     hypervisor: &dyn Hypervisor,
     instance: InstanceId,
     until: Instant,
-) -> Result<Instant, Failure> {
+) -> Result<Thawed, Failure> {
     let until = until.max(Instant::now() + Duration::from_secs(THAW_ANSWER_SECONDS_MAX + 2 * AGENT_ANSWER_SECONDS_MAX));
     let pause = Duration::from_millis(THAW_PAUSE_MILLISECONDS);
-    let mut thawed_at = None;
+    let mut tries = Tries::default();
     let mut last = None;
     loop {
-        match timeout_at(until, thaw_once(hypervisor, instance, &mut thawed_at)).await {
-            Ok(Ok(())) => return Ok(thawed_at.unwrap_or_else(Instant::now)),
+        match timeout_at(until, thaw_once(hypervisor, instance, &mut tries)).await {
+            Ok(Ok(())) => return Ok(tries.thawed()),
             Ok(Err(failure)) => last = Some(failure),
             Err(_) => {}
         }
@@ -124,19 +146,16 @@ pub async fn thaw_until_confirmed(
 }
 
 /// One thaw and the question whether it worked. A guest that is not running has nothing frozen: the freeze is in its memory.
-async fn thaw_once(
-    hypervisor: &dyn Hypervisor,
-    instance: InstanceId,
-    thawed_at: &mut Option<Instant>,
-) -> Result<(), Failure> {
+async fn thaw_once(hypervisor: &dyn Hypervisor, instance: InstanceId, tries: &mut Tries) -> Result<(), Failure> {
     let thaw = hypervisor.thaw(instance, Duration::from_secs(THAW_ANSWER_SECONDS_MAX)).await;
     if thaw.is_ok() {
-        thawed_at.get_or_insert_with(Instant::now);
+        tries.thawed_at.get_or_insert_with(Instant::now);
     }
+    tries.first.get_or_insert_with(|| thaw.clone());
     match hypervisor.freeze_status(instance, Duration::from_secs(AGENT_ANSWER_SECONDS_MAX)).await {
         Ok(FreezeStatus::Thawed) => Ok(()),
         Ok(FreezeStatus::Frozen) => {
-            *thawed_at = None;
+            tries.thawed_at = None;
             Err(thaw
                 .err()
                 .unwrap_or_else(|| Failure::new(Code::GuestMaybeFrozen, "the agent says that the guest is frozen")))

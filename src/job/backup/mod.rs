@@ -18,6 +18,7 @@ mod context;
 mod directory;
 pub mod facts;
 pub mod freeze;
+mod late;
 pub mod plan;
 mod result;
 mod session;

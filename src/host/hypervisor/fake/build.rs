@@ -91,6 +91,7 @@ impl FakeInstance {
             read_only: false,
             shareable: false,
             transient: false,
+            encrypted: false,
             source: Some(source),
             virtual_bytes: Some(bytes),
             allocated_bytes: Some(bytes / 2),

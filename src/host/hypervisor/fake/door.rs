@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::{
     DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
@@ -21,20 +20,42 @@ use crate::model::instance::{Instance, PowerState};
 impl FakeHypervisor {
     /// Every call begins here: it may be scripted to fail or hang.
     async fn enter(&self, call: &'static str, instance: Option<InstanceId>, deadline: Duration) -> Result<(), Failure> {
-        let ruling = self.lock().script.rule(call);
+        self.enter_with(call, instance, deadline, |_| ()).await
+    }
+
+    /// `late` is what the call does if it hangs and comes back after its caller has gone.
+    async fn enter_with(
+        &self,
+        call: &'static str,
+        instance: Option<InstanceId>,
+        deadline: Duration,
+        late: impl FnOnce(&mut FakeDomain) + Send + 'static,
+    ) -> Result<(), Failure> {
+        let ruling = self.lock().script.rule(call, instance, Box::new(late));
         match ruling {
             Ruling::Works => Ok(()),
             Ruling::Fails(failure) => Err(failure),
-            Ruling::Hangs => {
-                let since = Timestamp::now();
-                sleep(deadline).await;
-                self.lock().script.overdue(call, instance, since);
-                Err(Failure::new(
+            Ruling::Hangs(answered) => match timeout(deadline, answered).await {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Failure::new(
                     Code::HypervisorTimedOut,
                     format!("the call `{call}` did not return within {deadline:?}"),
-                ))
-            }
+                )),
+            },
         }
+    }
+
+    /// A call with an effect, which it has also if it hangs and comes back late.
+    async fn changes(
+        &self,
+        call: &'static str,
+        instance: InstanceId,
+        work: impl Fn(&mut FakeDomain) -> Result<(), Failure> + Clone + Send + 'static,
+    ) -> Result<(), Failure> {
+        let late = work.clone();
+        // What a late effect answers nobody hears.
+        self.enter_with(call, Some(instance), CALL_DEADLINE, move |domain| drop(late(domain))).await?;
+        self.with(instance, work)
     }
 
     async fn on<T>(
@@ -57,9 +78,26 @@ impl FakeHypervisor {
         work(domain.ok_or_else(|| not_here(&InstanceRef::Id(instance)))?)
     }
 
+    async fn begin(
+        &self,
+        call: &'static str,
+        instance: InstanceId,
+        kind: DomainJob,
+        disks: Vec<DiskTarget>,
+        checkpoint: Option<String>,
+    ) -> Result<(), Failure> {
+        let begin = move |domain: &mut FakeDomain| domain.begin(kind.clone(), disks.clone(), checkpoint.as_deref());
+        self.changes(call, instance, begin).await
+    }
+
     /// Waits until the agent would answer, or fails as `agent_silent` at the timeout.
     async fn agent_answers(&self, call: &'static str, instance: InstanceId, timeout: Duration) -> Result<(), Failure> {
-        self.enter(call, Some(instance), timeout).await?;
+        self.enter_with(call, Some(instance), timeout, move |domain| {
+            if call == "thaw" {
+                domain.frozen = false;
+            }
+        })
+        .await?;
         let deadline = Instant::now() + timeout;
         loop {
             match self.with(instance, |domain| domain.ask_agent())? {
@@ -126,7 +164,7 @@ impl Hypervisor for FakeHypervisor {
     }
 
     async fn freeze(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure> {
-        self.enter("freeze", Some(instance), timeout).await?;
+        self.enter_with("freeze", Some(instance), timeout, |domain| drop(domain.start_freeze(Instant::now()))).await?;
         let deadline = Instant::now() + timeout;
         let sent = self.with(instance, |domain| {
             Ok(match domain.ask_agent()? {
@@ -167,13 +205,13 @@ impl Hypervisor for FakeHypervisor {
     async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure> {
         let kind = DomainJob::Pull { socket: backup.socket.clone() };
         let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
-        self.on("begin_pull", instance, |domain| domain.begin(kind, disks, backup.checkpoint.as_deref())).await
+        self.begin("begin_pull", instance, kind, disks, backup.checkpoint.clone()).await
     }
 
     async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure> {
         let kind = DomainJob::Push { images: backup.disks.iter().map(|disk| disk.image.clone()).collect() };
         let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
-        self.on("begin_push", instance, |domain| domain.begin(kind, disks, backup.checkpoint.as_deref())).await
+        self.begin("begin_push", instance, kind, disks, backup.checkpoint.clone()).await
     }
 
     async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure> {
@@ -191,12 +229,9 @@ impl Hypervisor for FakeHypervisor {
         .await
     }
 
-    async fn abort_job(&self, instance: InstanceId) -> Result<(), Failure> {
-        self.on("abort_job", instance, |domain| {
-            domain.ask_job_to_end(Instant::now());
-            Ok(())
-        })
-        .await?;
+    async fn abort_job(&self, instance: InstanceId, ours: &DomainJob) -> Result<(), Failure> {
+        let ours = ours.clone();
+        self.changes("abort_job", instance, move |domain| domain.ask_job_to_end(&ours, Instant::now())).await?;
         let world = self.clone();
         tokio::spawn(async move {
             sleep(JOB_ENDS_AFTER).await;
@@ -204,6 +239,10 @@ impl Hypervisor for FakeHypervisor {
             drop(world.lock());
         });
         Ok(())
+    }
+
+    async fn resume(&self, instance: InstanceId) -> Result<(), Failure> {
+        self.changes("resume", instance, FakeDomain::resume).await
     }
 
     async fn block_jobs(&self, instance: InstanceId) -> Result<Vec<DiskTarget>, Failure> {
@@ -216,8 +255,9 @@ impl Hypervisor for FakeHypervisor {
     }
 
     async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure> {
-        self.on("delete_checkpoint", instance, |domain| {
-            domain.checkpoints.retain(|known| known != name);
+        let name = name.to_owned();
+        self.changes("delete_checkpoint", instance, move |domain| {
+            domain.checkpoints.retain(|known| *known != name);
             Ok(())
         })
         .await

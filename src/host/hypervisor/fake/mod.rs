@@ -95,15 +95,21 @@ impl FakeHypervisor {
         self.lock().script.fail(call, times, failure);
     }
 
-    /// Lets calls named `call` hang, without an effect, until [`FakeHypervisor::let_go`]. A caller is told
+    /// Lets calls named `call` hang in the hypervisor until [`FakeHypervisor::let_go`]. A caller is told
     /// `hypervisor_timed_out` at its deadline, and the call is listed as stuck from then on.
     pub fn hang(&self, call: &'static str) {
         self.lock().script.hang(call);
     }
 
-    /// Ends [`FakeHypervisor::hang`]: calls that hang never had an effect, further ones work.
+    /// Ends [`FakeHypervisor::hang`]: calls that hang take effect now, also those whose callers have gone; further ones work.
     pub fn let_go(&self, call: &'static str) {
-        self.lock().script.let_go(call);
+        let mut world = self.lock();
+        for (instance, effect) in world.script.let_go(call) {
+            if let Some(domain) = world.domains.get_mut(&instance) {
+                effect(domain);
+                domain.settle(Instant::now());
+            }
+        }
     }
 
     /// The next freeze takes `after`: with a shorter timeout it fails, and the guest freezes all the same.

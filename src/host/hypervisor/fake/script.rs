@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use super::super::StuckCall;
+use super::world::FakeDomain;
 use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
 /// Every call that can be named, which are the door's methods.
-const CALLS: [&str; 18] = [
+const CALLS: [&str; 19] = [
     "versions",
     "instances",
     "find",
@@ -24,6 +26,7 @@ const CALLS: [&str; 18] = [
     "domain_job",
     "domain_job_stats",
     "abort_job",
+    "resume",
     "block_jobs",
     "checkpoints",
     "delete_checkpoint",
@@ -34,14 +37,27 @@ const CALLS: [&str; 18] = [
 pub(super) enum Ruling {
     Works,
     Fails(Failure),
-    Hangs,
+    /// Until the answer comes, which it may do after the caller has gone.
+    Hangs(oneshot::Receiver<()>),
+}
+
+/// What a hung call does to its domain when it comes back and nobody waits for it any more.
+pub(super) type LateEffect = Box<dyn FnOnce(&mut FakeDomain) + Send>;
+
+struct Hung {
+    call: &'static str,
+    instance: Option<InstanceId>,
+    since: Timestamp,
+    /// Closed when the caller has gone.
+    answer: oneshot::Sender<()>,
+    late: LateEffect,
 }
 
 #[derive(Default)]
 pub(super) struct Script {
     failures: BTreeMap<&'static str, Vec<Failure>>,
     hung: BTreeSet<&'static str>,
-    stuck: Vec<StuckCall>,
+    waiting: Vec<Hung>,
 }
 
 impl Script {
@@ -55,26 +71,30 @@ impl Script {
         self.hung.insert(call);
     }
 
-    pub(super) fn let_go(&mut self, call: &'static str) {
+    /// Answers the effects of those calls whose callers have gone; the others go on by themselves.
+    pub(super) fn let_go(&mut self, call: &'static str) -> Vec<(InstanceId, LateEffect)> {
         self.hung.remove(call);
-        self.stuck.retain(|stuck| stuck.call != call);
+        let mut late = Vec::new();
+        for hung in self.waiting.extract_if(.., |hung| hung.call == call) {
+            if hung.answer.send(()).is_err() {
+                late.extend(hung.instance.map(|instance| (instance, hung.late)));
+            }
+        }
+        late
     }
 
-    pub(super) fn rule(&mut self, call: &'static str) -> Ruling {
+    pub(super) fn rule(&mut self, call: &'static str, instance: Option<InstanceId>, late: LateEffect) -> Ruling {
         if self.hung.contains(call) {
-            return Ruling::Hangs;
+            let (answer, answered) = oneshot::channel();
+            self.waiting.push(Hung { call, instance, since: Timestamp::now(), answer, late });
+            return Ruling::Hangs(answered);
         }
         self.failures.get_mut(call).and_then(Vec::pop).map_or(Ruling::Works, Ruling::Fails)
     }
 
-    /// A caller gave up at its deadline.
-    pub(super) fn overdue(&mut self, call: &'static str, instance: Option<InstanceId>, since: Timestamp) {
-        if self.hung.contains(call) {
-            self.stuck.push(StuckCall { call, instance, since });
-        }
-    }
-
+    /// Hung calls whose callers gave up.
     pub(super) fn stuck(&self) -> Vec<StuckCall> {
-        self.stuck.clone()
+        let stuck = self.waiting.iter().filter(|hung| hung.answer.is_closed());
+        stuck.map(|Hung { call, instance, since, .. }| StuckCall { call, instance: *instance, since: *since }).collect()
     }
 }

@@ -159,11 +159,28 @@ impl FakeDomain {
         Ok(())
     }
 
-    /// Somebody asked for the end of the job.
-    pub(super) fn ask_job_to_end(&mut self, now: Instant) {
-        if let Some(job) = &mut self.job {
-            job.ends.get_or_insert(now + JOB_ENDS_AFTER);
+    /// Somebody asked for the end of what they take for the job.
+    pub(super) fn ask_job_to_end(&mut self, ours: &DomainJob, now: Instant) -> Result<(), Failure> {
+        match &mut self.job {
+            Some(job) if job.kind == *ours => {
+                job.ends.get_or_insert(now + JOB_ENDS_AFTER);
+                Ok(())
+            }
+            Some(_) => Err(self.failure(Code::InstanceBusy, "has another job")),
+            None => Ok(()),
         }
+    }
+
+    /// Somebody lets it run again.
+    pub(super) fn resume(&mut self) -> Result<(), Failure> {
+        match self.state() {
+            PowerState::Running => {}
+            PowerState::Paused | PowerState::PausedByIoError => self.set_state(PowerState::Running),
+            PowerState::ShutOff | PowerState::Other => {
+                return Err(self.failure(Code::InstanceStateUnsupported, "is not paused"));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn end_job(&mut self) {

@@ -23,7 +23,12 @@ const ENTRIES_MAX: usize = 1024;
 /// Longest text that is kept of what a guest says about itself, characters.
 const TEXT_CHARACTERS_MAX: usize = 1024;
 
-/// Sorts libvirt's values into facts and file systems. The guest chose the texts, so their number and length are bounded.
+/// Most bytes of texts that are kept of what a guest says about itself, for its facts and for its file systems each: the
+/// record of it has to fit into one frame to the mover.
+const TEXTS_BYTES_MAX: usize = 1024 * 1024;
+
+/// Sorts libvirt's values into facts and file systems. The guest chose the texts, so their number, their length and the sum of
+/// it are bounded; what is over is left out.
 pub(super) fn guest_info(values: Values) -> GuestInfo {
     let values: BTreeMap<String, Value> = values.into_iter().collect();
     let facts = values
@@ -31,9 +36,23 @@ pub(super) fn guest_info(values: Values) -> GuestInfo {
         .filter(|(name, _)| FACTS.iter().any(|fact| name.starts_with(fact)))
         .filter_map(|(name, value)| Some((name.clone(), text(value)?)))
         .take(ENTRIES_MAX)
+        .scan(0, |sum, (name, text)| within_bytes(sum, name.len() + text.len()).then_some((name, text)))
         .collect();
-    let file_systems = (0..count(&values, "fs.count")).filter_map(|index| file_system(&values, index)).collect();
+    let file_systems = (0..count(&values, "fs.count"))
+        .filter_map(|index| file_system(&values, index))
+        .scan(0, |sum, found| within_bytes(sum, file_system_bytes(&found)).then_some(found))
+        .collect();
     GuestInfo { facts, file_systems }
+}
+
+fn within_bytes(sum: &mut usize, more: usize) -> bool {
+    *sum += more;
+    *sum <= TEXTS_BYTES_MAX
+}
+
+fn file_system_bytes(found: &GuestFileSystem) -> usize {
+    let disks: usize = found.disks.iter().map(|disk| disk.as_str().len()).sum();
+    found.mount_point.len() + found.kind.len() + found.device.len() + disks
 }
 
 fn file_system(values: &BTreeMap<String, Value>, index: usize) -> Option<GuestFileSystem> {
@@ -117,6 +136,23 @@ mod tests {
         for count in [Value::Unsigned(u64::MAX), Value::Signed(-1)] {
             assert!(guest_info(vec![value("fs.count", count)]).file_systems.is_empty());
         }
+    }
+
+    #[test]
+    fn a_guest_that_talks_without_end_is_cut_off() {
+        let long = "x".repeat(TEXT_CHARACTERS_MAX * 2);
+        let mut values = vec![value("fs.count", Value::Unsigned(ENTRIES_MAX as u64))];
+        for index in 0..ENTRIES_MAX {
+            for name in ["mountpoint", "fstype", "name"] {
+                values.push(value(&format!("fs.{index}.{name}"), Value::Text(long.clone())));
+            }
+            values.push(value(&format!("os.{index}"), Value::Text(long.clone())));
+        }
+        let info = guest_info(values);
+        assert!(!info.file_systems.is_empty() && !info.facts.is_empty());
+        let bytes: usize = info.file_systems.iter().map(file_system_bytes).sum();
+        let facts: usize = info.facts.values().map(String::len).sum();
+        assert!(bytes <= TEXTS_BYTES_MAX && facts <= TEXTS_BYTES_MAX, "{bytes}, {facts}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Every libvirt call runs on a thread of its own, so that one that never returns costs a thread and not the worker.
 //!
 //! libvirt has no cancellation: a call behind a hung monitor comes back when it comes back. Its caller is told at the
-//! deadline; the thread and its place in the bound stay taken until then, and [`Calls::stuck`] names it.
+//! deadline; the thread and its place in the bound stay taken until then, and [`Calls::stuck`] names it. A thread that
+//! finds its [`Caller`] gone before it has sent anything that changes a guest sends nothing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,9 +28,24 @@ pub(super) struct Subject {
     pub deadline: Duration,
 }
 
+/// Whoever waits for a call, as seen from its thread.
+pub(super) struct Caller<'a>(&'a dyn Fn() -> bool);
+
+impl Caller<'_> {
+    /// Fails once nobody waits any more. Asked right before each effect: one that comes after its caller has gone on, such as
+    /// a freeze after the guest was reported as thawed, is worse than none.
+    pub(super) fn still_waits(&self) -> Result<(), Failure> {
+        if (self.0)() {
+            return Ok(());
+        }
+        Err(Failure::new(Code::HypervisorTimedOut, "nobody waits for this call any more, so nothing was sent"))
+    }
+}
+
 #[derive(Debug)]
 struct Running {
     call: StuckCall,
+    /// Nobody waits for it any more.
     overdue: bool,
 }
 
@@ -56,7 +72,7 @@ impl Calls {
     pub(super) async fn run<T, F>(&self, subject: Subject, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
-        F: FnOnce() -> Result<T, Failure> + Send + 'static,
+        F: FnOnce(&Caller<'_>) -> Result<T, Failure> + Send + 'static,
     {
         let until = Instant::now() + subject.deadline;
         let Ok(Ok(permit)) = tokio::time::timeout_at(until, Arc::clone(&self.threads).acquire_owned()).await else {
@@ -71,27 +87,29 @@ impl Calls {
             .stack_size(CALL_STACK_BYTES)
             .spawn(move || {
                 let _ended = Ended { running, number, _permit: permit };
+                let waits = || !answer.is_closed();
+                let outcome = Caller(&waits).still_waits().and_then(|()| work(&Caller(&waits)));
                 // Nobody listens any more when the deadline has passed; what the call did stands all the same.
-                let _ = answer.send(work());
+                let _ = answer.send(outcome);
             });
         if let Err(error) = spawned {
             self.end(number);
             let text = format!("cannot start a thread for the libvirt call `{}`", subject.call);
             return Err(Failure::new(Code::HypervisorUnavailable, text).because(&error));
         }
+        let mut waiting = Waiting { running: &self.running, number, answered: false };
         match tokio::time::timeout_at(until, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Failure::new(Code::Internal, format!("the libvirt call `{}` panicked", subject.call))),
-            Err(_) => {
-                if let Some(late) = lock(&self.running).get_mut(&number) {
-                    late.overdue = true;
-                }
-                Err(timed_out(subject))
+            Ok(answer) => {
+                waiting.answered = true;
+                let panicked =
+                    |_| Failure::new(Code::Internal, format!("the libvirt call `{}` panicked", subject.call));
+                answer.map_err(panicked)?
             }
+            Err(_) => Err(timed_out(subject)),
         }
     }
 
-    /// Calls past their deadline that have not returned.
+    /// Calls that nobody waits for and that have not returned.
     pub(super) fn stuck(&self) -> Vec<StuckCall> {
         lock(&self.running).values().filter(|running| running.overdue).map(|running| running.call.clone()).collect()
     }
@@ -105,6 +123,23 @@ impl Calls {
 
     fn end(&self, number: u64) {
         lock(&self.running).remove(&number);
+    }
+}
+
+/// Marks a call as stuck when its caller gives up, at the deadline or before.
+struct Waiting<'a> {
+    running: &'a Mutex<BTreeMap<u64, Running>>,
+    number: u64,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered
+            && let Some(late) = lock(self.running).get_mut(&self.number)
+        {
+            late.overdue = true;
+        }
     }
 }
 
@@ -147,23 +182,43 @@ mod tests {
     async fn a_call_past_its_deadline_is_reported_and_listed_until_it_returns() {
         let calls = Calls::new(1);
         let (release, wait) = std::sync::mpsc::channel::<()>();
-        let failure = calls.run(subject(SOON), move || Ok(wait.recv().is_ok())).await.unwrap_err();
+        let failure = calls.run(subject(SOON), move |_| Ok(wait.recv().is_ok())).await.unwrap_err();
         assert_eq!(failure.code, Code::HypervisorTimedOut);
         assert_eq!(calls.stuck().iter().map(|stuck| stuck.call).collect::<Vec<_>>(), ["abort_job"]);
 
-        let full = calls.run(subject(SOON), || Ok(())).await.unwrap_err();
+        let full = calls.run(subject(SOON), |_| Ok(())).await.unwrap_err();
         assert_eq!(full.code, Code::HypervisorTimedOut, "the bound holds while the thread is gone");
 
         release.send(()).unwrap();
-        calls.run(subject(ENOUGH), || Ok(())).await.unwrap();
+        calls.run(subject(ENOUGH), |_| Ok(())).await.unwrap();
+        assert!(calls.stuck().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_caller_has_gone_has_no_effect_any_more() {
+        let calls = Calls::new(1);
+        let (release, looked_up) = std::sync::mpsc::channel::<()>();
+        let (effect, effects) = std::sync::mpsc::channel::<()>();
+        let work = move |caller: &Caller<'_>| {
+            looked_up.recv().unwrap();
+            caller.still_waits()?;
+            effect.send(()).unwrap();
+            Ok(())
+        };
+        // Dropped before its deadline, as a task that is cancelled drops it.
+        assert!(tokio::time::timeout(SOON, calls.run(subject(ENOUGH), work)).await.is_err());
+        assert_eq!(calls.stuck().len(), 1, "a call that was dropped is listed as well");
+        release.send(()).unwrap();
+        assert!(effects.recv_timeout(ENOUGH).is_err(), "the thread ends without its effect");
+        calls.run(subject(ENOUGH), |_| Ok(())).await.unwrap();
         assert!(calls.stuck().is_empty());
     }
 
     #[tokio::test]
     async fn a_call_that_panics_is_a_bug_and_leaves_its_place() {
         let calls = Calls::new(1);
-        let failure = calls.run::<(), _>(subject(ENOUGH), || panic!("in a test")).await.unwrap_err();
+        let failure = calls.run::<(), _>(subject(ENOUGH), |_| panic!("in a test")).await.unwrap_err();
         assert_eq!(failure.code, Code::Internal);
-        calls.run(subject(ENOUGH), || Ok(())).await.unwrap();
+        calls.run(subject(ENOUGH), |_| Ok(())).await.unwrap();
     }
 }

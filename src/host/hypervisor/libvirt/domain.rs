@@ -7,6 +7,7 @@ use virt::domain::Domain;
 use virt_sys as sys;
 
 use super::super::{DomainJob, DomainJobStats, GuestInfo, InstanceSummary, PullBackup, PushBackup, Version, Versions};
+use super::calls::Caller;
 use super::{agent, errors, parse, raw, render};
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
@@ -28,32 +29,40 @@ pub(super) fn guest_info(domain: &Domain, timeout: Duration) -> Result<GuestInfo
     values.map(agent::guest_info).map_err(|error| errors::agent_failure(tried, &error, Code::AgentSilent))
 }
 
-pub(super) fn freeze(domain: &Domain, timeout: Duration) -> Result<u32, Failure> {
+pub(super) fn freeze(domain: &Domain, timeout: Duration, caller: &Caller<'_>) -> Result<u32, Failure> {
     set_agent_timeout(domain, timeout)?;
+    caller.still_waits()?;
     raw::freeze(domain).map_err(|error| errors::agent_failure("cannot freeze the guest", &error, Code::FreezeFailed))
 }
 
-pub(super) fn thaw(domain: &Domain, timeout: Duration) -> Result<u32, Failure> {
-    set_agent_timeout(domain, timeout)?;
+/// Thaws also where the timeout could not be set: the call is bounded by its own deadline, and the guest waits. A thaw that
+/// nobody waits for any more is not sent, since by then it could thaw another backup's freeze.
+pub(super) fn thaw(domain: &Domain, timeout: Duration, caller: &Caller<'_>) -> Result<u32, Failure> {
+    if let Err(failure) = set_agent_timeout(domain, timeout) {
+        tracing::warn!("thawing with whatever timeout is set: {failure:#}");
+    }
+    caller.still_waits()?;
     let thawed = raw::thaw(domain);
     restore_agent_timeout(domain);
     thawed.map_err(|error| errors::agent_failure("cannot thaw the guest", &error, Code::AgentSilent))
 }
 
-pub(super) fn begin_pull(domain: &Domain, backup: &PullBackup) -> Result<(), Failure> {
+pub(super) fn begin_pull(domain: &Domain, backup: &PullBackup, caller: &Caller<'_>) -> Result<(), Failure> {
     let targets = targets_if_idle(domain)?;
     let job = render::pull(backup, &targets)?;
     let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
     let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
+    caller.still_waits()?;
     raw::backup_begin(domain, &job, checkpoint.as_deref(), 0)
         .map_err(|error| not_begun(domain, "cannot begin a pull backup", &error))
 }
 
-pub(super) fn begin_push(domain: &Domain, backup: &PushBackup) -> Result<(), Failure> {
+pub(super) fn begin_push(domain: &Domain, backup: &PushBackup, caller: &Caller<'_>) -> Result<(), Failure> {
     let targets = targets_if_idle(domain)?;
     let job = render::push(backup, &targets)?;
     let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
     let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
+    caller.still_waits()?;
     raw::backup_begin(domain, &job, checkpoint.as_deref(), sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
         .map_err(|error| not_begun(domain, "cannot begin a push backup", &error))
 }
@@ -65,11 +74,29 @@ fn not_begun(domain: &Domain, tried: &str, error: &virt::error::Error) -> Failur
     if stopped { Failure { code: Code::InstanceStateUnsupported, ..failure } } else { failure }
 }
 
-pub(super) fn abort_job(domain: &Domain) -> Result<(), Failure> {
+/// libvirt ends whatever job there is, without a name: so it is looked at right before, in the same thread.
+pub(super) fn abort_job(domain: &Domain, ours: &DomainJob, caller: &Caller<'_>) -> Result<(), Failure> {
+    match domain_job(domain)? {
+        None => return Ok(()),
+        Some(job) if job == *ours => {}
+        Some(job) => {
+            let text = "the domain has another job, which is not ours to end";
+            return Err(Failure::new(Code::InstanceBusy, text).caused_by(format!("{job:?}")));
+        }
+    }
+    caller.still_waits()?;
     match raw::abort_job(domain) {
         Err(error) if !errors::is_invalid_now(&error) => Err(errors::failure("cannot end the domain's job", &error)),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+pub(super) fn resume(domain: &Domain, caller: &Caller<'_>) -> Result<(), Failure> {
+    if power_state(domain)? == PowerState::Running {
+        return Ok(());
+    }
+    caller.still_waits()?;
+    domain.resume().map(drop).map_err(|error| errors::failure("cannot let the domain run again", &error))
 }
 
 pub(super) fn checkpoints(domain: &Domain) -> Result<Vec<String>, Failure> {

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use virt::connect::Connect;
 use virt::domain::Domain;
 
-use self::calls::{Calls, Subject};
+use self::calls::{Caller, Calls, Subject};
 use self::connection::Connection;
 use self::hub::Hub;
 use super::{
@@ -90,7 +90,7 @@ impl Lane {
     {
         let connection = Arc::clone(&self.connection);
         let subject = Subject { call, instance: None, deadline: QUERY_DEADLINE };
-        self.calls.run(subject, move || work(&connection.get()?)).await
+        self.calls.run(subject, move |_| work(&connection.get()?)).await
     }
 
     async fn on<T, F>(
@@ -104,12 +104,32 @@ impl Lane {
         T: Send + 'static,
         F: FnOnce(&Domain) -> Result<T, Failure> + Send + 'static,
     {
+        self.while_waited_for(call, instance, deadline, move |domain, _| work(domain)).await
+    }
+
+    /// For work that looks at something before its effect, and so has to ask once more whether it is still wanted.
+    async fn while_waited_for<T, F>(
+        &self,
+        call: &'static str,
+        instance: InstanceId,
+        deadline: Duration,
+        work: F,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Domain, &Caller<'_>) -> Result<T, Failure> + Send + 'static,
+    {
         let connection = Arc::clone(&self.connection);
         let subject = Subject { call, instance: Some(instance), deadline };
         let named =
             move |failure: Failure| Failure { text: format!("{}, instance `{instance}`", failure.text), ..failure };
         let look_up = move || domain::look_up(&connection.get()?, &InstanceRef::Id(instance));
-        self.calls.run(subject, move || work(&look_up()?).map_err(named)).await
+        let run = move |caller: &Caller<'_>| {
+            let domain = look_up()?;
+            caller.still_waits()?;
+            work(&domain, caller).map_err(named)
+        };
+        self.calls.run(subject, run).await
     }
 }
 
@@ -147,13 +167,13 @@ impl Hypervisor for Libvirt {
     async fn freeze(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure> {
         // The connection that will thaw is open before anything waits for it, or the guest is not frozen at all.
         self.release.on("freeze", instance, QUERY_DEADLINE, |_| Ok(())).await?;
-        let freeze = move |domain: &Domain| domain::freeze(domain, timeout);
-        self.ordinary.on("freeze", instance, timeout + AGENT_EXTRA, freeze).await
+        let freeze = move |domain: &Domain, caller: &Caller<'_>| domain::freeze(domain, timeout, caller);
+        self.ordinary.while_waited_for("freeze", instance, timeout + AGENT_EXTRA, freeze).await
     }
 
     async fn thaw(&self, instance: InstanceId, timeout: Duration) -> Result<u32, Failure> {
-        let thaw = move |domain: &Domain| domain::thaw(domain, timeout);
-        self.release.on("thaw", instance, timeout + AGENT_EXTRA, thaw).await
+        let thaw = move |domain: &Domain, caller: &Caller<'_>| domain::thaw(domain, timeout, caller);
+        self.release.while_waited_for("thaw", instance, timeout + AGENT_EXTRA, thaw).await
     }
 
     async fn freeze_status(&self, instance: InstanceId, timeout: Duration) -> Result<FreezeStatus, Failure> {
@@ -164,14 +184,14 @@ impl Hypervisor for Libvirt {
 
     async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure> {
         let backup = backup.clone();
-        let begin = move |domain: &Domain| domain::begin_pull(domain, &backup);
-        self.ordinary.on("begin_pull", instance, CHANGE_DEADLINE, begin).await
+        let begin = move |domain: &Domain, caller: &Caller<'_>| domain::begin_pull(domain, &backup, caller);
+        self.ordinary.while_waited_for("begin_pull", instance, CHANGE_DEADLINE, begin).await
     }
 
     async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure> {
         let backup = backup.clone();
-        let begin = move |domain: &Domain| domain::begin_push(domain, &backup);
-        self.ordinary.on("begin_push", instance, CHANGE_DEADLINE, begin).await
+        let begin = move |domain: &Domain, caller: &Caller<'_>| domain::begin_push(domain, &backup, caller);
+        self.ordinary.while_waited_for("begin_push", instance, CHANGE_DEADLINE, begin).await
     }
 
     async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure> {
@@ -182,8 +202,14 @@ impl Hypervisor for Libvirt {
         self.ordinary.on("domain_job_stats", instance, QUERY_DEADLINE, domain::job_stats).await
     }
 
-    async fn abort_job(&self, instance: InstanceId) -> Result<(), Failure> {
-        self.release.on("abort_job", instance, CHANGE_DEADLINE, domain::abort_job).await
+    async fn abort_job(&self, instance: InstanceId, ours: &DomainJob) -> Result<(), Failure> {
+        let ours = ours.clone();
+        let abort = move |domain: &Domain, caller: &Caller<'_>| domain::abort_job(domain, &ours, caller);
+        self.release.while_waited_for("abort_job", instance, CHANGE_DEADLINE, abort).await
+    }
+
+    async fn resume(&self, instance: InstanceId) -> Result<(), Failure> {
+        self.release.while_waited_for("resume", instance, CHANGE_DEADLINE, domain::resume).await
     }
 
     async fn block_jobs(&self, instance: InstanceId) -> Result<Vec<DiskTarget>, Failure> {

@@ -102,6 +102,7 @@ fn disk(node: Node<'_, '_>) -> Result<Disk, Failure> {
         read_only: child(node, "readonly").is_some(),
         shareable: child(node, "shareable").is_some(),
         transient: child(node, "transient").is_some(),
+        encrypted: std::iter::once(node).chain(child(node, "source")).any(|of| child(of, "encryption").is_some()),
         source: child(node, "source").and_then(|source| disk_source(node, source)),
         virtual_bytes: None,
         allocated_bytes: None,

@@ -52,6 +52,20 @@ fn an_instance_is_read_with_its_disks_in_order() {
 }
 
 #[test]
+fn an_encrypted_disk_is_known_wherever_its_definition_says_so() {
+    let source = "<source file='/pool/a.qcow2'/>";
+    let secret = "<encryption format='luks'><secret type='passphrase' uuid='0b7f1f7e-6a55-4a0f-9f0e-7d2b6c0f6d11'/></encryption>";
+    let inside = format!("<source file='/pool/a.qcow2'>{secret}</source>");
+    for (disk, encrypted) in [(source.to_owned(), false), (inside, true), (format!("{source}{secret}"), true)] {
+        let xml = format!(
+            "<domain><uuid>0b7f1f7e-6a55-4a0f-9f0e-7d2b6c0f6d11</uuid><name>a</name><devices>\
+             <disk type='file'>{disk}<target dev='vda'/></disk></devices></domain>"
+        );
+        assert_eq!(parsed(&xml).unwrap().disks.first().unwrap().encrypted, encrypted, "{disk}");
+    }
+}
+
+#[test]
 fn odd_and_hostile_descriptions_are_failures() {
     let uuid = "<uuid>0b7f1f7e-6a55-4a0f-9f0e-7d2b6c0f6d11</uuid>";
     for (xml, code) in [

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
-use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PowerState};
 use crate::model::manifest::{SkippedDisk, TransferUsed};
 
 /// A disk that will be in the backup.
@@ -92,9 +92,16 @@ fn plan_disk(
         Failure::new(Code::DiskUnsupported, text)
             .caused_by("a disk that need not be in the backup can be excluded by the job")
     };
+    if disk.encrypted {
+        return Err(unsupported("it is encrypted, and its backup would be plain text".to_owned()));
+    }
     match (source, transfer) {
-        (DiskSource::Other { kind }, _) => {
-            return Err(unsupported(format!("its source has the unknown type `{kind}`")));
+        // Served by another process past QEMU's block layer, so that there is nothing to export.
+        (DiskSource::Other { kind }, TransferUsed::Pull) if kind.starts_with("vhost") => {
+            return Err(unsupported(format!("QEMU does not see the content of a source of type `{kind}`")));
+        }
+        (DiskSource::Other { kind }, TransferUsed::Stopped) => {
+            return Err(unsupported(format!("its source of type `{kind}` is only read while the instance runs")));
         }
         (DiskSource::Network { protocol, .. }, TransferUsed::Stopped) => {
             return Err(unsupported(format!("its `{protocol}` source is only read while the instance runs")));
@@ -112,6 +119,41 @@ fn plan_disk(
         virtual_bytes: disk.virtual_bytes,
         allocated_bytes: disk.allocated_bytes,
     })
+}
+
+/// The plan still fits the instance: the same disks would be backed up, each with the same identity, source and size. Drives
+/// and the like, which are left out, may come and go.
+pub fn refuse_if_changed(
+    plan: &super::BackupPlan,
+    instance: &Instance,
+    excluded: &[DiskTarget],
+) -> Result<(), Failure> {
+    let changed = |what: &str| {
+        Failure::new(
+            Code::SourceChanged,
+            format!("instance `{}` changed since its backup was planned: {what}", plan.instance_name),
+        )
+    };
+    if matches!(instance.state, PowerState::PausedByIoError | PowerState::Other) {
+        let text = format!("instance `{}` is no longer in a state in which its disks are whole", plan.instance_name);
+        return Err(Failure::new(Code::InstanceStateUnsupported, text));
+    }
+    // One that was excluded may have been taken away meanwhile.
+    let excluded: Vec<DiskTarget> =
+        excluded.iter().filter(|target| instance.disks.iter().any(|disk| disk.target == **target)).cloned().collect();
+    let (found, _) = select(instance, &excluded, TransferUsed::Pull)
+        .map_err(|failure| changed("its disks no longer fit").because_of(&failure))?;
+    if found.len() != plan.disks.len() {
+        return Err(changed("a disk was attached or detached"));
+    }
+    for (planned, found) in plan.disks.iter().zip(&found) {
+        // How much is allocated changes with every write.
+        let found = PlannedDisk { allocated_bytes: planned.allocated_bytes, ..found.clone() };
+        if found != *planned {
+            return Err(changed(&format!("disk `{}` is another or has another source or size", planned.target)));
+        }
+    }
+    Ok(())
 }
 
 /// A restore maps disks by serial first: two equal ones would make it guess.

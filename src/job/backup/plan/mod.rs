@@ -10,11 +10,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use disks::PlannedDisk;
+pub use disks::{PlannedDisk, refuse_if_changed};
 
 use super::facts::Facts;
 use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
 use crate::failure::{Code, Failure};
+use crate::host::guard::SCRATCH_RESERVE_BYTES;
 use crate::host::hypervisor::PullDisk;
 use crate::job::Attempt;
 use crate::model::id::{BackupId, InstanceId, InstanceName};
@@ -221,7 +222,7 @@ fn need_bytes(disks: &[PlannedDisk]) -> u64 {
 /// What the scratch may take: the configured limit, or what the host can spare.
 fn scratch_limit(settings: &BackupSettings, facts: &Facts, disks: &[PlannedDisk]) -> Result<u64, Failure> {
     let free = facts.scratch_free_bytes.unwrap_or(0);
-    let spare = free - free / SCRATCH_RESERVE_DIVISOR;
+    let spare = free - (free / SCRATCH_RESERVE_DIVISOR).max(SCRATCH_RESERVE_BYTES).min(free);
     let allowed = settings.scratch_limit_bytes.map_or(spare, |limit| limit.min(spare));
     let whole = disks.iter().try_fold(0_u64, |sum, disk| Some(sum.saturating_add(disk.virtual_bytes?)));
     let least = whole.map_or(SCRATCH_BYTES_MIN, |whole| whole.min(SCRATCH_BYTES_MIN));

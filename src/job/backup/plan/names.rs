@@ -1,5 +1,7 @@
-//! Where a job's host-local things are. Each path begins with the host id, so that whoever holds the host's control
-//! queue knows what to sweep, and differs for every attempt, so that nothing of an earlier one is taken for this one's.
+//! How an attempt's things are called. Every name differs for every attempt, so that nothing of an earlier one is taken for this
+//! one's. The directories of socket and scratch begin with the host id besides, so that whoever holds the host's control queue
+//! knows what to sweep there; the mover's name and the staging directory's suffix don't: the one means something on this host
+//! alone, the other stands for the installation that may remove it.
 
 use std::path::{Path, PathBuf};
 

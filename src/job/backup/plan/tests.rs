@@ -57,6 +57,7 @@ fn disk(target: &str) -> Disk {
         read_only: false,
         shareable: false,
         transient: false,
+        encrypted: false,
         source: Some(DiskSource::File { path: format!("/primary/{target}.qcow2").into(), format: ImageFormat::Qcow2 }),
         virtual_bytes: Some(8 * GIB),
         allocated_bytes: Some(GIB),
@@ -139,6 +140,10 @@ fn what_cannot_be_backed_up_is_refused_with_its_own_code() {
     assert_eq!(refusal(&spec, &running(vec![serial("vda"), serial("vdb")])), Code::DiskAmbiguous);
     let other = Disk { source: Some(DiskSource::Other { kind: "vhostuser".into() }), ..disk("vda") };
     assert_eq!(refusal(&spec, &running(vec![other])), Code::DiskUnsupported);
+    let encrypted = || vec![disk("vda"), Disk { encrypted: true, ..disk("vdb") }];
+    assert_eq!(refusal(&spec, &running(encrypted())), Code::DiskUnsupported);
+    let without = BackupSpec { exclude_disks: vec!["vdb".parse().unwrap()], ..spec.clone() };
+    assert!(check(&without, &running(encrypted())).is_ok());
     assert_eq!(refusal(&spec, &running(vec![Disk { bus: Some("sd".into()), ..disk("sda") }])), Code::DiskUnsupported);
     let push = BackupSpec { transfer: Transfer::Push, ..spec.clone() };
     assert_eq!(refusal(&push, &running(vec![disk("vda")])), Code::PushNotPossible);
@@ -150,6 +155,35 @@ fn a_network_disk_is_pulled_while_the_instance_runs_and_refused_while_it_is_stop
         Disk { source: Some(DiskSource::Network { protocol: "rbd".into(), name: "pool/image".into() }), ..disk("vda") };
     assert!(check(&BackupSpec::default(), &facts(PowerState::Running, vec![rbd.clone()])).is_ok());
     assert_eq!(refusal(&BackupSpec::default(), &facts(PowerState::ShutOff, vec![rbd])), Code::DiskUnsupported);
+    for kind in ["volume", "nvme", "file in format vmdk"] {
+        let other = Disk { source: Some(DiskSource::Other { kind: kind.into() }), ..disk("vda") };
+        assert!(check(&BackupSpec::default(), &facts(PowerState::Running, vec![other.clone()])).is_ok(), "{kind}");
+        assert_eq!(refusal(&BackupSpec::default(), &facts(PowerState::ShutOff, vec![other])), Code::DiskUnsupported);
+    }
+}
+
+#[test]
+fn a_plan_fits_its_instance_until_a_disk_of_it_is_another() {
+    let facts = facts(PowerState::Running, vec![disk("vda"), disk("vdb")]);
+    let plan = check(&BackupSpec::default(), &facts).unwrap();
+    let with = |disks: Vec<Disk>| {
+        let found = Instance { disks, ..facts.instance.clone() };
+        refuse_if_changed(&plan, &found, &[]).map_err(|failure| failure.code)
+    };
+    let grown = Disk { allocated_bytes: Some(2 * GIB), ..disk("vda") };
+    let drive = Disk { device: DiskDevice::Cdrom, ..disk("sda") };
+    assert_eq!(with(vec![grown, disk("vdb"), drive]), Ok(()), "neither matters");
+    let elsewhere = DiskSource::File { path: "/primary/snapshot.qcow2".into(), format: ImageFormat::Qcow2 };
+    for disks in [
+        vec![disk("vda")],
+        vec![disk("vda"), disk("vdb"), disk("vdc")],
+        vec![disk("vda"), Disk { serial: Some("x".into()), ..disk("vdb") }],
+        vec![disk("vda"), Disk { source: Some(elsewhere), ..disk("vdb") }],
+        vec![disk("vda"), Disk { virtual_bytes: Some(9 * GIB), ..disk("vdb") }],
+        vec![disk("vda"), Disk { read_only: true, ..disk("vdb") }],
+    ] {
+        assert_eq!(with(disks.clone()), Err(Code::SourceChanged), "{disks:?}");
+    }
 }
 
 #[test]
@@ -193,6 +227,8 @@ fn the_scratch_takes_what_the_host_can_spare_and_the_configuration_allows() {
     assert_eq!(limit(&tiny, &facts), Err(Code::ScratchTooSmall));
     let full = Facts { scratch_free_bytes: Some(0), ..facts };
     assert_eq!(limit(&settings(), &full), Err(Code::ScratchTooSmall));
+    let reserved = Facts { scratch_free_bytes: Some(SCRATCH_RESERVE_BYTES + SCRATCH_BYTES_MIN - 1), ..full };
+    assert_eq!(limit(&settings(), &reserved), Err(Code::ScratchTooSmall));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! It is one step, not a hold around another, since the engine's records would be written to disk while the guest waits.
 //! Its undo is the thaw, so the guest is thawed on every way out: after a freeze that failed (only its answer may have been
-//! lost), after a freeze that timed out (it can still come about), when the step is cancelled half-way, and after a crash.
+//! lost), after a freeze that timed out (it can still come about, so thawed counts only once that call is over), when the step is cancelled half-way, and after a crash.
 //! Everything slow has been done before: directories, guard, the list of file systems; the agent's ping comes first here.
 
 use std::sync::atomic::Ordering;
@@ -11,13 +11,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::super::context::Context;
-use super::super::freeze::{AGENT_ANSWER_SECONDS_MAX, Reached, THAW_SECONDS_MAX, judge, thaw_until_confirmed};
+use super::super::freeze::{AGENT_ANSWER_SECONDS_MAX, Reached, THAW_SECONDS_MAX, Thawed, judge, thaw_until_confirmed};
+use super::super::late::{self, LateCall};
+use super::super::plan::refuse_if_changed;
+use super::source::leave_guard;
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::PullBackup;
-use crate::model::job::Quiesce;
+use crate::model::id::InstanceRef;
+use crate::model::job::{Quiesce, Work};
 use crate::model::manifest::{Consistency, QuiesceRecord};
 use crate::saga::step::{Make, Named};
 
@@ -54,6 +58,7 @@ impl Named for Moment {
 #[async_trait]
 impl Make<Context> for Moment {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        look_again(context).await?;
         let record = if context.plan.freeze.attempted {
             take_frozen(context, self.freeze_limit).await?
         } else {
@@ -83,6 +88,15 @@ impl Make<Context> for Moment {
     }
 }
 
+/// Minutes may have passed since the plan was made, with the queue and the share in between. What it says of the disks goes
+/// into the manifest and the copy, so it has to be true at the moment.
+async fn look_again(context: &mut Context) -> Result<(), Failure> {
+    let (hypervisor, reference) = (context.doors.hypervisor.clone(), InstanceRef::Id(context.plan.instance_id));
+    let instance = hypervisor.find(&reference).await?;
+    let Work::Backup(spec) = &context.job.work;
+    refuse_if_changed(&context.plan, &instance, &spec.exclude_disks)
+}
+
 /// Freeze, begin, thaw. Every way out of it after the freeze call goes through the thaw; a cancelled one through undo.
 async fn take_frozen(context: &mut Context, freeze_limit: Duration) -> Result<QuiesceRecord, Failure> {
     let requested = context.plan.freeze.requested;
@@ -105,24 +119,42 @@ async fn take_frozen(context: &mut Context, freeze_limit: Duration) -> Result<Qu
         Ok(count) => Ok(judge(count, listed(context), &context.plan.disks)),
         Err(failure) => Err(as_freeze_failure(failure)),
     };
-    let begun = match refusal(requested, &reached) {
-        Some(refusal) => Err(refusal),
-        None => begin(context, freeze_limit / 2).await,
+    let begun = match (refusal(requested, &reached), &reached) {
+        (Some(refusal), _) => Err(refusal),
+        // With a freeze still on its way the guest comes first, whatever the job would do with one that had failed.
+        (None, Err(failure)) if context.late_freeze.is_some() => Err(failure.clone()),
+        (None, _) => begin(context, freeze_limit / 2).await,
     };
     let thawed = thaw(context).await;
     // A guest that may be frozen is worse than any failure of the job.
-    let thawed_at = thawed.map_err(|frozen| match &begun {
+    let thawed = thawed.map_err(|frozen| match &begun {
         Ok(()) => frozen,
         Err(failure) => frozen.because_of(failure),
     })?;
     begun?;
-    let frozen_ms = u64::try_from(thawed_at.duration_since(asked_at).as_millis()).unwrap_or(u64::MAX);
+    let frozen_ms = u64::try_from(thawed.at.duration_since(asked_at).as_millis()).unwrap_or(u64::MAX);
+    let reached = reached.and_then(|reached| still_frozen_at_thaw(reached, &thawed));
+    if let Some(refusal) = refusal(requested, &reached) {
+        return Err(refusal);
+    }
     Ok(match reached {
         Err(failure) => QuiesceRecord { frozen_ms: Some(frozen_ms), ..crash_consistent(requested, &failure) },
         Ok(Reached { consistency, not_frozen, reason }) => {
             QuiesceRecord { requested, consistency, not_frozen, frozen_ms: Some(frozen_ms), reason }
         }
     })
+}
+
+/// The freeze held only if our own thaw is what ended it: a guest can be thawed from inside, by another program on the host,
+/// and by Windows after ten seconds (VSS_E_HOLD_WRITES_TIMEOUT), any of which may have been before the begin.
+fn still_frozen_at_thaw(reached: Reached, thawed: &Thawed) -> Result<Reached, Failure> {
+    let early = || Failure::new(Code::FreezeIncomplete, "the guest may have been thawed before the backup began");
+    match &thawed.first {
+        _ if reached.consistency == Consistency::Crash => Ok(reached),
+        Ok(0) => Err(early().caused_by("its first thaw found no file system frozen")),
+        Ok(_) => Ok(reached),
+        Err(failure) => Err(early().because_of(failure)),
+    }
 }
 
 async fn ask_agent(context: &mut Context) -> Result<(), Failure> {
@@ -180,15 +212,18 @@ async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     };
     let backup = PullBackup { socket: pull.socket.clone(), disks: plan.pull_disks(pull), checkpoint: None };
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), plan.instance_id);
+    context.begin_asked = true;
     let call = context.begin.insert(tokio::spawn(async move { hypervisor.begin_pull(instance, &backup).await }));
     let answer = timeout(limit, call).await.map_err(|_| {
         let text = format!("the pull backup of instance `{instance}` had not begun after {limit:?}");
         Failure::new(Code::HypervisorTimedOut, text)
     })?;
     context.begin = None;
-    answer.map_err(|error| {
+    let answer = answer.map_err(|error| {
         Failure::new(Code::Internal, "the call that begins a pull backup broke off").because(&error)
-    })??;
+    })?;
+    context.late_begin = LateCall::after(late::BEGIN, &answer);
+    answer?;
     context.taken_at = Some(Timestamp::now());
     Ok(())
 }
@@ -199,18 +234,23 @@ async fn freeze(context: &mut Context, limit: Duration) -> Result<u32, Failure> 
     let call = context.freeze.insert(tokio::spawn(async move { hypervisor.freeze(instance, limit).await }));
     let answer = call.await;
     context.freeze = None;
-    answer.map_err(|error| Failure::new(Code::Internal, "the call that freezes a guest broke off").because(&error))?
+    let broke_off = |error| Failure::new(Code::Internal, "the call that freezes a guest broke off").because(&error);
+    let answer = answer.map_err(broke_off)?;
+    context.late_freeze = LateCall::after(late::FREEZE, &answer);
+    answer
 }
 
-async fn thaw(context: &mut Context) -> Result<Instant, Failure> {
+async fn thaw(context: &mut Context) -> Result<Thawed, Failure> {
     let until = *context.thaw_until.get_or_insert_with(|| Instant::now() + Duration::from_secs(THAW_SECONDS_MAX));
     if let Some(call) = context.freeze.as_mut() {
-        // What it answered no longer matters.
-        let _answer = timeout_at(until, call).await;
+        // What it answered matters only if that leaves open whether it is over.
+        if let Ok(Ok(answer)) = timeout_at(until, call).await {
+            context.late_freeze = LateCall::after(late::FREEZE, &answer);
+        }
         context.freeze = None;
     }
-    let thawed_at = thaw_until_confirmed(context.doors.hypervisor.as_ref(), context.plan.instance_id, until).await;
-    match &thawed_at {
+    let mut thawed = thaw_for_good(context, until).await;
+    match &mut thawed {
         Ok(_) => {
             context.maybe_frozen = false;
             if std::mem::take(&mut context.guard_freezing)
@@ -219,15 +259,32 @@ async fn thaw(context: &mut Context) -> Result<Instant, Failure> {
                 context.guard_verdict = guard.thawed().await.err();
             }
         }
-        Err(_) => {
+        Err(failure) => {
             context.maybe_frozen = true;
-            if let Some(guard) = context.guard.lock().await.take() {
-                let process = guard.leave();
-                tracing::error!(instance.id = %context.plan.instance_id, process, "left the guard to thaw the guest");
-            }
+            failure.causes.extend(leave_guard(context).await);
         }
     }
-    thawed_at
+    thawed
+}
+
+/// Thaws, and goes on with that while a freeze may still come about.
+async fn thaw_for_good(context: &mut Context, until: Instant) -> Result<Thawed, Failure> {
+    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let first = thaw_until_confirmed(hypervisor.as_ref(), instance, until).await?;
+    while let Some(late) = &mut context.late_freeze {
+        if late.is_over(hypervisor.as_ref(), instance) {
+            context.late_freeze = None;
+            break;
+        }
+        let pause = Duration::from_secs(late::LOOK_SECONDS);
+        if Instant::now() + pause >= until {
+            let text = format!("instance `{instance}` is thawed, but a freeze that it was sent may still come about");
+            return Err(Failure::new(Code::GuestMaybeFrozen, text));
+        }
+        sleep(pause).await;
+        thaw_until_confirmed(hypervisor.as_ref(), instance, until).await?;
+    }
+    Ok(first)
 }
 
 /// Asked after the thaw, so that the guest does not wait for the answer: a guard that fired at all makes the moment doubtful.

@@ -17,12 +17,16 @@ use crate::saga::step::{Commit, Make, Named};
 /// Longest time for one try of publishing, including the lease's being taken over by another mover.
 const PUBLISH_SECONDS_MAX: u64 = 900;
 
+/// Longest time for sealing, which tells no progress, where the job's deadline is not sooner: the share may have to write a
+/// great deal that it only holds in memory yet, and every image is checked.
+const SEAL_SECONDS_MAX: u64 = 3600;
+
 /// Pause before it is looked again whether the backup was published.
 const LOOK_AGAIN_SECONDS: u64 = 5;
 
 /// Checks the images, brings everything to stable storage and writes down what there is. Goes with the staging directory.
 pub(in super::super) struct Seal {
-    /// Longest time for it: the share may have to write all that it only holds in memory yet.
+    /// Longest time for the whole job.
     pub deadline: Duration,
 }
 
@@ -37,11 +41,11 @@ impl Named for Seal {
     }
 
     fn deadline(&self) -> Duration {
-        self.deadline
+        self.deadline.min(Duration::from_secs(SEAL_SECONDS_MAX))
     }
 
     fn deadline_code(&self) -> Code {
-        Code::DeadlineExceeded
+        if self.deadline() < self.deadline { Code::Stalled } else { Code::DeadlineExceeded }
     }
 }
 
@@ -49,7 +53,7 @@ impl Named for Seal {
 impl Make<Context> for Seal {
     /// The value is the manifest, so that after a crash the commit can be recognised and reported.
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let files = match context.session.ask(Request::Seal, self.deadline).await? {
+        let files = match context.session.ask(Request::Seal, self.deadline()).await? {
             Reply::Sealed { files } => files,
             other => return Err(unexpected("seal", &other)),
         };
@@ -100,7 +104,7 @@ impl Commit<Context> for Publish {
                 Err(failure) if first_hand && !is_silence(&failure) => return Err(failure),
                 Err(failure) if context.session.has("lease") && is_no(&failure) => {
                     let text = "the backup had not been published when its mover ended";
-                    return Err(Failure::new(Code::Interrupted, text).because_of(&failure));
+                    return Err(Failure::new(Code::MoverDied, text).because_of(&failure));
                 }
                 Err(failure) => {
                     tracing::warn!(

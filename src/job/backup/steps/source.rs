@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::context::Context;
 use super::super::directory;
+use super::super::late::{self, LateCall};
 use super::super::plan::PullPlan;
 use super::watch;
 use crate::failure::{Code, Failure};
-use crate::host::guard::{GuardDuty, PullDuty};
+use crate::host::guard::{GuardDuty, PullDuty, SCRATCH_RESERVE_BYTES, resume_after_io_error};
 use crate::host::hypervisor::{DomainJob, Hypervisor};
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
@@ -25,8 +26,11 @@ const ACQUIRE_SECONDS_MAX: u64 = 60;
 /// Longest time in which the pull job has to be gone after it was asked to end. A healthy one takes milliseconds.
 const JOB_END_SECONDS_MAX: u64 = 60;
 
+/// Longest time that is waited besides for a begin that failed and may still come about.
+const LATE_BEGIN_SECONDS_MAX: u64 = 90;
+
 /// Longest time for one try of the release.
-const RELEASE_SECONDS_MAX: u64 = JOB_END_SECONDS_MAX + 30;
+const RELEASE_SECONDS_MAX: u64 = JOB_END_SECONDS_MAX + LATE_BEGIN_SECONDS_MAX + 30;
 
 /// Pause between two looks whether the job is gone.
 const JOB_END_PAUSE_MILLISECONDS: u64 = 100;
@@ -67,6 +71,8 @@ impl Hold<Context> for PullSource {
                 socket: pull.socket.clone(),
                 scratch: pull.scratch.clone(),
                 scratch_limit_bytes: pull.scratch_limit_bytes,
+                scratch_reserve_bytes: SCRATCH_RESERVE_BYTES,
+                was_running: plan.instance_state == PowerState::Running,
             }),
         };
         let guard = context.doors.guards.arm(&duty).await?;
@@ -84,13 +90,18 @@ impl Hold<Context> for PullSource {
     async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
         context.watch = None;
         let pull = pull_of(context)?;
-        if let Err(failure) = end_job(context, &pull.socket).await {
-            leave_guard(context).await;
+        let ended = match end_job(context, &pull.socket).await {
+            Ok(()) => resume(context).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(mut failure) = ended {
+            failure.causes.extend(leave_guard(context).await);
             return Err(failure);
         }
         let removed = remove_files(&pull).await;
         if context.maybe_frozen {
-            leave_guard(context).await;
+            // Undoing the moment has reported it.
+            let _reported = leave_guard(context).await;
         } else if let Some(guard) = context.guard.lock().await.take()
             && let Err(killed) = guard.disarm().await
         {
@@ -107,23 +118,35 @@ fn pull_of(context: &Context) -> Result<PullPlan, Failure> {
 
 /// Ends our pull job, known by its socket, and waits until nothing of it is left. Another's job is left alone.
 async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
-    let until = Instant::now() + Duration::from_secs(JOB_END_SECONDS_MAX);
+    let mut until = Instant::now() + Duration::from_secs(JOB_END_SECONDS_MAX);
     if let Some(call) = context.begin.as_mut() {
         // A begin that nobody waited for may still come about, after which there is a job to be ended.
-        if timeout_at(until, call).await.is_err() {
-            return Err(Failure::new(
-                Code::HypervisorTimedOut,
-                "the call that begins the pull backup has not come back",
-            ));
+        match timeout_at(until, call).await {
+            Ok(Ok(answer)) => context.late_begin = LateCall::after(late::BEGIN, &answer),
+            Ok(Err(_)) => {}
+            Err(_) => return Err(begin_under_way()),
         }
         context.begin = None;
+    }
+    if context.late_begin.is_some() {
+        until += Duration::from_secs(LATE_BEGIN_SECONDS_MAX);
     }
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
     let mut ours_was_there = false;
     loop {
         let once = end_once(hypervisor.as_ref(), instance, socket, &mut ours_was_there);
         let last = match timeout_at(until, once).await {
-            Ok(Ok(true)) => return Ok(()),
+            Ok(Ok(true)) => {
+                let over = |late: &mut LateCall| late.is_over(hypervisor.as_ref(), instance);
+                if context.late_begin.as_mut().is_none_or(over) {
+                    context.late_begin = None;
+                    return Ok(());
+                }
+                if Instant::now() + Duration::from_millis(JOB_END_PAUSE_MILLISECONDS) >= until {
+                    return Err(begin_under_way());
+                }
+                None
+            }
             Ok(Ok(false)) => None,
             Ok(Err(failure)) => Some(failure),
             Err(_) => None,
@@ -141,6 +164,24 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
     }
 }
 
+fn begin_under_way() -> Failure {
+    Failure::new(Code::HypervisorTimedOut, "the call that begins the pull backup may still come about")
+}
+
+/// A scratch without room pauses the guest, and QEMU leaves it to others to let it go on.
+async fn resume(context: &mut Context) -> Result<(), Failure> {
+    let maybe_begun = context.begin_asked || context.facts.is_none();
+    if !maybe_begun || context.plan.instance_state != PowerState::Running {
+        return Ok(());
+    }
+    let instance = context.plan.instance_id;
+    if resume_after_io_error(context.doors.hypervisor.as_ref(), instance).await? {
+        let text = format!("instance `{instance}` had been paused by an I/O error during its backup, and was resumed");
+        context.late_warnings.push(Failure::new(Code::HypervisorFailed, text));
+    }
+    Ok(())
+}
+
 /// Asks our job to end if it is there; true when nothing of it is left.
 async fn end_once(
     hypervisor: &dyn Hypervisor,
@@ -148,11 +189,12 @@ async fn end_once(
     socket: &Path,
     ours_was_there: &mut bool,
 ) -> Result<bool, Failure> {
+    let ours = DomainJob::Pull { socket: socket.to_owned() };
     let ended = async {
         match hypervisor.domain_job(instance).await? {
-            Some(DomainJob::Pull { socket: found }) if found == socket => {
+            Some(job) if job == ours => {
                 *ours_was_there = true;
-                hypervisor.abort_job(instance).await?;
+                hypervisor.abort_job(instance, &ours).await?;
                 Ok(hypervisor.domain_job(instance).await?.is_none()
                     && hypervisor.block_jobs(instance).await?.is_empty())
             }
@@ -171,11 +213,14 @@ async fn end_once(
     }
 }
 
-async fn leave_guard(context: &mut Context) {
-    if let Some(guard) = context.guard.lock().await.take() {
-        let process = guard.leave();
-        tracing::error!(instance.id = %context.plan.instance_id, process, "left the guard to thaw the guest and to end the pull backup");
-    }
+/// Leaves the guard to its work, which begins to settle when no call of ours is under way any more; says so for the report.
+pub(super) async fn leave_guard(context: &mut Context) -> Option<String> {
+    let Some(guard) = context.guard.lock().await.take() else { return context.left_guard.clone() };
+    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let process = guard.leave(Box::pin(late::none_is_listed(hypervisor, instance)));
+    tracing::error!(instance.id = %instance, process, "left the guard to thaw the guest and to end the pull backup");
+    context.left_guard = Some(format!("its guard, process {process}, goes on"));
+    context.left_guard.clone()
 }
 
 /// libvirt removes the scratch files that it made, and QEMU its socket; what is still there was left by a crash.

@@ -111,7 +111,10 @@ impl Make<Context> for Records {
         let instance = context.facts()?.instance.clone();
         record(context, DEFINITION_FILE, instance.definition.clone().into_bytes()).await?;
         if let Some(nvram) = &instance.nvram {
-            record(context, NVRAM_FILE, read_nvram(nvram).await?).await?;
+            match read_nvram(nvram).await? {
+                Some(variables) => record(context, NVRAM_FILE, variables).await?,
+                None => context.warnings.push(format!("the firmware's variables `{}` are not there", nvram.display())),
+            }
         }
         let heard = if instance.state != PowerState::Running {
             Err("the instance was not running".to_owned())
@@ -149,17 +152,22 @@ fn agent_record(heard: &Result<GuestInfo, String>) -> Result<Vec<u8>, Failure> {
         .map_err(|error| Failure::new(Code::Internal, "cannot write down what the guest agent said").because(&error))
 }
 
-/// libvirt keeps variable stores on the host itself.
-async fn read_nvram(path: &Path) -> Result<Vec<u8>, Failure> {
+/// libvirt keeps variable stores on the host itself, and makes one from its template when it is missing at the instance's
+/// start, so a missing one is nothing that a restore would miss.
+async fn read_nvram(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::new(Code::HostIo, format!("cannot read the firmware's variables `{}`", path.display())).because(error)
     };
-    let file = tokio::fs::File::open(path).await.map_err(|error| failed(&error))?;
+    let file = match tokio::fs::File::open(path).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(&error)),
+    };
     let mut content = Vec::new();
     let read = file.take(NVRAM_BYTES_MAX + 1).read_to_end(&mut content).await.map_err(|error| failed(&error))?;
     if read as u64 > NVRAM_BYTES_MAX {
         let text = format!("the firmware's variables `{}` have more than {NVRAM_BYTES_MAX} bytes", path.display());
         return Err(Failure::new(Code::DiskUnsupported, text));
     }
-    Ok(content)
+    Ok(Some(content))
 }

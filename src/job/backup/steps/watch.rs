@@ -74,6 +74,10 @@ impl Source {
             Ok(None) => {}
             Ok(Some(failure)) | Err(failure) => return Some(failure),
         }
+        if let Ok(PowerState::PausedByIoError) = self.hypervisor.state(self.instance).await {
+            let text = "the instance was paused by an I/O error during its backup, perhaps for want of scratch";
+            return Some(Failure::new(Code::HypervisorFailed, text));
+        }
         match self.hypervisor.domain_job(self.instance).await {
             Ok(Some(DomainJob::Pull { socket: found })) if found == *socket => None,
             Err(_) => None,
