@@ -148,7 +148,8 @@ async fn scratch_at_its_limit_ends_the_job_and_the_guest_runs_on() {
     assert!(!guard_stands(bare.id));
 }
 
-#[tokio::test]
+/// On two threads, since the waiting here blocks one and leaving a guard goes on beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn somebody_elses_job_outlives_our_guard() {
     let bare = LabInstance::bare();
     let hypervisor = Libvirt::new(&lab::libvirt_uri());

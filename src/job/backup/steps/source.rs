@@ -141,7 +141,10 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
                     context.late_begin = None;
                     return Ok(());
                 }
-                Some(begin_under_way())
+                if Instant::now() + Duration::from_millis(JOB_END_PAUSE_MILLISECONDS) >= until {
+                    return Err(begin_under_way());
+                }
+                None
             }
             Ok(Ok(false)) => None,
             Ok(Err(failure)) => Some(failure),
@@ -211,11 +214,12 @@ async fn end_once(
 
 /// Leaves the guard to its work, which begins to settle when no call of ours is under way any more; says so for the report.
 pub(super) async fn leave_guard(context: &mut Context) -> Option<String> {
-    let guard = context.guard.lock().await.take()?;
+    let Some(guard) = context.guard.lock().await.take() else { return context.left_guard.clone() };
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
     let process = guard.leave(Box::pin(late::none_is_listed(hypervisor, instance)));
     tracing::error!(instance.id = %instance, process, "left the guard to thaw the guest and to end the pull backup");
-    Some(format!("its guard, process {process}, goes on"))
+    context.left_guard = Some(format!("its guard, process {process}, goes on"));
+    context.left_guard.clone()
 }
 
 /// libvirt removes the scratch files that it made, and QEMU its socket; what is still there was left by a crash.
