@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use contract::{SOON, World, done, eventually, opened, publish, record, refused, sealed, stage};
@@ -343,23 +343,47 @@ async fn links_on_the_share_lead_nowhere() {
     mover.stop().await.unwrap();
 }
 
-/// Puts a link in the place of every image that appears below `instances`, as fast as it can.
-fn plant_links(instances: PathBuf, leads_to: PathBuf, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
-    std::thread::spawn(move || {
-        let (link, mut planted) = (instances.join(".link"), 0);
-        while !stop.load(Ordering::SeqCst) {
-            let directories = fs::read_dir(&instances).unwrap().flat_map(|entry| fs::read_dir(entry.unwrap().path()));
-            for staging in directories.flatten().map(|entry| entry.unwrap().path()) {
-                let image = staging.join("vda.qcow2");
-                if fs::symlink_metadata(&image).is_ok_and(|found| found.is_file()) {
-                    symlink(&leads_to, &link).unwrap();
-                    planted += u32::from(fs::rename(&link, &image).is_ok());
-                    let _renamed = fs::remove_file(&link);
+/// Puts a link in the place of every image that appears below `instances`, as fast as it can, until it is dropped.
+struct Planter {
+    stop: Arc<AtomicBool>,
+    planted: Arc<AtomicU32>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Planter {
+    fn new(instances: PathBuf, leads_to: PathBuf) -> Self {
+        let (stop, planted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let (stopped, count) = (stop.clone(), planted.clone());
+        let thread = std::thread::spawn(move || {
+            let link = instances.join(".link");
+            while !stopped.load(Ordering::SeqCst) {
+                let directories = fs::read_dir(&instances).unwrap().flatten().filter(|entry| entry.path() != link);
+                for staging in directories.filter_map(|entry| fs::read_dir(entry.path()).ok()).flatten().flatten() {
+                    let image = staging.path().join("vda.qcow2");
+                    if fs::symlink_metadata(&image).is_ok_and(|found| found.is_file()) {
+                        symlink(&leads_to, &link).unwrap();
+                        match fs::rename(&link, &image) {
+                            Ok(()) => drop(count.fetch_add(1, Ordering::SeqCst)),
+                            // The staging directory went away under it.
+                            Err(_) => fs::remove_file(&link).unwrap(),
+                        }
+                    }
                 }
             }
-        }
-        planted
-    })
+        });
+        Self { stop, planted, thread: Some(thread) }
+    }
+
+    fn planted(&self) -> u32 {
+        self.planted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Planter {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ended = self.thread.take().map(std::thread::JoinHandle::join);
+    }
 }
 
 #[tokio::test]
@@ -371,20 +395,20 @@ async fn a_link_in_the_place_of_an_image_is_not_written_through() {
     let instance = InstanceId::draw();
     let mut mover = opened(&real, "planted").await;
     done(&mut mover, contract::lease(instance)).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let planting = plant_links(real.share().join(share::INSTANCES), precious.clone(), stop.clone());
-    for _ in 0..5 {
+    let planter = Planter::new(real.share().join(share::INSTANCES), precious.clone());
+    for _ in 0..10 {
+        let before = planter.planted();
         done(&mut mover, stage(instance, BackupId::draw())).await;
         let copied = mover.ask(Request::Copy { disks: vec![real.disk()] }, SOON).await;
+        assert!(fs::read(&precious).unwrap() == content, "a file of the host was written to");
+        eventually("the link is there", || planter.planted() > before).await;
         if copied.is_ok() {
             // The link came after the last open: then it is found out at the latest here.
             assert_eq!(refused(&mut mover, Request::Seal).await.code, Code::RepositoryUnsafe);
         }
         done(&mut mover, Request::Discard).await;
     }
-    stop.store(true, Ordering::SeqCst);
-    assert!(planting.join().unwrap() >= 5);
-    assert!(fs::read(&precious).unwrap() == content, "a file of the host was written to");
+    drop(planter);
     done(&mut mover, Request::Release).await;
     mover.stop().await.unwrap();
 }
