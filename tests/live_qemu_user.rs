@@ -19,8 +19,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const HOST: &str = "qemu-user";
-const STARTED: Duration = Duration::from_secs(60);
-const ENDED: Duration = Duration::from_secs(60);
+const STARTED: Duration = Duration::from_secs(120);
+const ENDED: Duration = Duration::from_secs(120);
 
 /// The user and group of the instance's QEMU process, past the code under test.
 fn process_owner(instance: &LabInstance) -> QemuOwner {

@@ -181,7 +181,8 @@ pub trait Hypervisor: Send + Sync {
     /// Versions of libvirt and QEMU.
     async fn versions(&self) -> Result<Versions, Failure>;
     /// Who QEMU runs as: for this instance or, without one, for those that don't ask for another user. None where libvirt
-    /// doesn't change the user, so that QEMU runs as libvirt itself does.
+    /// doesn't change the user, so that QEMU runs as libvirt itself does. Slow where libvirt has to look at the host for it; a running instance's own
+    /// description is enough.
     async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure>;
     /// All instances of the host.
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure>;

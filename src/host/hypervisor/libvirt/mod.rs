@@ -43,6 +43,10 @@ use crate::model::instance::{Instance, PowerState};
 /// Longest time for a call that only asks.
 const QUERY_DEADLINE: Duration = Duration::from_secs(15);
 
+/// Longest time for a call that may have libvirt look into the host's emulators: it starts each one that was installed or
+/// changed since it last looked, which takes a busy host half a minute.
+const EMULATORS_DEADLINE: Duration = Duration::from_secs(90);
+
 /// Longest time for a call that may wait for the domain's job lock, for which libvirt itself waits 30 s.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(45);
 
@@ -84,13 +88,13 @@ impl Lane {
         Self { connection: Arc::new(Connection::new(uri.to_owned(), hub)), calls: Calls::new(threads_max) }
     }
 
-    async fn on_host<T, F>(&self, call: &'static str, work: F) -> Result<T, Failure>
+    async fn on_host<T, F>(&self, call: &'static str, deadline: Duration, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: FnOnce(&Connect) -> Result<T, Failure> + Send + 'static,
     {
         let connection = Arc::clone(&self.connection);
-        let subject = Subject { call, instance: None, deadline: QUERY_DEADLINE };
+        let subject = Subject { call, instance: None, deadline };
         self.calls.run(subject, move |_| work(&connection.get()?)).await
     }
 
@@ -137,21 +141,23 @@ impl Lane {
 #[async_trait]
 impl Hypervisor for Libvirt {
     async fn versions(&self) -> Result<Versions, Failure> {
-        self.ordinary.on_host("versions", domain::versions).await
+        self.ordinary.on_host("versions", QUERY_DEADLINE, domain::versions).await
     }
 
     async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure> {
         let ask = move |connect: &Connect| owner::qemu_owner(connect, instance);
-        self.ordinary.on_host("qemu_owner", ask).await
+        self.ordinary.on_host("qemu_owner", EMULATORS_DEADLINE, ask).await
     }
 
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {
-        self.ordinary.on_host("instances", domain::instances).await
+        self.ordinary.on_host("instances", QUERY_DEADLINE, domain::instances).await
     }
 
     async fn find(&self, instance: &InstanceRef) -> Result<Instance, Failure> {
         let instance = instance.clone();
-        self.ordinary.on_host("find", move |connect| domain::describe(&domain::look_up(connect, &instance)?)).await
+        self.ordinary
+            .on_host("find", QUERY_DEADLINE, move |connect| domain::describe(&domain::look_up(connect, &instance)?))
+            .await
     }
 
     async fn state(&self, instance: InstanceId) -> Result<PowerState, Failure> {
