@@ -45,9 +45,12 @@ pub async fn attempt(shared: Arc<Shared>, run: Run, stopper: Stopper, stop: Stop
     let key = run.job.key;
     let begun = Instant::now();
     let rows = || vec![run.voice.event(RunDetail::Started(Started {}))];
-    let number = persist("start an attempt", || shared.journal.start_attempt(key, rows())).await;
     let drawn = json!(BackupId::draw());
-    let kept = persist("keep the backup id", || shared.journal.keep(key, BACKUP_ID, drawn.clone())).await;
+    // Asked for together, so that one commit of the journal takes both.
+    let (number, kept) = tokio::join!(
+        persist("start an attempt", || shared.journal.start_attempt(key, rows())),
+        persist("keep the backup id", || shared.journal.keep(key, BACKUP_ID, drawn.clone())),
+    );
     let outcome = match backup_id(Some(&kept)) {
         Some(backup_id) => {
             let attempt = Attempt { job: (*run.job).clone(), attempt: number, backup_id };
