@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,14 +37,21 @@ const PREFETCH: u16 = 512;
 /// As many as the real worker's runtime has.
 const THREADS: usize = 2;
 
-/// From the moment at which each job was to be published until a listener has its `started`.
-pub async fn paced(rabbit: &Rabbit, round: usize) -> Vec<Duration> {
+/// From the moment at which each job was to be published.
+pub struct Paced {
+    /// Until its work began: it is in the journal, acked, and its attempt is in the journal.
+    pub begun: Vec<Duration>,
+    /// Until a listener had its `started`.
+    pub told: Vec<Duration>,
+}
+
+/// Publishes jobs at their pace to a worker that is idle otherwise.
+pub async fn paced(rabbit: &Rabbit, round: usize) -> Paced {
     let host: HostId = format!("paced-{round}").parse().unwrap();
     let (wire, mut listener) = (Wire::open(rabbit).await, Listener::open(rabbit, EVENTS, &["#"]).await);
     let worker = Worker::start(rabbit, &host);
     until(&mut listener, ONLINE).await;
     let messages = jobs::messages(&host, PACED);
-    let target = Target { exchange: JOBS_EXCHANGE, routing_key: jobs_key(&host) };
     let listen = async {
         let (mut started, mut completed) = (BTreeMap::new(), 0);
         while completed < PACED {
@@ -56,45 +63,56 @@ pub async fn paced(rabbit: &Rabbit, round: usize) -> Vec<Duration> {
         }
         started
     };
-    let (intended, heard) = tokio::join!(wire.publish_paced(&target, &messages, PACE), listen);
+    let target = target(&host);
+    let (intended, told) = tokio::join!(wire.publish_paced(&target, &messages, PACE), listen);
+    let begun = worker.begun.lock().unwrap().clone();
     worker.stop();
     listener.close().await;
-    latencies(&messages, &intended, &heard)
+    Paced { begun: latencies(&messages, &intended, &begun), told: latencies(&messages, &intended, &told) }
 }
 
-/// Jobs a second, from the first one's publishing to the last one's final event at a listener that hears all events.
+/// Jobs a second of a worker that finds its queue full: from the moment at which it takes jobs until a listener that hears
+/// all events has the last final one.
 pub async fn rate(rabbit: &Rabbit, round: usize) -> f64 {
     let host: HostId = format!("rate-{round}").parse().unwrap();
     let (wire, mut listener) = (Wire::open(rabbit).await, Listener::open(rabbit, EVENTS, &["#"]).await);
+    // The first start of a host's worker makes its queues.
     let worker = Worker::start(rabbit, &host);
     until(&mut listener, ONLINE).await;
-    let messages = jobs::messages(&host, MANY);
-    let target = Target { exchange: JOBS_EXCHANGE, routing_key: jobs_key(&host) };
+    worker.stop();
+    wire.publish_all(&target(&host), &jobs::messages(&host, MANY)).await;
+    let worker = Worker::start(rabbit, &host);
+    until(&mut listener, ONLINE).await;
     let begun = Instant::now();
-    let listen = async {
-        let mut completed = BTreeSet::new();
-        while completed.len() < MANY {
-            let next = listener.next().await;
-            if next.message_type == COMPLETED {
-                assert!(completed.insert(next.correlation_id), "a job has ended twice");
-            }
+    let mut completed = BTreeSet::new();
+    while completed.len() < MANY {
+        let next = listener.next().await;
+        if next.message_type == COMPLETED {
+            assert!(completed.insert(next.correlation_id), "a job has ended twice");
         }
-        begun.elapsed()
-    };
-    let ((), elapsed) = tokio::join!(wire.publish_all(&target, &messages), listen);
+    }
+    let elapsed = begun.elapsed();
     worker.stop();
     listener.close().await;
     MANY as f64 / elapsed.as_secs_f64()
+}
+
+fn target(host: &HostId) -> Target {
+    Target { exchange: JOBS_EXCHANGE, routing_key: jobs_key(host) }
 }
 
 async fn until(listener: &mut Listener, message_type: &str) {
     while listener.next().await.message_type != message_type {}
 }
 
+/// When the work of each job began, by job id.
+type Begun = Arc<Mutex<BTreeMap<String, Instant>>>;
+
 /// A worker on threads of its own.
 struct Worker {
     switch: ShutdownSwitch,
     thread: JoinHandle<u64>,
+    begun: Begun,
     _folder: tempfile::TempDir,
 }
 
@@ -103,17 +121,19 @@ impl Worker {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let (path, host, uri) = (folder.path().to_owned(), host.clone(), rabbit.uri());
         let (switch, shutdown) = switch();
+        let begun = Begun::default();
+        let work = NoWork { begun: begun.clone() };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
             runtime.unwrap().block_on(async {
                 let journal = Journal::open(&path).await.unwrap();
-                longshore::worker::run(parts(&uri, host, journal.clone(), path), shutdown).await.unwrap();
+                longshore::worker::run(parts(&uri, host, journal.clone(), path, work), shutdown).await.unwrap();
                 let unsent = journal.outbox_depth().await.unwrap();
                 journal.close().await;
                 unsent
             })
         });
-        Self { switch, thread, _folder: folder }
+        Self { switch, thread, begun, _folder: folder }
     }
 
     /// Ends it. Every event has to be confirmed by then.
@@ -123,7 +143,7 @@ impl Worker {
     }
 }
 
-fn parts(uri: &str, host: HostId, journal: Journal, scratch_dir: PathBuf) -> Parts {
+fn parts(uri: &str, host: HostId, journal: Journal, scratch_dir: PathBuf, work: NoWork) -> Parts {
     let mut broker = BrokerSettings::new(uri.parse().unwrap(), host.as_str());
     broker.prefetch = PREFETCH;
     let day = Duration::from_secs(24 * 60 * 60);
@@ -140,22 +160,25 @@ fn parts(uri: &str, host: HostId, journal: Journal, scratch_dir: PathBuf) -> Par
         },
         broker: longshore::broker::connect(broker).unwrap(),
         journal,
-        work: Arc::new(NoWork),
+        work: Arc::new(work),
         hypervisor: Arc::new(FakeHypervisor::new()),
     }
 }
 
-struct NoWork;
+struct NoWork {
+    begun: Begun,
+}
 
 #[async_trait]
 impl Work for NoWork {
     async fn run(
         &self,
-        _attempt: &Attempt,
+        attempt: &Attempt,
         _record: &dyn AttemptRecord,
         _progress: watch::Sender<JobProgress>,
         _stop: &Stop,
     ) -> Outcome {
+        self.begun.lock().unwrap().insert(attempt.job.key.job_id.to_string(), Instant::now());
         done()
     }
 

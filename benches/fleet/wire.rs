@@ -20,6 +20,8 @@ use super::rabbit::Rabbit;
 pub const IN_FLIGHT: usize = 256;
 /// Deliveries that may be un-acked at a time.
 const PREFETCH: u16 = 512;
+/// Deliveries acked by one ack.
+const ACKED_TOGETHER: u32 = 32;
 /// Longest wait for the next message.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PERSISTENT: u8 = 2;
@@ -102,6 +104,7 @@ pub struct Listener {
     wire: Wire,
     queue: String,
     consumer: Consumer,
+    unacked: u32,
 }
 
 /// What a listener hears.
@@ -130,14 +133,18 @@ impl Listener {
         let options = BasicConsumeOptions::default();
         let consumer = wire.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
         let consumer = consumer.await.unwrap();
-        Self { wire, queue: queue.to_owned(), consumer }
+        Self { wire, queue: queue.to_owned(), consumer, unacked: 0 }
     }
 
-    /// The next message, acked.
+    /// The next message. Acks are sent for [`ACKED_TOGETHER`] at a time.
     pub async fn next(&mut self) -> Heard {
         let delivery = timeout(PATIENCE, self.consumer.next()).await.expect("nothing more was heard").unwrap().unwrap();
         let at = Instant::now();
-        delivery.ack(BasicAckOptions::default()).await.unwrap();
+        self.unacked += 1;
+        if self.unacked == ACKED_TOGETHER {
+            delivery.ack(BasicAckOptions { multiple: true }).await.unwrap();
+            self.unacked = 0;
+        }
         let text =
             |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string).unwrap_or_default();
         Heard {
