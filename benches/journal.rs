@@ -33,7 +33,7 @@ async fn main() {
         waits.push(begun.elapsed());
     }
     waits.sort();
-    println!("one caller, take: p50 {:?}, p99 {:?}", at(&waits, 50), at(&waits, 99));
+    println!("| journal: one take alone, p50 and p99 | {:?}, {:?} | | | |", at(&waits, 50), at(&waits, 99));
 
     let begun = Instant::now();
     let callers = (0..CALLERS).map(|_| {
@@ -51,7 +51,8 @@ async fn main() {
         caller.await.unwrap();
     }
     let pairs = (TOGETHER / CALLERS * CALLERS) as f64;
-    println!("{CALLERS} callers, take and settle: {:.0} pairs/s", pairs / begun.elapsed().as_secs_f64());
+    let rate = pairs / begun.elapsed().as_secs_f64();
+    println!("| journal: runs taken and settled by {CALLERS} callers | {rate:.0} /s | | | |");
     journal.close().await;
 }
 

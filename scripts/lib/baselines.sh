@@ -22,7 +22,7 @@ push_backup() {
 </domainbackup>
 XML
     "$LONGSHORE_LAB_VIRSH" -q backup-begin "$guest" "$request"
-    wait_until "$push_seconds" "the push backup of $guest ends" no_job "$guest"
+    poll_seconds=0.02 wait_until "$push_seconds" "the push backup of $guest ends" no_job "$guest"
     sync --file-system "$file"
     rm -f "$request"
 }
@@ -48,5 +48,22 @@ XML
     wait_until "$push_seconds" "the pull job of $guest ends" no_job "$guest"
 }
 
+# forget_cached FILE: its content is read from the disk the next time
+forget_cached() { dd if="$1" iflag=nocache count=0 status=none; }
+
 # median NUMBER...
 median() { printf '%s\n' "$@" | sort -n | awk '{a[NR] = $1} END {print a[int((NR + 1) / 2)]}'; }
+
+# spread UNIT NUMBER...: median (least–greatest)
+spread() {
+    local unit=$1 sorted
+    shift
+    sorted=$(printf '%s\n' "$@" | sort -n)
+    echo "$(median "$@") $unit ($(head -n 1 <<<"$sorted")–$(tail -n 1 <<<"$sorted"))"
+}
+
+# ratio OURS THEIRS: of the medians of two arrays, given by name
+ratio() {
+    local -n ours_of=$1 theirs_of=$2
+    awk -v ours="$(median "${ours_of[@]}")" -v theirs="$(median "${theirs_of[@]}")" 'BEGIN {printf "%.2f\n", ours / theirs}'
+}

@@ -18,7 +18,10 @@ die() {
 set -o errtrace
 trap 'say "${BASH_SOURCE[0]##*/}:$LINENO: \`$BASH_COMMAND\` failed with status $?"' ERR
 
-# wait_until SECONDS WHAT COMMAND...: polls the command ten times a second; past the deadline it says what didn't happen.
+# How often wait_until looks.
+poll_seconds=0.1
+
+# wait_until SECONDS WHAT COMMAND...: polls the command; past the deadline it says what didn't happen.
 wait_until() {
     local seconds=$1 what=$2
     shift 2
@@ -28,6 +31,6 @@ wait_until() {
             say "${0##*/}: $what: not within ${seconds} s"
             return 1
         fi
-        sleep 0.1
+        sleep "$poll_seconds"
     done
 }

@@ -27,6 +27,7 @@ mod open;
 mod prune;
 mod read;
 mod request;
+mod script;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -87,7 +88,8 @@ impl Journal {
         let (sender, commands) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (posted_sender, posted) = watch::channel(ids.outbox - 1);
         let (lock, path) = (files.lock, files.database);
-        let writer = Writer { options, connection: Some(connection), ids, posted: posted_sender, lock, path };
+        let (connection, open, posted_to) = (Some(connection), BTreeMap::new(), posted_sender);
+        let writer = Writer { options, connection, ids, open, posted: posted_to, lock, path };
         let task = tokio::spawn(writer.write(commands));
         let (reader, ended) = (Arc::new(Mutex::new(reader)), Arc::new(Mutex::new(Some(task))));
         Ok(Journal { commands: sender, reader, posted, installation, ended })

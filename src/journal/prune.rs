@@ -1,6 +1,7 @@
 //! Taking away what has ended.
 
 use jiff::{SignedDuration, Timestamp};
+use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::entry::{Keep, Pruned};
@@ -8,12 +9,19 @@ use super::entry::{Keep, Pruned};
 /// Runs that one pruning takes away, so that the group that it is in stays short.
 pub const PRUNED_RUNS_MAX: u32 = 500;
 
-/// Prunes what is due at `now`. A run with unsent messages stays whole.
+/// Prunes what is due at `now`, in a transaction of its own. A run with unsent messages stays whole.
 pub(super) async fn prune(
     connection: &mut SqliteConnection,
     now: Timestamp,
     keep: Keep,
 ) -> Result<Pruned, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let pruned = take_away(&mut transaction, now, keep).await?;
+    transaction.commit().await?;
+    Ok(pruned)
+}
+
+async fn take_away(connection: &mut SqliteConnection, now: Timestamp, keep: Keep) -> Result<Pruned, sqlx::Error> {
     let before = |kept: std::time::Duration| {
         let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
         now.checked_sub(kept).unwrap_or(Timestamp::MIN).as_millisecond()

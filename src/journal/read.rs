@@ -27,40 +27,47 @@ pub(super) async fn next_ids(connection: &mut SqliteConnection) -> Result<NextId
 
 /// What a group of requests needs to be decided on.
 pub(super) struct Wanted {
+    /// Jobs of which every run is to be read.
     jobs: BTreeSet<String>,
+    /// Of these jobs the tombstones.
     tombstones: bool,
-    kept: bool,
+    /// Runs of which everything that was kept is to be read.
+    kept: BTreeSet<RunKey>,
 }
 
 impl Wanted {
-    pub(super) fn by(group: &[Request]) -> Wanted {
-        Wanted {
-            jobs: group.iter().filter_map(Request::key).map(|key| key.job_id.to_string()).collect(),
-            tombstones: group.iter().any(|request| matches!(request, Request::Take(_))),
-            kept: group.iter().any(|request| matches!(request, Request::Keep { .. })),
+    /// What `group` needs beyond the runs in `open`, which are known. Whether a job is new only its rows can say.
+    pub(super) fn by(group: &[Request], open: &BTreeMap<RunKey, RunRow>) -> Wanted {
+        let mut wanted = Wanted { jobs: BTreeSet::new(), tombstones: false, kept: BTreeSet::new() };
+        for request in group {
+            let Some(key) = request.key() else { continue };
+            let is_new = matches!(request, Request::Take(_));
+            wanted.tombstones |= is_new;
+            if is_new || !open.contains_key(&key) {
+                wanted.jobs.insert(key.job_id.to_string());
+            }
+            if matches!(request, Request::Keep { .. }) {
+                wanted.kept.insert(key);
+            }
         }
+        wanted
     }
 }
 
-/// Reads what is wanted.
-pub(super) async fn view(connection: &mut SqliteConnection, wanted: Wanted, ids: NextIds) -> Result<View, Failure> {
-    let mut view = View { ids, runs: BTreeMap::new(), tombstones: BTreeMap::new(), kept: BTreeMap::new() };
-    if wanted.jobs.is_empty() {
-        return Ok(view);
+/// Reads what is wanted, beside the runs in `open`.
+pub(super) async fn view(
+    connection: &mut SqliteConnection,
+    wanted: Wanted,
+    open: BTreeMap<RunKey, RunRow>,
+    ids: NextIds,
+) -> Result<View, Failure> {
+    let mut view = View { ids, runs: open, tombstones: BTreeMap::new(), kept: BTreeMap::new() };
+    if !wanted.jobs.is_empty() {
+        read_jobs(connection, &wanted, &mut view).await?;
     }
-    let jobs = serde_json::json!(wanted.jobs).to_string();
-    let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE job_id IN (SELECT value FROM json_each(?))"));
-    let rows =
-        sqlx::query(sql).bind(&jobs).fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
-    for row in &rows {
-        let run = run(row)?;
-        view.runs.insert(run.key, run);
-    }
-    if wanted.tombstones {
-        view.tombstones = tombstones(connection, &jobs).await?;
-    }
-    if wanted.kept {
-        let keys: BTreeMap<i64, RunKey> = view.runs.values().map(|run| (run.id, run.key)).collect();
+    let keys: BTreeMap<i64, RunKey> =
+        wanted.kept.iter().filter_map(|key| Some((view.runs.get(key)?.id, *key))).collect();
+    if !keys.is_empty() {
         let ids = serde_json::json!(keys.keys().collect::<Vec<_>>()).to_string();
         let sql = "SELECT run_id, name, value FROM kept WHERE run_id IN (SELECT value FROM json_each(?))";
         let rows = sqlx::query(sql).bind(ids).fetch_all(connection).await.map_err(|error| failed("read", &error))?;
@@ -72,6 +79,21 @@ pub(super) async fn view(connection: &mut SqliteConnection, wanted: Wanted, ids:
         }
     }
     Ok(view)
+}
+
+async fn read_jobs(connection: &mut SqliteConnection, wanted: &Wanted, view: &mut View) -> Result<(), Failure> {
+    let jobs = serde_json::json!(wanted.jobs).to_string();
+    let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE job_id IN (SELECT value FROM json_each(?))"));
+    let rows =
+        sqlx::query(sql).bind(&jobs).fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
+    for row in &rows {
+        let run = run(row)?;
+        view.runs.insert(run.key, run);
+    }
+    if wanted.tombstones {
+        view.tombstones = tombstones(connection, &jobs).await?;
+    }
+    Ok(())
 }
 
 async fn tombstones(connection: &mut SqliteConnection, jobs: &str) -> Result<BTreeMap<RunKey, Value>, Failure> {

@@ -1,5 +1,6 @@
 //! The one task that writes: takes all requests that wait, decides on them, commits them together, then answers.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -8,13 +9,14 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::batch::Batch;
-use super::decide::NextIds;
-use super::entry::Pruned;
+use super::decide::{NextIds, RunRow};
+use super::entry::{Pruned, RunState};
 use super::error::failed;
 use super::prune;
 use super::read::{self, Wanted};
 use super::request::{Answer, Request};
 use crate::failure::Failure;
+use crate::model::job::RunKey;
 
 /// Requests committed together.
 pub const GROUP_MAX: usize = 256;
@@ -33,6 +35,8 @@ pub(super) struct Writer {
     /// None after a failed commit: a connection that failed is not trusted again, the next group opens another.
     pub(super) connection: Option<SqliteConnection>,
     pub(super) ids: NextIds,
+    /// Runs that have not ended, as far as they were read or written; what is not in here is read.
+    pub(super) open: BTreeMap<RunKey, RunRow>,
     /// The last outbox id that was committed.
     pub(super) posted: watch::Sender<i64>,
     /// Held until the connection is closed.
@@ -76,26 +80,24 @@ impl Writer {
             Some(connection) => connection,
             None => self.connection.insert(self.options.connect().await.map_err(|error| failed("reopen", &error))?),
         };
-        let mut transaction =
-            connection.begin_with("BEGIN IMMEDIATE").await.map_err(|error| failed("write to", &error))?;
         let due = group.iter().find_map(|request| match request {
             Request::Prune { now, keep } => Some((*now, *keep)),
             _ => None,
         });
-        let wanted = Wanted::by(&group);
         // First, so that what is read after it is what is there.
         let pruned = match due {
-            Some((now, keep)) => {
-                prune::prune(&mut transaction, now, keep).await.map_err(|error| failed("prune", &error))?
-            }
+            Some((now, keep)) => prune::prune(connection, now, keep).await.map_err(|error| failed("prune", &error))?,
             None => Pruned::default(),
         };
-        let mut view = read::view(&mut transaction, wanted, self.ids).await?;
+        // Outside of the transaction: nobody else writes. A failure leaves nothing in `open`, and all is read again.
+        let wanted = Wanted::by(&group, &self.open);
+        let mut view = read::view(connection, wanted, std::mem::take(&mut self.open), self.ids).await?;
         let mut batch = Batch::default();
         let answers: Vec<_> = group.into_iter().map(|request| view.decide(request, pruned, &mut batch)).collect();
         let posts = batch.posts();
-        batch.write(&view, &mut transaction).await.map_err(|error| failed("write to", &error))?;
-        transaction.commit().await.map_err(|error| failed("commit to", &error))?;
+        batch.write(&view, connection).await.map_err(|error| failed("write to", &error))?;
+        view.runs.retain(|_, run| !matches!(run.state, RunState::Ended { .. }));
+        self.open = view.runs;
         self.ids = view.ids;
         if posts {
             self.posted.send_replace(self.ids.outbox - 1);

@@ -94,13 +94,14 @@ pub fn find(program: &str) -> Option<PathBuf> {
 pub struct Command {
     program: String,
     arguments: Vec<OsString>,
+    environment: Vec<(&'static str, &'static str)>,
     shown: String,
 }
 
 impl Command {
     /// A tool by its name, looked for in the system's own directories only.
     pub fn new(program: &str) -> Self {
-        Self { program: program.to_owned(), arguments: Vec::new(), shown: program.to_owned() }
+        Self { program: program.to_owned(), arguments: Vec::new(), environment: Vec::new(), shown: program.to_owned() }
     }
 
     /// Adds an argument.
@@ -123,6 +124,13 @@ impl Command {
     pub fn hidden_arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.shown.push_str(" ***");
         self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Adds variables to its environment, which otherwise has a path and the plain locale only.
+    #[must_use]
+    pub fn envs(mut self, variables: &[(&'static str, &'static str)]) -> Self {
+        self.environment.extend_from_slice(variables);
         self
     }
 
@@ -159,6 +167,7 @@ impl Command {
             .env_clear()
             .env("PATH", TOOL_PATH)
             .env("LC_ALL", "C")
+            .envs(self.environment.iter().copied())
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(stdout)

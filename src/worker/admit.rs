@@ -4,7 +4,8 @@
 //! repository is busy, or its time has not come) does not hold up those behind it. A slot is kept for urgent work: normal
 //! runs never take the last one, if there is more than one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use jiff::Timestamp;
 
@@ -50,21 +51,29 @@ pub enum Hindrance {
     Host,
 }
 
-/// What runs now, counted.
+/// What runs now, counted, so that asking costs the same however much runs.
 #[derive(Clone, Debug, Default)]
 pub struct Occupied {
     runs: BTreeMap<RunKey, Candidate>,
+    instances: HashMap<InstanceRef, usize>,
+    repositories: HashMap<RepositoryId, usize>,
 }
 
 impl Occupied {
     /// Notes that a run has started.
     pub fn enter(&mut self, run: Candidate) {
+        // Recovered runs are entered without being asked about, so an instance may be counted twice.
+        *self.instances.entry(run.instance.clone()).or_default() += 1;
+        *self.repositories.entry(run.repository).or_default() += 1;
         self.runs.insert(run.key, run);
     }
 
     /// Notes that a run's attempt has ended.
     pub fn leave(&mut self, key: RunKey) {
-        self.runs.remove(&key);
+        if let Some(run) = self.runs.remove(&key) {
+            take_one(&mut self.instances, &run.instance);
+            take_one(&mut self.repositories, &run.repository);
+        }
     }
 
     /// How many run.
@@ -86,13 +95,20 @@ impl Occupied {
         if self.runs.len() + kept_for_urgent >= slots.host {
             return Err(Hindrance::Host);
         }
-        if self.runs.values().any(|other| other.instance == run.instance) {
+        if self.instances.contains_key(&run.instance) {
             return Err(Hindrance::Instance);
         }
-        if self.runs.values().filter(|other| other.repository == run.repository).count() >= slots.repository {
+        if self.repositories.get(&run.repository).is_some_and(|count| *count >= slots.repository) {
             return Err(Hindrance::Repository);
         }
         Ok(())
+    }
+}
+
+fn take_one<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    match counts.get_mut(key) {
+        Some(count) if *count > 1 => *count -= 1,
+        _ => _ = counts.remove(key),
     }
 }
 
@@ -128,8 +144,8 @@ impl Waiting {
                     chosen = Some(*place);
                     break;
                 }
-                // Urgent runs come first: when not even their slot is free, nobody's is.
-                Err(Hindrance::Host) if occupied.len() >= slots.host => break,
+                // Urgent runs come first: what is full for one is full for everybody behind it.
+                Err(Hindrance::Host) => break,
                 Err(_) => {}
             }
         }

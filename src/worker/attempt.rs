@@ -45,7 +45,13 @@ pub async fn attempt(shared: Arc<Shared>, run: Run, stopper: Stopper, stop: Stop
     let key = run.job.key;
     let begun = Instant::now();
     let rows = || vec![run.voice.event(RunDetail::Started(Started {}))];
-    let number = match persist("start an attempt", || shared.journal.start_attempt(key, rows())).await {
+    let drawn = json!(BackupId::draw());
+    // Asked for together, so that one commit of the journal takes both.
+    let (number, kept) = tokio::join!(
+        persist("start an attempt", || shared.journal.start_attempt(key, rows())),
+        persist("keep the backup id", || shared.journal.keep(key, BACKUP_ID, drawn.clone())),
+    );
+    let number = match number {
         Ok(number) => number,
         Err(failure) => {
             // The journal knows better where the run stands; the next start goes on from there.
@@ -53,8 +59,6 @@ pub async fn attempt(shared: Arc<Shared>, run: Run, stopper: Stopper, stop: Stop
             return None;
         }
     };
-    let drawn = json!(BackupId::draw());
-    let kept = persist("keep the backup id", || shared.journal.keep(key, BACKUP_ID, drawn.clone())).await;
     let outcome = match kept.and_then(|kept| backup_id(&kept)) {
         Ok(backup_id) => {
             let attempt = Attempt { job: (*run.job).clone(), attempt: number, backup_id };

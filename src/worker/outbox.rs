@@ -9,12 +9,13 @@
 //! Nothing is lost: a row is marked only after the broker confirmed it, so a crash sends it again with the same event id.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use crate::broker::topology::EXCHANGES;
@@ -30,6 +31,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a row is sent again that the broker refused, or a dead letter that no queue took: somebody has to do something
 /// first.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// Pause before confirmed rows are marked, so that those of a while share one commit. A crash within it sends them again.
+const MARK_PAUSE: Duration = Duration::from_millis(20);
 /// Longest time that a stop waits for the outbox to empty.
 pub const FLUSH_MAX: Duration = Duration::from_secs(5);
 
@@ -52,16 +55,7 @@ enum Sent {
 
 /// Sends until `shutdown` says that the worker's work is over; then until the outbox is empty, for at most [`FLUSH_MAX`].
 pub async fn pump(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc<Counters>, over: Shutdown) {
-    let mut pump = Pump {
-        journal,
-        publisher,
-        counters,
-        after: 0,
-        busy: BTreeSet::new(),
-        ready: VecDeque::new(),
-        kept: BTreeMap::new(),
-        again: None,
-    };
+    let mut pump = Pump::new(journal, publisher, counters);
     let mut posted = pump.journal.posted();
     let mut sending = FuturesUnordered::new();
     let mut deadline = None;
@@ -73,15 +67,26 @@ pub async fn pump(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc
         {
             sending.push(send(pump.publisher.clone(), pump.counters.clone(), row));
         }
-        if over.stage() >= Stage::Now {
+        let ends = over.stage() >= Stage::Now;
+        pump.begin_marking(ends);
+        if ends {
             let until = *deadline.get_or_insert_with(|| Instant::now() + FLUSH_MAX);
-            if (sending.is_empty() && pump.again.is_none()) || Instant::now() >= until {
+            let empty = sending.is_empty() && pump.marking.is_none() && pump.again.is_none();
+            if empty || Instant::now() >= until {
                 return;
             }
         }
         tokio::select! {
-            Some(sent) = sending.next() => pump.settle(sent, &mut sending).await,
+            Some(sent) = sending.next() => {
+                pump.take(sent);
+                // All others that are there, so that one look at the rest of the loop serves them all.
+                while let Some(Some(sent)) = sending.next().now_or_never() {
+                    pump.take(sent);
+                }
+            }
+            (ids, marked) = marked(&mut pump.marking) => pump.end_marking(ids, marked),
             changed = posted.changed() => if changed.is_err() { return },
+            () = sleep_until(pump.mark_at), if pump.marking.is_none() => {}
             () = sleep_until(pump.again) => pump.look_from_the_start(),
             () = over.reached(Stage::Now), if deadline.is_none() => {}
             () = sleep_until(deadline) => {}
@@ -95,16 +100,40 @@ struct Pump {
     counters: Arc<Counters>,
     /// The last row that was read.
     after: i64,
-    /// Rows that are read and not settled, so that a second look from the start does not send them twice at once.
+    /// Rows that are read and not marked, so that a second look from the start does not send them twice at once.
     busy: BTreeSet<i64>,
     ready: VecDeque<OutboxRow>,
+    /// Rows to be marked, and when.
+    settled: Vec<i64>,
+    mark_at: Option<Instant>,
+    /// The marking under way. Nothing waits for it but the next one.
+    marking: Option<Marking>,
     /// Rows that could not be sent, and when each is due again.
     kept: BTreeMap<i64, Instant>,
     /// When to look from the start again.
     again: Option<Instant>,
 }
 
+/// Ends with the rows that were to be marked and whether they are.
+type Marking = Pin<Box<dyn Future<Output = (Vec<i64>, Result<(), Failure>)> + Send>>;
+
 impl Pump {
+    fn new(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc<Counters>) -> Self {
+        Self {
+            journal,
+            publisher,
+            counters,
+            after: 0,
+            busy: BTreeSet::new(),
+            ready: VecDeque::new(),
+            settled: Vec::new(),
+            mark_at: None,
+            marking: None,
+            kept: BTreeMap::new(),
+            again: None,
+        }
+    }
+
     async fn fill(&mut self, highest: i64) {
         if self.after >= highest || self.ready.len() >= PUBLISHES_IN_FLIGHT_MAX {
             return;
@@ -124,29 +153,43 @@ impl Pump {
         }
     }
 
-    /// Takes this result and all others that are there, and marks what was confirmed in one go.
-    async fn settle<F: Future<Output = Sent>>(&mut self, first: Sent, sending: &mut FuturesUnordered<F>) {
-        let mut settled = Vec::new();
-        let mut next = Some(first);
-        while let Some(sent) = next {
-            match sent {
-                Sent::Settled(id) => settled.push(id),
-                Sent::Kept(id, pause) => {
-                    self.busy.remove(&id);
-                    self.kept.insert(id, Instant::now() + pause);
-                    self.look_again(pause);
-                }
+    fn take(&mut self, sent: Sent) {
+        match sent {
+            Sent::Settled(id) => {
+                self.settled.push(id);
+                self.mark_at.get_or_insert_with(|| Instant::now() + MARK_PAUSE);
             }
-            next = futures_util::FutureExt::now_or_never(sending.next()).flatten();
+            Sent::Kept(id, pause) => {
+                self.busy.remove(&id);
+                self.kept.insert(id, Instant::now() + pause);
+                self.look_again(pause);
+            }
         }
-        if settled.is_empty() {
+    }
+
+    /// Marks what is settled, if that is due and no marking is under way. `now` makes it due.
+    fn begin_marking(&mut self, now: bool) {
+        let due = now
+            || self.settled.len() >= PUBLISHES_IN_FLIGHT_MAX
+            || self.mark_at.is_some_and(|moment| moment <= Instant::now());
+        if !due || self.settled.is_empty() || self.marking.is_some() {
             return;
         }
-        // Not marked means sent again, which is harmless.
-        if let Err(failure) = self.journal.delivered(settled.clone()).await {
+        let (journal, ids) = (self.journal.clone(), std::mem::take(&mut self.settled));
+        self.mark_at = None;
+        self.marking = Some(Box::pin(async move {
+            let marked = journal.delivered(ids.clone()).await;
+            (ids, marked)
+        }));
+    }
+
+    /// Not marked means sent again, which is harmless.
+    fn end_marking(&mut self, ids: Vec<i64>, marked: Result<(), Failure>) {
+        self.marking = None;
+        if let Err(failure) = marked {
             self.trouble(&failure);
         }
-        for id in settled {
+        for id in ids {
             self.busy.remove(&id);
             self.kept.remove(&id);
         }
@@ -168,6 +211,14 @@ impl Pump {
     fn trouble(&mut self, failure: &Failure) {
         tracing::error!(failure = format!("{failure:#}"), "cannot use the journal's outbox");
         self.look_again(RETRY_PAUSE);
+    }
+}
+
+/// What came of the marking; waits for ever where there is none.
+async fn marked(marking: &mut Option<Marking>) -> (Vec<i64>, Result<(), Failure>) {
+    match marking {
+        Some(marking) => marking.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -106,7 +106,7 @@ impl Rabbit {
     }
 
     /// Runs `rabbitmqctl` and gives its output.
-    #[allow(dead_code)] // Not every live target asks.
+    #[allow(dead_code)] // The bench does not ask.
     pub fn ctl(&self, arguments: &[&str]) -> String {
         let Output { status, stdout, stderr } =
             self.command("rabbitmqctl").arg("--quiet").args(arguments).output().unwrap();

@@ -17,6 +17,11 @@ const START_POLL_MILLISECONDS: u64 = 5;
 /// How long a server may take to end; a writing one writes its metadata then.
 const END_DEADLINE_SECONDS: u64 = 180;
 
+/// Lets a server's allocator keep the memory of the requests that are done. As it comes, glibc gives each buffer of this size
+/// back to the kernel, which zeroes it again for the next one: more than half of the CPU time of a server that reads.
+const KEEPS_BUFFERS: [(&str, &str); 2] =
+    [("MALLOC_MMAP_THRESHOLD_", "67108864"), ("MALLOC_TRIM_THRESHOLD_", "268435456")];
+
 /// How a server goes through this host's cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cache {
@@ -64,6 +69,7 @@ impl Server {
     pub(super) async fn start(serve: Serve<'_>, socket: &Path) -> Result<(Self, Connection), Failure> {
         let mode: &[&str] = if serve.writable { &["--discard=unmap"] } else { &["--read-only"] };
         let command = Command::new("qemu-nbd")
+            .envs(&KEEPS_BUFFERS)
             .args(["--persistent", "--shared=1", "--cache", serve.cache.word(), "--socket"])
             .arg(socket)
             .args(mode)

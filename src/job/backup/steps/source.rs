@@ -33,7 +33,7 @@ const LATE_BEGIN_SECONDS_MAX: u64 = 90;
 const RELEASE_SECONDS_MAX: u64 = JOB_END_SECONDS_MAX + LATE_BEGIN_SECONDS_MAX + 30;
 
 /// Pause between two looks whether the job is gone.
-const JOB_END_PAUSE_MILLISECONDS: u64 = 100;
+const JOB_END_PAUSE_MILLISECONDS: u64 = 20;
 
 /// Everything that a pull backup needs on the host, and the pull job itself once it has begun.
 pub(in super::super) struct PullSource;
