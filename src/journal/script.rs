@@ -52,13 +52,14 @@ impl Script {
         }
     }
 
-    /// Sends the run's last state event once more, under a new place in the outbox, unless one is waiting there anyway.
+    /// Sends the run's last state event once more, under a new place in the outbox. One that was not marked as sent yet may go out
+    /// twice, which its id makes harmless; whether it has been sent already is not known here.
     pub(super) fn announce(&mut self, run: i64, id: i64) {
         self.statement("UPDATE outbox SET sent = 0, id = ").push_bind(id);
         self.sql
             .push(" WHERE id = (SELECT max(id) FROM outbox WHERE run_id = ")
             .push_bind(run)
-            .push(" AND kind IN ('state', 'final')) AND sent = 1; ");
+            .push(" AND kind IN ('state', 'final')); ");
     }
 
     fn statement(&mut self, begin: &'static str) -> &mut QueryBuilder<Sqlite> {
