@@ -1,10 +1,16 @@
 //! Logging: one line per state move, to stderr, for people or as JSON. Failures are logged once, where they are handled.
 //!
-//! lapin is kept to errors whatever the filter says: it prints returned messages whole, bodies included.
+//! Of lapin nothing but errors is logged, whatever the filter says: it prints returned messages whole, bodies included. That is a
+//! second filter beside the operator's, which therefore cannot name a target so exactly that it wins.
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, registry};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +21,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Added to every filter; see above.
-const ALWAYS: &str = "lapin=error";
+/// The crate whose messages show bodies; all its targets begin so.
+const SHOWS_BODIES: &str = "lapin";
 
 /// A filter that is not one.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +42,7 @@ pub fn check(filter: &str) -> Result<(), InvalidFilter> {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
-    EnvFilter::try_new(format!("{filter},{ALWAYS}"))
-        .map_err(|source| InvalidFilter { filter: filter.to_owned(), source })
+    EnvFilter::try_new(filter).map_err(|source| InvalidFilter { filter: filter.to_owned(), source })
 }
 
 /// Starts logging for the whole process. A second call has no effect, so that tests may call it freely.
@@ -45,16 +50,94 @@ fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
 /// # Errors
 /// When `filter` cannot be parsed, as in `info` or `longshore=debug,lapin=warn`.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), InvalidFilter> {
-    let parsed = parse(filter)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+    let subscriber = subscriber(filter, format, std::io::stderr().is_terminal(), std::io::stderr)?;
     // An error means that logging runs already, which is what was wanted.
-    let _already_running = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
+    let _already_running = subscriber.try_init();
     Ok(())
+}
+
+fn subscriber<W>(
+    filter: &str,
+    format: LogFormat,
+    colours: bool,
+    writer: W,
+) -> Result<impl Subscriber + Send + Sync + 'static, InvalidFilter>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let parsed = parse(filter)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours).with_target(false);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    Ok(registry().with(lines).with(parsed).with(filter_fn(shows_no_body)))
+}
+
+/// Whether a log line is sure to hold no message's body.
+fn shows_no_body(line: &Metadata<'_>) -> bool {
+    !line.target().starts_with(SHOWS_BODIES) || *line.level() == Level::ERROR
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(filter: &str, format: LogFormat) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = subscriber(filter, format, false, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(target: "lapin::returned_messages", "returned: s3cr3t");
+            tracing::trace!(target: "lapin::consumer", "delivered: s3cr3t");
+            tracing::error!(target: "lapin::channel", "channel closed");
+            tracing::info!(target: "longshore::worker", "job taken");
+            tracing::debug!(target: "longshore::worker", "in detail");
+        });
+        let bytes = written.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn no_filter_lets_lapin_log_the_body_of_a_message() {
+        for filter in
+            ["trace", "lapin=trace", "info,lapin::returned_messages=warn", "lapin=error,lapin::returned_messages=trace"]
+        {
+            for format in [LogFormat::Text, LogFormat::Json] {
+                let logged = logged(filter, format);
+                assert!(!logged.contains("s3cr3t"), "with `{filter}`:\n{logged}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_filter_rules_everything_else() {
+        let logged = logged("info", LogFormat::Json);
+        assert!(logged.contains("job taken") && logged.contains("channel closed"), "{logged}");
+        assert!(!logged.contains("in detail"), "{logged}");
+        assert!(super::tests::logged("longshore=debug", LogFormat::Text).contains("in detail"));
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_an_error_that_shows_it() {
+        let error = init("longshore=loud", LogFormat::Text).unwrap_err();
+        assert_eq!(error.to_string(), "`longshore=loud` is not a log filter");
+    }
 }

@@ -13,12 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use longshore::broker::settings::BrokerSettings;
-use longshore::broker::topology::{CONTROL_EXCHANGE, EVENTS_EXCHANGE, control_key, control_queue};
-use longshore::broker::{Broker, HostSession, PublishError, Publisher, SessionState};
+use longshore::broker::topology::{
+    CONTROL_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, QueueType, control_key, control_queue, jobs_queue,
+};
+use longshore::broker::{Broker, HostSession, PublishError, Publisher, SessionState, WantedJobs};
 use longshore::model::id::HostId;
 use tokio::time::timeout;
 
 use contract::broker::{Ground, job, message, next, open_up, reach, some_host};
+use contract::wanted_jobs::flip_with_every_job;
 use proxy::Proxy;
 use rabbit::Rabbit;
 
@@ -102,7 +105,7 @@ async fn a_broker_killed_and_restarted_under_load_loses_no_confirmed_job() {
     settings.publish_wait = PATIENCE;
     let broker = longshore::broker::connect(settings).unwrap();
     let session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     let (published, read) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let reader = tokio::spawn(keep_reading(session, Arc::clone(&read)));
     let callers = (0..CALLERS)
@@ -151,7 +154,7 @@ async fn a_swallowing_network_is_noticed_by_the_ping() {
     settings.publish_wait = PATIENCE;
     let broker = longshore::broker::connect(settings).unwrap();
     let mut session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     broker.publisher().publish(job(&host, b"before")).await.unwrap();
     assert!(next(session.as_mut()).await.settle.ack().await);
     let began = Instant::now();
@@ -180,6 +183,7 @@ async fn one_broker_in_many_moods() {
     a_blocking_broker_is_shown_and_waited_for(&rabbit).await;
     a_wrong_password_is_an_error_without_the_password(&rabbit).await;
     an_enrolled_worker_needs_no_right_to_declare(&rabbit).await;
+    a_worker_at_its_bound_has_no_job_of_a_quorum_queue_given_up(&rabbit).await;
 }
 
 async fn ctl(rabbit: &Arc<Rabbit>, arguments: &'static [&'static str]) -> String {
@@ -214,7 +218,7 @@ async fn a_blocking_broker_is_shown_and_waited_for(rabbit: &Arc<Rabbit>) {
     let broker = longshore::broker::connect(settings).unwrap();
     let publisher = broker.publisher();
     let mut session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     publisher.publish(job(&host, b"before")).await.unwrap();
     let held = next(session.as_mut()).await;
 
@@ -263,7 +267,7 @@ async fn an_enrolled_worker_needs_no_right_to_declare(rabbit: &Arc<Rabbit>) {
     let uri = format!("amqp://worker:pw@{}/%2f", rabbit.address());
     let broker = longshore::broker::connect(BrokerSettings::new(uri.parse().unwrap(), "worker")).unwrap();
     let mut session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     broker.publisher().publish(job(&host, b"job")).await.unwrap();
     let delivery = next(session.as_mut()).await;
     assert!(delivery.settle.ack().await);
@@ -275,6 +279,35 @@ async fn an_enrolled_worker_needs_no_right_to_declare(rabbit: &Arc<Rabbit>) {
     let told =
         state.wait_for(|state| matches!(state, SessionState::Connecting { reason } if reason.contains("NOT_FOUND")));
     timeout(PATIENCE, told).await.expect("a host that is not enrolled is not told so").unwrap();
+}
+
+/// With a delivery limit below the number of flips, so that jobs that go back are given up.
+async fn a_worker_at_its_bound_has_no_job_of_a_quorum_queue_given_up(rabbit: &Arc<Rabbit>) {
+    const JOBS: u8 = 40;
+    const LIMITS: &str =
+        r#"{"delivery-limit":1,"dead-letter-exchange":"longshore.dead","dead-letter-routing-key":"backup.limit.kvm"}"#;
+    const JOB_QUEUES: &str = "^longshore\\.jobs\\.";
+    ctl(rabbit, &["set_policy", "limits", JOB_QUEUES, LIMITS, "--apply-to", "queues"]).await;
+    let host = some_host();
+    let mut settings = settings(rabbit, "worker");
+    settings.jobs_queue_type = QueueType::Quorum;
+    settings.prefetch = 8;
+    let broker = longshore::broker::connect(settings).unwrap();
+    let mut session = open_up(broker.as_ref(), &host).await;
+    flip_with_every_job(broker.as_ref(), &host, session.as_mut(), JOBS).await;
+    session.close().await;
+
+    let all_acked = async {
+        loop {
+            let queues = ctl(rabbit, &["list_queues", "name", "type", "messages"]).await;
+            // The counts lag behind the acks.
+            if queues.lines().any(|line| line == format!("{}\tquorum\t0", jobs_queue(&host))) {
+                break queues;
+            }
+        }
+    };
+    let queues = timeout(PATIENCE, all_acked).await.expect("jobs went back into their queue");
+    assert!(queues.lines().any(|line| line == format!("{DEAD_QUEUE}\tclassic\t0")), "given up:\n{queues}");
 }
 
 /// A process that is busy for longer than its heartbeats. The runtime of the test is the process's.

@@ -72,7 +72,8 @@ pub trait Publisher: Send + Sync {
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 256;
 
 /// Longest body that is kept of a delivery, in bytes: one over what a message may have, so that the codec sees that it is too
-/// large. The broker's `max_message_size` bounds what reaches us at all.
+/// large. Bodies are cut on receipt, so that with a prefetch of 32 the two job queues have at most 16 MiB waiting here. The AMQP
+/// library holds a body whole while it receives it; only the broker's `max_message_size` (128 MiB on 3.x, 16 MiB on 4.x) bounds that.
 pub const BODY_BYTES_KEPT_MAX: usize = 256 * 1024 + 1;
 
 /// Which of the host's queues a delivery came from.
@@ -84,6 +85,29 @@ pub enum HostQueue {
     UrgentJobs,
     /// `longshore.control.<host>`.
     Control,
+}
+
+/// Which of the host's jobs are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WantedJobs {
+    /// None.
+    #[default]
+    None,
+    /// Those of the urgent queue.
+    Urgent,
+    /// Those of both queues.
+    All,
+}
+
+impl WantedJobs {
+    /// Whether what `queue` holds is wanted. Control messages always are.
+    pub const fn takes_from(self, queue: HostQueue) -> bool {
+        match queue {
+            HostQueue::Control => true,
+            HostQueue::UrgentJobs => !matches!(self, WantedJobs::None),
+            HostQueue::Jobs => matches!(self, WantedJobs::All),
+        }
+    }
 }
 
 /// A hand-over by the broker.
@@ -119,11 +143,13 @@ pub enum SessionState {
         /// Why the last try failed.
         reason: String,
     },
-    /// The control queue is ours and, if asked for, jobs are consumed; the last ping came back.
+    /// The control queue is ours and, if asked for, jobs are consumed; the last ping came back. The first time that this, or
+    /// [`SessionState::Blocked`], is shown is the first moment at which the host id is known to be ours: before it another
+    /// worker may hold it, and nothing may be done in the host's name.
     Up,
     /// Another worker has held this host's control queue for four heartbeats: no jobs are consumed. It is still tried.
     HostIdInUse,
-    /// The broker has told us that it does not read from us for now.
+    /// The control queue is ours, and the broker has told us that it does not read from us for now.
     Blocked {
         /// The broker's reason.
         reason: String,
@@ -136,8 +162,14 @@ pub trait HostSession: Send {
     /// The next delivery, control before urgent jobs before jobs; waits for ever. Also returns after reconnects as if nothing
     /// had happened. Dropping the future loses nothing.
     async fn next(&mut self) -> Delivery;
-    /// Whether jobs are wanted now. Without them they stay in their queues; control messages come all the same.
-    fn want_jobs(&self, wanted: bool);
+    /// Which jobs are wanted from now on; none until this is called. The others stay in their queues, and control messages come
+    /// all the same.
+    ///
+    /// What was delivered before the broker knew of the wish still comes from [`HostSession::next`], at most a prefetch of each
+    /// queue and what the acks before it make room for, and is not handed back: quorum queues count every return (4.x gives a
+    /// message up after 20, 3.10 to 4.0 count a nack among them), so that jobs nobody has tried would end as dead letters. A queue
+    /// is read again only when all of that was taken.
+    fn want_jobs(&self, wanted: WantedJobs);
     /// The state now and its changes.
     fn state(&self) -> tokio::sync::watch::Receiver<SessionState>;
     /// Ends the session: nothing more is consumed, what is un-acked goes back.

@@ -19,7 +19,8 @@ pub struct BrokerSettings {
     pub frame_max_bytes: u32,
     /// How long a publish waits for its confirm, reconnects included.
     pub publish_wait: Duration,
-    /// Deliveries of each job queue that may be un-acked at a time.
+    /// Deliveries of each job queue that may be un-acked at a time, not counting those from before the jobs were unwanted for a
+    /// while. At least 1.
     pub prefetch: u16,
     /// How the broker keeps the job queues of a host that are not there yet.
     pub jobs_queue_type: QueueType,

@@ -1,11 +1,14 @@
-//! Every exchange, queue, binding and routing key, in one table.
+//! Every exchange, queue and binding, and the routing keys of what is sent to a host, in one table.
 //!
-//! It promises that nobody else spells one of these names. A queue's type is its only argument, because an argument can never
+//! It promises that nobody else spells one of these names. The keys of events and dead letters follow from what is in them, so the
+//! messages say those themselves ([`Event::routing_key`](crate::message::Event::routing_key),
+//! [`DeadLetter::routing_key`](crate::message::DeadLetter::routing_key)). A queue's type is its only argument, because an argument can never
 //! be changed afterwards (`PRECONDITION_FAILED`); limits, overflow and dead-lettering are policies. Publishers declare what
 //! all hosts share and never a host's queues: a mistyped host must come back unroutable.
 
 use serde::{Deserialize, Serialize};
 
+use crate::message::key::word;
 use crate::model::id::HostId;
 
 /// Jobs, by `<host>` or `<host>.urgent`.
@@ -21,9 +24,6 @@ pub const DEAD_EXCHANGE: &str = "longshore.dead";
 pub const DEAD_QUEUE: &str = "longshore.dead";
 /// The command that a host sends to itself to prove that its control queue is read.
 pub const PING_COMMAND: &str = "ping";
-
-/// Longest part of a routing key that comes from a message, in bytes.
-const WORD_BYTES_MAX: usize = 64;
 
 /// How an exchange compares keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,29 +139,9 @@ pub fn urgent_jobs_key(host: &HostId) -> String {
     format!("{host}.urgent")
 }
 
-/// Routing key of a control message.
+/// Routing key of a control message. `command` may come from a person and is made safe.
 pub fn control_key(host: &HostId, command: &str) -> String {
     format!("{host}.{}", word(command))
-}
-
-/// Routing key of an event. `kind` may come from a message and is made safe.
-pub fn event_key(kind: &str, event: &str, host: &HostId) -> String {
-    format!("{}.{}.{host}", word(kind), word(event))
-}
-
-/// Routing key of a dead letter. `kind` may come from a message and is made safe.
-pub fn dead_key(kind: &str, code: &str, host: &HostId) -> String {
-    format!("{}.{}.{host}", word(kind), word(code))
-}
-
-/// One word of a routing key: what is not a letter, digit, `-` or `_` becomes `_`, so that a hostile kind can neither add
-/// words nor make the key longer than the 255 bytes that AMQP allows.
-fn word(text: &str) -> String {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
-    match text {
-        "" => "unknown".to_owned(),
-        text => text.chars().take(WORD_BYTES_MAX).map(safe).collect(),
-    }
 }
 
 /// Whether a topic binding takes a key: `*` stands for one word, `#` for any number.
@@ -215,13 +195,6 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_kind_adds_no_words_to_a_key() {
-        assert_eq!(dead_key("a.b#*", "malformed_message", &host()), "a_b__.malformed_message.kvm-07");
-        assert_eq!(event_key("", "refused", &host()), "unknown.refused.kvm-07");
-        assert!(dead_key(&"x".repeat(10_000), &"y".repeat(10_000), &host()).len() < 256);
-    }
-
-    #[test]
     fn topic_bindings_match_as_the_broker_does() {
         for (binding, key, taken) in [
             ("kvm-07.*", "kvm-07.cancel", true),
@@ -242,13 +215,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn a_routing_key_from_any_text_is_three_words_and_short(kind in ".*", code in ".*") {
-            let key = dead_key(&kind, &code, &host());
-            prop_assert_eq!(key.split('.').count(), 3);
-            prop_assert!(key.len() < 256);
-        }
-
         #[test]
         fn a_key_matches_itself_and_the_open_binding(key in "[a-z]{0,3}(\\.[a-z]{0,3}){0,5}") {
             prop_assert!(topic_matches(&key, &key));

@@ -68,7 +68,7 @@ pub struct WorkerConfig {
     pub slots: u32,
     /// Of these, on one repository.
     pub slots_per_repository: u32,
-    /// Jobs in the journal that have not ended, beyond which no more are taken from the queue.
+    /// Jobs in the journal that have not ended, beyond which no normal ones are taken from the queue; urgent ones up to twice as many.
     pub waiting_max: u32,
     /// Time that running jobs get to finish on SIGTERM.
     pub drain: Duration,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{BODY_BYTES_MAX, Encoding};
 use super::envelope::{CLOUD_EVENTS_PREFIX, Properties, TRACEPARENT};
 use super::event::FailureReport;
+use super::key::word;
 use super::redact::redact;
 use super::secret::masked;
 use crate::model::id::{HostId, JobId};
@@ -152,9 +153,10 @@ impl DeadLetter {
     /// Message type of a dead letter.
     pub const MESSAGE_TYPE: &'static str = "longshore.dead-letter.v1";
 
-    /// Routing key: `<kind>.<code>.<host>`, the kind `unknown` where it could not be read.
+    /// Routing key: `<kind>.<code>.<host>`, the kind `unknown` where it could not be read. The code is a text, in a letter that was
+    /// read anybody's, and stays one word.
     pub fn routing_key(&self) -> String {
         let kind = self.kind.map_or("unknown", JobKind::as_str);
-        format!("{kind}.{}.{}", self.failure.code, self.host)
+        format!("{kind}.{}.{}", word(&self.failure.code), self.host)
     }
 }

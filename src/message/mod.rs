@@ -20,6 +20,7 @@ mod encode;
 pub mod envelope;
 pub mod event;
 pub mod job;
+pub mod key;
 mod named;
 pub mod redact;
 pub mod refusal;

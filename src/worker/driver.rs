@@ -18,12 +18,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::admit::{Occupied, Waiting};
 use super::attempt::{attempt, recover};
+use super::backlog::wanted_next;
 use super::conclude::cancel;
 use super::intake;
 use super::run::Run;
 use super::shared::Shared;
 use super::take_up::{after_a_panic, read_back};
-use crate::broker::HostSession;
+use crate::broker::{HostSession, WantedJobs};
 use crate::failure::{Code, Failure};
 use crate::journal::RunState;
 use crate::model::job::RunKey;
@@ -50,6 +51,7 @@ pub struct Driver {
     keys: HashMap<Id, RunKey>,
     stoppers: BTreeMap<RunKey, Stopper>,
     order: u64,
+    wanted: WantedJobs,
 }
 
 impl Driver {
@@ -65,6 +67,7 @@ impl Driver {
             keys: HashMap::new(),
             stoppers: BTreeMap::new(),
             order: 0,
+            wanted: WantedJobs::None,
         }
     }
 
@@ -94,7 +97,8 @@ impl Driver {
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.start_what_may();
-            session.want_jobs(self.has_room());
+            self.wanted = wanted_next(self.wanted, self.open_runs(), self.shared.settings.open_runs_max);
+            session.want_jobs(self.wanted);
             let wake = self.next_moment();
             tokio::select! {
                 delivery = session.next(), if self.intakes.len() < INTAKES_MAX => {
@@ -143,8 +147,8 @@ impl Driver {
         (self.waiting.len(), self.occupied.len())
     }
 
-    fn has_room(&self) -> bool {
-        self.runs.len() + self.intakes.len() + self.occupied.len() < self.shared.settings.open_runs_max
+    fn open_runs(&self) -> usize {
+        self.runs.len() + self.intakes.len() + self.occupied.len()
     }
 
     fn start_what_may(&mut self) {

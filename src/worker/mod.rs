@@ -9,6 +9,7 @@
 
 pub mod admit;
 mod attempt;
+mod backlog;
 mod conclude;
 mod driver;
 mod intake;
@@ -33,7 +34,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use outbox::{Counters, FLUSH_MAX};
 pub use shared::Settings;
 
-use crate::broker::{Broker, Publisher, SessionState};
+use crate::broker::{Broker, Publisher, SessionState, WantedJobs};
 use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
 use crate::journal::Journal;
@@ -112,7 +113,7 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
         () = taken_by_another(state) => true,
     };
 
-    session.want_jobs(false);
+    session.want_jobs(WantedJobs::None);
     let attempts = if in_use {
         let (switch, at_once) = shutdown::switch();
         switch.raise(Stage::Now);

@@ -25,7 +25,8 @@ pub struct Settings {
     pub host: HostId,
     /// How much may run at once.
     pub slots: Slots,
-    /// Runs in the journal that have not ended; with more, nothing further is taken from the queues.
+    /// Runs in the journal that have not ended. With as many no normal job is taken any more, with twice as many no urgent one; what
+    /// was delivered by then, a prefetch at most, comes on top.
     pub open_runs_max: usize,
     /// Longest time that a stop waits for running attempts.
     pub drain_limit: Duration,

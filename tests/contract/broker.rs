@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use longshore::broker::topology::{
-    CONTROL_EXCHANGE, EVENTS_EXCHANGE, JOBS_EXCHANGE, control_key, event_key, jobs_key, urgent_jobs_key,
+    CONTROL_EXCHANGE, EVENTS_EXCHANGE, JOBS_EXCHANGE, control_key, jobs_key, urgent_jobs_key,
 };
 use longshore::broker::{
     BODY_BYTES_KEPT_MAX, Broker, Delivery, HostQueue, HostSession, Outgoing, Properties, PublishError, SessionState,
-    Subscription,
+    Subscription, WantedJobs,
 };
 use longshore::model::id::HostId;
 use tokio::time::timeout;
@@ -18,7 +18,9 @@ use uuid::Uuid;
 /// Longest wait for anything that has to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing has to happen until we believe that nothing will.
-const QUIET: Duration = Duration::from_millis(700);
+pub const QUIET: Duration = Duration::from_millis(700);
+/// The prefetch of a [`Ground`]'s clients, as it is by default.
+pub const PREFETCH: usize = 32;
 
 /// A broker to try.
 pub trait Ground: Sync {
@@ -63,7 +65,8 @@ pub async fn next(session: &mut dyn HostSession) -> Delivery {
     timeout(PATIENCE, session.next()).await.expect("no delivery")
 }
 
-async fn nothing_arrives(session: &mut dyn HostSession) {
+/// Nothing comes for a while.
+pub async fn nothing_arrives(session: &mut dyn HostSession) {
     if let Ok(delivery) = timeout(QUIET, session.next()).await {
         panic!("a delivery from {:?} with key `{}`", delivery.queue, delivery.routing_key);
     }
@@ -84,8 +87,7 @@ pub async fn all(ground: &dyn Ground) {
     urgent_jobs_come_from_their_own_queue(ground).await;
     un_acked_jobs_come_back_redelivered(ground).await;
     an_ack_after_the_session_ended_says_so(ground).await;
-    without_the_wish_for_jobs_only_control_flows(ground).await;
-    jobs_that_waited_for_the_caller_go_back_when_they_are_not_wanted(ground).await;
+    super::wanted_jobs::all(ground).await;
     un_acked_jobs_are_bounded_by_the_prefetch(ground).await;
     pings_of_others_are_not_passed_on(ground).await;
     a_second_worker_waits_until_the_first_has_gone(ground).await;
@@ -154,7 +156,7 @@ async fn a_refused_message_does_not_take_others_with_it(ground: &dyn Ground) {
 async fn a_confirmed_job_reaches_the_worker_whole(ground: &dyn Ground) {
     let host = some_host();
     let mut session = open_up(ground.client("worker").as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     let mut sent = job(&host, &[0, 159, 146, 150, 255]);
     sent.properties = Properties {
         content_type: "application/vnd.msgpack".to_owned(),
@@ -183,7 +185,7 @@ async fn a_confirmed_job_reaches_the_worker_whole(ground: &dyn Ground) {
 async fn jobs_of_one_publisher_keep_their_order(ground: &dyn Ground) {
     let host = some_host();
     let mut session = open_up(ground.client("worker").as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     let publisher = ground.client("publisher").publisher();
     let sent: Vec<Vec<u8>> = (0..600_u32).map(|number| number.to_be_bytes().to_vec()).collect();
     let publishing = join_all(sent.iter().map(|body| publisher.publish(job(&host, body))));
@@ -206,7 +208,7 @@ async fn urgent_jobs_come_from_their_own_queue(ground: &dyn Ground) {
     let host = some_host();
     let broker = ground.client("worker");
     let mut session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     broker.publisher().publish(message(JOBS_EXCHANGE, urgent_jobs_key(&host), b"restore")).await.unwrap();
     let delivery = next(session.as_mut()).await;
     assert_eq!((delivery.queue, delivery.body.as_slice()), (HostQueue::UrgentJobs, b"restore".as_slice()));
@@ -218,7 +220,7 @@ async fn un_acked_jobs_come_back_redelivered(ground: &dyn Ground) {
     let host = some_host();
     let broker = ground.client("worker");
     let mut first = open_up(broker.as_ref(), &host).await;
-    first.want_jobs(true);
+    first.want_jobs(WantedJobs::All);
     let publisher = broker.publisher();
     for body in [b"1", b"2", b"3"] {
         publisher.publish(job(&host, body)).await.unwrap();
@@ -229,7 +231,7 @@ async fn un_acked_jobs_come_back_redelivered(ground: &dyn Ground) {
     first.close().await;
     drop(two);
     let mut second = open_up(ground.client("worker").as_ref(), &host).await;
-    second.want_jobs(true);
+    second.want_jobs(WantedJobs::All);
     for (body, redelivered) in [(b"2", Some(true)), (b"3", None)] {
         let delivery = next(second.as_mut()).await;
         assert_eq!(delivery.body, body);
@@ -245,72 +247,23 @@ async fn an_ack_after_the_session_ended_says_so(ground: &dyn Ground) {
     let host = some_host();
     let broker = ground.client("worker");
     let mut session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     broker.publisher().publish(job(&host, b"job")).await.unwrap();
     let delivery = next(session.as_mut()).await;
     session.close().await;
     assert!(!delivery.settle.ack().await, "an ack that cannot have been sent");
 }
 
-async fn without_the_wish_for_jobs_only_control_flows(ground: &dyn Ground) {
-    let host = some_host();
-    let broker = ground.client("worker");
-    let mut session = open_up(broker.as_ref(), &host).await;
-    let publisher = broker.publisher();
-    publisher.publish(job(&host, b"job")).await.unwrap();
-    nothing_arrives(session.as_mut()).await;
-    publisher.publish(message(CONTROL_EXCHANGE, control_key(&host, "cancel"), b"it")).await.unwrap();
-    let control = next(session.as_mut()).await;
-    assert_eq!((control.queue, control.routing_key), (HostQueue::Control, control_key(&host, "cancel")));
-    assert!(control.settle.ack().await);
-    session.want_jobs(true);
-    let delivery = next(session.as_mut()).await;
-    assert_eq!(delivery.body, b"job");
-    session.want_jobs(false);
-    // Held since before: its channel has to outlive the wish.
-    assert!(delivery.settle.ack().await);
-    publisher.publish(job(&host, b"later")).await.unwrap();
-    nothing_arrives(session.as_mut()).await;
-    session.want_jobs(true);
-    let later = next(session.as_mut()).await;
-    assert_eq!(later.body, b"later");
-    assert!(later.settle.ack().await);
-    session.close().await;
-}
-
-async fn jobs_that_waited_for_the_caller_go_back_when_they_are_not_wanted(ground: &dyn Ground) {
-    let host = some_host();
-    let broker = ground.client("worker");
-    let mut session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
-    let publisher = broker.publisher();
-    let bodies: Vec<[u8; 1]> = (0..10).map(|number| [number]).collect();
-    for body in &bodies {
-        publisher.publish(job(&host, body)).await.unwrap();
-    }
-    let first = next(session.as_mut()).await;
-    session.want_jobs(false);
-    nothing_arrives(session.as_mut()).await;
-    assert!(first.settle.ack().await);
-    session.want_jobs(true);
-    for body in &bodies[1..] {
-        let delivery = next(session.as_mut()).await;
-        assert_eq!(delivery.body, body, "the order of the queue");
-        assert!(delivery.settle.ack().await);
-    }
-    session.close().await;
-}
-
 async fn un_acked_jobs_are_bounded_by_the_prefetch(ground: &dyn Ground) {
     let host = some_host();
     let broker = ground.client("worker");
     let mut session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     let publisher = broker.publisher();
     let outcomes = join_all((0..40_u8).map(|number| publisher.publish(job(&host, &[number])))).await;
     assert!(outcomes.iter().all(Result::is_ok));
     let mut held = Vec::new();
-    for _ in 0..32 {
+    for _ in 0..PREFETCH {
         held.push(next(session.as_mut()).await);
     }
     nothing_arrives(session.as_mut()).await;
@@ -339,13 +292,18 @@ async fn a_second_worker_waits_until_the_first_has_gone(ground: &dyn Ground) {
     let first = open_up(first_broker.as_ref(), &host).await;
     let second_broker = ground.client("worker");
     let mut second = second_broker.open_host(&host).await;
-    second.want_jobs(true);
+    second.want_jobs(WantedJobs::All);
     reach(second.as_ref(), &SessionState::HostIdInUse).await;
     assert_eq!(*first.state().borrow(), SessionState::Up, "the first is not disturbed");
+    let mut state = second.state();
+    let held = |state: &SessionState| matches!(state, SessionState::Up | SessionState::Blocked { .. });
+    let holds = tokio::spawn(async move { state.wait_for(held).await.map(drop) });
     first_broker.publisher().publish(job(&host, b"job")).await.unwrap();
     nothing_arrives(second.as_mut()).await;
+    assert!(!holds.is_finished(), "the second counts as the holder beside the first");
     first.close().await;
     reach(second.as_ref(), &SessionState::Up).await;
+    holds.await.unwrap().unwrap();
     let delivery = next(second.as_mut()).await;
     assert_eq!(delivery.body, b"job");
     assert!(delivery.settle.ack().await);
@@ -383,6 +341,10 @@ async fn subscribers_get_what_they_bound(ground: &dyn Ground) {
     timeout(PATIENCE, gone).await.expect("the queue of a dropped subscription stays");
 }
 
+fn event_key(kind: &str, event: &str, host: &HostId) -> String {
+    format!("{kind}.{event}.{host}")
+}
+
 fn ignore_unroutable(error: PublishError) -> Result<(), PublishError> {
     if matches!(error, PublishError::Unroutable { .. }) { Ok(()) } else { Err(error) }
 }
@@ -391,7 +353,7 @@ async fn an_oversized_body_is_cut(ground: &dyn Ground) {
     let host = some_host();
     let broker = ground.client("worker");
     let mut session = open_up(broker.as_ref(), &host).await;
-    session.want_jobs(true);
+    session.want_jobs(WantedJobs::All);
     broker.publisher().publish(job(&host, &vec![7; 3 * BODY_BYTES_KEPT_MAX])).await.unwrap();
     let delivery = next(session.as_mut()).await;
     assert_eq!(delivery.body.len(), BODY_BYTES_KEPT_MAX);

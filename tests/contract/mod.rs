@@ -1,3 +1,4 @@
 //! Suites that a fake and the real thing both pass.
 
 pub mod broker;
+pub mod wanted_jobs;

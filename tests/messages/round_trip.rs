@@ -1,6 +1,6 @@
 //! What is written is read back as the same value, and its properties say what it is.
 
-use longshore::message::{Encoding, Event, JobMessage};
+use longshore::message::{DeadLetter, Encoding, Event, JobMessage};
 
 use super::{catalogue, examples};
 
@@ -52,6 +52,15 @@ fn the_events_of_hosts_and_the_letters_have_routing_keys_of_three_words_and_the_
         assert!(key.ends_with(".kvm-07"), "{key}");
         assert_eq!(key.split('.').count(), 3, "{key}");
     }
+}
+
+#[test]
+fn a_letter_with_a_hostile_code_has_no_more_words_in_its_routing_key() {
+    let examples::Value::DeadLetter(mut letter) = examples::value(DeadLetter::MESSAGE_TYPE) else { unreachable!() };
+    letter.failure.code = format!("a.b.#{}", "x".repeat(300));
+    let key = letter.routing_key();
+    assert_eq!(key.split('.').count(), 3, "{key}");
+    assert!(key.len() < 256 && !key.contains('#'), "{key}");
 }
 
 #[test]

@@ -1,23 +1,26 @@
 //! Consumers on a host's queues.
 
-use async_trait::async_trait;
+use std::sync::Arc;
+use std::time::Duration;
+
 use futures_util::StreamExt;
-use lapin::message::Delivery as LapinDelivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{Acker, Channel, Consumer};
+use lapin::{Channel, Consumer};
 use tokio::time::timeout;
 
-use super::convert::{cut, from_lapin};
+use super::delivery::{Unsettled, to_delivery};
 use super::failure::{ANSWER_WAIT, LinkError, answer};
-use super::inbox::Incoming;
+use super::inbox::{Inbox, Reading};
 use super::link::Link;
 use crate::broker::topology::{jobs_queue, urgent_jobs_queue};
-use crate::broker::{Delivery, HostQueue, Settle};
+use crate::broker::{Delivery, HostQueue};
 use crate::model::id::HostId;
 
 /// Control messages that may be un-acked at a time. A worker settles them at once.
 const CONTROL_PREFETCH: u16 = 64;
+/// How long nothing has to arrive until nothing is on its way, where the prefetch is not used up.
+const STOP_QUIET: Duration = Duration::from_millis(250);
 
 /// A consumer and what it reads.
 pub(super) struct QueueConsumer {
@@ -25,6 +28,8 @@ pub(super) struct QueueConsumer {
     name: String,
     channel: Channel,
     consumer: Consumer,
+    prefetch: u16,
+    unsettled: Arc<Unsettled>,
 }
 
 impl QueueConsumer {
@@ -46,115 +51,106 @@ impl QueueConsumer {
         answer("limit the deliveries", channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
         let request = channel.basic_consume(name.as_str().into(), "".into(), options, FieldTable::default());
         let consumer = answer(format!("read queue `{name}`"), request).await?;
-        Ok(Self { queue, name, channel, consumer })
+        Ok(Self { queue, name, channel, consumer, prefetch, unsettled: Arc::default() })
     }
 
     /// The next delivery. An end of the stream is an error: nobody of ours asked for it, so the broker did (the queue is
     /// gone), and lapin may say so by an error, by an end, or by an error followed by nothing.
-    pub(super) async fn next(&mut self) -> Result<Incoming, LinkError> {
+    pub(super) async fn next(&mut self) -> Result<Delivery, LinkError> {
         match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(Incoming { queue: self.queue, delivery }),
+            Some(Ok(delivery)) => Ok(to_delivery(self.queue, delivery, &self.unsettled)),
             Some(Err(source)) => Err(LinkError::Failed { action: format!("read queue `{}`", self.name), source }),
             None => Err(LinkError::Lost(format!("the broker ended reading queue `{}`", self.name))),
         }
     }
 
-    /// Stops, and hands back what was delivered and not taken yet.
-    async fn cancel(&mut self) -> Result<(), LinkError> {
+    /// Stops, and passes on what was delivered until then, at most a prefetch.
+    ///
+    /// A quorum queue takes back what is on its way to a consumer that is cancelled, and counts that as a failed delivery
+    /// (measured on 3.10: the one that followed the last ack). So nothing is acked from here on, and what is on its way is
+    /// awaited before the consumer is cancelled.
+    async fn stop(mut self, inbox: &Inbox) -> Result<(), LinkError> {
+        let unsettled = Arc::clone(&self.unsettled);
+        let _no_acks = unsettled.hold_acks().await;
+        while unsettled.count() < usize::from(self.prefetch) {
+            match timeout(STOP_QUIET, self.next()).await {
+                Ok(delivery) => inbox.push(delivery?),
+                Err(_) => break,
+            }
+        }
         let request = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
         answer(format!("stop reading queue `{}`", self.name), request).await?;
         let drained = timeout(ANSWER_WAIT, async {
             while let Some(Ok(delivery)) = self.consumer.next().await {
-                hand_back(&delivery).await?;
+                inbox.push(to_delivery(self.queue, delivery, &unsettled));
             }
-            Ok(())
         });
-        drained.await.unwrap_or_else(|_| {
-            Err(LinkError::TimedOut {
-                action: format!("empty the consumer of `{}`", self.name),
-                waited_seconds: ANSWER_WAIT.as_secs(),
-            })
+        drained.await.map_err(|_| LinkError::TimedOut {
+            action: format!("empty the consumer of `{}`", self.name),
+            waited_seconds: ANSWER_WAIT.as_secs(),
         })
     }
 }
 
-/// The consumers on both job queues.
-pub(super) struct JobConsumers {
-    urgent: QueueConsumer,
-    jobs: QueueConsumer,
+/// The job queues, each read while its jobs are wanted. Their channel stays while they are not, since what the caller holds is
+/// acked on it.
+pub(super) struct JobQueues {
+    channel: Channel,
+    prefetch: u16,
+    urgent: JobQueue,
+    jobs: JobQueue,
 }
 
-impl JobConsumers {
-    /// Starts both, on a channel of their own.
-    pub(super) async fn start(link: &Link, host: &HostId, prefetch: u16) -> Result<Self, LinkError> {
-        let channel = link.channel().await?;
-        let start =
-            |queue, name| QueueConsumer::start(channel.clone(), queue, name, prefetch, BasicConsumeOptions::default());
-        let urgent = start(HostQueue::UrgentJobs, urgent_jobs_queue(host)).await?;
-        let jobs = start(HostQueue::Jobs, jobs_queue(host)).await?;
-        Ok(Self { urgent, jobs })
+/// One of them.
+struct JobQueue {
+    queue: HostQueue,
+    name: String,
+    reading: Option<QueueConsumer>,
+}
+
+impl JobQueues {
+    /// Neither is read yet.
+    pub(super) async fn new(link: &Link, host: &HostId, prefetch: u16) -> Result<Self, LinkError> {
+        let queue = |queue, name| JobQueue { queue, name, reading: None };
+        Ok(Self {
+            channel: link.channel().await?,
+            prefetch,
+            urgent: queue(HostQueue::UrgentJobs, urgent_jobs_queue(host)),
+            jobs: queue(HostQueue::Jobs, jobs_queue(host)),
+        })
     }
 
-    /// The next delivery of either.
-    pub(super) async fn next(&mut self) -> Result<Incoming, LinkError> {
+    /// Starts or stops reading each, as the caller of the inbox wishes.
+    pub(super) async fn follow(&mut self, inbox: &Inbox) -> Result<(), LinkError> {
+        for line in [&mut self.urgent, &mut self.jobs] {
+            match (inbox.reading(line.queue), line.reading.take()) {
+                (Reading::Wanted, None) => {
+                    let (channel, name) = (self.channel.clone(), line.name.clone());
+                    let options = BasicConsumeOptions::default();
+                    line.reading = Some(QueueConsumer::start(channel, line.queue, name, self.prefetch, options).await?);
+                }
+                (Reading::Unwanted, Some(consumer)) => consumer.stop(inbox).await?,
+                (_, unchanged) => line.reading = unchanged,
+            }
+        }
+        Ok(())
+    }
+
+    /// The next delivery of either; waits for ever where neither is read.
+    pub(super) async fn next(&mut self) -> Result<Delivery, LinkError> {
         tokio::select! {
             biased;
             urgent = self.urgent.next() => urgent,
             job = self.jobs.next() => job,
         }
     }
-
-    /// Stops both. The channel stays, since deliveries that the caller holds are acked on it.
-    pub(super) async fn cancel(&mut self) -> Result<(), LinkError> {
-        self.urgent.cancel().await?;
-        self.jobs.cancel().await
-    }
-
-    /// Starts both again, on the same channel.
-    pub(super) async fn resume(&mut self, prefetch: u16) -> Result<(), LinkError> {
-        for stopped in [&mut self.urgent, &mut self.jobs] {
-            let (channel, name) = (stopped.channel.clone(), stopped.name.clone());
-            let options = BasicConsumeOptions::default();
-            *stopped = QueueConsumer::start(channel, stopped.queue, name, prefetch, options).await?;
-        }
-        Ok(())
-    }
 }
 
-/// Puts a delivery back into its queue, in its old place, without counting as a failed delivery (4.3 counts rejects).
-pub(super) async fn hand_back(delivery: &LapinDelivery) -> Result<(), LinkError> {
-    let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-    answer("hand back a delivery", delivery.nack(options)).await.map(|_| ())
-}
-
-/// A delivery as callers see it.
-pub(super) fn to_delivery(incoming: Incoming) -> Delivery {
-    let Incoming { queue, delivery } = incoming;
-    let (properties, has_cc) = from_lapin(&delivery.properties);
-    Delivery {
-        queue,
-        routing_key: delivery.routing_key.to_string(),
-        redelivered: delivery.redelivered,
-        has_cc,
-        properties,
-        body: cut(delivery.data),
-        settle: Box::new(LapinSettle(delivery.acker)),
-    }
-}
-
-/// Acks on the channel that delivered.
-struct LapinSettle(Acker);
-
-#[async_trait]
-impl Settle for LapinSettle {
-    async fn ack(self: Box<Self>) -> bool {
-        // lapin says `Ok(false)` where the channel is gone: not sent, so it will be delivered again.
-        match answer("ack a delivery", self.0.ack(BasicAckOptions::default())).await {
-            Ok(sent) => sent,
-            Err(error) => {
-                tracing::debug!("it will be delivered again: {}", error.chain());
-                false
-            }
+impl JobQueue {
+    async fn next(&mut self) -> Result<Delivery, LinkError> {
+        match &mut self.reading {
+            Some(consumer) => consumer.next().await,
+            None => std::future::pending().await,
         }
     }
 }

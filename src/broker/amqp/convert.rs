@@ -102,12 +102,10 @@ fn header_text(value: &AMQPValue) -> Option<String> {
     })
 }
 
-/// A body, cut so that nobody keeps more of it than is needed to refuse it.
+/// A body, cut so that nobody keeps more of it than is needed to refuse it, without the room that lapin left for it to grow.
 pub(super) fn cut(mut body: Vec<u8>) -> Vec<u8> {
-    if body.len() > BODY_BYTES_KEPT_MAX {
-        body.truncate(BODY_BYTES_KEPT_MAX);
-        body.shrink_to_fit();
-    }
+    body.truncate(BODY_BYTES_KEPT_MAX);
+    body.shrink_to_fit();
     body
 }
 

@@ -15,6 +15,7 @@
 mod consume;
 mod convert;
 mod declare;
+mod delivery;
 mod failure;
 mod flight;
 mod inbox;

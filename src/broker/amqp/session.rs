@@ -18,10 +18,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::consume::{JobConsumers, QueueConsumer, hand_back, to_delivery};
+use super::consume::{JobQueues, QueueConsumer};
 use super::declare::declare;
 use super::failure::LinkError;
-use super::inbox::{Inbox, Incoming};
+use super::inbox::Inbox;
 use super::link::{Link, LinkHealth, lost};
 use super::ping::Ping;
 use super::publisher::PublishLink;
@@ -29,7 +29,7 @@ use super::thread::AmqpThread;
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::BrokerSettings;
 use crate::broker::topology::{PING_COMMAND, control_key, control_queue, host_queues, shared_queues};
-use crate::broker::{Delivery, HostQueue, HostSession, PublishError, SessionState};
+use crate::broker::{Delivery, HostSession, PublishError, SessionState, WantedJobs};
 use crate::model::id::HostId;
 
 /// How long a session may take to end.
@@ -71,10 +71,10 @@ pub(super) fn open(
 #[async_trait]
 impl HostSession for SessionHandle {
     async fn next(&mut self) -> Delivery {
-        to_delivery(self.inbox.next().await)
+        self.inbox.next().await
     }
 
-    fn want_jobs(&self, wanted: bool) {
+    fn want_jobs(&self, wanted: WantedJobs) {
         self.inbox.want_jobs(wanted);
     }
 
@@ -188,11 +188,14 @@ impl SessionTask {
     /// Reads control messages, and jobs while they are wanted, until something breaks.
     async fn hold(&mut self, link: &Link, mut control: QueueConsumer) -> LinkError {
         let mut health = link.health();
-        let mut jobs = Jobs::Never;
+        let mut jobs = match JobQueues::new(link, &self.host, self.settings.prefetch).await {
+            Ok(jobs) => jobs,
+            Err(error) => return error,
+        };
         let mut ping = Ping::new(self.settings.ping_interval, self.settings.ping_wait, Instant::now());
         let mut ping_publish: Option<BoxFuture<'static, Result<(), PublishError>>> = None;
         loop {
-            if let Err(error) = self.follow_wish(link, &mut jobs).await {
+            if let Err(error) = jobs.follow(&self.inbox).await {
                 return error;
             }
             if ping_publish.is_none()
@@ -205,8 +208,8 @@ impl SessionTask {
             tokio::select! {
                 biased;
                 error = lost(&mut health) => return error,
-                incoming = control.next() => match incoming {
-                    Ok(incoming) => self.take_control_message(incoming, &mut ping).await,
+                delivery = control.next() => match delivery {
+                    Ok(delivery) => self.take_control_message(delivery, &mut ping).await,
                     Err(error) => return error,
                 },
                 published = published(&mut ping_publish) => {
@@ -216,53 +219,26 @@ impl SessionTask {
                     }
                 }
                 Ok(()) = self.publish_health.changed() => {}
-                () = self.inbox.wish_changed() => {}
+                () = self.inbox.reading_changed() => {}
                 () = sleep_to(ping.wake_at()) => if ping.is_silent(Instant::now()) {
                     return LinkError::Silent(format!(
                         "the ping through the own control queue did not arrive within {} s",
                         self.settings.ping_wait.as_secs_f32()
                     ));
                 },
-                incoming = jobs.next() => match incoming {
-                    Ok(incoming) => self.inbox.push(incoming),
+                delivery = jobs.next() => match delivery {
+                    Ok(delivery) => self.inbox.push(delivery),
                     Err(error) => return error,
                 },
             }
         }
     }
 
-    /// Starts or stops reading jobs, as the caller wishes.
-    async fn follow_wish(&self, link: &Link, jobs: &mut Jobs) -> Result<(), LinkError> {
-        match (self.inbox.jobs_wanted(), &mut *jobs) {
-            (true, Jobs::Never) => {
-                *jobs = Jobs::Read(JobConsumers::start(link, &self.host, self.settings.prefetch).await?);
-            }
-            (true, Jobs::Stopped(_)) => {
-                if let Jobs::Stopped(mut consumers) = std::mem::replace(jobs, Jobs::Never) {
-                    consumers.resume(self.settings.prefetch).await?;
-                    *jobs = Jobs::Read(consumers);
-                }
-            }
-            (false, Jobs::Read(_)) => {
-                if let Jobs::Read(mut consumers) = std::mem::replace(jobs, Jobs::Never) {
-                    consumers.cancel().await?;
-                    for unwanted in self.inbox.take_jobs() {
-                        hand_back(&unwanted.delivery).await?;
-                    }
-                    *jobs = Jobs::Stopped(consumers);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     /// Passes a control message on; pings stay here.
-    async fn take_control_message(&self, incoming: Incoming, ping: &mut Ping) {
-        if incoming.delivery.routing_key.as_str() != control_key(&self.host, PING_COMMAND) {
-            return self.inbox.push(incoming);
+    async fn take_control_message(&self, delivery: Delivery, ping: &mut Ping) {
+        if delivery.routing_key != control_key(&self.host, PING_COMMAND) {
+            return self.inbox.push(delivery);
         }
-        let delivery = to_delivery(Incoming { queue: HostQueue::Control, delivery: incoming.delivery });
         if !delivery.has_cc {
             ping.arrived(&delivery.properties.message_id);
         }
@@ -304,25 +280,6 @@ impl SessionTask {
             *shown = state;
             changed
         });
-    }
-}
-
-/// Whether jobs are read.
-enum Jobs {
-    /// Not on this connection yet.
-    Never,
-    /// They are.
-    Read(JobConsumers),
-    /// They were; the channel stays for the acks.
-    Stopped(JobConsumers),
-}
-
-impl Jobs {
-    async fn next(&mut self) -> Result<Incoming, LinkError> {
-        match self {
-            Jobs::Read(consumers) => consumers.next().await,
-            Jobs::Never | Jobs::Stopped(_) => std::future::pending().await,
-        }
     }
 }
 

@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::broker::topology::{JOBS_EXCHANGE, control_queue, jobs_key, jobs_queue};
-    use crate::broker::{HostSession, Outgoing, Properties, PublishError, Publisher, SessionState};
+    use crate::broker::{HostSession, Outgoing, Properties, PublishError, Publisher, SessionState, WantedJobs};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -193,7 +193,7 @@ mod tests {
         let server = MemoryServer::new();
         let broker = server.client(MemorySettings::default());
         let mut session = broker.open_host(&host()).await;
-        session.want_jobs(true);
+        session.want_jobs(WantedJobs::All);
         reach(session.as_ref(), SessionState::Up).await;
         broker.publisher().publish(job(true)).await.unwrap();
         broker.publisher().publish(job(false)).await.unwrap();
@@ -248,7 +248,7 @@ mod tests {
         let server = MemoryServer::new();
         let broker = server.client(MemorySettings::default());
         let mut session = broker.open_host(&host()).await;
-        session.want_jobs(true);
+        session.want_jobs(WantedJobs::All);
         reach(session.as_ref(), SessionState::Up).await;
         server.silence_consumers();
         broker.publisher().publish(job(true)).await.unwrap();

@@ -1,7 +1,8 @@
-//! A host's session: a task keeps the control queue, the caller takes deliveries straight from the queues.
+//! A host's session: a task keeps the control queue; jobs that are wanted are handed over up to the prefetch, ahead of the caller,
+//! as a real broker does.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -9,12 +10,12 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::client::DOWN;
-use super::state::{Address, ConsumerId, Stored};
+use super::state::{Address, ConsumerId, State, Stored};
 use super::{MemorySettings, Shared};
 use crate::broker::topology::{
     PING_COMMAND, QueueType, control_key, control_queue, host_queues, jobs_queue, urgent_jobs_queue,
 };
-use crate::broker::{BODY_BYTES_KEPT_MAX, Delivery, HostQueue, HostSession, SessionState, Settle};
+use crate::broker::{BODY_BYTES_KEPT_MAX, Delivery, HostQueue, HostSession, SessionState, Settle, WantedJobs};
 use crate::model::id::HostId;
 
 /// What the caller's handle and the task share.
@@ -24,8 +25,37 @@ struct Hold {
     host: HostId,
     /// The consumer that holds the control queue.
     consumer: Mutex<Option<ConsumerId>>,
-    wanted: AtomicBool,
+    jobs: Mutex<Jobs>,
     state: watch::Sender<SessionState>,
+}
+
+/// Jobs on their way to the caller.
+#[derive(Default)]
+struct Jobs {
+    wanted: WantedJobs,
+    urgent: Line,
+    normal: Line,
+}
+
+/// What was handed over of one job queue and not taken yet.
+#[derive(Default)]
+struct Line {
+    handed_over: VecDeque<(Address, Stored)>,
+    /// The queue was not wanted for a while, and some of what came before waits still: nothing more comes until it is taken.
+    paused: bool,
+}
+
+impl Line {
+    /// Hands over what may be, and forgets what was given back with its consumer.
+    fn fill(&mut self, wanted: bool, state: &mut State, queue: &str, consumer: ConsumerId, prefetch: usize) {
+        self.handed_over.retain(|(address, _)| state.holds(address));
+        self.paused = !wanted || (self.paused && !self.handed_over.is_empty());
+        while !self.paused
+            && let Some(handed_over) = state.take(queue, consumer, prefetch)
+        {
+            self.handed_over.push_back(handed_over);
+        }
+    }
 }
 
 struct MemorySession {
@@ -36,8 +66,7 @@ struct MemorySession {
 /// Opens a session.
 pub(super) fn open(shared: Arc<Shared>, settings: MemorySettings, host: HostId) -> Box<dyn HostSession> {
     let state = watch::Sender::new(SessionState::Connecting { reason: "not connected yet".to_owned() });
-    let hold =
-        Arc::new(Hold { shared, settings, host, consumer: Mutex::new(None), wanted: AtomicBool::new(false), state });
+    let hold = Arc::new(Hold { shared, settings, host, consumer: Mutex::new(None), jobs: Mutex::default(), state });
     let keeper = tokio::spawn(keep(Arc::clone(&hold))).abort_handle();
     Box::new(MemorySession { hold, keeper })
 }
@@ -69,19 +98,30 @@ impl Hold {
 
     fn take(&self) -> Option<(HostQueue, Address, Stored)> {
         let consumer = self.consumer()?;
-        let mut state = self.shared.look();
-        let mut take = |queue, name: String, prefetch| {
-            state.take(&name, consumer, prefetch).map(|(address, stored)| (queue, address, stored))
-        };
-        if let Some(control) = take(HostQueue::Control, control_queue(&self.host), usize::MAX) {
-            return Some(control);
+        let control = self.shared.look().take(&control_queue(&self.host), consumer, usize::MAX);
+        if let Some((address, stored)) = control {
+            return Some((HostQueue::Control, address, stored));
         }
-        if !self.wanted.load(Ordering::SeqCst) {
-            return None;
-        }
-        let prefetch = self.settings.prefetch;
-        take(HostQueue::UrgentJobs, urgent_jobs_queue(&self.host), prefetch)
-            .or_else(|| take(HostQueue::Jobs, jobs_queue(&self.host), prefetch))
+        let mut jobs = self.jobs();
+        self.fill(&mut jobs);
+        let taken =
+            |queue, line: &mut Line| line.handed_over.pop_front().map(|(address, stored)| (queue, address, stored));
+        let Jobs { urgent, normal, .. } = &mut *jobs;
+        taken(HostQueue::UrgentJobs, urgent).or_else(|| taken(HostQueue::Jobs, normal))
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the broker hand over what is wanted.
+    fn fill(&self, jobs: &mut Jobs) {
+        let Some(consumer) = self.consumer() else { return };
+        let Jobs { wanted, urgent, normal } = jobs;
+        let (prefetch, state) = (self.settings.prefetch, &mut *self.shared.look());
+        let from_urgent = wanted.takes_from(HostQueue::UrgentJobs);
+        urgent.fill(from_urgent, state, &urgent_jobs_queue(&self.host), consumer, prefetch);
+        normal.fill(wanted.takes_from(HostQueue::Jobs), state, &jobs_queue(&self.host), consumer, prefetch);
     }
 }
 
@@ -193,8 +233,16 @@ impl HostSession for MemorySession {
         }
     }
 
-    fn want_jobs(&self, wanted: bool) {
-        self.hold.wanted.store(wanted, Ordering::SeqCst);
+    fn want_jobs(&self, wanted: WantedJobs) {
+        let mut jobs = self.hold.jobs();
+        if jobs.wanted == wanted {
+            return;
+        }
+        // What came while it was wanted has been handed over, whether the caller has asked for it or not.
+        self.hold.fill(&mut jobs);
+        jobs.wanted = wanted;
+        self.hold.fill(&mut jobs);
+        drop(jobs);
         self.hold.shared.change(|_| ());
     }
 

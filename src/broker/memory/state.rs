@@ -222,13 +222,19 @@ impl State {
         Some((Address { queue: name, place, consumer }, stored))
     }
 
+    /// Whether a delivery is its holder's still.
+    pub(super) fn holds(&self, address: &Address) -> bool {
+        let held = self.queues.get(&address.queue).and_then(|queue| queue.unacked.get(&address.place));
+        held.is_some_and(|(holder, _)| *holder == address.consumer)
+    }
+
     /// Settles a delivery. `false` if it is not its holder's any more.
     pub(super) fn ack(&mut self, address: &Address) -> bool {
-        let Some(queue) = self.queues.get_mut(&address.queue) else { return false };
-        if queue.unacked.get(&address.place).is_none_or(|(holder, _)| *holder != address.consumer) {
-            return false;
+        let held = self.holds(address);
+        if held && let Some(queue) = self.queues.get_mut(&address.queue) {
+            queue.unacked.remove(&address.place);
         }
-        queue.unacked.remove(&address.place).is_some()
+        held
     }
 
     /// A consumer's connection is gone: what it holds goes back, what is its own goes away.
