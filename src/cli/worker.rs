@@ -16,7 +16,7 @@ use crate::broker;
 use crate::config::{Config, LogFormat};
 use crate::host::guard::ProcessGuards;
 use crate::host::hypervisor::libvirt::Libvirt;
-use crate::host::mover::ProcessMovers;
+use crate::host::mover::{ProcessMovers, sweep};
 use crate::job::{BackupSettings, Doors};
 use crate::journal::Journal;
 use crate::model::id::{HostId, InstallationId};
@@ -58,6 +58,10 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     }
     let journal = Journal::open(&config.worker.state_dir).await.map_err(CliError::failed)?;
     tracing::info!(host = %host, installation = %journal.installation(), version = env!("CARGO_PKG_VERSION"), "starting");
+    // What the movers of an earlier worker left in the run directory; one that still runs keeps its own.
+    for left in tokio::task::block_in_place(|| sweep(&config.worker.run_dir))? {
+        tracing::info!(directory = %left.display(), "removed what an earlier mover left");
+    }
     let doors = doors(config);
     let parts = Parts {
         settings: worker_settings(config, host.clone()),
