@@ -57,6 +57,8 @@ pub struct Fleet {
     pub host: HostId,
     directory: tempfile::TempDir,
     instances: BTreeMap<String, InstanceId>,
+    /// Deliveries of each job queue that the worker has on their way at a time.
+    pub prefetch: usize,
     worker: Option<Worker>,
     finished: bool,
 }
@@ -89,6 +91,7 @@ impl Fleet {
             movers: FakeMovers::new(),
             settings: settings(&host, directory.path()),
             panics: Panics::default(),
+            prefetch: MemorySettings::default().prefetch,
             worker: None,
             finished: false,
             instances: ids,
@@ -149,7 +152,11 @@ impl Fleet {
             same_device_ok: false,
         };
         // An impatient client, so that an outage is felt.
-        let broker = MemorySettings { publish_wait: Duration::from_millis(200), ..MemorySettings::default() };
+        let broker = MemorySettings {
+            publish_wait: Duration::from_millis(200),
+            prefetch: self.prefetch,
+            ..MemorySettings::default()
+        };
         Parts {
             settings: self.settings.clone(),
             broker: self.server.client(broker),

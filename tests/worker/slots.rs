@@ -117,29 +117,34 @@ async fn urgent_jobs_have_a_slot_of_their_own_and_come_first() {
 }
 
 #[tokio::test]
-async fn what_is_over_the_bound_stays_in_the_queue_until_there_is_room() {
-    let names: Vec<String> = (0..8).map(|number| format!("i{number}")).collect();
+async fn over_the_bound_normal_jobs_stay_in_the_queue_and_urgent_ones_are_taken() {
+    const BOUND: usize = 3;
+    let names: Vec<String> = (0..9).map(|number| format!("i{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut fleet = Fleet::without_worker(&names).await;
     fleet.settings.slots = Slots { host: 2, repository: 10 };
-    fleet.settings.open_runs_max = 3;
+    fleet.settings.open_runs_max = BOUND;
+    fleet.prefetch = 1;
     fleet.movers.hang("copy");
     fleet.start().await;
+    let (urgent, normal) = names.split_last().unwrap();
     let mut keys = Vec::new();
-    for name in &names {
+    for name in normal {
         keys.push(fleet.publish(&fleet.job(name)).await);
     }
-    heartbeat(&fleet, 1, 2).await;
     let queue = jobs_queue(&fleet.host);
-    let depth = fleet.server.depth(&queue).unwrap();
-    assert_eq!((depth.ready, depth.unacked), (5, 0), "three are taken");
+    let depth = |fleet: &Fleet| fleet.server.depth(&queue).unwrap();
+    let taken = |fleet: &Fleet| normal.len() - depth(fleet).ready - depth(fleet).unacked;
+    fleet.until("the bound", |fleet| (taken(fleet) >= BOUND).then_some(())).await;
     // Another look, after the worker has had every chance to take more.
     let beats = |fleet: &Fleet| fleet.events.of_host().len();
     let before = beats(&fleet);
     fleet.until("more heartbeats", |fleet| (beats(fleet) > before + 5).then_some(())).await;
-    assert_eq!(fleet.server.depth(&queue).unwrap().ready, 5);
+    assert!(taken(&fleet) <= BOUND + fleet.prefetch, "{} were taken", taken(&fleet));
+    let urgent = fleet.publish_urgent(&fleet.job(urgent)).await;
+    fleet.until("the urgent job", |fleet| started(fleet, urgent).then_some(())).await;
     fleet.movers.unhang("copy");
-    for key in keys {
+    for key in keys.into_iter().chain([urgent]) {
         fleet.completed(key).await;
     }
     fleet.finish().await;
