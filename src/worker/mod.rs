@@ -153,8 +153,9 @@ async fn say_that_it_drains(shared: &Shared, driver: &Driver, publisher: &dyn Pu
 
 /// Resolves when the host id turns out to be in use before it was ever ours.
 async fn taken_by_another(mut state: watch::Receiver<SessionState>) {
-    let known = state.wait_for(|state| matches!(state, SessionState::Up | SessionState::HostIdInUse)).await;
-    let in_use = known.is_ok_and(|state| *state == SessionState::HostIdInUse);
+    // Blocked says that the broker does not read from us, which it can only say to one that holds its queues.
+    let settled = |state: &SessionState| !matches!(state, SessionState::Connecting { .. });
+    let in_use = state.wait_for(settled).await.is_ok_and(|state| *state == SessionState::HostIdInUse);
     if !in_use {
         std::future::pending::<()>().await;
     }
