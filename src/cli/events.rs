@@ -17,7 +17,7 @@ pub struct EventsArgs {
     /// Binding key, such as `backup.#` or `*.failed.kvm-07`; may be repeated
     #[arg(long, value_name = "KEY", default_value = "#")]
     key: Vec<String>,
-    /// Copies of dead letters in place of events; the letters stay in their queue
+    /// Copies of dead letters as they come, in place of events; the letters themselves go to their queue
     #[arg(long)]
     dead: bool,
     /// One JSON object a line, with the whole event
