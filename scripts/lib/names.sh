@@ -4,13 +4,19 @@
 lab_name=${LONGSHORE_LAB:-main}
 [[ $lab_name =~ ^[a-z0-9][a-z0-9-]{0,15}$ && $lab_name != cache && $lab_name != venv ]] ||
     die "laboratory name \`$lab_name\` is not usable: 1 to 16 of a-z, 0-9 and -, and neither cache nor venv"
-# Elsewhere only where other users have to come to it and can't come to the checkout.
-lab_dir=${LONGSHORE_LAB_BASE:-$root/target/lab}/$lab_name
+# A unix socket's path holds 107 bytes, and the tests need room for names of their own below the laboratory.
+longest_lab_dir=72
+# Elsewhere only where other users have to come to it and can't come to the checkout, or where the checkout's path is too long.
+lab_base=${LONGSHORE_LAB_BASE:-$root/target/lab}
+if ((${#lab_base} + 1 + ${#lab_name} > longest_lab_dir)); then
+    lab_base=/var/tmp/longshore-$(printf '%s' "$lab_base" | cksum | cut -d' ' -f1)
+    mkdir -p "$lab_base"
+    chmod 711 "$lab_base"
+fi
+lab_dir=$lab_base/$lab_name
 lab_cache=$root/target/lab/cache
 libvirt_socket=$lab_dir/libvirt/run/libvirt/libvirt-sock
 
-# A unix socket's path holds 107 bytes, and the tests need room for names of their own below the laboratory.
-longest_lab_dir=72
 ((${#lab_dir} <= longest_lab_dir)) || die "\`$lab_dir\` is too long for unix sockets below it: at most $longest_lab_dir bytes"
 [[ $lab_dir != *[[:space:]]* ]] || die "\`$lab_dir\` holds white space, which the daemons' configuration can't carry"
 
