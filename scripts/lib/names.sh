@@ -2,27 +2,30 @@
 # shellcheck shell=bash
 
 lab_name=${LONGSHORE_LAB:-main}
-[[ $lab_name =~ ^[a-z0-9][a-z0-9-]{0,15}$ && $lab_name != cache && $lab_name != venv ]] ||
-    die "laboratory name \`$lab_name\` is not usable: 1 to 16 of a-z, 0-9 and -, and neither cache nor venv"
-# A unix socket's path holds 107 bytes, and the tests need room for names of their own below the laboratory.
-longest_lab_dir=72
+[[ $lab_name =~ ^[a-z0-9][a-z0-9-]{0,12}$ && $lab_name != cache && $lab_name != venv ]] ||
+    die "laboratory name \`$lab_name\` is not usable: 1 to 13 of a-z, 0-9 and -, and neither cache nor venv"
+# A worker's run directory has at most 49 bytes (unix sockets lie below it), of which the tests take `/fleet/001/run`.
+longest_lab_dir=35
 # Elsewhere only where other users have to come to it and can't come to the checkout, or where the checkout's path is too long.
 lab_base=${LONGSHORE_LAB_BASE:-$root/target/lab}
 if ((${#lab_base} + 1 + ${#lab_name} > longest_lab_dir)); then
-    lab_base=/var/tmp/longshore-$(printf '%s' "$lab_base" | cksum | cut -d' ' -f1)
-    mkdir -p "$lab_base"
-    chmod 711 "$lab_base"
+    lab_base=/var/tmp/lab-$(printf '%08x' "$(printf '%s' "$lab_base" | cksum | cut -d' ' -f1)")
 fi
 lab_dir=$lab_base/$lab_name
 lab_cache=$root/target/lab/cache
 libvirt_socket=$lab_dir/libvirt/run/libvirt/libvirt-sock
 
-((${#lab_dir} <= longest_lab_dir)) || die "\`$lab_dir\` is too long for unix sockets below it: at most $longest_lab_dir bytes"
 [[ $lab_dir != *[[:space:]]* ]] || die "\`$lab_dir\` holds white space, which the daemons' configuration can't carry"
 
 # Daemons carry the mark in their environment; what runs in libvirt's mount namespace sees it as a mount's source.
 # By it `down` finds all of them, whatever was killed before, and it ends with a colon so that `main` isn't `main-2`.
 lab_mark=longshore-lab:$lab_dir:
+
+# Below /var/tmp anybody could have made it before us.
+make_lab_base() {
+    mkdir -p -m 711 "$lab_base"
+    { [ -O "$lab_base" ] && [ ! -L "$lab_base" ]; } || die "\`$lab_base\` belongs to somebody else"
+}
 
 port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 

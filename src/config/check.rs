@@ -23,14 +23,24 @@ struct Number {
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
+/// Longest path of a unix socket, bytes: `sun_path` has 108 with its closing zero (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// What a mover puts below `worker.run_dir`: `/<attempt>/sockets/<disk>` and an ending.
+const MOVER_SOCKET_BYTES: usize = 1 + ATTEMPT_BYTES + 9 + 16 + 12;
+/// What a pull export puts there, besides the host id: `/<host>.<attempt>/nbd`.
+const EXPORT_SOCKET_BYTES: usize = 1 + 1 + ATTEMPT_BYTES + 4;
+/// An attempt's name: twelve digits of the job id, the run and the attempt, with room for three digits each.
+const ATTEMPT_BYTES: usize = 12 + 1 + 3 + 1 + 3;
+
 pub(super) fn check(raw: Raw, layers: &Layers<'_>) -> Result<Config, ConfigError> {
     let checker = Checker { layers };
     let uri = raw.libvirt.uri.unwrap_or_else(|| "qemu:///system".to_owned());
+    let host = checker.host(raw.host)?;
     Ok(Config {
-        host: checker.host(raw.host)?,
         broker: checker.broker(raw.broker)?,
         libvirt: LibvirtConfig { uri },
-        worker: checker.worker(raw.worker)?,
+        worker: checker.worker(raw.worker, &host)?,
+        host,
         scratch: checker.scratch(raw.scratch)?,
         backup: checker.backup(&raw.backup)?,
         log: checker.log(raw.log)?,
@@ -85,6 +95,18 @@ impl Checker<'_> {
     fn directory(&self, key: &str, given: Option<String>, default: &str) -> Result<PathBuf, ConfigError> {
         let path = PathBuf::from(given.unwrap_or_else(|| default.to_owned()));
         if path.is_absolute() { Ok(path) } else { Err(self.value(key, "it is an absolute path")) }
+    }
+
+    /// The directory that sockets lie below, whose paths the kernel bounds: better refused here than by every job.
+    fn run_dir(&self, given: Option<String>, host: &str) -> Result<PathBuf, ConfigError> {
+        let key = "worker.run_dir";
+        let path = self.directory(key, given, "/run/longshore")?;
+        let longest = SOCKET_PATH_BYTES_MAX - MOVER_SOCKET_BYTES.max(EXPORT_SOCKET_BYTES + host.len());
+        if path.as_os_str().len() <= longest {
+            return Ok(path);
+        }
+        let rule = format!("it has at most {longest} bytes on this host, since sockets lie below it (unix(7))");
+        Err(self.value(key, rule))
     }
 
     fn host(&self, given: Option<String>) -> Result<String, ConfigError> {
@@ -149,7 +171,7 @@ impl Checker<'_> {
         })
     }
 
-    fn worker(&self, raw: RawWorker) -> Result<WorkerConfig, ConfigError> {
+    fn worker(&self, raw: RawWorker, host: &str) -> Result<WorkerConfig, ConfigError> {
         let slots = self.narrow("worker.slots", raw.slots, &Number { default: 3, range: 1..=256 })?;
         let per_repository = Number { default: u64::from(slots), range: 1..=256 };
         let waiting_max = Number { default: 1000, range: 1..=100_000 };
@@ -159,7 +181,7 @@ impl Checker<'_> {
         let key = "worker.slots_per_repository";
         Ok(WorkerConfig {
             state_dir: self.directory("worker.state_dir", raw.state_dir, "/var/lib/longshore/journal")?,
-            run_dir: self.directory("worker.run_dir", raw.run_dir, "/run/longshore")?,
+            run_dir: self.run_dir(raw.run_dir, host)?,
             slots,
             slots_per_repository: self.narrow(key, raw.slots_per_repository, &per_repository)?,
             waiting_max: self.narrow("worker.waiting_max", raw.waiting_max, &waiting_max)?,

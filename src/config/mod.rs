@@ -165,6 +165,11 @@ mod tests {
                 "[worker]\nstate_dir = 'state'",
                 "`worker.state_dir` in `worker.toml` is not allowed: it is an absolute path",
             ),
+            (
+                &format!("host = 'h'\n{URI}[worker]\nrun_dir = '/{}'", "r".repeat(49)),
+                "`worker.run_dir` in `worker.toml` is not allowed: it has at most 49 bytes on this host, since sockets lie \
+                 below it (unix(7))",
+            ),
             ("[log]\nformat = 'xml'", "`log.format` in `worker.toml` is not allowed: it is `text` or `json`"),
         ] {
             assert_eq!(files.refusal(&format!("{URI}{text}"), &[]), refusal);

@@ -1,7 +1,8 @@
 //! One worker of its own for each test: host id, directories, configuration, repository, and a listener to all it says.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,8 +69,7 @@ impl Fleet {
 
     pub fn without_worker(name: &str, settings: Settings) -> Self {
         let host = format!("{name}-{}", std::process::id());
-        let folder = PathBuf::from(variable("LONGSHORE_LAB_DIR")).join("fleet").join(&host);
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = free_folder(&PathBuf::from(variable("LONGSHORE_LAB_DIR")).join("fleet"));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let uri = settings.broker_uri.parse().unwrap();
         let broker = broker::connect(BrokerSettings::new(uri, "test")).unwrap();
@@ -236,6 +236,18 @@ impl Fleet {
         }
         std::fs::remove_dir_all(&self.folder).unwrap();
     }
+}
+
+/// A folder that nobody has, with a short name: sockets lie below it.
+fn free_folder(parent: &Path) -> PathBuf {
+    std::fs::create_dir_all(parent).unwrap();
+    let mut folders = (0..=999).map(|number| parent.join(format!("{number:03}")));
+    let is_ours = |folder: &PathBuf| match std::fs::create_dir(folder) {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+        Err(error) => panic!("{}: {error}", folder.display()),
+    };
+    folders.find(is_ours).expect("a free number")
 }
 
 impl Drop for Fleet {
