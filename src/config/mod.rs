@@ -150,6 +150,11 @@ mod tests {
                 "`worker.toml` is not TOML: at line 2, column 36: invalid literal string, expected `'`",
             ),
             ("host = 'KVM.07'", "`host` in `worker.toml` is not allowed: it has 1 to 63 of a-z, 0-9 and `-`"),
+            (
+                &format!("host = 'h'\n{URI}[worker]\nrun_dir = '/{}'", "r".repeat(49)),
+                "`worker.run_dir` in `worker.toml` is not allowed: it has at most 49 bytes on this host, since sockets lie \
+                 below it (unix(7))",
+            ),
             ("[worker]\nslots = 'many'", "`worker.slots` in `worker.toml` is not allowed: an integer is wanted"),
         ] {
             assert_eq!(files.refusal(text, &[]), refusal);
@@ -164,11 +169,6 @@ mod tests {
             (
                 "[worker]\nstate_dir = 'state'",
                 "`worker.state_dir` in `worker.toml` is not allowed: it is an absolute path",
-            ),
-            (
-                &format!("host = 'h'\n{URI}[worker]\nrun_dir = '/{}'", "r".repeat(49)),
-                "`worker.run_dir` in `worker.toml` is not allowed: it has at most 49 bytes on this host, since sockets lie \
-                 below it (unix(7))",
             ),
             ("[log]\nformat = 'xml'", "`log.format` in `worker.toml` is not allowed: it is `text` or `json`"),
         ] {
