@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lab::{LabInstance, eventually};
+use lab::{LabInstance, eventually, guard_stands};
 use longshore::failure::Code;
 use longshore::host::guard::{GuardDuty, Guards, ProcessGuards, PullDuty};
 use longshore::host::hypervisor::libvirt::Libvirt;
@@ -74,6 +74,8 @@ impl Worker {
     fn freezes(guest: &LabInstance, freeze_limit_seconds: u32) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "the_worker", "--nocapture"])
+            // By its home `lab down` finds a guard that outlives the test.
+            .env("HOME", &guest.folder)
             .env("WORKER_INSTANCE", guest.id.to_string())
             .env("WORKER_FOLDER", &guest.folder)
             .env("WORKER_FREEZE_LIMIT_SECONDS", freeze_limit_seconds.to_string())
@@ -95,12 +97,6 @@ impl Drop for Worker {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Whether a guard of the instance still holds its place.
-fn guard_stands(instance: InstanceId) -> bool {
-    let place = Path::new("/run/longshore-guard").join(instance.to_string());
-    std::fs::File::open(place).is_ok_and(|place| place.try_lock().is_err())
 }
 
 #[test]

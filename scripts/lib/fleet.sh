@@ -7,6 +7,7 @@ fleet_share=$fleet_dir/share
 fleet_repository=$fleet_dir/repository-id
 fleet_config=$fleet_dir/worker.toml
 worker_start_seconds=30
+# More than its drain and the way back of what it then stops.
 worker_stop_seconds=60
 longshore=${LONGSHORE_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/longshore}
 
@@ -25,6 +26,7 @@ uri = "$LONGSHORE_LAB_LIBVIRT_URI"
 [worker]
 state_dir = "$fleet_dir/state"
 run_dir = "$fleet_dir/run"
+drain_seconds = 20
 
 [scratch]
 dir = "$fleet_dir/scratch"
@@ -36,11 +38,11 @@ CONFIG
 
 worker_consumes() { "$LONGSHORE_LAB_RABBITMQCTL" -q list_consumers queue_name 2>/dev/null | grep -qx "longshore.jobs.$fleet_host"; }
 
-# It carries the laboratory's mark, so that `lab down` ends it too where we can't.
+# Its home is the laboratory's, by which `lab down` ends it and its guards too where we can't.
 start_worker() {
     write_worker_config
     "$longshore" repository init "$fleet_share" >"$fleet_repository" || return
-    LONGSHORE_LAB_MARK=$lab_mark "$longshore" worker --config "$fleet_config" >"$fleet_dir/worker.log" 2>&1 </dev/null &
+    HOME=$fleet_dir "$longshore" worker --config "$fleet_config" >"$fleet_dir/worker.log" 2>&1 </dev/null &
     worker_pid=$!
     wait_until "$worker_start_seconds" "the worker consumes longshore.jobs.$fleet_host" worker_consumes ||
         { tail -n 20 "$fleet_dir/worker.log" >&2; return 1; }
@@ -48,10 +50,13 @@ start_worker() {
 
 stop_worker() {
     [ -n "${worker_pid:-}" ] || return 0
+    local status=0
     kill -TERM "$worker_pid" 2>/dev/null || true
-    wait_until "$worker_stop_seconds" "the worker ends after SIGTERM" process_is_gone "$worker_pid"
-    wait "$worker_pid"
+    wait_until "$worker_stop_seconds" "the worker ends after SIGTERM" process_is_gone "$worker_pid" ||
+        kill -KILL "$worker_pid"
+    wait "$worker_pid" || status=$?
     worker_pid=
+    return "$status"
 }
 
 backups_of() {

@@ -5,7 +5,8 @@ sweep_seconds=10
 
 process_is_gone() { [ ! -e "/proc/$1" ] || grep -qs '^State:[[:space:]]*[ZX]' "/proc/$1/status"; }
 
-carries_mark() { grep -qsF -- "$lab_mark" "/proc/$1/environ" "/proc/$1/mountinfo"; }
+# Guards are given no environment but a few variables, of which their home is in the laboratory.
+carries_mark() { grep -qsF -e "$lab_mark" -e "HOME=$lab_dir/" -- "/proc/$1/environ" "/proc/$1/mountinfo"; }
 
 # Our own shell and its ancestors carry the laboratory's folder on their command lines without being part of it.
 is_ancestor() {
@@ -20,7 +21,7 @@ is_ancestor() {
 marked_processes() {
     local pid found
     # grep fails when nothing matches and when a process ends between listing and reading; both are fine.
-    found=$(grep -lsF -- "$lab_mark" /proc/[0-9]*/environ /proc/[0-9]*/mountinfo || true)
+    found=$(grep -lsF -e "$lab_mark" -e "HOME=$lab_dir/" -- /proc/[0-9]*/environ /proc/[0-9]*/mountinfo || true)
     for pid in $(cut -s -d/ -f3 <<<"$found" | sort -un); do
         process_is_gone "$pid" || is_ancestor "$pid" || echo "$pid"
     done

@@ -6,9 +6,9 @@ use longshore::message::event::RunDetail;
 use longshore::message::job::RetryPart;
 
 use crate::fleet::{Fleet, JOB, Settings};
-use crate::lab::{LabInstance, eventually};
+use crate::lab::{LabInstance, eventually, guard_stands};
 use crate::share::Share;
-use crate::slate::{guard_stands, mounts_below, processes_of};
+use crate::slate::{mounts_below, processes_of};
 
 /// A share that is slow enough for a fault to come while bytes are on their way.
 const SLOW: &str = r#"{"bw_mb": 8}"#;
@@ -131,11 +131,12 @@ fn a_mover_stuck_behind_a_dead_share_is_named_and_gone_when_the_share_is_back() 
     job.retry = Some(RetryPart { attempts: Some(1), ..RetryPart::default() });
     let job = fleet.publish(&job);
     fleet.is_copying(job);
+    assert!(guard_stands(bare.id), "a pull is watched over");
     share.order(r#"{"mode": "hang"}"#);
     let RunDetail::Failed(failed) = fleet.heard.end_of(job, STUCK) else { panic!("the job did not fail") };
     assert_eq!(failed.failure.code, "stalled", "{failed:#?}");
     assert!(!failed.left_overs.is_empty(), "what could not be removed is named");
-    assert!(!bare.has_backup_job() && !guard_stands(&bare));
+    assert!(!bare.has_backup_job() && !guard_stands(bare.id));
     assert!(!processes_of(&fleet.folder.join("run")).is_empty(), "nobody can kill the mover yet");
     share.heal();
     eventually("the mover is gone", JOB, || processes_of(&fleet.folder.join("run")).is_empty());

@@ -119,7 +119,8 @@ impl Fleet {
         Command::new(LONGSHORE)
             .args(["worker", "--config"])
             .arg(self.config())
-            .env("LONGSHORE_LAB_MARK", format!("longshore-lab:{}:", variable("LONGSHORE_LAB_DIR")))
+            // By its home `lab down` finds it, and its guards.
+            .env("HOME", &self.folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use longshore::journal::Journal;
 
-use crate::lab::{LabInstance, eventually, virsh};
+use crate::lab::{LabInstance, eventually, guard_stands, virsh};
 use crate::share::Share;
 
 /// Longest time for what a job releases last to be gone.
@@ -27,7 +27,7 @@ pub fn instances_are_free(instances: &[&LabInstance]) {
 pub fn host_is_clean(folder: &Path, instances: &[&LabInstance]) {
     eventually("no process of the worker is left", SOON, || processes_of(folder).is_empty());
     for instance in instances {
-        assert!(!guard_stands(instance), "the guard of {} is still there", instance.name);
+        assert!(!guard_stands(instance.id), "the guard of {} is still there", instance.name);
     }
     assert_eq!(mounts_below(&folder.join("run")), Vec::<String>::new());
     for directory in ["run", "scratch"] {
@@ -51,11 +51,6 @@ pub fn share_is_clean(share: &Share, instances: &[&LabInstance]) {
             assert!(share.backups_of(&instance.id).join(&name).join("manifest.json").exists(), "`{name}` is no backup");
         }
     }
-}
-
-/// Whether a guard of the instance holds its place.
-pub fn guard_stands(instance: &LabInstance) -> bool {
-    std::fs::read_to_string("/proc/net/unix").unwrap().contains(&format!("longshore-guard-{}", instance.id))
 }
 
 /// Command lines of all processes that name `folder`: worker, movers, and the tools that a mover runs.

@@ -18,6 +18,12 @@ pub fn libvirt_uri() -> String {
     variable("LONGSHORE_LAB_LIBVIRT_URI")
 }
 
+/// Whether a guard of the instance holds its place, looked up past the code under test.
+pub fn guard_stands(instance: InstanceId) -> bool {
+    let place = Path::new("/run/longshore-guard").join(instance.to_string());
+    std::fs::File::open(place).is_ok_and(|place| place.try_lock().is_err())
+}
+
 /// One instance.
 pub struct LabInstance {
     pub name: String,
