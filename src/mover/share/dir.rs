@@ -140,8 +140,13 @@ impl Dir {
     /// Makes a file with that content and brings it to stable storage. What fsync and close say is looked at: behind a
     /// network file system they are where a late write error shows.
     pub fn write_new(&self, name: impl AsRef<OsStr>, content: &[u8]) -> Result<()> {
+        let file = self.create_file(name.as_ref())?;
+        self.fill(file, name, content)
+    }
+
+    /// The second half of [`Dir::write_new`]: that content into the new, empty `file` of that name.
+    pub(super) fn fill(&self, mut file: File, name: impl AsRef<OsStr>, content: &[u8]) -> Result<()> {
         let name = name.as_ref();
-        let mut file = self.create_file(name)?;
         file.write_all(content).map_err(|error| ShareError::io("write", self.shown(name), &error))?;
         file.sync_all().map_err(|error| ShareError::io("fsync", self.shown(name), &error))?;
         nix::unistd::close(file).map_err(|errno| ShareError::refused("close", self.shown(name), errno))
