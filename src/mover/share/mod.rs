@@ -34,5 +34,7 @@ pub const INSTANCES: &str = "instances";
 pub const LOCKS: &str = "locks";
 /// The restore instructions in a backup's directory.
 pub const README: &str = "README-RESTORE.txt";
+/// Highest number of a backup or lease: one a second for 136 years. A higher one was put there by somebody else.
+pub(crate) const NUMBER_MAX: u64 = u32::MAX as u64;
 /// Entries of one directory, beyond which a share is not one of ours.
 pub const ENTRIES_MAX: usize = 100_000;
