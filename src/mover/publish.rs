@@ -1,7 +1,7 @@
 //! The commit of a backup: its manifest, and the rename that makes the staging directory a backup. All of it blocks.
 //!
 //! ```text
-//!   manifest.json.tmp ─fsync─▶ manifest.json ─fsync dir─▶ rename directory into place ─fsync parent─▶ published
+//!   manifest.json.tmp ─fsync─▶ manifest.json ─read back, fsync dir─▶ rename directory into place ─fsync parent─▶ published
 //!                                                            │ error: look at both names
 //!                                                            ├─ ours is in place ──────▶ published
 //!                                                            ├─ staging is still there ─▶ failed, can be discarded
@@ -15,8 +15,8 @@
 use std::time::Duration;
 
 use super::share::{
-    Dir, INSTANCES, MANIFEST_BYTES_MAX, NUMBER_MAX, README, ShareError, Staging, highest_number, read_manifest,
-    restore_readme,
+    Dir, INSTANCES, MANIFEST_BYTES_MAX, NUMBER_MAX, README, Sent, ShareError, Staging, highest_number, must_be_stored,
+    read_manifest, restore_readme,
 };
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
@@ -148,6 +148,7 @@ fn check_files(staging: &Staging, manifest: &Manifest) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Writes the restore instructions and the manifest, and reads both back from the storage.
 fn write_manifest(staging: &Staging, manifest: &Manifest) -> Result<(), Failure> {
     let mut content = serde_json::to_vec_pretty(manifest)
         .map_err(|error| Failure::new(Code::Internal, "cannot write the manifest").because(&error))?;
@@ -160,9 +161,13 @@ fn write_manifest(staging: &Staging, manifest: &Manifest) -> Result<(), Failure>
     for file in [README, MANIFEST_TEMPORARY, Manifest::FILE] {
         staging.dir.remove_file(file)?;
     }
-    staging.dir.write_new(README, restore_readme(manifest).as_bytes())?;
+    let readme = restore_readme(manifest).into_bytes();
+    staging.dir.write_new(README, &readme)?;
     staging.dir.write_new(MANIFEST_TEMPORARY, &content)?;
-    Ok(staging.dir.rename_new(MANIFEST_TEMPORARY, Manifest::FILE)?)
+    staging.dir.rename_new(MANIFEST_TEMPORARY, Manifest::FILE)?;
+    // Without its manifest nothing of the backup is of use to anybody.
+    must_be_stored(&staging.dir, Manifest::FILE, &Sent::of(&content))?;
+    must_be_stored(&staging.dir, README, &Sent::of(&readme))
 }
 
 /// What a rename whose answer was an error has come to.

@@ -61,7 +61,7 @@ impl Dir {
         &self.path
     }
 
-    fn shown(&self, name: &OsStr) -> String {
+    pub(super) fn shown(&self, name: &OsStr) -> String {
         shown(self.path.join(name).as_os_str())
     }
 
@@ -113,8 +113,18 @@ impl Dir {
 
     /// Opens a regular file; one that is a pipe or device is neither opened nor waited for.
     pub fn open_file(&self, name: impl AsRef<OsStr>, write: bool) -> Result<File> {
-        let name = name.as_ref();
-        let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        self.open_regular(name.as_ref(), if write { OFlag::O_RDWR } else { OFlag::O_RDONLY })
+    }
+
+    /// Opens a regular file for reads past this host's cache; none where the file system has no such thing.
+    pub fn open_direct(&self, name: impl AsRef<OsStr>) -> Result<Option<File>> {
+        match self.open_regular(name.as_ref(), OFlag::O_RDONLY | OFlag::O_DIRECT) {
+            Err(ShareError::Refused { errno: Errno::EINVAL, .. }) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn open_regular(&self, name: &OsStr, access: OFlag) -> Result<File> {
         let fd = self.open_at(name, access | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Mode::empty(), "regular file")?;
         let stat = nix::sys::stat::fstat(&fd).map_err(|errno| ShareError::refused("stat", self.shown(name), errno))?;
         if kind(&stat) != SFlag::S_IFREG {

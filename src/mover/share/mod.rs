@@ -19,6 +19,7 @@ mod identity;
 mod listing;
 mod readme;
 mod staging;
+mod stored;
 
 pub use dir::{Dir, Entry};
 pub use error::ShareError;
@@ -27,6 +28,7 @@ pub use listing::{Listed, find_backup, list_backups};
 pub(crate) use listing::{MANIFEST_BYTES_MAX, highest_number, read_manifest};
 pub use readme::restore_readme;
 pub(crate) use staging::{Staging, fence_leftovers};
+pub(crate) use stored::{Sent, must_be_stored};
 
 /// Directory of all instances' backups.
 pub const INSTANCES: &str = "instances";
