@@ -134,6 +134,8 @@ impl Drop for Real {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+        // What a test has mounted there would keep the folder from being removed.
+        while nix::mount::umount2(&self.share(), nix::mount::MntFlags::MNT_DETACH).is_ok() {}
     }
 }
 
