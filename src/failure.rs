@@ -111,7 +111,7 @@ codes! {
     NbdProtocol = "nbd_protocol", Transient, "an NBD server answered against the protocol";
     ImageToolFailed = "image_tool_failed", Transient, "qemu-img or qemu-nbd failed";
     ImageDamaged = "image_damaged", Transient, "the written image does not pass its check";
-    ContentMismatch = "content_mismatch", Transient, "what was read back from the share is not what the instance's disk holds";
+    ContentMismatch = "content_mismatch", Transient, "what was read back from the share is not what was to be written there";
     Stalled = "stalled", Transient, "no byte moved for longer than the stall limit, or a step did not end within its own";
     MoverDied = "mover_died", Transient, "the mover process ended before its work was done";
     MoverUnresponsive = "mover_unresponsive", Transient, "the mover did not answer in its time; it may be stuck behind a dead share";

@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use contract::{SOON, World, done, eventually, opened, publish, record, refused, sealed, stage};
-use longshore::failure::Code;
-use longshore::host::mover::{Movers, ProcessMovers};
+use longshore::failure::{Code, Failure};
+use longshore::host::mover::{Mover, Movers, ProcessMovers};
 use longshore::model::id::{BackupId, InstanceId};
 use longshore::model::instance::{DiskSource, ImageFormat};
 use longshore::model::manifest::Manifest;
 use longshore::model::repository::{Repository, RepositoryType};
-use longshore::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
+use longshore::mover::protocol::{ByteSource, CopiedDisk, CopyDisk, Reply, Request};
 use longshore::mover::share::{self, Listed};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
@@ -134,6 +134,8 @@ impl Drop for Real {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+        // What a test has mounted there would keep the folder from being removed.
+        while nix::mount::umount2(&self.share(), nix::mount::MntFlags::MNT_DETACH).is_ok() {}
     }
 }
 
@@ -207,6 +209,7 @@ contract! {
     a_lease_has_one_holder
     a_published_backup_is_neither_staged_nor_published_again
     a_manifest_that_names_what_is_not_there_is_not_published
+    what_was_not_copied_is_not_sealed
     records_have_plain_names
     a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
 }
@@ -249,7 +252,7 @@ async fn a_published_backup_holds_the_disk_and_what_the_manifest_says() {
 }
 
 /// Leaves a mover in the middle of a copy that would take minutes.
-async fn copying(real: &Real, name: &str, instance: InstanceId) -> (Box<dyn longshore::host::mover::Mover>, Server) {
+async fn copying(real: &Real, name: &str, instance: InstanceId) -> (Box<dyn Mover>, Server) {
     let mut mover = opened(real, name).await;
     done(&mut mover, contract::lease(instance)).await;
     done(&mut mover, stage(instance, BackupId::draw())).await;
@@ -474,36 +477,61 @@ impl Faulty {
         fs::rename(new, &self.control).unwrap();
     }
 
-    /// A backup up to where it fails, `orders` given once the first bytes are copied; then nothing is published, and with the
-    /// share well again nothing is left of it.
+    /// A backup up to where it fails, `orders` given once the first bytes are copied.
     async fn fails(&self, orders: &str) -> (&'static str, Code) {
+        self.fails_from(r#"{"bw_mb": 4}"#, orders).await
+    }
+
+    /// A backup up to where it fails, with `before` from the first record on and `orders` once the first bytes are copied; then
+    /// nothing is published, and with the share well again nothing is left of it.
+    async fn fails_from(&self, before: &str, orders: &str) -> (&'static str, Code) {
         let mut mover = opened(&self.real, "faulty").await;
-        let instance = InstanceId::draw();
+        let (instance, backup) = (InstanceId::draw(), BackupId::draw());
         done(&mut mover, contract::lease(instance)).await;
-        done(&mut mover, stage(instance, BackupId::draw())).await;
-        done(&mut mover, record()).await;
-        self.orders(r#"{"bw_mb": 4}"#);
+        done(&mut mover, stage(instance, backup)).await;
+        self.orders(before);
+        // Whole pages, which stay in the cache as they were sent, whatever became of them on their way.
+        let content = b"<domain/>".repeat(2000);
+        done(&mut mover, Request::Record { file: "domain.xml".into(), content }).await;
         let mut progress = mover.progress();
         let copy = mover.ask(Request::Copy { disks: vec![self.real.disk()] }, SOON);
         let turn_bad = async {
             progress.wait_for(|progress| progress.data_bytes > 0).await.unwrap();
             self.orders(orders);
         };
-        let (mut outcome, ()) = tokio::join!(copy, turn_bad);
-        let mut word = "copy";
-        for request in [Request::Compare, Request::Seal] {
-            if outcome.is_ok() {
-                word = request.word();
-                outcome = mover.ask(request, SOON).await;
-            }
-        }
+        let (copied, ()) = tokio::join!(copy, turn_bad);
+        let (word, failure) = match copied {
+            Ok(Reply::Copied { disks }) => self.fails_after(&disks, &mut mover, instance, backup).await,
+            Ok(other) => panic!("{other:?}"),
+            Err(failure) => ("copy", failure),
+        };
         self.orders("{}");
         done(&mut mover, Request::Discard).await;
         done(&mut mover, Request::Release).await;
         done(&mut mover, Request::Close).await;
         mover.stop().await.unwrap();
         assert!(self.real.published().is_empty() && self.real.staging().is_empty());
-        (word, outcome.expect_err("no step failed").code)
+        (word, failure.code)
+    }
+
+    /// The rest of a backup whose disks are copied, up to where it fails.
+    async fn fails_after(
+        &self,
+        copied: &[CopiedDisk],
+        mover: &mut Box<dyn Mover>,
+        instance: InstanceId,
+        backup: BackupId,
+    ) -> (&'static str, Failure) {
+        if let Err(failure) = mover.ask(Request::Compare, SOON).await {
+            return ("compare", failure);
+        }
+        let files = match mover.ask(Request::Seal, SOON).await {
+            Ok(Reply::Sealed { files }) => files,
+            Ok(other) => panic!("{other:?}"),
+            Err(failure) => return ("seal", failure),
+        };
+        let manifest = contract::manifest(self.real.repository.id, instance, backup, copied, &files);
+        ("publish", refused(mover, Request::Publish { manifest: Box::new(manifest) }).await)
     }
 }
 
@@ -525,6 +553,77 @@ async fn what_goes_wrong_late_on_a_share_is_never_published() {
     assert_eq!(faulty.fails(r#"{"mode": "enospc_meta", "file": "*.qcow2"}"#).await, ("copy", Code::RepositoryFull));
     let flipped = r#"{"mode": "flip", "file": "*.qcow2", "offset": 5000000}"#;
     assert_eq!(faulty.fails(flipped).await, ("compare", Code::ContentMismatch));
+}
+
+#[tokio::test]
+async fn what_is_beside_the_images_is_proven_too() {
+    let faulty = Faulty::new();
+    for (file, word) in
+        [("vda.blocks", "seal"), ("domain.xml", "seal"), ("manifest.json*", "publish"), ("README*", "publish")]
+    {
+        for on in ["write", "read"] {
+            let orders = format!(r#"{{"mode": "flip", "file": "{file}", "offset": 3, "on": "{on}"}}"#);
+            assert_eq!(faulty.fails_from(&orders, &orders).await, (word, Code::ContentMismatch), "{orders}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_late_error_that_its_writer_is_not_told_is_heard_by_who_had_the_file_open_before() {
+    let faulty = Faulty::new();
+    let orders = r#"{"mode": "late", "file": "*.qcow2", "told": "others"}"#;
+    assert_eq!(faulty.fails(orders).await, ("copy", Code::RepositoryIo));
+}
+
+#[tokio::test]
+async fn an_old_manifest_that_cannot_be_read_stops_no_new_backup() {
+    let faulty = Faulty::new();
+    let (instance, old) = (InstanceId::draw(), BackupId::draw());
+    for (backup, orders, number, warned) in [
+        (old, "{}".to_owned(), 1, 0),
+        (BackupId::draw(), format!(r#"{{"mode": "eio", "file": "*/{old}/manifest.json"}}"#), 2, 1),
+    ] {
+        let mut mover = opened(&faulty.real, "numbers").await;
+        faulty.orders(&orders);
+        let manifest = Box::new(sealed(&faulty.real, &mut mover, instance, backup).await);
+        let reply = mover.ask(Request::Publish { manifest }, SOON).await.unwrap();
+        let Reply::Published { number: given, warnings } = reply else { panic!("{reply:?}") };
+        assert_eq!((given, warnings.len()), (number, warned), "{warnings:?}");
+        done(&mut mover, Request::Release).await;
+        mover.stop().await.unwrap();
+    }
+    faulty.orders("{}");
+    assert_eq!(faulty.real.published().len(), 2);
+}
+
+#[tokio::test]
+async fn a_sealing_that_nobody_waits_for_is_broken_off_and_sealed_no_more() {
+    let faulty = Faulty::new();
+    let real = &faulty.real;
+    let mut mover = opened(real, "seals").await;
+    let instance = InstanceId::draw();
+    done(&mut mover, contract::lease(instance)).await;
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    done(&mut mover, record()).await;
+    mover.ask(Request::Copy { disks: vec![real.disk()] }, SOON).await.unwrap();
+    // Slow enough for its check to be seen, which is then held until it is killed.
+    faulty.orders(r#"{"delay_ms": 500}"#);
+    let seal = mover.ask(Request::Seal, SOON);
+    let check = || real.processes().into_iter().find(|(_, line)| line.starts_with("qemu-img check "));
+    tokio::select! {
+        answer = seal => panic!("the sealing ended: {answer:?}"),
+        () = eventually("an image is checked", || check().is_some()) => {}
+    }
+    let (pid, _) = check().expect("the check ended");
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    faulty.orders("{}");
+    assert_eq!(refused(&mut mover, Request::Seal).await.code, Code::Internal, "nothing is left to be sealed");
+    done(&mut mover, Request::Discard).await;
+    assert!(real.staging().is_empty());
+    done(&mut mover, Request::Release).await;
+    let reply = mover.ask(Request::Close, SOON).await.unwrap();
+    assert_eq!(reply, Reply::Closed { warnings: Vec::new() }, "no tool holds the share any more");
+    mover.stop().await.unwrap();
 }
 
 /// Mounts a small file system on a directory, for this test's thread and what it starts alone.
@@ -565,6 +664,62 @@ async fn a_share_that_became_read_only_is_not_opened() {
     let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 0 };
     assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryReadOnly);
     mover.stop().await.unwrap();
+}
+
+/// Makes a bind mount of the directory on itself, so that it is a mount of its own.
+fn bind_on_itself(directory: &Path) {
+    nix::mount::mount(Some(directory), directory, None::<&Path>, MsFlags::MS_BIND, None::<&Path>).unwrap();
+}
+
+#[tokio::test]
+async fn a_share_that_is_mounted_read_only_here_is_not_written_to() {
+    let real = Real::with_share(small_file_system);
+    let none = None::<&Path>;
+    bind_on_itself(&real.share());
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    nix::mount::mount(none, &real.share(), none, flags, none).unwrap();
+    let mut mover = contract::started(&real, "read-only-bind").await;
+    let request = Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0 };
+    assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryReadOnly);
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_mounted_below_the_share_is_not_written_underneath() {
+    for (name, mount) in [
+        (
+            share::INSTANCES,
+            &(|path: &Path| {
+                nix::mount::mount(Some("other"), path, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
+            }) as &dyn Fn(&Path),
+        ),
+        (share::LOCKS, &|path: &Path| {
+            let other = path.with_file_name("other");
+            fs::create_dir(&other).unwrap();
+            nix::mount::mount(Some(&other), path, None::<&Path>, MsFlags::MS_BIND, None::<&Path>).unwrap();
+        }),
+    ] {
+        let real = Real::with_share(small_file_system);
+        mount(&real.share().join(name));
+        let mut mover = contract::started(&real, "mounted-over").await;
+        let request = Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0 };
+        let failure = refused(&mut mover, request).await;
+        assert_eq!(failure.code, Code::RepositoryUnsafe, "{name}: {failure:#}");
+        assert!(failure.text.contains("something is mounted below"), "{failure:#}");
+        mover.stop().await.unwrap();
+    }
+}
+
+#[test]
+fn a_repository_that_found_no_room_can_be_made_when_there_is_some() {
+    let folder = tempfile::tempdir().unwrap();
+    small_file_system(folder.path());
+    let filling = folder.path().join("filling");
+    fs::write(&filling, vec![1; 5 << 20]).unwrap_err();
+    assert_eq!(share::init(folder.path()).unwrap_err().code, Code::RepositoryFull);
+    fs::remove_file(&filling).unwrap();
+    share::init(folder.path()).unwrap();
+    nix::mount::umount(folder.path()).unwrap();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! The mover begins with [`FromMover::Started`]. From then on one request is under way at a time, and exactly one
 //! [`FromMover::Answer`] with its id follows it; notices may come between. A worker that lost interest in a request just
-//! sends the next: what can be broken off (copying, comparing, waiting for a lease) is broken off, the rest is finished,
+//! sends the next: what can be broken off (copying, comparing, sealing, waiting for a lease) is broken off, the rest is finished,
 //! its answer comes all the same, and then the next is begun. The end of stdin means that the worker is gone: the mover
 //! exits at once, and its lease ages until somebody takes it over.
 
@@ -105,8 +105,9 @@ pub enum Request {
     /// For volumes of a stopped instance: the sources are unchanged since the copy began. What has no times to look at is
     /// compared, with [`Notice::Progress`] meanwhile. Answer: [`Reply::Done`].
     SourcesUnchanged,
-    /// Checks the images (`qemu-img check`, no leaks, image end at file end), fsyncs everything in staging and says what there is.
-    /// Answer: [`Reply::Sealed`].
+    /// Checks the images (`qemu-img check`, no leaks, image end at file end), fsyncs everything in staging, reads back what is not
+    /// an image, past the cache, and says what there is. One that failed or was broken off is not asked for again without
+    /// copying anew. Answer: [`Reply::Sealed`].
     Seal,
     /// Reads the manifest of a backup that is published already, or fails with `backup_not_found`. Answer: [`Reply::Found`].
     Find {

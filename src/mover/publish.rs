@@ -1,7 +1,7 @@
 //! The commit of a backup: its manifest, and the rename that makes the staging directory a backup. All of it blocks.
 //!
 //! ```text
-//!   manifest.json.tmp ─fsync─▶ manifest.json ─fsync dir─▶ rename directory into place ─fsync parent─▶ published
+//!   manifest.json.tmp ─fsync─▶ manifest.json ─read back, fsync dir─▶ rename directory into place ─fsync parent─▶ published
 //!                                                            │ error: look at both names
 //!                                                            ├─ ours is in place ──────▶ published
 //!                                                            ├─ staging is still there ─▶ failed, can be discarded
@@ -15,7 +15,8 @@
 use std::time::Duration;
 
 use super::share::{
-    Dir, INSTANCES, MANIFEST_BYTES_MAX, README, ShareError, Staging, highest_number, read_manifest, restore_readme,
+    Dir, INSTANCES, MANIFEST_BYTES_MAX, NUMBER_MAX, README, Sent, ShareError, Staging, highest_number, must_be_stored,
+    read_manifest, restore_readme,
 };
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
@@ -64,11 +65,16 @@ pub(super) fn publish(staging: &Staging, mut manifest: Manifest, lease: u64) -> 
         return Err(Failure::new(Code::Internal, "the manifest is that of another backup than was staged"));
     }
     check_files(staging, &manifest)?;
-    let (highest, mut warnings) = highest_number(&staging.parent, staging.instance)?;
+    let (highest, unreadable) = highest_number(&staging.parent, staging.instance)?;
     manifest.number = highest.saturating_add(1);
-    if !warnings.is_empty() {
+    if unreadable.is_some() {
         // One that can't be read may have had a higher number, but none higher than its lease, as each lease publishes once.
         manifest.number = manifest.number.max(lease);
+    }
+    let mut warnings: Vec<_> = unreadable.into_iter().collect();
+    if manifest.number > NUMBER_MAX {
+        let text = format!("a backup of instance `{}` has the highest number that there is", staging.instance);
+        return Err(Failure::new(Code::RepositoryUnsafe, text));
     }
     write_manifest(staging, &manifest)?;
     if !staging.dir.sync()? {
@@ -142,6 +148,7 @@ fn check_files(staging: &Staging, manifest: &Manifest) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Writes the restore instructions and the manifest, and reads both back from the storage.
 fn write_manifest(staging: &Staging, manifest: &Manifest) -> Result<(), Failure> {
     let mut content = serde_json::to_vec_pretty(manifest)
         .map_err(|error| Failure::new(Code::Internal, "cannot write the manifest").because(&error))?;
@@ -154,9 +161,13 @@ fn write_manifest(staging: &Staging, manifest: &Manifest) -> Result<(), Failure>
     for file in [README, MANIFEST_TEMPORARY, Manifest::FILE] {
         staging.dir.remove_file(file)?;
     }
-    staging.dir.write_new(README, restore_readme(manifest).as_bytes())?;
+    let readme = restore_readme(manifest).into_bytes();
+    staging.dir.write_new(README, &readme)?;
     staging.dir.write_new(MANIFEST_TEMPORARY, &content)?;
-    Ok(staging.dir.rename_new(MANIFEST_TEMPORARY, Manifest::FILE)?)
+    staging.dir.rename_new(MANIFEST_TEMPORARY, Manifest::FILE)?;
+    // Without its manifest nothing of the backup is of use to anybody.
+    must_be_stored(&staging.dir, Manifest::FILE, &Sent::of(&content))?;
+    must_be_stored(&staging.dir, README, &Sent::of(&readme))
 }
 
 /// What a rename whose answer was an error has come to.
@@ -377,7 +388,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc", staging.parent.path().join(BackupId::draw().to_string())).unwrap();
         std::fs::create_dir(staging.parent.path().join("stray\n")).unwrap();
         let published = publish(&staging, manifest.clone()).unwrap();
-        assert_eq!((published.number, published.warnings.len()), (1, 2), "{published:?}");
+        assert_eq!((published.number, published.warnings.len()), (1, 1), "{published:?}");
         let listed = share::list_backups(share.directory.path()).unwrap();
         let bad = listed.iter().filter(|entry| matches!(entry, Listed::Damaged { .. })).count();
         assert_eq!((listed.len(), bad), (4, 3), "{listed:?}");
@@ -385,6 +396,59 @@ mod tests {
         assert_eq!(missing.code, Code::BackupNotFound);
         let unreadable = share::find_backup(share.directory.path(), damaged.parse().unwrap()).unwrap_err();
         assert_eq!(unreadable.code, Code::RepositoryUnsafe);
+    }
+
+    #[test]
+    fn a_damaged_copy_elsewhere_hides_no_backup() {
+        let share = Share::new();
+        let manifest = Manifest { number: 1, ..testing::manifest(&["vda"]) };
+        publish(&share.stage(&manifest, "a.1"), manifest.clone()).unwrap();
+        let instances = share.directory.path().join(INSTANCES);
+        let original = instances.join(manifest.instance_id.to_string()).join(manifest.backup_id.to_string());
+        // On either side of the original, in whatever order the directory is read.
+        for _ in 0..8 {
+            let copy = instances.join(InstanceId::draw().to_string()).join(manifest.backup_id.to_string());
+            std::fs::create_dir_all(&copy).unwrap();
+            std::fs::copy(original.join(Manifest::FILE), copy.join(Manifest::FILE)).unwrap();
+        }
+        assert_eq!(share::find_backup(share.directory.path(), manifest.backup_id).unwrap(), manifest);
+        std::fs::remove_dir_all(original).unwrap();
+        let failure = share::find_backup(share.directory.path(), manifest.backup_id).unwrap_err();
+        assert_eq!(failure.code, Code::RepositoryUnsafe, "copies are there, and none is good");
+    }
+
+    #[test]
+    fn a_number_beyond_all_bounds_is_not_taken_for_one_of_ours() {
+        for planted in [u64::MAX, NUMBER_MAX + 1] {
+            let share = Share::new();
+            let first = testing::manifest(&["vda"]);
+            let staging = share.stage(&first, "a.1");
+            publish(&staging, first.clone()).unwrap();
+            let file = staging.parent.path().join(first.backup_id.to_string()).join(Manifest::FILE);
+            let lie = serde_json::to_vec(&Manifest { number: planted, ..first.clone() }).unwrap();
+            std::fs::write(file, lie).unwrap();
+            let failure = share::find_backup(share.directory.path(), first.backup_id).unwrap_err();
+            assert_eq!(failure.code, Code::RepositoryUnsafe);
+            for number in 1..=2 {
+                let next = Manifest { backup_id: BackupId::draw(), ..first.clone() };
+                let published = publish(&share.stage(&next, "a.1"), next).unwrap();
+                assert_eq!((published.number, published.warnings.len()), (number, 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_backup_that_no_number_is_left_for_is_not_published() {
+        let share = Share::new();
+        let first = testing::manifest(&["vda"]);
+        let staging = share.stage(&first, "a.1");
+        publish(&staging, first.clone()).unwrap();
+        let file = staging.parent.path().join(first.backup_id.to_string()).join(Manifest::FILE);
+        let last = serde_json::to_vec(&Manifest { number: NUMBER_MAX, ..first.clone() }).unwrap();
+        std::fs::write(file, last).unwrap();
+        let next = Manifest { backup_id: BackupId::draw(), ..first };
+        let failure = publish(&share.stage(&next, "a.1"), next).unwrap_err();
+        assert_eq!(failure.code, Code::RepositoryUnsafe);
     }
 
     #[test]

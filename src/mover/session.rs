@@ -61,7 +61,7 @@ impl Session {
         }
     }
 
-    /// Does what is asked. `broken_off` ends a copy, a comparison and a watch of somebody else's lease.
+    /// Does what is asked. `broken_off` ends a copy, a comparison, a sealing and a watch of somebody else's lease.
     pub async fn serve(&mut self, request: Request, broken_off: &CancellationToken) -> Result<Reply, Failure> {
         match request {
             Request::Open { repository, same_device_ok, need_bytes } => {
@@ -84,13 +84,7 @@ impl Session {
             Request::Copy { disks } => or_broken_off(broken_off, self.copy(disks)).await,
             Request::Compare => or_broken_off(broken_off, self.compare()).await,
             Request::SourcesUnchanged => or_broken_off(broken_off, self.sources_unchanged()).await,
-            Request::Seal => {
-                let staging = self.staging()?;
-                if let Some(images) = &mut self.images {
-                    images.check().await?;
-                }
-                blocking(move || seal::seal(&staging.dir, &staging.made())).await.map(|files| Reply::Sealed { files })
-            }
+            Request::Seal => or_broken_off(broken_off, self.seal()).await,
             Request::Find { instance, backup } => {
                 let root = self.root()?;
                 let found = blocking(move || publish::find(&root, instance, backup)).await?;
@@ -158,23 +152,30 @@ impl Session {
     }
 
     async fn copy(&mut self, disks: Vec<CopyDisk>) -> Result<Reply, Failure> {
-        let staging = self.staging()?;
+        let staged = self.staging()?;
+        let staging = staged.clone();
         // What an earlier try of this step left is in the way of the next.
         self.images = None;
         let targets: Vec<_> = disks.iter().map(|disk| disk.target.clone()).collect();
         blocking(move || {
             for target in targets {
-                for file in [format!("{target}.qcow2"), format!("{target}.blocks")] {
-                    staging.dir.remove_file(&file)?;
-                    staging.note_made(&file);
+                let image = format!("{target}.qcow2");
+                for file in [&image, &format!("{target}.blocks")] {
+                    staging.dir.remove_file(file)?;
                 }
+                staging.note_made(&image, None);
             }
             Ok(())
         })
         .await?;
         let place = self.pinned.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?.place().to_owned();
-        let images = self.images.insert(ImageSet::new(place, self.directory.join(SOCKETS)));
+        let mut images = ImageSet::new(place, self.directory.join(SOCKETS));
         let copied = images.copy(&disks, &reporter(&self.progress)).await?;
+        for (file, sent) in images.blocks_sent() {
+            staged.note_made(&file, Some(sent));
+        }
+        // Only now: what was copied in part is neither compared nor sealed.
+        self.images = Some(images);
         Ok(Reply::Copied { disks: copied })
     }
 
@@ -188,6 +189,15 @@ impl Session {
         let images = self.images.as_mut().ok_or_else(|| out_of_order("compare", "copy"))?;
         images.sources_unchanged(&reporter(&self.progress)).await?;
         Ok(Reply::Done)
+    }
+
+    async fn seal(&mut self) -> Result<Reply, Failure> {
+        let staging = self.staging()?;
+        // Given back only when all are good: what is broken off half-way is not sealed by asking once more.
+        let mut images = self.images.take().ok_or_else(|| out_of_order("seal", "copy"))?;
+        images.check().await?;
+        self.images = Some(images);
+        blocking(move || seal::seal(&staging)).await.map(|files| Reply::Sealed { files })
     }
 
     async fn publish(&mut self, manifest: Manifest) -> Result<Reply, Failure> {

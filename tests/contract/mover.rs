@@ -279,6 +279,18 @@ pub async fn a_manifest_that_names_what_is_not_there_is_not_published(world: &dy
     mover.stop().await.unwrap();
 }
 
+pub async fn what_was_not_copied_is_not_sealed(world: &dyn World) {
+    let mut mover = opened(world, "seals").await;
+    let instance = InstanceId::draw();
+    done(&mut mover, lease(instance)).await;
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    done(&mut mover, record()).await;
+    assert_eq!(refused(&mut mover, Request::Seal).await.code, Code::Internal);
+    done(&mut mover, Request::Discard).await;
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
 pub async fn records_have_plain_names(world: &dyn World) {
     let instance = InstanceId::draw();
     let mut mover = opened(world, "records").await;

@@ -10,18 +10,22 @@ CONTROL_FILE holds one JSON object, read anew for each operation; replace it by 
               estale        every operation fails with ESTALE
               enospc        every write, and whatever makes a file or folder, fails with ENOSPC
               enospc_meta   writes that begin below byte `below` (default 327680: where qcow2 keeps its tables) fail
-              late          writes are acknowledged and lost; fsync and close (once per open file) say `errno`
+              late          writes are acknowledged and lost; fsync and close (once per open file) say `errno`, to whom `told` says
               flip          one byte at `offset` is inverted on its way, as by a bad cable
-    file      only files whose name matches this pattern are touched by eio, enospc, enospc_meta, late and flip (`*`)
+    file      only files whose name matches this pattern are touched by eio, enospc, enospc_meta, late and flip (`*`); one
+              with a slash in it is matched with the whole path from the share's root on
     on        flip: `write` (what is stored is wrong) or `read` (what is returned is wrong); default write
     errno     late: name of the error, default EIO
+    told      late: `writer` (default), or `others`: whoever else has the file open when it is written to, as behind an NFS
+              client whose writer has closed the file before its pages were sent
     delay_ms  every operation takes this much longer
     bw_mb     writes share this bandwidth, in MiB/s
     cap_mb    ENOSPC for every write after this many MiB
 
 O_DIRECT works: the kernel passes such reads and writes straight to this process, past the page cache, and it leaves the
 flag out on its own descriptor, where alignment isn't guaranteed. There is no write-back cache: every write arrives here
-before write() returns, which is harsher than an NFS client, so trust what happens and not how long it takes.
+before write() returns, which is harsher than an NFS client, so trust what happens and not how long it takes. A file that is opened
+again is read from the cache as far as it is in there, as behind a network client that sees no change of its attributes.
 Locks are local to this machine. Needs fusepy and libfuse2.
 """
 import errno
@@ -47,6 +51,7 @@ class Share(Operations):
         self.mutex = threading.Lock()
         self.written = 0
         self.owed = set()
+        self.handles = {}
 
     def path(self, name):
         return os.path.join(self.root, name.lstrip("/"))
@@ -66,7 +71,8 @@ class Share(Operations):
         mode = orders.get("mode", "ok")
         if mode == "estale":
             raise FuseOSError(errno.ESTALE)
-        meant = fnmatch.fnmatch(os.path.basename(name), orders.get("file", "*"))
+        pattern = orders.get("file", "*")
+        meant = fnmatch.fnmatch(name if "/" in pattern else os.path.basename(name), pattern)
         return (mode if meant else "ok"), orders
 
     def gate_content(self, name):
@@ -94,11 +100,17 @@ class Share(Operations):
 
     def open(self, path, flags):
         self.gate_content(path)
-        return os.open(self.path(path), flags & ~os.O_DIRECT)
+        return self.opened(os.open(self.path(path), flags & ~os.O_DIRECT))
 
     def create(self, path, mode, fi=None):
         self.gate_making(path)
-        return os.open(self.path(path), os.O_RDWR | os.O_CREAT, mode)
+        return self.opened(os.open(self.path(path), os.O_RDWR | os.O_CREAT, mode))
+
+    def opened(self, fh):
+        status = os.fstat(fh)
+        with self.mutex:
+            self.handles[fh] = (status.st_dev, status.st_ino)
+        return fh
 
     def read(self, path, size, offset, fh):
         mode, orders = self.gate_content(path)
@@ -109,7 +121,10 @@ class Share(Operations):
         mode, orders = self.gate_write(path, len(data), offset)
         if mode == "late":
             with self.mutex:
-                self.owed.add(fh)
+                if orders.get("told") == "others":
+                    self.owed.update(other for other, file in self.handles.items() if file == self.handles[fh] and other != fh)
+                else:
+                    self.owed.add(fh)
             # The size grows as a cache would show it; the bytes are what never arrives.
             if os.fstat(fh).st_size < offset + len(data):
                 os.ftruncate(fh, offset + len(data))
@@ -141,6 +156,7 @@ class Share(Operations):
     def release(self, path, fh):
         with self.mutex:
             self.owed.discard(fh)
+            del self.handles[fh]
         os.close(fh)
 
     def truncate(self, path, length, fh=None):
@@ -216,7 +232,9 @@ def main():
         sys.exit(__doc__)
     backing, mount, control = (os.path.abspath(argument) for argument in sys.argv[1:])
     # hard_remove: a file deleted while open vanishes at once, as its folder must look empty to who deletes that next.
-    FUSE(Share(backing, control), mount, foreground=True, big_writes=True, hard_remove=True, fsname="longshore-nasfs")
+    # kernel_cache: what was written is still in the page cache when the file is opened again.
+    options = {"big_writes": True, "hard_remove": True, "kernel_cache": True}
+    FUSE(Share(backing, control), mount, foreground=True, fsname="longshore-nasfs", **options)
 
 
 if __name__ == "__main__":

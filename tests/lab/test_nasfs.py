@@ -48,6 +48,7 @@ class FaultyShare(unittest.TestCase):
         (self.folder / "file").write_bytes(b"a" * BLOCK)
         self.assertEqual((self.folder / "file").read_bytes(), b"a" * BLOCK)
         (self.backing / "file").write_bytes(b"b" * BLOCK)
+        self.assertEqual((self.folder / "file").read_bytes(), b"a" * BLOCK, "the cache is asked, as it is by network clients")
         descriptor = os.open(self.folder / "file", os.O_RDONLY | os.O_DIRECT)
         self.addCleanup(os.close, descriptor)
         with mmap.mmap(-1, BLOCK) as aligned:
@@ -98,6 +99,26 @@ class FaultyShare(unittest.TestCase):
         os.write(descriptor, b"lost")
         self.assert_fails(errno.EIO, lambda: os.close(descriptor))
 
+    def test_a_late_write_error_can_be_told_to_those_alone_who_had_the_file_open_before(self):
+        held, writer = self.open_new("file"), self.open_new("file")
+        self.order(mode="late", told="others")
+        os.write(writer, b"lost")
+        os.fsync(writer)
+        os.close(writer)
+        later = self.open_new("file")
+        os.fsync(later)
+        os.close(later)
+        self.assert_fails(errno.EIO, lambda: os.fsync(held))
+        os.close(held)
+
+    def test_a_pattern_with_a_slash_means_a_path(self):
+        for folder in ("a", "b"):
+            (self.folder / folder).mkdir()
+            (self.folder / folder / "file").write_bytes(b"x")
+        self.order(mode="eio", file="*/a/file")
+        self.assert_fails(errno.EIO, lambda: (self.folder / "a" / "file").read_bytes())
+        self.assertEqual((self.folder / "b" / "file").read_bytes(), b"x")
+
     def test_a_byte_flips_on_its_way_in_and_only_in_the_file_that_was_named(self):
         self.order(mode="flip", file="*.qcow2", offset=5000)
         for name in ("a.qcow2", "a.json"):
@@ -107,7 +128,7 @@ class FaultyShare(unittest.TestCase):
         self.assertEqual((self.backing / "a.json").read_bytes(), bytes(2 * BLOCK))
 
     def test_a_byte_flips_on_its_way_out_and_what_is_stored_stays_right(self):
-        (self.folder / "file").write_bytes(bytes(BLOCK))
+        (self.backing / "file").write_bytes(bytes(BLOCK))
         self.order(mode="flip", on="read", offset=7)
         self.assertEqual((self.folder / "file").read_bytes()[7], 0xFF)
         self.assertEqual((self.backing / "file").read_bytes(), bytes(BLOCK))

@@ -29,7 +29,7 @@ const fn while_copying(orders: &'static str, codes: &'static [&'static str]) -> 
 }
 
 /// Where qemu-img or qemu-nbd meets the error first, it is theirs: they don't say which one it was but in words.
-const FAULTS: [Fault; 11] = [
+const FAULTS: [Fault; 15] = [
     while_copying(r#"{"mode": "late", "file": "vd*.qcow2"}"#, &["repository_io", "image_tool_failed"]),
     while_copying(r#"{"mode": "enospc_meta", "file": "vd*.qcow2"}"#, &["repository_full"]),
     while_copying(r#"{"mode": "enospc"}"#, &["repository_full"]),
@@ -39,6 +39,10 @@ const FAULTS: [Fault; 11] = [
     from_the_start(r#"{"mode": "late", "file": "*manifest*"}"#, &["repository_io"]),
     from_the_start(r#"{"mode": "flip", "file": "vdb.qcow2", "offset": 2000000}"#, &["content_mismatch"]),
     from_the_start(r#"{"mode": "flip", "file": "vda.qcow2", "offset": 700000, "on": "read"}"#, &["content_mismatch"]),
+    from_the_start(r#"{"mode": "flip", "file": "vda.blocks", "offset": 60}"#, &["content_mismatch"]),
+    from_the_start(r#"{"mode": "flip", "file": "domain.xml", "offset": 9}"#, &["content_mismatch"]),
+    from_the_start(r#"{"mode": "flip", "file": "manifest.json*", "offset": 20}"#, &["content_mismatch"]),
+    from_the_start(r#"{"mode": "flip", "file": "manifest.json*", "offset": 20, "on": "read"}"#, &["content_mismatch"]),
     from_the_start(r#"{"cap_mb": 3}"#, &["repository_full"]),
     from_the_start(r#"{"mode": "enospc"}"#, &["repository_full"]),
 ];

@@ -37,6 +37,7 @@ use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
 use crate::mover::nbd::Connection;
 use crate::mover::protocol::{CopiedDisk, CopyDisk};
+use crate::mover::share::Sent;
 
 use blocks::Blocks;
 use compare::Sides;
@@ -66,6 +67,7 @@ struct Image {
     source: Source,
     target: Target,
     blocks: Blocks,
+    blocks_sent: Sent,
     compared: bool,
 }
 
@@ -101,6 +103,11 @@ impl ImageSet {
         Ok(copied)
     }
 
+    /// The names of the block hash files, and what was written into each.
+    pub(crate) fn blocks_sent(&self) -> impl Iterator<Item = (String, Sent)> {
+        self.images.iter().map(|image| (blocks_file(&image.disk), image.blocks_sent.clone()))
+    }
+
     /// Reads every image back from the storage and compares it with its source, which must still stand, and with the hashes
     /// taken while copying.
     pub async fn compare(&mut self, progress: Progress<'_>) -> Result<(), Failure> {
@@ -134,12 +141,15 @@ impl ImageSet {
         Ok(())
     }
 
-    /// Checks every image, makes it durable, and closes it. The last thing that is done with a set.
+    /// Checks every image, makes it durable, and closes it. The last thing that is done with a set. One that failed or was
+    /// broken off while checking can be asked for again; while closing it can't, as what closing would have said is lost.
     pub async fn check(&mut self) -> Result<(), Failure> {
-        for image in self.images.drain(..) {
+        for image in &self.images {
             image.target.is_still_ours().await?;
             image.target.sync().await?;
             check::check(&image.target).await?;
+        }
+        for image in self.images.drain(..) {
             image.target.close().await?;
         }
         Ok(())
@@ -177,8 +187,10 @@ impl ImageSet {
         server.end().await?;
         Opened { connection: sole(reading)?, server: open.server }.close().await?;
         target.sync().await?;
-        target::write_file(&self.staging.join(format!("{name}.blocks")), blocks.encode()).await?;
-        Ok((Image { disk: disk.target.clone(), source, target, blocks, compared: false }, data_bytes))
+        let encoded = blocks.encode();
+        let blocks_sent = Sent::of(&encoded);
+        target::write_file(&self.staging.join(blocks_file(&disk.target)), encoded).await?;
+        Ok((Image { disk: disk.target.clone(), source, target, blocks, blocks_sent, compared: false }, data_bytes))
     }
 }
 
@@ -194,6 +206,10 @@ impl Image {
         self.compared = true;
         Ok(())
     }
+}
+
+fn blocks_file(disk: &DiskTarget) -> String {
+    format!("{disk}.blocks")
 }
 
 /// The connection itself, once nobody else uses it.

@@ -92,7 +92,7 @@ pub(super) async fn take(
         if highest > 0 {
             watch::until_free(&slots, highest, times, cancel).await?;
         }
-        let Some(number) = highest.checked_add(1) else { break };
+        let number = highest.saturating_add(1);
         let (claimed, holder) = (slots.clone(), holder.clone());
         match blocking(move || slot::claim(&claimed, number, &holder)).await? {
             Some(own) => return Ok(Lease::keep(slots, own, instance, number, times)),

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::HolderFile;
 use crate::failure::{Code, Failure};
-use crate::mover::share::{Dir, ShareError};
+use crate::mover::share::{Dir, NUMBER_MAX, ShareError};
 
 const HOLDER: &str = "holder";
 const COUNTER: &str = "counter";
@@ -25,10 +25,15 @@ pub(super) enum Seen {
     Counter(Option<Vec<u8>>),
 }
 
-/// The highest number taken so far; 0 for none.
+/// The highest number taken so far; 0 for none. One after which there is no room for more was not taken by any of us.
 pub(super) fn highest(slots: &Dir) -> Result<u64, Failure> {
     let entries = slots.list(LEASES_MAX)?;
-    Ok(entries.iter().filter_map(|entry| number(entry.name.to_str()?)).max().unwrap_or(0))
+    let highest = entries.iter().filter_map(|entry| number(entry.name.to_str()?)).max().unwrap_or(0);
+    if highest >= NUMBER_MAX {
+        let text = format!("`{}` on the share has a lease {highest}", slots.path().display());
+        return Err(Failure::new(Code::RepositoryUnsafe, text));
+    }
+    Ok(highest)
 }
 
 /// A name that we would give to a lease: `007` and `+7` are not lease 7.

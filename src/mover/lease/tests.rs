@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::model::id::InstallationId;
+use crate::mover::share::NUMBER_MAX;
 
 const TIMES: LeaseTimes = LeaseTimes {
     beat: Duration::from_millis(20),
@@ -151,6 +152,15 @@ async fn a_link_in_place_of_the_lock_directory_is_not_followed() {
     std::os::unix::fs::symlink(elsewhere.path(), share.slots()).unwrap();
     assert_eq!(share.take(TIMES).await.err().unwrap().code, Code::RepositoryUnsafe);
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_lease_beyond_all_bounds_is_not_one_of_ours() {
+    for planted in [u64::MAX, u64::MAX - 1, NUMBER_MAX] {
+        let share = Share::new();
+        std::fs::create_dir_all(share.slots().join(planted.to_string())).unwrap();
+        assert_eq!(share.take(TIMES).await.err().unwrap().code, Code::RepositoryUnsafe, "{planted}");
+    }
 }
 
 #[tokio::test]

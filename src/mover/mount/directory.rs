@@ -5,12 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::failure::{Code, Failure};
-use crate::mover::share::Dir;
+use crate::mover::share::{Dir, INSTANCES, LOCKS};
 
-/// Binds `address` on `mount_point` and answers the mounted root, proven to be the directory that was looked at before.
+/// Binds `address` on `mount_point` and answers the mounted root. Where the address is mounted read-only so is that.
 ///
 /// `repository_not_found`: no such directory. `repository_not_separate`: it lies on the device of its parent, so whatever
-/// was to be mounted there is not, unless `same_device_ok`. `mount_failed`: the kernel refused.
+/// was to be mounted there is not, unless `same_device_ok`. `repository_unsafe`: a part of it is a file system of its own,
+/// which others see where we would write underneath. `mount_failed`: the kernel refused.
 pub(super) fn mount(address: &Path, mount_point: &Path, same_device_ok: bool) -> Result<Dir, Failure> {
     if !address.is_absolute() {
         let text = format!("the address `{}` is not an absolute path", address.display());
@@ -23,15 +24,18 @@ pub(super) fn mount(address: &Path, mount_point: &Path, same_device_ok: bool) ->
     if !same_device_ok {
         must_be_separate(address)?;
     }
-    super::bind(address, mount_point).map_err(|error| {
+    super::bind(&before, mount_point).map_err(|error| {
         let text = format!("cannot mount directory `{}` on `{}`", address.display(), mount_point.display());
         Failure::new(Code::MountFailed, text).because(&error)
     })?;
     let root = Dir::open_root(mount_point)?;
     super::must_not_follow_links(&root)?;
-    if root.device_and_inode()? != before.device_and_inode()? {
-        let text = format!("what is mounted on `{}` is not `{}`", mount_point.display(), address.display());
-        return Err(Failure::new(Code::MountFailed, text));
+    for name in [INSTANCES, LOCKS] {
+        let seen = |dir: &Dir| dir.stat(name).map(|status| status.map(|status| (status.st_dev, status.st_ino)));
+        if seen(&before)? != seen(&root)? {
+            let text = format!("something is mounted below `{}`, on `{name}`", address.display());
+            return Err(Failure::new(Code::RepositoryUnsafe, text));
+        }
     }
     Ok(root)
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags};
+use nix::sys::statvfs::FsFlags;
 
 pub(super) use pinned::Pinned;
 
@@ -87,11 +88,17 @@ const BIND_FLAGS: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NOEXEC)
     .union(MsFlags::from_bits_retain(libc::MS_NOSYMFOLLOW));
 
-fn bind(source: &Path, place: &Path) -> nix::Result<()> {
+/// Binds the directory itself, whatever has its name by now, on `place`. What is mounted below it is not there.
+fn bind(dir: &Dir, place: &Path) -> nix::Result<()> {
     let none = None::<&Path>;
-    nix::mount::mount(Some(source), place, none, MsFlags::MS_BIND, none)?;
-    // The flags of a bind mount can only be set in a second step.
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | BIND_FLAGS;
+    // The kernel's own link from a descriptor to what it is open on; no name is looked up.
+    let source = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
+    nix::mount::mount(Some(Path::new(&source)), place, none, MsFlags::MS_BIND, none)?;
+    // The flags of a bind mount can only be set in a second step, which takes away those that it does not name.
+    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | BIND_FLAGS;
+    if nix::sys::statvfs::fstatvfs(dir)?.flags().contains(FsFlags::ST_RDONLY) {
+        flags |= MsFlags::MS_RDONLY;
+    }
     nix::mount::mount(none, place, none, flags, none)
 }
 
@@ -123,13 +130,12 @@ fn prove(root: &Dir, repository: &Repository, need_bytes: u64) -> Result<Proof, 
             false => error.into(),
         })?;
     }
-    probe::probe(root)?;
+    let mut warnings: Vec<_> = probe::probe(root)?.into_iter().collect();
     let free_bytes = root.free_bytes()?;
     if free_bytes < need_bytes {
         let text = format!("`{}` has {free_bytes} bytes free where {need_bytes} are needed", repository.address);
         return Err(Failure::new(Code::RepositoryFull, text));
     }
-    let mut warnings = Vec::new();
     if !root.sync()? {
         warnings.push(format!("the file system of `{}` has no fsync for directories", repository.address));
     }

@@ -2,7 +2,6 @@
 //! across a share leads wherever somebody else puts a link. Nor is a link in the directory itself followed through that path:
 //! between two tools that open a file of ours, somebody else may put one in its place.
 
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use super::{bind, must_not_follow_links, unmount};
@@ -22,9 +21,7 @@ impl Pinned {
             Failure::new(Code::MountFailed, text).because(error)
         };
         std::fs::create_dir_all(&place).map_err(|error| failed(&error))?;
-        // The kernel's own link from a descriptor to what it is open on; no name on the share is looked up.
-        let source = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
-        bind(Path::new(&source), &place).map_err(|errno| failed(&errno))?;
+        bind(dir, &place).map_err(|errno| failed(&errno))?;
         // From here on it is unmounted whatever comes.
         let pinned = Self { place };
         match Dir::open_root(&pinned.place).map_err(Failure::from).and_then(|dir| must_not_follow_links(&dir)) {

@@ -61,7 +61,7 @@ impl Dir {
         &self.path
     }
 
-    fn shown(&self, name: &OsStr) -> String {
+    pub(super) fn shown(&self, name: &OsStr) -> String {
         shown(self.path.join(name).as_os_str())
     }
 
@@ -113,8 +113,18 @@ impl Dir {
 
     /// Opens a regular file; one that is a pipe or device is neither opened nor waited for.
     pub fn open_file(&self, name: impl AsRef<OsStr>, write: bool) -> Result<File> {
-        let name = name.as_ref();
-        let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        self.open_regular(name.as_ref(), if write { OFlag::O_RDWR } else { OFlag::O_RDONLY })
+    }
+
+    /// Opens a regular file for reads past this host's cache; none where the file system has no such thing.
+    pub fn open_direct(&self, name: impl AsRef<OsStr>) -> Result<Option<File>> {
+        match self.open_regular(name.as_ref(), OFlag::O_RDONLY | OFlag::O_DIRECT) {
+            Err(ShareError::Refused { errno: Errno::EINVAL, .. }) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn open_regular(&self, name: &OsStr, access: OFlag) -> Result<File> {
         let fd = self.open_at(name, access | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Mode::empty(), "regular file")?;
         let stat = nix::sys::stat::fstat(&fd).map_err(|errno| ShareError::refused("stat", self.shown(name), errno))?;
         if kind(&stat) != SFlag::S_IFREG {
@@ -140,8 +150,13 @@ impl Dir {
     /// Makes a file with that content and brings it to stable storage. What fsync and close say is looked at: behind a
     /// network file system they are where a late write error shows.
     pub fn write_new(&self, name: impl AsRef<OsStr>, content: &[u8]) -> Result<()> {
+        let file = self.create_file(name.as_ref())?;
+        self.fill(file, name, content)
+    }
+
+    /// The second half of [`Dir::write_new`]: that content into the new, empty `file` of that name.
+    pub(super) fn fill(&self, mut file: File, name: impl AsRef<OsStr>, content: &[u8]) -> Result<()> {
         let name = name.as_ref();
-        let mut file = self.create_file(name)?;
         file.write_all(content).map_err(|error| ShareError::io("write", self.shown(name), &error))?;
         file.sync_all().map_err(|error| ShareError::io("fsync", self.shown(name), &error))?;
         nix::unistd::close(file).map_err(|errno| ShareError::refused("close", self.shown(name), errno))

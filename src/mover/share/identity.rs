@@ -78,9 +78,17 @@ pub fn init(path: &Path) -> Result<RepositoryId, Failure> {
     let mut content = serde_json::to_vec_pretty(&identity)
         .map_err(|error| Failure::new(Code::Internal, format!("cannot write `{FILE}`")).because(&error))?;
     content.push(b'\n');
-    match root.write_new(FILE, &content) {
+    let file = match root.create_file(FILE) {
         Err(error) if error.is_taken() => return refused(),
-        written => written?,
+        created => created?,
+    };
+    if let Err(error) = root.fill(file, FILE, &content) {
+        // Nobody else's, as it was made here. Left there, it would be taken for a repository by the next try.
+        let mut failure = Failure::from(error);
+        if let Err(stays) = root.remove_file(FILE) {
+            failure = failure.because_of(&stays.into());
+        }
+        return Err(failure);
     }
     root.sync()?;
     Ok(identity.repository_id)

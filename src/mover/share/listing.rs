@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Dir, ENTRIES_MAX, INSTANCES, ShareError, read_identity};
+use super::{Dir, ENTRIES_MAX, INSTANCES, NUMBER_MAX, ShareError, read_identity};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
@@ -45,22 +45,35 @@ pub fn list_backups(root: &Path) -> Result<Vec<Listed>, Failure> {
     Ok(listed)
 }
 
-/// The manifest of one backup. None of that id: `backup_not_found`; there but damaged: that failure.
+/// The manifest of one backup. None of that id: `backup_not_found`; there but damaged: that failure, unless a good one is
+/// there too, as where an instance's directory was copied under another name.
 pub fn find_backup(root: &Path, backup: BackupId) -> Result<Manifest, Failure> {
     let opened = open_repository(root)?;
     let instances = opened.open_dir(INSTANCES)?;
+    let mut failed = None;
     for entry in visible(&instances)? {
         let Ok(instance) = entry.parse::<InstanceId>() else { continue };
-        let directory = match instances.open_dir(&entry) {
-            // A link in the place of some instance's directory hides nothing of the others.
-            Err(ShareError::NotWhatItSays { .. }) => continue,
-            opened => opened?,
-        };
-        if directory.stat(backup.to_string())?.is_some() {
-            return read_manifest(&directory, instance, backup);
+        match find_below(&instances, instance, backup) {
+            Ok(Some(manifest)) => return Ok(manifest),
+            Ok(None) => {}
+            Err(failure) => failed = failed.or(Some(failure)),
         }
     }
-    Err(Failure::new(Code::BackupNotFound, format!("`{}` has no backup `{backup}`", root.display())))
+    Err(failed.unwrap_or_else(|| {
+        Failure::new(Code::BackupNotFound, format!("`{}` has no backup `{backup}`", root.display()))
+    }))
+}
+
+fn find_below(instances: &Dir, instance: InstanceId, backup: BackupId) -> Result<Option<Manifest>, Failure> {
+    let directory = match instances.open_dir(instance.to_string()) {
+        // There is no backup behind a link in the place of an instance's directory.
+        Err(ShareError::NotWhatItSays { .. }) => return Ok(None),
+        opened => opened?,
+    };
+    match directory.stat(backup.to_string())? {
+        Some(_) => read_manifest(&directory, instance, backup).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Reads the manifest of the backup in directory `backup` of an instance's directory, and holds it against the names of both.
@@ -79,22 +92,29 @@ pub(crate) fn read_manifest(parent: &Dir, instance: InstanceId, backup: BackupId
     if manifest.backup_id != backup || manifest.instance_id != instance {
         return Err(damaged(&directory, "its manifest is that of another backup"));
     }
+    if manifest.number > NUMBER_MAX {
+        return Err(damaged(&directory, "its manifest has a number that no backup is given"));
+    }
     Ok(manifest)
 }
 
-/// The highest number among the published backups of an instance, 0 for none, and what could not be read.
-pub(crate) fn highest_number(parent: &Dir, instance: InstanceId) -> Result<(u64, Vec<String>), Failure> {
-    let mut highest = 0;
-    let mut warnings = Vec::new();
+/// The highest number among the published backups of an instance, 0 for none, and a warning where some can't be read: an old
+/// backup that is damaged, or on a bad spot of the storage, stops no new one.
+pub(crate) fn highest_number(parent: &Dir, instance: InstanceId) -> Result<(u64, Option<String>), Failure> {
+    let (mut highest, mut unreadable, mut first) = (0, 0, None);
     for entry in visible(parent)? {
         let Ok(backup) = entry.parse::<BackupId>() else { continue };
         match read_manifest(parent, instance, backup) {
             Ok(manifest) => highest = highest.max(manifest.number),
-            Err(failure) if failure.code == Code::RepositoryUnsafe => warnings.push(format!("{failure:#}")),
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                unreadable += 1;
+                first = first.or(Some(failure));
+            }
         }
     }
-    Ok((highest, warnings))
+    let warning = first
+        .map(|failure| format!("{unreadable} earlier backups of the instance can't be read, one because: {failure:#}"));
+    Ok((highest, warning))
 }
 
 fn list_instance(instances: &Dir, instance: InstanceId) -> Result<Vec<Listed>, Failure> {

@@ -19,6 +19,7 @@ mod identity;
 mod listing;
 mod readme;
 mod staging;
+mod stored;
 
 pub use dir::{Dir, Entry};
 pub use error::ShareError;
@@ -27,6 +28,7 @@ pub use listing::{Listed, find_backup, list_backups};
 pub(crate) use listing::{MANIFEST_BYTES_MAX, highest_number, read_manifest};
 pub use readme::restore_readme;
 pub(crate) use staging::{Staging, fence_leftovers};
+pub(crate) use stored::{Sent, must_be_stored};
 
 /// Directory of all instances' backups.
 pub const INSTANCES: &str = "instances";
@@ -34,5 +36,7 @@ pub const INSTANCES: &str = "instances";
 pub const LOCKS: &str = "locks";
 /// The restore instructions in a backup's directory.
 pub const README: &str = "README-RESTORE.txt";
+/// Highest number of a backup or lease: one a second for 136 years. A higher one was put there by somebody else.
+pub(crate) const NUMBER_MAX: u64 = u32::MAX as u64;
 /// Entries of one directory, beyond which a share is not one of ours.
 pub const ENTRIES_MAX: usize = 100_000;

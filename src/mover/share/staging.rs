@@ -1,10 +1,10 @@
 //! The staging directory of a backup: beside the published ones, so that relative backing files resolve while writing and
 //! the commit is one rename. A crash leaves it; the next holder of the instance's lease moves it out of the way.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Dir, ENTRIES_MAX, INSTANCES};
+use super::{Dir, ENTRIES_MAX, INSTANCES, Sent};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
@@ -28,7 +28,7 @@ pub(crate) struct Staging {
     /// Its name in `parent`.
     pub name: String,
     rest: String,
-    made: Mutex<BTreeSet<String>>,
+    made: Mutex<BTreeMap<String, Option<Sent>>>,
 }
 
 impl Staging {
@@ -51,14 +51,15 @@ impl Staging {
         Ok(Self { instance, backup, parent: Arc::new(parent), dir, name, rest, made: Mutex::default() })
     }
 
-    /// Notes that a file of that name is of our own making, and so belongs to the backup.
-    pub fn note_made(&self, file: &str) {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned());
+    /// Notes that a file of that name is of our own making, and so belongs to the backup: with what it was given, or as an
+    /// image, whose content others vouch for.
+    pub fn note_made(&self, file: &str, sent: Option<Sent>) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned(), sent);
     }
 
-    /// The names of our own files, sorted.
-    pub fn made(&self) -> Vec<String> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    /// The names of our own files, sorted, with what each was given; none for an image.
+    pub fn made(&self) -> BTreeMap<String, Option<Sent>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes a small file; one of the same name is replaced.
@@ -67,7 +68,7 @@ impl Staging {
             return Err(Failure::new(Code::Internal, format!("`{file}` cannot be the name of a record")));
         }
         self.dir.remove_file(file)?;
-        self.note_made(file);
+        self.note_made(file, Some(Sent::of(content)));
         Ok(self.dir.write_new(file, content)?)
     }
 

@@ -174,6 +174,7 @@ impl FakeMover {
 
     fn seal(&mut self) -> Result<Reply, Failure> {
         let (instance, _, name) = self.staging.clone().ok_or_else(|| out_of_order("seal", "stage"))?;
+        self.copied_bytes.ok_or_else(|| out_of_order("seal", "copy"))?;
         let sealed = |(file, content): (&String, &FakeFile)| SealedFile {
             file: file.clone(),
             bytes: content.bytes(),
