@@ -58,6 +58,7 @@ fn the_worker() {
     runtime.block_on(async {
         let hypervisor = Libvirt::new(&lab::libvirt_uri());
         let mut guard = guards().arm(&duty(instance, &folder, freeze_limit, LIMIT)).await.unwrap();
+        guard.beginning().await.unwrap();
         guard.freezing().await.unwrap();
         hypervisor.freeze(instance, AGENT).await.unwrap();
         hypervisor.begin_pull(instance, &backup(&folder)).await.unwrap();

@@ -59,6 +59,10 @@ impl Named for Moment {
 impl Make<Context> for Moment {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         look_again(context).await?;
+        match context.guard.lock().await.as_mut() {
+            Some(guard) => guard.beginning().await?,
+            None => return Err(no_guard()),
+        }
         let record = if context.plan.freeze.attempted {
             take_frozen(context, self.freeze_limit).await?
         } else {
