@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use longshore::failure::{Code, Failure};
 use longshore::host::hypervisor::fake::FakeInstance;
-use longshore::host::hypervisor::{GuestFileSystem, GuestInfo, Hypervisor};
+use longshore::host::hypervisor::{DomainJob, GuestFileSystem, GuestInfo, Hypervisor};
 use longshore::model::instance::PowerState;
 use longshore::model::job::{BackupSpec, Quiesce, Verification};
 use longshore::model::manifest::{Consistency, TransferUsed};
@@ -529,4 +529,120 @@ async fn a_plan_that_cannot_be_read_touches_nothing() {
     let world = World::of(FakeInstance::running("web").disk("vda", 1 << 30), BackupSpec::default());
     let failure = world.unwind_with(&serde_json::json!({ "backup_id": 7 }), &[]).await.unwrap_err();
     assert_eq!(failure.code, Code::Internal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_not_frozen_for_a_begin_that_would_be_refused() {
+    let world = World::of(running(), quiesced(Quiesce::Require));
+    world.hypervisor.late_freeze(world.instance, Duration::from_secs(3600));
+    for theirs in ["/elsewhere/theirs/nbd", "/elsewhere/kvm-07.0123456789ab.1.1/nbd"] {
+        let theirs = DomainJob::Pull { socket: theirs.into() };
+        world.hypervisor.begin_foreign_job(world.instance, theirs.clone());
+        let failure = failed(&world.run().await);
+        assert_eq!((failure.code, failure.step.as_deref()), (Code::InstanceBusy, Some("moment")));
+        assert_eq!(world.hypervisor.job(world.instance), Some(theirs), "another's job is not ended");
+    }
+    world.hypervisor.lose_job(world.instance);
+    world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_backup_that_an_earlier_attempt_left_is_ended_before_the_next_begins() {
+    let world = World::of(running(), quiesced(Quiesce::Require));
+    let left = world.settings.run_dir.join("kvm-07.0123456789ab.1.1");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("nbd"), b"").unwrap();
+    world.hypervisor.begin_foreign_job(world.instance, DomainJob::Pull { socket: left.join("nbd") });
+    completed(&world.run().await);
+    world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_stops_around_the_begin_is_tried_again() {
+    for quiesce in [Quiesce::Off, Quiesce::Require] {
+        let world = World::of(running(), quiesced(quiesce));
+        world.hypervisor.hang("begin_pull");
+        let (outcome, ()) = tokio::join!(world.run(), async {
+            world.until_asked("moment").await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // The watch over the source misses it this once.
+            world.hypervisor.fail("state", 1, Failure::new(Code::HypervisorUnavailable, "libvirt restarts"));
+            world.hypervisor.set_state(world.instance, PowerState::ShutOff);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            world.hypervisor.let_go("begin_pull");
+        });
+        let failure = failed(&outcome);
+        assert_eq!((failure.code, failure.step.as_deref()), (Code::InstanceStopped, Some("moment")), "{failure:#}");
+        world.assert_clean().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_released_before_a_begin_needs_no_answer_from_libvirt() {
+    let world = World::of(running(), quiesced(Quiesce::Require));
+    world.guards.refuse(true);
+    world.hypervisor.hang("domain_job");
+    let outcome = world.run().await;
+    assert_eq!(failed(&outcome).code, Code::GuardFailed);
+    assert!(outcome.left_over.is_empty(), "{outcome:?}");
+    world.hypervisor.let_go("domain_job");
+    world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_from_before_the_begin_is_left_as_it_is() {
+    let world = World::of(running(), quiesced(Quiesce::Require));
+    world.hypervisor.hang("watch");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        world.until_asked("source").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.hypervisor.set_state(world.instance, PowerState::PausedByIoError);
+        world.hypervisor.let_go("watch");
+    });
+    assert_eq!(failed(&outcome).code, Code::InstanceStateUnsupported);
+    world.until(|world| world.guards.standing() == 0).await;
+    assert!(!world.hypervisor.guest_can_write(world.instance), "it was not paused by the backup");
+    world.hypervisor.set_state(world.instance, PowerState::Running);
+    world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_guest_noticed_is_recorded() {
+    let world = World::of(running(), quiesced(Quiesce::Require));
+    world.movers.hang("copy");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        world.until_copying().await;
+        for each_ms in [3, 40, 5] {
+            world.hypervisor.guest_writes(world.instance, 10, Duration::from_millis(each_ms));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        world.movers.unhang("copy");
+    });
+    let guest = completed(&outcome).manifest.guest.expect("it ran");
+    assert_eq!((guest.begin_ms, guest.worst_write_ms), (0, Some(40)));
+    let world = World::of(stopped(), BackupSpec::default());
+    assert_eq!(completed(&world.run().await).manifest.guest, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_restore_would_miss_is_a_warning() {
+    let instance =
+        running().unrecorded("the state of the TPM is not in the backup").live_definition("<domain id='7'/>");
+    let manifest = completed(&World::of(instance, BackupSpec::default()).run().await).manifest;
+    let records: Vec<_> = manifest.records.iter().map(|record| record.file.as_str()).collect();
+    assert_eq!(records, ["agent.json", "domain-live.xml", "domain.xml"]);
+    for word in ["TPM", "domain-live.xml"] {
+        assert!(manifest.warnings.iter().any(|warning| warning.contains(word)), "{word}: {:?}", manifest.warnings);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_that_may_be_too_little_is_a_warning_where_nobody_knows_what_a_disk_holds() {
+    let world = World::of(running().unmeasured(), BackupSpec::default());
+    assert_eq!(completed(&world.run().await).manifest.warnings, Vec::<String>::new());
+    let world = World::of(running().unmeasured(), BackupSpec::default());
+    world.movers.repository(SHARE, |share| share.free_bytes = 1 << 29);
+    let warnings = completed(&world.run().await).manifest.warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("how much some disks hold")), "{warnings:?}");
+    world.assert_clean().await;
 }

@@ -58,6 +58,7 @@ fn the_worker() {
     runtime.block_on(async {
         let hypervisor = Libvirt::new(&lab::libvirt_uri());
         let mut guard = guards().arm(&duty(instance, &folder, freeze_limit, LIMIT)).await.unwrap();
+        guard.beginning().await.unwrap();
         guard.freezing().await.unwrap();
         hypervisor.freeze(instance, AGENT).await.unwrap();
         hypervisor.begin_pull(instance, &backup(&folder)).await.unwrap();
@@ -135,8 +136,7 @@ async fn scratch_at_its_limit_ends_the_job_and_the_guest_runs_on() {
     hypervisor.begin_pull(bare.id, &backup(&bare.folder)).await.unwrap();
     assert_eq!(guard.fired().await.unwrap(), None);
     // What the guest overwrites is copied before. The zeros among it take no room: about 5 MiB are left.
-    let write = "qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend \"write -P 7 0 7M\"";
-    lab::virsh(&["qemu-monitor-command", &bare.name, "--hmp", write]);
+    bare.overwrite(0, 7, "7M");
     eventually("the job is gone", SECONDS, || !bare.has_backup_job());
     assert_eq!(guard.fired().await.unwrap().map(|failure| failure.code), Some(Code::ScratchFull));
     assert_eq!(lab::virsh(&["domstate", &bare.name]), "running");

@@ -17,6 +17,7 @@ use lab::LabInstance;
 use longshore::failure::Code;
 use longshore::host::hypervisor::libvirt::Libvirt;
 use longshore::host::hypervisor::{DomainEvent, Hypervisor, PushBackup, PushDisk};
+use longshore::job::backup::freeze::thaw_until_confirmed;
 use longshore::model::id::InstanceRef;
 use wire::Wire;
 
@@ -175,11 +176,56 @@ async fn a_libvirt_that_hangs_is_left_behind_and_listed_until_it_answers() {
     contract::eventually("the state is told again", || async { door.state(bare.id).await.is_ok() }).await;
 }
 
+/// The guest's own hook may take longer than the agent is given: the freeze then fails, and comes about all the same.
+#[tokio::test]
+async fn a_guest_whose_freeze_hook_is_slow_is_thawed_in_the_end() {
+    let (guest, door) = (LabInstance::guest(), door());
+    guest.slow_freeze(8);
+    let failure = door.freeze(guest.id, Duration::from_secs(2)).await.unwrap_err();
+    assert_eq!(failure.code, Code::AgentSilent, "{failure:#}");
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    let thawed = thaw_until_confirmed(&door, guest.id, until).await.unwrap();
+    println!("the first thaw: {:?}", thawed.first);
+    assert!(!guest.is_frozen());
+    let before = guest.writes_done();
+    lab::eventually("the guest writes again", Duration::from_secs(20), || guest.writes_done() > before);
+    guest.slow_freeze(0);
+    door.freeze(guest.id, AGENT).await.expect("the agent is in step again");
+    assert!(door.thaw(guest.id, AGENT).await.unwrap() > 0);
+}
+
+/// A linked clone holds little itself, and a sparse raw file less than its length.
+#[tokio::test]
+async fn what_a_disk_holds_is_counted_over_its_whole_chain() {
+    use std::os::unix::fs::MetadataExt;
+    let (bare, door) = (LabInstance::bare(), door());
+    let (top, base) = (bare.folder.join("vda.qcow2"), bare.folder.join("base.qcow2"));
+    let raw = bare.folder.join("vdb.raw");
+    let takes = |path: &Path| std::fs::metadata(path).unwrap().blocks() * 512;
+    let sizes = || async {
+        let disks = door.find(&InstanceRef::Id(bare.id)).await.unwrap().disks;
+        disks.iter().map(|disk| (disk.virtual_bytes, disk.allocated_bytes)).collect::<Vec<_>>()
+    };
+    bare.stop();
+    assert_eq!(sizes().await, [(Some(64 * MIB), Some(takes(&top))), (Some(16 * MIB), Some(takes(&raw)))]);
+    std::fs::rename(&top, &base).unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base.to_str().unwrap(), top.to_str().unwrap()]);
+    assert_eq!(sizes().await[0], (Some(64 * MIB), None), "a stopped clone does not say what its template holds");
+    bare.start();
+    assert!(takes(&base) > takes(&top) && takes(&raw) < 16 * MIB, "the disks are as this test wants them");
+    let both = takes(&base) + takes(&top);
+    assert_eq!(sizes().await, [(Some(64 * MIB), Some(both)), (Some(16 * MIB), Some(takes(&raw)))]);
+    bare.stop();
+}
+
 #[tokio::test]
 async fn a_guest_is_frozen_and_thawed() {
     let guest = LabInstance::guest();
     contract::a_guest_is_frozen_and_thawed(&door(), guest.id).await;
     assert!(!guest.is_frozen());
+    let written = door().write_counters(guest.id).await.unwrap();
+    let vda = written.iter().find(|disk| disk.target.as_str() == "vda").unwrap();
+    assert!(vda.writes > 0 && vda.write_ns > 0 && vda.flushes > 0 && vda.flush_ns > 0, "{vda:?}");
     freeze_begin_thaw_timings(&guest).await;
 }
 

@@ -24,6 +24,8 @@ mod gate;
 mod heard;
 #[path = "live_worker/killed.rs"]
 mod killed;
+#[path = "live_worker/moment.rs"]
+mod moment;
 #[path = "live_worker/running.rs"]
 mod running;
 #[path = "live_worker/share.rs"]

@@ -175,6 +175,9 @@ fn print_backup(backup: &BackupSummary) -> Result<(), CliError> {
     output::line(&format!("directory    {}", backup.directory))?;
     let frozen = backup.frozen_ms.map_or_else(String::new, |ms| format!(", guest frozen for {ms} ms"));
     output::line(&format!("consistency  {}{frozen}", output::word(&backup.consistency)))?;
+    if let Some(worst) = backup.guest.and_then(|guest| guest.worst_write_ms) {
+        output::line(&format!("guest        its writes took {worst} ms in their slowest second"))?;
+    }
     output::line(&format!("verified     {}", output::word(&backup.verification)))?;
     for disk in &backup.disks {
         let (data, size) = (output::bytes(disk.data_bytes), output::bytes(disk.virtual_bytes));

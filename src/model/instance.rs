@@ -16,9 +16,11 @@ pub enum PowerState {
     Paused,
     /// Paused by QEMU because of an I/O error on one of its disks.
     PausedByIoError,
+    /// On its way to being shut off; its vCPUs run no more.
+    ShuttingDown,
     /// Shut off.
     ShutOff,
-    /// Anything else libvirt knows: crashed, shutting down, suspended by the guest.
+    /// Anything else libvirt knows: crashed, suspended by the guest.
     Other,
 }
 
@@ -101,7 +103,8 @@ pub struct Disk {
     pub source: Option<DiskSource>,
     /// Size that the guest sees, bytes; known where the hypervisor could tell.
     pub virtual_bytes: Option<u64>,
-    /// Bytes allocated in its storage, where the hypervisor could tell.
+    /// Bytes allocated in its storage, backing files included: known where all of that are files that the hypervisor could
+    /// measure.
     pub allocated_bytes: Option<u64>,
 }
 
@@ -118,8 +121,14 @@ pub struct Instance {
     pub disks: Vec<Disk>,
     /// A guest agent channel is configured.
     pub agent_configured: bool,
+    /// Somebody in the guest has the agent's channel open.
+    pub agent_connected: bool,
     /// The inactive definition, as `virsh define` takes it, with its security-sensitive parts left out.
     pub definition: String,
-    /// The firmware's variable store, if the definition has one.
+    /// What it runs with, where its disks are others than the definition's: some were attached or changed for this run only.
+    pub live_definition: Option<String>,
+    /// The firmware's variable store, if the definition has one in a file.
     pub nvram: Option<PathBuf>,
+    /// State beside the disks that no backup holds, a sentence for each.
+    pub unrecorded: Vec<String>,
 }

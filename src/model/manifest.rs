@@ -48,6 +48,17 @@ pub struct QuiesceRecord {
     pub reason: Option<String>,
 }
 
+/// What a running guest noticed of its backup, besides the freeze.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct GuestRecord {
+    /// From the call that begins the backup to its answer, milliseconds.
+    pub begin_ms: u64,
+    /// What a write or flush of the guest took in its slowest second, on the mean and on the slowest disk, milliseconds; from
+    /// before the freeze to the end of the backup's job. Absent when the guest wrote nothing that was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_write_ms: Option<u64>,
+}
+
 /// One disk that is in the backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestDisk {
@@ -136,6 +147,9 @@ pub struct Manifest {
     pub finished_at: Timestamp,
     /// The freeze.
     pub quiesce: QuiesceRecord,
+    /// What the guest noticed besides; absent where it did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestRecord>,
     /// How it was proven.
     pub verification: Verification,
     /// The disks.

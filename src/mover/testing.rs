@@ -43,6 +43,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
             frozen_ms: None,
             reason: None,
         },
+        guest: None,
         verification: Verification::Compared,
         disks: targets.iter().map(disk).collect(),
         skipped_disks: Vec::new(),

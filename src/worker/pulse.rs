@@ -18,7 +18,7 @@ use crate::broker::{Outgoing, PublishError, Publisher, SessionState};
 use crate::failure::{Code, Failure};
 use crate::message::event::{Heartbeat, HostDetail, INVENTORY_INSTANCES_MAX, Inventory, InventoryInstance};
 use crate::message::{Encoding, encode_event};
-use crate::model::id::{EventId, InstanceRef};
+use crate::model::id::EventId;
 use crate::shutdown::{Shutdown, Stage};
 
 /// Longest time that one sign of life may take to be published; the next one is due soon anyway.
@@ -159,7 +159,7 @@ async fn inventory(shared: &Shared) -> Result<Inventory, Failure> {
         if begun.elapsed() > shared.settings.inventory {
             break;
         }
-        if let Ok(instance) = shared.hypervisor.find(&InstanceRef::Id(summary.id)).await {
+        if let Ok(instance) = shared.hypervisor.survey(summary.id).await {
             instances.push(InventoryInstance::from(&instance));
         }
     }

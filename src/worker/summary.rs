@@ -25,6 +25,7 @@ fn summary(manifest: Manifest) -> BackupSummary {
         transfer: manifest.transfer,
         consistency: manifest.quiesce.consistency,
         frozen_ms: manifest.quiesce.frozen_ms,
+        guest: manifest.guest,
         verification: manifest.verification,
         disks: manifest.disks.into_iter().map(disk).collect(),
         skipped_disks: manifest.skipped_disks,

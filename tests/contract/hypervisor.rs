@@ -48,6 +48,8 @@ pub async fn an_instance_is_found_by_uuid_and_by_name(door: &dyn Hypervisor, id:
     assert!(found.definition.contains(&id.to_string()), "{}", found.definition);
     assert_eq!(door.find(&InstanceRef::Name(found.name.clone())).await.unwrap().id, id);
 
+    assert_eq!(door.survey(id).await.unwrap(), found);
+
     let listed = door.instances().await.unwrap();
     let mine = listed.iter().find(|summary| summary.id == id).expect("it is listed");
     assert_eq!((&mine.name, mine.state), (&found.name, PowerState::Running));
@@ -67,6 +69,7 @@ pub async fn an_unknown_instance_is_not_here(door: &dyn Hypervisor) {
     assert_eq!(code(door.find(&InstanceRef::Id(unknown)).await.map(drop)), Code::InstanceNotHere);
     let name = InstanceRef::Name("nobody-has-this-name".parse().unwrap());
     assert_eq!(code(door.find(&name).await.map(drop)), Code::InstanceNotHere);
+    assert_eq!(code(door.survey(unknown).await.map(drop)), Code::InstanceNotHere);
     assert_eq!(code(door.state(unknown).await.map(drop)), Code::InstanceNotHere);
     assert_eq!(code(door.abort_job(unknown, &DomainJob::Other).await), Code::InstanceNotHere);
     assert_eq!(code(door.thaw(unknown, AGENT).await.map(drop)), Code::InstanceNotHere);
@@ -194,7 +197,10 @@ pub async fn an_instance_without_an_agent_says_so(door: &dyn Hypervisor, id: Ins
 }
 
 pub async fn a_guest_is_frozen_and_thawed(door: &dyn Hypervisor, id: InstanceId) {
-    assert!(door.find(&InstanceRef::Id(id)).await.unwrap().agent_configured);
+    let found = door.find(&InstanceRef::Id(id)).await.unwrap();
+    assert!(found.agent_configured && found.agent_connected);
+    let written = door.write_counters(id).await.unwrap();
+    assert!(written.iter().any(|disk| disk.target.as_str() == "vda"), "{written:?}");
     door.agent_ping(id, AGENT).await.unwrap();
     let info = door.guest_info(id, AGENT).await.unwrap();
     let on_vda =

@@ -151,6 +151,7 @@ pub fn manifest(
             frozen_ms: None,
             reason: None,
         },
+        guest: None,
         verification: Verification::Compared,
         disks: copied.iter().map(disk).collect(),
         skipped_disks: Vec::new(),

@@ -104,13 +104,17 @@ fn a_full_share_gets_its_room_back_and_the_lease_is_given_back_later() {
 #[test]
 fn a_share_that_hangs_costs_its_own_job_and_nobody_else() {
     let (guest, bare) = (LabInstance::guest(), LabInstance::bare());
-    let fleet = Fleet::with("hangs", Settings { stall_seconds: 5, ..Settings::default() });
+    let fleet = Fleet::with("hangs", Settings { stall_seconds: 20, ..Settings::default() });
     let (hanging, good) = (Share::faulty("hangs"), fleet.share());
     hanging.order(r#"{"bw_mb": 4}"#);
     let job = fleet.back_up(&guest, &hanging, "require");
     fleet.is_copying(job);
     hanging.order(r#"{"mode": "hang"}"#);
     assert!(guest.agent_answers() && !guest.is_frozen(), "the guest goes on");
+    // It writes and syncs once a second.
+    let before = guest.writes_done();
+    eventually("the guest's writes are done while the share hangs", WRITES, || guest.writes_done() >= before + 5);
+    assert!(guest.has_backup_job(), "the backup is still there, and so is what would hold the writes up");
     fleet.completed(fleet.back_up(&bare, &good, "off"));
     eventually("the guest has no job any more, though the share still hangs", JOB, || !guest.has_backup_job());
     assert!(guest.agent_answers() && !guest.is_frozen(), "the guest goes on");
@@ -121,6 +125,9 @@ fn a_share_that_hangs_costs_its_own_job_and_nobody_else() {
     fleet.completed(job);
     fleet.finish(&[&guest, &bare], &[&hanging, &good]);
 }
+
+/// Longest time for a handful of the guest's writes; less than the stall limit.
+const WRITES: Duration = Duration::from_secs(15);
 
 /// A dead share keeps a mover's processes for as long as it is dead: nobody can kill those.
 const STUCK: Duration = Duration::from_secs(240);

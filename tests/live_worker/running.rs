@@ -26,10 +26,13 @@ fn a_running_instance_is_quiesced_backed_up_and_proven() {
     assert_eq!(summary.verification, Verification::Compared);
     assert!(summary.frozen_ms.is_some_and(|frozen| frozen < 10_000), "{:?}", summary.frozen_ms);
     assert!(!guest.is_frozen(), "the guest goes on");
+    let noticed = summary.guest.expect("it ran");
+    assert!(noticed.begin_ms < 10_000, "{noticed:?}");
 
     let backup = share.path.join(&summary.directory);
     assert_eq!(backup, share.backups_of(&guest.id).join(summary.backup_id.to_string()));
     let manifest: Manifest = serde_json::from_slice(&std::fs::read(backup.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest.guest, Some(noticed));
     assert_eq!(
         (manifest.job_id, manifest.backup_id, manifest.quiesce.requested),
         (job, summary.backup_id, Quiesce::Require)

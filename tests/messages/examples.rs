@@ -18,7 +18,7 @@ use longshore::model::instance::{DiskDevice, PowerState};
 use longshore::model::job::{
     BackupMode, BackupSpec, Job, JobKind, Quiesce, RetryPolicy, RunKey, Transfer, Verification, Work,
 };
-use longshore::model::manifest::{Consistency, SkippedDisk, TransferUsed};
+use longshore::model::manifest::{Consistency, GuestRecord, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
 
 pub const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
@@ -94,6 +94,7 @@ fn summary() -> BackupSummary {
         transfer: TransferUsed::Pull,
         consistency: Consistency::FileSystem,
         frozen_ms: Some(41),
+        guest: Some(GuestRecord { begin_ms: 28, worst_write_ms: Some(19) }),
         verification: Verification::Compared,
         disks: vec![BackedUpDisk {
             target: "vda".parse().unwrap(),
@@ -181,6 +182,7 @@ fn host_detail(words: &str) -> Option<HostDetail> {
                 name: "web-1".parse().unwrap(),
                 state: PowerState::Running,
                 agent: true,
+                agent_connected: Some(true),
                 disks: vec![InventoryDisk {
                     target: "vda".parse().unwrap(),
                     serial: Some("volume-1".to_owned()),

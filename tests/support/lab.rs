@@ -78,6 +78,34 @@ impl LabInstance {
         virsh(&["qemu-agent-command", &self.name, ask, "--timeout", "20"]).contains("frozen")
     }
 
+    /// Lets each freeze wait so long for the guest's own hook (see `tests/lab/guest-init`).
+    pub fn slow_freeze(&self, seconds: u32) {
+        let agent = |command: String| virsh(&["qemu-agent-command", &self.name, &command, "--timeout", "10"]);
+        let opened =
+            agent(r#"{"execute":"guest-file-open","arguments":{"path":"/run/slow-freeze","mode":"w"}}"#.into());
+        let opened: serde_json::Value = serde_json::from_str(&opened).unwrap();
+        let handle = opened["return"].as_i64().expect("a handle");
+        // One digit in base64.
+        let digits = ["MA==", "MQ==", "Mg==", "Mw==", "NA==", "NQ==", "Ng==", "Nw==", "OA==", "OQ=="];
+        let text = digits.get(seconds as usize).expect("a slow freeze takes up to 9 seconds");
+        agent(format!(r#"{{"execute":"guest-file-write","arguments":{{"handle":{handle},"buf-b64":"{text}"}}}}"#));
+        agent(format!(r#"{{"execute":"guest-file-close","arguments":{{"handle":{handle}}}}}"#));
+    }
+
+    /// How many writes of the guest to `vda` are done, which is what it waits for when it syncs.
+    pub fn writes_done(&self) -> u64 {
+        let stats = virsh(&["domblkstat", &self.name, "vda"]);
+        let line = stats.lines().find_map(|line| line.trim().strip_prefix("vda wr_req "));
+        line.expect("a count of writes").trim().parse().unwrap()
+    }
+
+    /// Writes `pattern` over the first `length` of a bare instance's disk, the number of which is its place.
+    pub fn overwrite(&self, disk: u32, pattern: u8, length: &str) {
+        let device = format!("/machine/peripheral/virtio-disk{disk}/virtio-backend");
+        let write = format!("qemu-io -d {device} \"write -P {pattern} 0 {length}\"");
+        virsh(&["qemu-monitor-command", &self.name, "--hmp", &write]);
+    }
+
     /// Whether the domain has a backup job, asked past the code under test.
     pub fn has_backup_job(&self) -> bool {
         virsh_output(&["backup-dumpxml", &self.name]).status.success()

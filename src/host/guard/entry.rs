@@ -24,9 +24,11 @@ const LAST_ANSWER_WAIT: Duration = Duration::from_secs(1);
 /// What the kernel's OOM killer reads as "never" (`proc_pid_oom_score_adj(5)`).
 const OOM_NEVER: &str = "-1000";
 
-/// Runs the guard process until it is disarmed or done. Exit code 0 when nothing is left, 1 when it was never armed or
-/// gave up; that is also told on stderr.
+/// Runs the guard process until it is disarmed or done. Exit code 0 when nothing is left, 1 when it was never armed; that is
+/// also told on stderr.
 pub fn main() -> ExitCode {
+    // One that runs already would do as well.
+    let _ = tracing_subscriber::fmt().with_writer(|| WorkersStderr).with_ansi(false).with_target(false).try_init();
     leave_the_workers_reach();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -77,10 +79,10 @@ async fn guard() -> Result<(), Failure> {
 
     let (asked, given) = mpsc::channel(1);
     let last_answer = tokio::spawn(pass_on(orders, asked));
-    let outcome = watch(hypervisor, duty, given).await;
+    watch(hypervisor, duty, given).await;
     // The answer to a disarm is still on its way; a worker that doesn't read it is not waited for.
     let _ = tokio::time::timeout(LAST_ANSWER_WAIT, last_answer).await;
-    outcome
+    Ok(())
 }
 
 async fn arm(libvirt_uri: &str, duty: &GuardDuty) -> Result<(Arc<dyn Hypervisor>, place::Place), Failure> {
@@ -111,6 +113,20 @@ async fn pass_on(mut orders: BufReader<Stdin>, asked: mpsc::Sender<Asked>) {
         if is_last {
             return;
         }
+    }
+}
+
+/// The worker's stderr, which by now nobody may read: a line that can't be written must not end the guard.
+struct WorkersStderr;
+
+impl Write for WorkersStderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = std::io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

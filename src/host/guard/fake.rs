@@ -57,9 +57,7 @@ impl Guards for FakeGuards {
         self.standing.fetch_add(1, Ordering::SeqCst);
         let standing = Arc::clone(&self.standing);
         tokio::spawn(async move {
-            if let Err(failure) = watch(hypervisor, duty, given).await {
-                tracing::warn!("{failure:#}");
-            }
+            watch(hypervisor, duty, given).await;
             standing.fetch_sub(1, Ordering::SeqCst);
         });
         Ok(Box::new(FakeGuard { orders }))
@@ -77,6 +75,10 @@ impl FakeGuard {
 
 #[async_trait]
 impl Guard for FakeGuard {
+    async fn beginning(&mut self) -> Result<(), Failure> {
+        self.order(Order::Beginning).await?.fired.map_or(Ok(()), Err)
+    }
+
     async fn freezing(&mut self) -> Result<(), Failure> {
         self.order(Order::Freezing).await?.fired.map_or(Ok(()), Err)
     }

@@ -19,7 +19,7 @@
 //!
 //! It never touches a job whose socket is not the one in its duty, makes no decision about the backup, and holds no
 //! secret. What it did is told to a worker that asks: after [`Guard::thawed`] answered well, the guest was frozen for the
-//! whole time in between.
+//! whole time in between. It never gives up: while a guest may be frozen or our job may stand, it stays.
 
 #[cfg(feature = "libvirt")]
 mod entry;
@@ -70,7 +70,8 @@ pub struct PullDuty {
     pub scratch_limit_bytes: u64,
     /// Free bytes of the scratch's file system below which the job is ended.
     pub scratch_reserve_bytes: u64,
-    /// The instance ran when the guard was armed: one that an I/O error paused meanwhile is to run again after the job.
+    /// The instance ran when the guard was armed: one that an I/O error paused after the job's begin is to run again when it
+    /// is gone.
     pub was_running: bool,
 }
 
@@ -88,6 +89,9 @@ pub trait Guards: Send + Sync {
 /// The worker's end of one guard. Dropping it is as good as dying: the guard fires.
 #[async_trait]
 pub trait Guard: Send {
+    /// The pull job is about to be begun. What an I/O error has paused before that is not to run again. Fails with what
+    /// [`Guard::fired`] would tell.
+    async fn beginning(&mut self) -> Result<(), Failure>;
     /// The guest is about to be frozen: from now the freeze limit runs. `guard_failed`, `guard_fired`.
     async fn freezing(&mut self) -> Result<(), Failure>;
     /// The guest is thawed, and the agent has confirmed it. Fails with what [`Guard::fired`] would tell.

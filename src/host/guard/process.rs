@@ -28,6 +28,10 @@ const ARM_LIMIT: Duration = Duration::from_secs(65);
 /// Longest time for any other answer, and for the end after a disarm. The guest may be frozen meanwhile.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
+/// Longest time to answer whether it has fired. No guest waits for that, and a busy host is no reason to throw away the
+/// work of hours.
+const FIRED_LIMIT: Duration = Duration::from_secs(30);
+
 /// Starts guard processes.
 #[derive(Clone, Debug)]
 pub struct ProcessGuards {
@@ -131,7 +135,11 @@ impl ProcessGuard {
     }
 
     async fn order(&mut self, order: Order) -> Result<Option<Failure>, Failure> {
-        let answer = self.ask(order, ANSWER_LIMIT).await?;
+        self.order_within(order, ANSWER_LIMIT).await
+    }
+
+    async fn order_within(&mut self, order: Order, limit: Duration) -> Result<Option<Failure>, Failure> {
+        let answer = self.ask(order, limit).await?;
         answer.refused.map_or(Ok(answer.fired), Err)
     }
 
@@ -144,6 +152,10 @@ impl ProcessGuard {
 
 #[async_trait]
 impl Guard for ProcessGuard {
+    async fn beginning(&mut self) -> Result<(), Failure> {
+        self.order(Order::Beginning).await?.map_or(Ok(()), Err)
+    }
+
     async fn freezing(&mut self) -> Result<(), Failure> {
         self.order(Order::Freezing).await?.map_or(Ok(()), Err)
     }
@@ -153,7 +165,7 @@ impl Guard for ProcessGuard {
     }
 
     async fn fired(&mut self) -> Result<Option<Failure>, Failure> {
-        self.order(Order::Fired).await
+        self.order_within(Order::Fired, FIRED_LIMIT).await
     }
 
     async fn disarm(mut self: Box<Self>) -> Result<(), Failure> {
@@ -185,5 +197,33 @@ impl Guard for ProcessGuard {
             late.await;
         });
         process
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::model::id::InstanceId;
+
+    /// A guard that answers its second order as late as this.
+    const LATE_SECONDS: u64 = ANSWER_LIMIT.as_secs() + 1;
+
+    #[tokio::test]
+    async fn a_guard_that_is_slow_to_say_whether_it_has_fired_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("guard");
+        let answer = r#"printf '{"refused":null,"fired":null}\n'"#;
+        let script = format!(
+            "#!/bin/sh\nread order\n{answer}\nread order\nsleep {LATE_SECONDS}\n{answer}\nread order\n{answer}\n"
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let duty = GuardDuty { instance: InstanceId::draw(), freeze_limit: ANSWER_LIMIT, pull: None };
+        let mut guard = ProcessGuards::of_program(&program, "test:///default").arm(&duty).await.unwrap();
+        assert_eq!(guard.fired().await.unwrap(), None);
+        guard.disarm().await.unwrap();
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! "Once" is not enough. A freeze that timed out may reach the guest later, and a begin that the dead worker had sent may
 //! wait in libvirt for the domain's job lock. So the guard looks on for [`SETTLE`] after all is well.
+//!
+//! Nor does it ever give up: a libvirt or an agent that was away for a day may still have our job or our freeze when it comes
+//! back. What ends it is that all is well, which an instance that is gone or shut off is by its nature.
 
 use std::time::Duration;
 
@@ -25,22 +28,37 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// How long it is tried with [`FIRST_PAUSE`]; by then the worker, if there is one, reports `guest_maybe_frozen`.
 const HURRY: Duration = Duration::from_secs(120);
 
-/// Pause between two tries after that, and between two looks while all is well.
-const LATER_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause between two tries after that, to which it doubles.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// After this the guard gives up: an agent that was gone for an hour takes a person.
-const GIVE_UP: Duration = Duration::from_secs(60 * 60);
+/// Pause between two looks while all is well.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
-/// Thaws, if the guest was to be frozen, and ends the pull job, if there was to be one. Fails when it gives up.
-pub(super) async fn rescue(hypervisor: &dyn Hypervisor, duty: &GuardDuty, was_to_freeze: bool) -> Result<(), Failure> {
-    if !was_to_freeze && duty.pull.is_none() {
-        return Ok(());
+/// How often it is said what is still wrong.
+const TELL_PERIOD: Duration = Duration::from_secs(300);
+
+/// What may be so under a worker that can't look after it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Maybe {
+    /// The guest is frozen or going to be.
+    pub(super) frozen: bool,
+    /// The pull job has begun or is going to, so that a pause may be its doing.
+    pub(super) begun: bool,
+}
+
+/// Thaws, if the guest was to be frozen, and ends the pull job, if there was to be one, until both have been well for a
+/// while.
+pub(super) async fn rescue(hypervisor: &dyn Hypervisor, duty: &GuardDuty, maybe: Maybe) {
+    if !maybe.frozen && duty.pull.is_none() {
+        return;
     }
     let began = Instant::now();
     let mut well_since: Option<Instant> = None;
+    let mut told_at: Option<Instant> = None;
+    let mut pause = FIRST_PAUSE;
     loop {
         let thawed = async {
-            if !was_to_freeze {
+            if !maybe.frozen {
                 return Ok(());
             }
             // While all is well a look is enough, and disturbs nobody.
@@ -50,23 +68,31 @@ pub(super) async fn rescue(hypervisor: &dyn Hypervisor, duty: &GuardDuty, was_to
                 thaw(hypervisor, duty.instance).await
             }
         };
-        let (thawed, ended) = tokio::join!(thawed, end_and_resume(hypervisor, duty));
-        let pause = match thawed.and(ended) {
-            Ok(()) if well_since.is_some_and(|since| since.elapsed() >= SETTLE) => return Ok(()),
-            Ok(()) => {
-                well_since.get_or_insert_with(Instant::now);
-                LATER_PAUSE
+        let (thawed, ended) = tokio::join!(thawed, end_and_resume(hypervisor, duty, maybe.begun));
+        if thawed.is_ok() && ended.is_ok() {
+            if well_since.get_or_insert_with(Instant::now).elapsed() >= SETTLE {
+                return;
             }
-            Err(failure) if began.elapsed() >= GIVE_UP => {
-                let text = format!("the guard of instance `{}` gives up after {GIVE_UP:?}", duty.instance);
-                return Err(Failure::new(Code::GuestMaybeFrozen, text).because_of(&failure));
-            }
-            Err(_) => {
-                well_since = None;
-                if began.elapsed() < HURRY { FIRST_PAUSE } else { LATER_PAUSE }
-            }
-        };
+            pause = FIRST_PAUSE;
+            sleep(LOOK_PAUSE).await;
+            continue;
+        }
+        well_since = None;
+        if told_at.is_none_or(|at| at.elapsed() >= TELL_PERIOD) {
+            told_at = Some(Instant::now());
+            tell(duty.instance, "thaw its guest", thawed);
+            tell(duty.instance, "end its pull backup", ended);
+        }
         sleep(pause).await;
+        if began.elapsed() >= HURRY {
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+fn tell(instance: InstanceId, what: &str, tried: Result<(), Failure>) {
+    if let Err(failure) = tried {
+        tracing::warn!("the guard of instance `{instance}` goes on trying to {what}: {failure:#}");
     }
 }
 
@@ -93,10 +119,11 @@ async fn thaw(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<(), F
     }
 }
 
-async fn end_and_resume(hypervisor: &dyn Hypervisor, duty: &GuardDuty) -> Result<(), Failure> {
+/// A pause from before our job could begin is somebody else's, and stays.
+async fn end_and_resume(hypervisor: &dyn Hypervisor, duty: &GuardDuty, begun: bool) -> Result<(), Failure> {
     let Some(pull) = &duty.pull else { return Ok(()) };
     end_pull(hypervisor, duty.instance, pull).await?;
-    if pull.was_running {
+    if pull.was_running && begun {
         resume_after_io_error(hypervisor, duty.instance).await?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::GuardDuty;
 use super::protocol::{Answer, Order};
-use super::rescue::rescue;
+use super::rescue::{Maybe, rescue};
 use super::scratch::Scratch;
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::Hypervisor;
@@ -19,13 +19,9 @@ use crate::host::hypervisor::Hypervisor;
 pub(super) type Asked = (Order, oneshot::Sender<Answer>);
 
 /// Watches until it is disarmed, or until the worker is gone and what it left is cleared up.
-pub(super) async fn watch(
-    hypervisor: Arc<dyn Hypervisor>,
-    duty: GuardDuty,
-    mut orders: mpsc::Receiver<Asked>,
-) -> Result<(), Failure> {
+pub(super) async fn watch(hypervisor: Arc<dyn Hypervisor>, duty: GuardDuty, mut orders: mpsc::Receiver<Asked>) {
     let mut scratch = duty.pull.clone().map(Scratch::new);
-    let mut post = Post { hypervisor, duty, frozen_until: None, froze: false, fired: None, rescue: None };
+    let mut post = Post { hypervisor, duty, frozen_until: None, maybe: Maybe::default(), fired: None, rescue: None };
     loop {
         tokio::select! {
             biased;
@@ -33,7 +29,7 @@ pub(super) async fn watch(
                 Some((Order::Disarm, answer)) => {
                     // Whoever asked may be gone by now, which changes nothing.
                     let _ = answer.send(post.answer());
-                    return Ok(());
+                    return;
                 }
                 Some((order, answer)) => {
                     post.follow(&order);
@@ -73,8 +69,8 @@ struct Post {
     duty: GuardDuty,
     /// When the guest must be thawed; none when it isn't to be frozen, or after firing.
     frozen_until: Option<Instant>,
-    /// The guest may be frozen: a freeze was announced and no thaw confirmed.
-    froze: bool,
+    /// Frozen from a freeze's announcement to its confirmed thaw, begun from the announcement on.
+    maybe: Maybe,
     fired: Option<Failure>,
     rescue: Option<AbortOnDropHandle<()>>,
 }
@@ -87,11 +83,12 @@ impl Post {
     fn follow(&mut self, order: &Order) {
         match order {
             Order::Freezing if self.fired.is_none() => {
-                self.froze = true;
+                self.maybe.frozen = true;
                 self.frozen_until = Some(Instant::now() + self.duty.freeze_limit);
             }
+            Order::Beginning => self.maybe.begun = true,
             Order::Thawed => {
-                self.froze = false;
+                self.maybe.frozen = false;
                 self.frozen_until = None;
                 if self.fired.is_some() {
                     // Our job may still come about; the guest is not to be thawed any more.
@@ -115,13 +112,11 @@ impl Post {
 
     /// For as long as the worker doesn't say that it is over: a call of its own may still take effect at any time.
     fn start_rescue(&mut self) {
-        let (hypervisor, duty, froze) = (Arc::clone(&self.hypervisor), self.duty.clone(), self.froze);
+        let (hypervisor, duty, maybe) = (Arc::clone(&self.hypervisor), self.duty.clone(), self.maybe);
         let rescue = async move {
             loop {
-                if let Err(failure) = rescue(hypervisor.as_ref(), &duty, froze).await {
-                    tracing::error!("{failure:#}");
-                }
-                if !froze && duty.pull.is_none() {
+                rescue(hypervisor.as_ref(), &duty, maybe).await;
+                if !maybe.frozen && duty.pull.is_none() {
                     return;
                 }
             }
@@ -131,8 +126,8 @@ impl Post {
 
     /// The rescue of a worker that is gone. One that ran before may have ended before the worker's last call took effect,
     /// so it begins anew.
-    async fn finish(mut self) -> Result<(), Failure> {
+    async fn finish(mut self) {
         self.rescue = None;
-        rescue(self.hypervisor.as_ref(), &self.duty, self.froze).await
+        rescue(self.hypervisor.as_ref(), &self.duty, self.maybe).await;
     }
 }

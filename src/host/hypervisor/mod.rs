@@ -156,6 +156,21 @@ pub struct DomainJobStats {
     pub scratch_used_bytes: u64,
 }
 
+/// What one disk has done for its guest so far. Only requests that are done are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteCounters {
+    /// The domain's disk.
+    pub target: DiskTarget,
+    /// Writes.
+    pub writes: u64,
+    /// What they took together, nanoseconds.
+    pub write_ns: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// What they took together, nanoseconds.
+    pub flush_ns: u64,
+}
+
 /// Most hints that wait for one watcher.
 pub const WATCH_EVENTS_MAX: usize = 64;
 
@@ -188,6 +203,12 @@ pub trait Hypervisor: Send + Sync {
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure>;
     /// One instance with its disks. `instance_not_here` when there is none, `instance_ambiguous` for a name that fits two.
     async fn find(&self, instance: &InstanceRef) -> Result<Instance, Failure>;
+    /// The same for a listing: it holds up no other call, and leaves the sizes out where the instance's last survey has not
+    /// come back.
+    async fn survey(&self, instance: InstanceId) -> Result<Instance, Failure>;
+    /// What the disks of a running instance have written so far. Asked often, so it does not wait for other calls: what can't be
+    /// told at once is left out.
+    async fn write_counters(&self, instance: InstanceId) -> Result<Vec<WriteCounters>, Failure>;
     /// What an instance is doing now.
     async fn state(&self, instance: InstanceId) -> Result<PowerState, Failure>;
 

@@ -16,6 +16,7 @@ use super::plan::BackupPlan;
 use super::result::BackupResult;
 use super::session::Session;
 use super::settings::BackupSettings;
+use super::stall::Sampler;
 use crate::failure::{Code, Failure};
 use crate::host::guard::Guard;
 use crate::host::hypervisor::GuestFileSystem;
@@ -58,8 +59,14 @@ pub(super) struct Context {
     pub late_freeze: Option<LateCall>,
     /// A begin that failed and may still come about.
     pub late_begin: Option<LateCall>,
-    /// The pull backup was asked to begin.
+    /// The pull backup was asked to begin; after a crash, may have been.
     pub begin_asked: bool,
+    /// How long the begin call took, milliseconds.
+    pub begin_ms: Option<u64>,
+    /// Looks at what the guest's writes take.
+    pub sampler: Option<Sampler>,
+    /// The worst of that, milliseconds, once it has been stopped.
+    pub worst_write_ms: Option<u64>,
     /// The guard has been told of a freeze and not yet of the thaw.
     pub guard_freezing: bool,
     /// The guard that was left to its work, in words: every later try of what it goes on with names it.
@@ -113,6 +120,9 @@ impl Context {
             late_freeze: None,
             late_begin: None,
             begin_asked: false,
+            begin_ms: None,
+            sampler: None,
+            worst_write_ms: None,
             guard_freezing: false,
             left_guard: None,
             guard_verdict: None,

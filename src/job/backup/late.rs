@@ -16,6 +16,8 @@ use crate::model::id::InstanceId;
 pub const FREEZE: &str = "freeze";
 /// Likewise.
 pub const BEGIN: &str = "begin_pull";
+/// The door's word for a call that is only not to be asked twice.
+pub const COUNTERS: &str = "write_counters";
 
 /// Pause between two looks whether a late call has come back.
 pub const LOOK_SECONDS: u64 = 2;
@@ -56,6 +58,7 @@ pub async fn none_is_listed(hypervisor: Arc<dyn Hypervisor>, instance: InstanceI
     }
 }
 
-fn is_listed(hypervisor: &dyn Hypervisor, instance: InstanceId, word: &str) -> bool {
+/// Whether that call on the instance has outlived its caller and is still under way.
+pub fn is_listed(hypervisor: &dyn Hypervisor, instance: InstanceId, word: &str) -> bool {
     hypervisor.stuck_calls().iter().any(|stuck| stuck.call == word && stuck.instance == Some(instance))
 }

@@ -23,6 +23,7 @@ pub mod plan;
 mod result;
 mod session;
 pub mod settings;
+mod stall;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -107,6 +108,8 @@ pub async fn unwind(
     let steps = recipe(&plan, settings, attempt);
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
     context.manifest = sealed_manifest(records);
+    context.begin_asked =
+        records.iter().any(|record| matches!(record, Record::Began { step, .. } if step == Moment::NAME));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
     context.finish(outcome)
 }

@@ -9,7 +9,9 @@ use serde_json::Value;
 use super::context::Context;
 use super::plan::PlannedDisk;
 use crate::failure::{Code, Failure};
-use crate::model::manifest::{Consistency, MadeBy, Manifest, ManifestDisk, QuiesceRecord, RecordFile, TransferUsed};
+use crate::model::manifest::{
+    Consistency, GuestRecord, MadeBy, Manifest, ManifestDisk, QuiesceRecord, RecordFile, TransferUsed,
+};
 use crate::mover::protocol::{CopiedDisk, SealedFile};
 
 /// The published backup.
@@ -69,6 +71,7 @@ pub(super) fn manifest(context: &Context, files: &[SealedFile]) -> Result<Manife
         taken_at: context.taken_at.unwrap_or(finished_at),
         finished_at,
         quiesce: context.quiesce.clone().unwrap_or_else(|| not_frozen(context)),
+        guest: context.begin_ms.map(|begin_ms| GuestRecord { begin_ms, worst_write_ms: context.worst_write_ms }),
         verification: plan.verification,
         disks,
         skipped_disks: plan.skipped_disks.clone(),

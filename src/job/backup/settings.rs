@@ -36,5 +36,5 @@ pub const SCRATCH_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Part of the free room of the scratch's file system that is left to others: one of so many.
 pub const SCRATCH_RESERVE_DIVISOR: u64 = 10;
 
-/// Room wanted in the repository over what the disks' storage holds, for image metadata and records, bytes.
+/// Room wanted in the repository over what the disks hold, for image metadata and records, bytes.
 pub const REPOSITORY_MARGIN_BYTES: u64 = 64 * 1024 * 1024;

@@ -187,11 +187,12 @@ impl Case for Backup {
 
     async fn reopen(&self, crashed: Context) -> Context {
         let plan = Self::plan_of(&crashed);
-        // Not from memory: a begun commit has the manifest in the records before it.
-        let manifest = crashed.manifest.clone();
+        // Not from memory: a begun commit has the manifest in the records before it, and a begin its step.
+        let (manifest, begin_asked) = (crashed.manifest.clone(), crashed.begin_asked);
         drop(crashed);
         let mut context = self.world.lock().unwrap().context(plan);
         context.manifest = manifest;
+        context.begin_asked = begin_asked;
         context
     }
 

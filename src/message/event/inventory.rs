@@ -75,6 +75,9 @@ pub struct InventoryInstance {
     pub state: PowerState,
     /// A guest agent channel is configured.
     pub agent: bool,
+    /// Somebody in the guest has that channel open; absent where there is none or the instance does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_connected: Option<bool>,
     /// Its disks.
     pub disks: Vec<InventoryDisk>,
 }
@@ -112,6 +115,8 @@ impl From<&Instance> for InventoryInstance {
             name: instance.name.clone(),
             state: instance.state,
             agent: instance.agent_configured,
+            agent_connected: (instance.agent_configured && instance.state == PowerState::Running)
+                .then_some(instance.agent_connected),
             disks: instance.disks.iter().map(InventoryDisk::from).collect(),
         }
     }
@@ -138,6 +143,7 @@ mod tests {
             name: format!("instance-{number}").parse().unwrap(),
             state: PowerState::Running,
             agent: true,
+            agent_connected: Some(true),
             disks: (0..disks).map(disk).collect(),
         };
         Inventory {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Class, Failure};
 use crate::model::id::{BackupId, DiskTarget, JobId};
 use crate::model::job::Verification;
-use crate::model::manifest::{Consistency, SkippedDisk, TransferUsed};
+use crate::model::manifest::{Consistency, GuestRecord, SkippedDisk, TransferUsed};
 
 /// The host has the job in its journal and will bring it to an end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -115,6 +115,9 @@ pub struct BackupSummary {
     /// How long the guest was frozen, milliseconds; absent when it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_ms: Option<u64>,
+    /// What the guest noticed besides; absent where it did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestRecord>,
     /// How it was proven.
     pub verification: Verification,
     /// The disks in it.

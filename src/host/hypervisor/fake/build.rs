@@ -46,7 +46,18 @@ impl FakeInstance {
         let definition = format!("<domain type='kvm'><name>{name}</name><uuid>{id}</uuid></domain>");
         let name = name.parse().expect("an instance name");
         let disks = Vec::new();
-        let instance = Instance { id, name, state, disks, agent_configured: true, definition, nvram: None };
+        let instance = Instance {
+            id,
+            name,
+            state,
+            disks,
+            agent_configured: true,
+            agent_connected: state == PowerState::Running,
+            definition,
+            live_definition: None,
+            nvram: None,
+            unrecorded: Vec::new(),
+        };
         let facts = [("os.id".to_owned(), "debian".to_owned())].into();
         let info = GuestInfo { facts, file_systems: Vec::new() };
         Self { instance, agent: FakeAgent::Answering, info, checkpoints: Vec::new() }
@@ -110,6 +121,7 @@ impl FakeInstance {
     pub fn agent(mut self, agent: FakeAgent) -> Self {
         self.agent = agent;
         self.instance.agent_configured = agent != FakeAgent::Missing;
+        self.instance.agent_connected &= !matches!(agent, FakeAgent::Missing | FakeAgent::Silent);
         self
     }
 
@@ -124,6 +136,27 @@ impl FakeInstance {
     #[must_use]
     pub fn nvram(mut self, path: &std::path::Path) -> Self {
         self.instance.nvram = Some(path.to_owned());
+        self
+    }
+
+    /// With state that no backup holds.
+    #[must_use]
+    pub fn unrecorded(mut self, what: &str) -> Self {
+        self.instance.unrecorded.push(what.to_owned());
+        self
+    }
+
+    /// Running with other disks than its definition has.
+    #[must_use]
+    pub fn live_definition(mut self, live: &str) -> Self {
+        self.instance.live_definition = Some(live.to_owned());
+        self
+    }
+
+    /// With disks of whose content nobody knows how much room it takes.
+    #[must_use]
+    pub fn unmeasured(mut self) -> Self {
+        self.instance.disks.iter_mut().for_each(|disk| disk.allocated_bytes = None);
         self
     }
 

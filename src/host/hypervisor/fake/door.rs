@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::{
     DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
-    PushBackup, QemuOwner, StuckCall, Versions,
+    PushBackup, QemuOwner, StuckCall, Versions, WriteCounters,
 };
 use super::script::Ruling;
 use super::world::{AgentAnswer, FakeDomain};
@@ -156,6 +156,17 @@ impl Hypervisor for FakeHypervisor {
             return Err(Failure::new(Code::InstanceAmbiguous, format!("several instances are named `{instance}`")));
         }
         Ok(first.clone())
+    }
+
+    async fn survey(&self, instance: InstanceId) -> Result<Instance, Failure> {
+        self.on("survey", instance, |domain| Ok(domain.instance.clone())).await
+    }
+
+    async fn write_counters(&self, instance: InstanceId) -> Result<Vec<WriteCounters>, Failure> {
+        self.on("write_counters", instance, |domain| {
+            Ok(if domain.state() == PowerState::ShutOff { Vec::new() } else { domain.written.clone() })
+        })
+        .await
     }
 
     async fn state(&self, instance: InstanceId) -> Result<PowerState, Failure> {

@@ -125,6 +125,11 @@ impl FakeHypervisor {
         self.change(instance, |domain| domain.next_freeze_takes = Some(after));
     }
 
+    /// The guest has made `count` writes to each of its disks, which took `each` of them so long.
+    pub fn guest_writes(&self, instance: InstanceId, count: u64, each: Duration) {
+        self.change(instance, |domain| domain.write(count, each));
+    }
+
     /// Starts, stops or pauses an instance, as somebody outside does. Stopping ends its job and its freeze.
     pub fn set_state(&self, instance: InstanceId, state: PowerState) {
         self.change(instance, |domain| domain.set_state(state));

@@ -11,10 +11,12 @@ use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
 /// Every call that can be named, which are the door's methods.
-const CALLS: [&str; 19] = [
+const CALLS: [&str; 21] = [
     "versions",
     "instances",
     "find",
+    "survey",
+    "write_counters",
     "state",
     "agent_ping",
     "guest_info",

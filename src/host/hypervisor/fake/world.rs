@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::{DomainEvent, DomainJob, GuestInfo, WATCH_EVENTS_MAX};
+use super::super::{DomainEvent, DomainJob, GuestInfo, WATCH_EVENTS_MAX, WriteCounters};
 use super::JOB_ENDS_AFTER;
 use super::build::{FakeAgent, FakeInstance};
 use crate::failure::{Code, Failure};
@@ -28,6 +28,7 @@ pub(super) struct FakeDomain {
     pub(super) job: Option<Job>,
     pub(super) checkpoints: Vec<String>,
     pub(super) latest_moment_frozen: Option<bool>,
+    pub(super) written: Vec<WriteCounters>,
     agent: FakeAgent,
     checkpoints_at_first: Vec<String>,
     /// A freeze is under way in the guest, whatever its caller thinks.
@@ -48,6 +49,8 @@ pub(super) enum AgentAnswer {
 impl FakeDomain {
     pub(super) fn new(made: FakeInstance) -> Self {
         let FakeInstance { instance, agent, info, checkpoints } = made;
+        let nothing = |target: DiskTarget| WriteCounters { target, writes: 0, write_ns: 0, flushes: 0, flush_ns: 0 };
+        let written = instance.disks.iter().map(|disk| nothing(disk.target.clone())).collect();
         Self {
             instance,
             info,
@@ -56,6 +59,7 @@ impl FakeDomain {
             job: None,
             checkpoints: checkpoints.clone(),
             latest_moment_frozen: None,
+            written,
             agent,
             checkpoints_at_first: checkpoints,
             freezes_at: None,
@@ -126,6 +130,15 @@ impl FakeDomain {
         self.freeze_waits = true;
     }
 
+    /// The guest wrote to all of its disks, each write taking so long.
+    pub(super) fn write(&mut self, count: u64, each: Duration) {
+        let took = u64::try_from(each.as_nanos()).unwrap_or(u64::MAX).saturating_mul(count);
+        for disk in &mut self.written {
+            disk.writes += count;
+            disk.write_ns = disk.write_ns.saturating_add(took);
+        }
+    }
+
     pub(super) fn file_systems(&self) -> u32 {
         u32::try_from(self.info.file_systems.len()).unwrap_or(u32::MAX)
     }
@@ -176,7 +189,7 @@ impl FakeDomain {
         match self.state() {
             PowerState::Running => {}
             PowerState::Paused | PowerState::PausedByIoError => self.set_state(PowerState::Running),
-            PowerState::ShutOff | PowerState::Other => {
+            PowerState::ShutOff | PowerState::ShuttingDown | PowerState::Other => {
                 return Err(self.failure(Code::InstanceStateUnsupported, "is not paused"));
             }
         }

@@ -8,7 +8,7 @@ use virt_sys as sys;
 
 use super::super::{DomainJob, DomainJobStats, GuestInfo, InstanceSummary, PullBackup, PushBackup, Version, Versions};
 use super::calls::Caller;
-use super::{agent, errors, parse, raw, render};
+use super::{agent, errors, parse, raw, render, stats};
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
@@ -123,20 +123,15 @@ pub(super) fn instances(connect: &Connect) -> Result<Vec<InstanceSummary>, Failu
     Ok(summaries)
 }
 
-pub(super) fn describe(domain: &Domain) -> Result<Instance, Failure> {
+/// The sizes cost questions to QEMU, which for a domain whose storage is dead never come back.
+pub(super) fn describe(domain: &Domain, with_sizes: bool) -> Result<Instance, Failure> {
     let state = power_state(domain)?;
     let live = description(domain, 0)?;
     // Neither has security information, which libvirt only gives when asked with VIR_DOMAIN_XML_SECURE.
     let definition = description(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
     let mut instance = parse::instance(&live, definition, state)?;
-    for disk in instance.disks.iter_mut().filter(|disk| disk.source.is_some()) {
-        match raw::block_info(domain, disk.target.as_str()) {
-            Ok((capacity, allocation)) => {
-                disk.virtual_bytes = Some(capacity);
-                disk.allocated_bytes = Some(allocation);
-            }
-            Err(error) => tracing::debug!(disk = %disk.target, %error, "libvirt cannot tell the size of a disk"),
-        }
+    if with_sizes {
+        stats::measure(domain, state, &mut instance.disks, &parse::file_chains(&live)?);
     }
     Ok(instance)
 }
@@ -151,6 +146,7 @@ pub(super) fn power_state(domain: &Domain) -> Result<PowerState, Failure> {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => PowerState::Running,
         sys::VIR_DOMAIN_PAUSED if reason == sys::VIR_DOMAIN_PAUSED_IOERROR as i32 => PowerState::PausedByIoError,
         sys::VIR_DOMAIN_PAUSED => PowerState::Paused,
+        sys::VIR_DOMAIN_SHUTDOWN => PowerState::ShuttingDown,
         sys::VIR_DOMAIN_SHUTOFF => PowerState::ShutOff,
         _ => PowerState::Other,
     })

@@ -1,7 +1,8 @@
 //! The real door: libvirt, through `virt` where that has the call and is right, through [`raw`] elsewhere.
 //!
-//! Two lanes, each with a connection and call threads of its own: what releases a guest (thaw, freeze status, abort)
-//! never waits behind ordinary calls that hang, and libvirt serves only five calls of one connection at a time.
+//! Three lanes, each with a connection and call threads of its own: what releases a guest (thaw, freeze status, abort)
+//! never waits behind ordinary calls that hang, nor these behind surveys of instances whose storage is dead; libvirt serves
+//! only five calls of one connection at a time.
 //!
 //! ```text
 //!   async caller ──> Lane ──> call thread (deadline) ──> Connection ──> libvirtd
@@ -20,6 +21,7 @@ mod owner;
 mod parse;
 mod raw;
 mod render;
+mod stats;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +36,7 @@ use self::connection::Connection;
 use self::hub::Hub;
 use super::{
     DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
-    PushBackup, QemuOwner, StuckCall, Versions,
+    PushBackup, QemuOwner, StuckCall, Versions, WriteCounters,
 };
 use crate::failure::Failure;
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
@@ -59,10 +61,14 @@ const ORDINARY_THREADS_MAX: usize = 24;
 /// Call threads of the lane that releases guests.
 const RELEASE_THREADS_MAX: usize = 16;
 
+/// Call threads of the lane that surveys instances.
+const SURVEY_THREADS_MAX: usize = 8;
+
 /// The hypervisor of one libvirt URI. Connects when first asked; make one and share it.
 pub struct Libvirt {
     ordinary: Lane,
     release: Lane,
+    survey: Lane,
     hub: Arc<Hub>,
 }
 
@@ -73,6 +79,7 @@ impl Libvirt {
         Self {
             ordinary: Lane::new(uri, Some(Arc::clone(&hub)), ORDINARY_THREADS_MAX),
             release: Lane::new(uri, None, RELEASE_THREADS_MAX),
+            survey: Lane::new(uri, None, SURVEY_THREADS_MAX),
             hub,
         }
     }
@@ -156,8 +163,20 @@ impl Hypervisor for Libvirt {
     async fn find(&self, instance: &InstanceRef) -> Result<Instance, Failure> {
         let instance = instance.clone();
         self.ordinary
-            .on_host("find", QUERY_DEADLINE, move |connect| domain::describe(&domain::look_up(connect, &instance)?))
+            .on_host("find", QUERY_DEADLINE, move |connect| {
+                domain::describe(&domain::look_up(connect, &instance)?, true)
+            })
             .await
+    }
+
+    async fn survey(&self, instance: InstanceId) -> Result<Instance, Failure> {
+        let is_stuck = self.survey.calls.stuck().iter().any(|stuck| stuck.instance == Some(instance));
+        let describe = move |domain: &Domain| domain::describe(domain, !is_stuck);
+        self.survey.on("survey", instance, QUERY_DEADLINE, describe).await
+    }
+
+    async fn write_counters(&self, instance: InstanceId) -> Result<Vec<WriteCounters>, Failure> {
+        self.ordinary.on("write_counters", instance, QUERY_DEADLINE, stats::write_counters).await
     }
 
     async fn state(&self, instance: InstanceId) -> Result<PowerState, Failure> {
@@ -248,6 +267,7 @@ impl Hypervisor for Libvirt {
     fn stuck_calls(&self) -> Vec<StuckCall> {
         let mut stuck = self.ordinary.calls.stuck();
         stuck.extend(self.release.calls.stuck());
+        stuck.extend(self.survey.calls.stuck());
         stuck
     }
 }

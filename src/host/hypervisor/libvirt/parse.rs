@@ -3,6 +3,7 @@
 //! Other people's tools write these definitions, so nothing is assumed but what libvirt's own schema enforces, and texts
 //! that become names or paths of ours are checked by the types they become.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use roxmltree::{Document, Node, ParsingOptions};
@@ -31,10 +32,74 @@ pub(super) fn instance(live: &str, definition: String, state: PowerState) -> Res
     let name = child_text(domain, "name").parse::<InstanceName>();
     let name = name.map_err(|error| odd("the domain's name").because(&error))?;
     let devices = child(domain, "devices");
-    let disks = devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk).collect::<Result<_, _>>()?;
-    let agent_configured = devices.iter().flat_map(|devices| children(*devices, "channel")).any(is_agent_channel);
-    let nvram = child(domain, "os").and_then(|os| child(os, "nvram")).and_then(nvram_path);
-    Ok(Instance { id, name, state, disks, agent_configured, definition, nvram })
+    let disks =
+        devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk).collect::<Result<Vec<_>, _>>()?;
+    let channels = || devices.iter().flat_map(|devices| children(*devices, "channel")).filter_map(agent_target);
+    let agent_configured = channels().next().is_some();
+    let agent_connected = channels().any(|target| attribute(target, "state") == Some("connected"));
+    let nvram = child(domain, "os").and_then(|os| child(os, "nvram"));
+    let unrecorded = unrecorded(nvram, devices);
+    let nvram = nvram.and_then(nvram_path);
+    let runs_with_others = state != PowerState::ShutOff && disks_of(&definition)? != sources(&disks);
+    let live_definition = runs_with_others.then(|| live.to_owned());
+    Ok(Instance {
+        id,
+        name,
+        state,
+        disks,
+        agent_configured,
+        agent_connected,
+        definition,
+        live_definition,
+        nvram,
+        unrecorded,
+    })
+}
+
+/// Each target that a restore has to find in the definition, with its source. What is in a drive says nothing about that.
+fn sources(disks: &[Disk]) -> BTreeMap<DiskTarget, Option<DiskSource>> {
+    let kept = disks.iter().filter(|disk| matches!(disk.device, DiskDevice::Disk | DiskDevice::Lun));
+    kept.map(|disk| (disk.target.clone(), disk.source.clone())).collect()
+}
+
+fn disks_of(definition: &str) -> Result<BTreeMap<DiskTarget, Option<DiskSource>>, Failure> {
+    let document = document(definition, "domain")?;
+    let devices = child(document.root_element(), "devices");
+    let disks = devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk);
+    Ok(sources(&disks.collect::<Result<Vec<_>, _>>()?))
+}
+
+/// State that the guest may count on and that no backup holds.
+fn unrecorded(nvram: Option<Node<'_, '_>>, devices: Option<Node<'_, '_>>) -> Vec<String> {
+    let elsewhere = nvram.and_then(|nvram| attribute(nvram, "type")).filter(|kind| *kind != "file");
+    let nvram = elsewhere
+        .map(|kind| format!("the firmware's variables are on a source of type `{kind}`, and not in the backup"));
+    let tpm = devices.and_then(|devices| child(devices, "tpm")).map(|_| {
+        "the state of the TPM is not in the backup: what the guest has sealed with it, such as the key of a disk, stays sealed \
+         after a restore"
+            .to_owned()
+    });
+    nvram.into_iter().chain(tpm).collect()
+}
+
+/// Targets of the disks that consist of files alone, backing files included.
+pub(super) fn file_chains(live: &str) -> Result<BTreeSet<String>, Failure> {
+    let document = document(live, "domain")?;
+    let devices = child(document.root_element(), "devices");
+    let disks = devices.iter().flat_map(|devices| children(*devices, "disk"));
+    let of_files = disks.filter(|disk| {
+        let mut image = Some(*disk);
+        while let Some(node) = image {
+            // The end of a chain is an element without a type.
+            let is_end = node.has_tag_name("backingStore") && attribute(node, "type").is_none();
+            if !is_end && attribute(node, "type") != Some("file") {
+                return false;
+            }
+            image = child(node, "backingStore");
+        }
+        true
+    });
+    Ok(of_files.filter_map(|disk| attribute(child(disk, "target")?, "dev")).map(str::to_owned).collect())
 }
 
 /// Disk targets of a domain in the order of its description, whatever they are.
@@ -130,10 +195,11 @@ fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>) -> Option<DiskSource> {
     })
 }
 
-fn is_agent_channel(channel: Node<'_, '_>) -> bool {
-    child(channel, "target").is_some_and(|target| {
-        attribute(target, "type") == Some("virtio") && attribute(target, "name") == Some(AGENT_CHANNEL)
-    })
+fn agent_target<'a, 'input>(channel: Node<'a, 'input>) -> Option<Node<'a, 'input>> {
+    let is_agents = |target: &Node<'_, '_>| {
+        attribute(*target, "type") == Some("virtio") && attribute(*target, "name") == Some(AGENT_CHANNEL)
+    };
+    child(channel, "target").filter(is_agents)
 }
 
 fn nvram_path(nvram: Node<'_, '_>) -> Option<PathBuf> {

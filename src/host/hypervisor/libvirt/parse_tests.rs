@@ -25,7 +25,61 @@ const DOMAIN: &str = r#"<domain type='kvm' id='7'>
 </domain>"#;
 
 fn parsed(xml: &str) -> Result<Instance, Failure> {
-    instance(xml, String::new(), PowerState::Running)
+    instance(xml, xml.to_owned(), PowerState::Running)
+}
+
+fn with_devices(devices: &str) -> String {
+    format!("<domain><uuid>0b7f1f7e-6a55-4a0f-9f0e-7d2b6c0f6d11</uuid><name>a</name>{devices}</domain>")
+}
+
+#[test]
+fn an_agent_is_connected_when_its_guest_has_the_channel_open() {
+    assert!(parsed(DOMAIN).unwrap().agent_connected);
+    let found = parsed(&DOMAIN.replace("state='connected'", "state='disconnected'")).unwrap();
+    assert!(found.agent_configured && !found.agent_connected);
+}
+
+#[test]
+fn state_that_no_backup_holds_is_named() {
+    assert_eq!(parsed(DOMAIN).unwrap().unrecorded, Vec::<String>::new());
+    let nvram = "<os><nvram type='network'><source protocol='rbd' name='p/i'/></nvram></os>";
+    let found = parsed(&with_devices(nvram)).unwrap();
+    assert!(found.nvram.is_none() && found.unrecorded.iter().any(|text| text.contains("`network`")), "{found:?}");
+    let tpm = "<devices><tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices>";
+    assert!(parsed(&with_devices(tpm)).unwrap().unrecorded.iter().any(|text| text.contains("TPM")));
+}
+
+#[test]
+fn what_an_instance_runs_with_is_kept_where_its_definition_has_other_disks() {
+    let disk =
+        |target: &str, file: &str| format!("<disk type='file'><source file='{file}'/><target dev='{target}'/></disk>");
+    let drive = "<disk type='file' device='cdrom'><source file='/a.iso'/><target dev='sda'/></disk>";
+    let with = |disks: &[&str]| with_devices(&format!("<devices>{}</devices>", disks.concat()));
+    let (vda, moved, vdb) = (disk("vda", "/a"), disk("vda", "/b"), disk("vdb", "/c"));
+    for (live, defined, differs) in [
+        (with(&[&vda]), with(&[&vda]), false),
+        (with(&[&vda, drive]), with(&[&vda]), false),
+        (with(&[&vda, &vdb]), with(&[&vda]), true),
+        (with(&[&moved]), with(&[&vda]), true),
+        (with(&[]), with(&[&vda]), true),
+    ] {
+        let found = instance(&live, defined.clone(), PowerState::Running).unwrap();
+        assert_eq!(found.live_definition, differs.then_some(live.clone()), "{live} {defined}");
+        assert_eq!(instance(&live, defined, PowerState::ShutOff).unwrap().live_definition, None);
+    }
+}
+
+#[test]
+fn a_disk_of_files_has_no_other_source_anywhere_in_its_chain() {
+    let end = "<backingStore/>";
+    let chain = |target: &str, kind: &str| {
+        format!(
+            "<disk type='file'><target dev='{target}'/><backingStore type='{kind}'><format type='raw'/>{end}</backingStore></disk>"
+        )
+    };
+    let device = "<disk type='block'><target dev='vdc'/></disk>";
+    let xml = with_devices(&format!("<devices>{}{}{device}</devices>", chain("vda", "file"), chain("vdb", "network")));
+    assert_eq!(file_chains(&xml).unwrap().into_iter().collect::<Vec<_>>(), ["vda"]);
 }
 
 #[test]
@@ -125,5 +179,6 @@ proptest! {
         let changed = format!("{}{put}{}", &DOMAIN[..at], &DOMAIN[end..]);
         let _ = parsed(&changed);
         let _ = targets(&changed);
+        let _ = file_chains(&changed);
     }
 }

@@ -60,6 +60,28 @@ pub(super) fn block_info(domain: &Domain, disk: &str) -> Result<(u64, u64), Erro
     Ok((info.capacity, info.allocation))
 }
 
+/// Figures of the domain's disks, named `block.NUMBER.FIGURE`; none where the domain is gone.
+pub(super) fn block_stats(domain: &Domain, flags: sys::virConnectGetAllDomainStatsFlags) -> Result<Values, Error> {
+    // SAFETY: the handle is only lent, to a call that it outlives.
+    let mut domains = [unsafe { domain.as_ptr() }, ptr::null_mut()];
+    let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+    let asked = sys::VIR_DOMAIN_STATS_BLOCK;
+    // SAFETY: the list ends with null, and it and its handle outlive the call; the list that comes back is ours to free.
+    let count = not_negative(unsafe { sys::virDomainListGetStats(domains.as_mut_ptr(), asked, &mut records, flags) })?;
+    let mut values = Values::new();
+    // SAFETY: a call that succeeded left `count` records at `records`, each with its own parameters, until they are freed.
+    unsafe {
+        for index in 0..count as usize {
+            let record = *records.add(index);
+            values.extend(borrowed_values((*record).params, (*record).nparams));
+        }
+        if !records.is_null() {
+            sys::virDomainStatsRecordListFree(records);
+        }
+    }
+    Ok(values)
+}
+
 /// Whether a disk has a block job.
 pub(super) fn has_block_job(domain: &Domain, disk: &str) -> Result<bool, Error> {
     let disk = CString::new(disk)?;
@@ -302,10 +324,22 @@ unsafe fn owned_values(params: sys::virTypedParameterPtr, count: c_int) -> Value
     }
     // SAFETY: by the caller's word there are `count` of them, and nobody uses them after this.
     unsafe {
-        let slice = std::slice::from_raw_parts(params, usize::try_from(count).unwrap_or(0));
-        let values = slice.iter().map(|param| (borrowed_text(param.field.as_ptr()), value(param))).collect();
+        let values = borrowed_values(params, count);
         sys::virTypedParamsFree(params, count);
         values
+    }
+}
+
+/// # Safety
+/// `params` is null, or points to `count` parameters that libvirt filled in.
+unsafe fn borrowed_values(params: sys::virTypedParameterPtr, count: c_int) -> Values {
+    if params.is_null() {
+        return Values::new();
+    }
+    // SAFETY: by the caller's word there are `count` of them.
+    unsafe {
+        let slice = std::slice::from_raw_parts(params, usize::try_from(count).unwrap_or(0));
+        slice.iter().map(|param| (borrowed_text(param.field.as_ptr()), value(param))).collect()
     }
 }
 

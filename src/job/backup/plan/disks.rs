@@ -25,7 +25,7 @@ pub struct PlannedDisk {
     pub source: DiskSource,
     /// Size that the guest sees, bytes, where the hypervisor could tell.
     pub virtual_bytes: Option<u64>,
-    /// Bytes allocated in its storage, where the hypervisor could tell.
+    /// Bytes allocated in its storage, backing files included, where the hypervisor could tell.
     pub allocated_bytes: Option<u64>,
 }
 
@@ -137,6 +137,10 @@ pub fn refuse_if_changed(
     if matches!(instance.state, PowerState::PausedByIoError | PowerState::Other) {
         let text = format!("instance `{}` is no longer in a state in which its disks are whole", plan.instance_name);
         return Err(Failure::new(Code::InstanceStateUnsupported, text));
+    }
+    if instance.state == PowerState::ShuttingDown {
+        let text = format!("instance `{}` is being shut down", plan.instance_name);
+        return Err(Failure::new(Code::InstanceStopped, text));
     }
     // One that was excluded may have been taken away meanwhile.
     let excluded: Vec<DiskTarget> =

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use disks::{PlannedDisk, refuse_if_changed};
+pub(super) use names::socket_dir_of;
 
 use super::facts::Facts;
 use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
@@ -50,6 +51,8 @@ pub struct BackupPlan {
     pub skipped_disks: Vec<SkippedDisk>,
     /// Free bytes without which copying has no sense.
     pub need_bytes: u64,
+    /// Free bytes with which it surely fits: more than that where nobody can tell what a disk holds.
+    pub need_bytes_max: u64,
     /// Name of the mover.
     pub mover_name: String,
     /// Last part of the staging directory's name.
@@ -145,7 +148,8 @@ pub fn plan(
         instance_name: instance.name.clone(),
         instance_state: instance.state,
         verification: choose_verification(spec.verification, transfer, &disks),
-        need_bytes: need_bytes(&disks),
+        need_bytes: need_bytes(&disks, |_| 0),
+        need_bytes_max: need_bytes(&disks, |disk| disk.virtual_bytes.unwrap_or(0)),
         staging_suffix: names::staging_suffix(settings, attempt),
         source,
         freeze,
@@ -171,6 +175,10 @@ fn choose_transfer(spec: &BackupSpec, facts: &Facts) -> Result<TransferUsed, Fai
         }
         PowerState::PausedByIoError => {
             Err(unsupported_state(instance, "QEMU paused it because of an I/O error on a disk"))
+        }
+        PowerState::ShuttingDown => {
+            let text = format!("cannot back up instance `{}` while it is being shut down", instance.name);
+            Err(Failure::new(Code::InstanceStopped, text))
         }
         PowerState::Other => Err(unsupported_state(instance, "it is neither running nor shut off")),
     }
@@ -211,13 +219,13 @@ fn choose_verification(asked: Verification, transfer: TransferUsed, disks: &[Pla
     if transfer == TransferUsed::Stopped && on_devices { Verification::Compared } else { asked }
 }
 
-/// What the backup will take in the repository: what the disks' storage holds, as far as known, and never more than what
-/// the guest can see.
-fn need_bytes(disks: &[PlannedDisk]) -> u64 {
+/// What the backup will take in the repository: what the disks hold, and never more than what the guest can see. `unknown`
+/// says what to take for a disk of which nobody can tell, such as a block device.
+fn need_bytes(disks: &[PlannedDisk], unknown: impl Fn(&PlannedDisk) -> u64) -> u64 {
     let data = disks.iter().map(|disk| match (disk.allocated_bytes, disk.virtual_bytes) {
         (Some(allocated), Some(seen)) => allocated.min(seen),
-        (Some(bytes), None) | (None, Some(bytes)) => bytes,
-        (None, None) => 0,
+        (Some(allocated), None) => allocated,
+        (None, _) => unknown(disk),
     });
     data.fold(REPOSITORY_MARGIN_BYTES, u64::saturating_add)
 }

@@ -41,7 +41,49 @@ pub fn socket(socket_dir: &Path) -> Result<PathBuf, Failure> {
     Ok(socket)
 }
 
+/// The directory of an attempt of this host, whatever worker made it, in whose socket's path `socket` is one of ours.
+pub fn socket_dir_of(settings: &BackupSettings, socket: &Path) -> Option<String> {
+    let directory = socket.strip_prefix(&settings.run_dir).ok()?.to_str()?.strip_suffix("/nbd")?;
+    let of_host = directory.strip_prefix(settings.host.as_str())?.starts_with('.');
+    (of_host && !directory.contains('/')).then(|| directory.to_owned())
+}
+
 /// The scratch file of a disk.
 pub fn scratch_file(scratch_dir: &Path, target: &DiskTarget) -> PathBuf {
     scratch_dir.join(format!("{target}.scratch.qcow2"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::id::InstallationId;
+
+    #[test]
+    fn only_sockets_of_this_hosts_attempts_are_ours() {
+        let settings = BackupSettings {
+            host: "kvm-07".parse().unwrap(),
+            installation: InstallationId::draw(),
+            run_dir: "/run/longshore".into(),
+            scratch_dir: "/scratch".into(),
+            scratch_limit_bytes: None,
+            stall_limit: Duration::from_secs(60),
+            freeze_limit: Duration::from_secs(20),
+            same_device_ok: false,
+        };
+        let found = |path: &str| socket_dir_of(&settings, Path::new(path));
+        assert_eq!(found("/run/longshore/kvm-07.0123456789ab.1.2/nbd").as_deref(), Some("kvm-07.0123456789ab.1.2"));
+        for others in [
+            "/run/longshore/kvm-077.0123456789ab.1.2/nbd",
+            "/run/longshore/kvm-07/nbd",
+            "/run/longshore/kvm-07.a/b/nbd",
+            "/run/longshore/kvm-07.0123456789ab.1.2/other",
+            "/elsewhere/kvm-07.0123456789ab.1.2/nbd",
+            "nbd",
+        ] {
+            assert_eq!(found(others), None, "{others}");
+        }
+    }
 }

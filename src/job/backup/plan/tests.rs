@@ -70,8 +70,11 @@ fn facts(state: PowerState, disks: Vec<Disk>) -> Facts {
         state,
         disks,
         agent_configured: true,
+        agent_connected: true,
         definition: "<domain/>".into(),
+        live_definition: None,
         nvram: None,
+        unrecorded: Vec::new(),
     };
     let versions = Versions { libvirt: Version(9, 0, 0), qemu: Version(7, 2, 0) };
     let qemu_owner = Some(QemuOwner { user: 64055, group: 64056 });
@@ -197,6 +200,24 @@ fn only_states_in_which_the_disks_are_whole_are_accepted() {
     assert!(plan.pull().is_some() && !plan.freeze.attempted && plan.freeze.reason.is_some());
     let require = BackupSpec { quiesce: Quiesce::Require, ..BackupSpec::default() };
     assert_eq!(refusal(&require, &paused), Code::InstanceStateUnsupported);
+}
+
+#[test]
+fn an_instance_that_is_being_shut_down_is_tried_again() {
+    let going = facts(PowerState::ShuttingDown, vec![disk("vda")]);
+    assert_eq!(refusal(&BackupSpec::default(), &going), Code::InstanceStopped);
+    let plan = check(&BackupSpec::default(), &facts(PowerState::Running, vec![disk("vda")])).unwrap();
+    assert_eq!(refuse_if_changed(&plan, &going.instance, &[]).unwrap_err().code, Code::InstanceStopped);
+}
+
+#[test]
+fn a_disk_of_which_nobody_knows_what_it_holds_refuses_no_job() {
+    let unknown = Disk { allocated_bytes: None, ..disk("vdb") };
+    let over = Disk { allocated_bytes: Some(9 * GIB), ..disk("vdc") };
+    let found = facts(PowerState::Running, vec![disk("vda"), unknown, over]);
+    let plan = check(&BackupSpec::default(), &found).unwrap();
+    assert_eq!(plan.need_bytes, REPOSITORY_MARGIN_BYTES + 9 * GIB, "no disk takes more than its guest sees");
+    assert_eq!(plan.need_bytes_max, REPOSITORY_MARGIN_BYTES + 17 * GIB);
 }
 
 #[test]

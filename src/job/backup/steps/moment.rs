@@ -18,6 +18,7 @@ use super::super::freeze::{AGENT_ANSWER_SECONDS_MAX, Reached, THAW_SECONDS_MAX, 
 use super::super::late::{self, LateCall};
 use super::super::plan::refuse_if_changed;
 use super::source::leave_guard;
+use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::PullBackup;
 use crate::model::id::InstanceRef;
@@ -37,28 +38,16 @@ pub(in super::super) struct Moment {
     pub freeze_limit: Duration,
 }
 
-impl Named for Moment {
-    fn name(&self) -> &'static str {
-        "moment"
-    }
+impl Moment {
+    /// The step's name, under which the records say that the backup may have begun.
+    pub const NAME: &'static str = "moment";
 
-    fn deadline(&self) -> Duration {
-        self.freeze_limit * 2 + Duration::from_secs(UNDO_SECONDS_MAX + BEGIN_SECONDS_MAX)
-    }
-
-    fn way_back_deadline(&self) -> Duration {
-        Duration::from_secs(UNDO_SECONDS_MAX)
-    }
-
-    fn deadline_code(&self) -> Code {
-        Code::HypervisorTimedOut
-    }
-}
-
-#[async_trait]
-impl Make<Context> for Moment {
-    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+    async fn take(&self, context: &mut Context) -> Result<Value, Failure> {
         look_again(context).await?;
+        match context.guard.lock().await.as_mut() {
+            Some(guard) => guard.beginning().await?,
+            None => return Err(no_guard()),
+        }
         let record = if context.plan.freeze.attempted {
             take_frozen(context, self.freeze_limit).await?
         } else {
@@ -77,6 +66,35 @@ impl Make<Context> for Moment {
         context.reached.store(true, Ordering::Release);
         Ok(value)
     }
+}
+
+impl Named for Moment {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn deadline(&self) -> Duration {
+        self.freeze_limit * 2 + Duration::from_secs(UNDO_SECONDS_MAX + BEGIN_SECONDS_MAX)
+    }
+
+    fn way_back_deadline(&self) -> Duration {
+        Duration::from_secs(UNDO_SECONDS_MAX)
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::HypervisorTimedOut
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Moment {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        match self.take(context).await {
+            // libvirt's word for an instance that stopped meanwhile is that the call is not for its state.
+            Err(failure) => Err(real_cause(Source::of(context), failure).await),
+            taken => taken,
+        }
+    }
 
     /// The pull job itself is ended by the source's release: ending it may take a while, and the guest comes first.
     async fn undo(&self, context: &mut Context, made: Option<&Value>) -> Result<(), Failure> {
@@ -89,12 +107,20 @@ impl Make<Context> for Moment {
 }
 
 /// Minutes may have passed since the plan was made, with the queue and the share in between. What it says of the disks goes
-/// into the manifest and the copy, so it has to be true at the moment.
+/// into the manifest and the copy, so it has to be true at the moment. And no guest is frozen for a begin that is known to be
+/// refused.
 async fn look_again(context: &mut Context) -> Result<(), Failure> {
-    let (hypervisor, reference) = (context.doors.hypervisor.clone(), InstanceRef::Id(context.plan.instance_id));
-    let instance = hypervisor.find(&reference).await?;
+    let (hypervisor, id) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let instance = hypervisor.find(&InstanceRef::Id(id)).await?;
     let Work::Backup(spec) = &context.job.work;
-    refuse_if_changed(&context.plan, &instance, &spec.exclude_disks)
+    refuse_if_changed(&context.plan, &instance, &spec.exclude_disks)?;
+    match hypervisor.domain_job(id).await? {
+        Some(job) => {
+            let text = format!("instance `{id}` has another job");
+            Err(Failure::new(Code::InstanceBusy, text).caused_by(format!("{job:?}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Freeze, begin, thaw. Every way out of it after the freeze call goes through the thaw; a cancelled one through undo.
@@ -132,7 +158,7 @@ async fn take_frozen(context: &mut Context, freeze_limit: Duration) -> Result<Qu
         Err(failure) => frozen.because_of(failure),
     })?;
     begun?;
-    let frozen_ms = u64::try_from(thawed.at.duration_since(asked_at).as_millis()).unwrap_or(u64::MAX);
+    let frozen_ms = milliseconds(thawed.at.duration_since(asked_at));
     let reached = reached.and_then(|reached| still_frozen_at_thaw(reached, &thawed));
     if let Some(refusal) = refusal(requested, &reached) {
         return Err(refusal);
@@ -213,6 +239,7 @@ async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     let backup = PullBackup { socket: pull.socket.clone(), disks: plan.pull_disks(pull), checkpoint: None };
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), plan.instance_id);
     context.begin_asked = true;
+    let asked_at = Instant::now();
     let call = context.begin.insert(tokio::spawn(async move { hypervisor.begin_pull(instance, &backup).await }));
     let answer = timeout(limit, call).await.map_err(|_| {
         let text = format!("the pull backup of instance `{instance}` had not begun after {limit:?}");
@@ -225,6 +252,7 @@ async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     context.late_begin = LateCall::after(late::BEGIN, &answer);
     answer?;
     context.taken_at = Some(Timestamp::now());
+    context.begin_ms = Some(milliseconds(asked_at.elapsed()));
     Ok(())
 }
 
@@ -295,6 +323,10 @@ async fn refuse_if_guard_fired(context: &mut Context) -> Result<(), Failure> {
     let mut slot = context.guard.lock().await;
     let guard = slot.as_mut().ok_or_else(no_guard)?;
     guard.fired().await?.map_or(Ok(()), Err)
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn no_guard() -> Failure {

@@ -88,8 +88,14 @@ impl Named for OpenRepository {
 #[async_trait]
 impl Hold<Context> for OpenRepository {
     async fn acquire(&self, context: &mut Context) -> Result<Held, Failure> {
-        let need_bytes = context.plan.need_bytes;
-        open(context, need_bytes).await?;
+        let (need_bytes, surely) = (context.plan.need_bytes, context.plan.need_bytes_max);
+        let free_bytes = open(context, need_bytes).await?;
+        if free_bytes < surely {
+            context.warnings.push(format!(
+                "nobody could tell how much some disks hold: the backup may take up to {surely} bytes where the repository had \
+                 {free_bytes} free"
+            ));
+        }
         Ok(Held { value: Value::Null, lost: None })
     }
 
@@ -116,14 +122,15 @@ impl Hold<Context> for OpenRepository {
     }
 }
 
-async fn open(context: &mut Context, need_bytes: u64) -> Result<(), Failure> {
+/// Answers the free bytes of the repository.
+async fn open(context: &mut Context, need_bytes: u64) -> Result<u64, Failure> {
     let repository = context.job.repository.clone();
     let same_device_ok = context.settings.same_device_ok;
     let limit = Duration::from_secs(OPEN_SECONDS_MAX);
     match context.session.ask(Request::Open { repository, same_device_ok, need_bytes }, limit).await? {
-        Reply::Opened { warnings, .. } => {
+        Reply::Opened { warnings, free_bytes } => {
             context.warnings.extend(warnings);
-            Ok(())
+            Ok(free_bytes)
         }
         other => Err(unexpected("open", &other)),
     }

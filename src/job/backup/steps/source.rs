@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::super::context::Context;
 use super::super::directory::{self, Access};
 use super::super::late::{self, LateCall};
-use super::super::plan::PullPlan;
+use super::super::plan::{PullPlan, socket_dir_of};
+use super::super::stall::Sampler;
 use super::watch;
 use crate::failure::{Code, Failure};
 use crate::host::guard::{GuardDuty, PullDuty, SCRATCH_RESERVE_BYTES, resume_after_io_error};
@@ -33,7 +34,10 @@ const LATE_BEGIN_SECONDS_MAX: u64 = 90;
 const RELEASE_SECONDS_MAX: u64 = JOB_END_SECONDS_MAX + LATE_BEGIN_SECONDS_MAX + 30;
 
 /// Pause between two looks whether the job is gone.
-const JOB_END_PAUSE_MILLISECONDS: u64 = 20;
+const JOB_END_PAUSE: Duration = Duration::from_millis(250);
+
+/// Longest time in which a job that an earlier attempt has left has to be gone.
+const STRAY_END_MAX: Duration = Duration::from_secs(30);
 
 /// Everything that a pull backup needs on the host, and the pull job itself once it has begun.
 pub(in super::super) struct PullSource;
@@ -76,12 +80,15 @@ impl Hold<Context> for PullSource {
         };
         let guard = context.doors.guards.arm(&duty).await?;
         *context.guard.lock().await = Some(guard);
+        end_stray(context).await?;
         let source = watch::Source::of(context);
         if let Some(lost) = source.lost().await {
             return Err(lost);
         }
         let (task, lost) = watch::watch(source).await?;
         context.watch = Some(task);
+        let targets = plan.disks.iter().map(|disk| disk.target.clone()).collect();
+        context.sampler = Some(Sampler::start(context.doors.hypervisor.clone(), plan.instance_id, targets));
         Ok(Held { value: Value::Null, lost: Some(lost) })
     }
 
@@ -93,6 +100,9 @@ impl Hold<Context> for PullSource {
             Ok(()) => resume(context).await,
             Err(failure) => Err(failure),
         };
+        if let Some(sampler) = context.sampler.take() {
+            context.worst_write_ms = sampler.stop().await;
+        }
         if let Err(mut failure) = ended {
             failure.causes.extend(leave_guard(context).await);
             return Err(failure);
@@ -115,8 +125,42 @@ fn pull_of(context: &Context) -> Result<PullPlan, Failure> {
     pull.ok_or_else(|| Failure::new(Code::Internal, "the source of a pull backup was held without a plan for one"))
 }
 
-/// Ends our pull job, known by its socket, and waits until nothing of it is left. Another's job is left alone.
+/// Ends a pull backup that an earlier attempt of this host has left behind, with its guard gone as well: nobody else would, and
+/// no other backup of the instance could begin. It has no attempt behind it, since each holds the instance's guard as long as
+/// its job may be there, and that is ours now.
+async fn end_stray(context: &mut Context) -> Result<(), Failure> {
+    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let Some(DomainJob::Pull { socket }) = hypervisor.domain_job(instance).await? else { return Ok(()) };
+    let Some(attempt) = socket_dir_of(&context.settings, &socket) else { return Ok(()) };
+    let until = Instant::now() + STRAY_END_MAX;
+    let mut was_there = false;
+    while !end_once(hypervisor.as_ref(), instance, &socket, &mut was_there).await? {
+        if Instant::now() >= until {
+            let text =
+                format!("the pull backup on `{}`, which an earlier attempt left, does not end", socket.display());
+            return Err(Failure::new(Code::InstanceBusy, text));
+        }
+        sleep(JOB_END_PAUSE).await;
+    }
+    tracing::warn!(instance.id = %instance, %attempt, "ended the pull backup that an earlier attempt had left");
+    let scratch_dir = context.settings.scratch_dir.join(&attempt);
+    let socket_dir = context.settings.run_dir.join(&attempt);
+    for removed in [
+        directory::remove_file(&socket).await,
+        directory::remove_empty(&socket_dir).await,
+        directory::remove_empty(&scratch_dir).await,
+    ] {
+        context.late_warnings.extend(removed.err());
+    }
+    Ok(())
+}
+
+/// Ends our pull job, known by its socket, and waits until nothing of it is left. Another's job is left alone. Where none was
+/// asked for there is none, whatever libvirt can say now.
 async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
+    if !context.begin_asked {
+        return Ok(());
+    }
     let mut until = Instant::now() + Duration::from_secs(JOB_END_SECONDS_MAX);
     if let Some(call) = context.begin.as_mut() {
         // A begin that nobody waited for may still come about, after which there is a job to be ended.
@@ -141,7 +185,7 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
                     context.late_begin = None;
                     return Ok(());
                 }
-                if Instant::now() + Duration::from_millis(JOB_END_PAUSE_MILLISECONDS) >= until {
+                if Instant::now() + JOB_END_PAUSE >= until {
                     return Err(begin_under_way());
                 }
                 None
@@ -150,8 +194,7 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
             Ok(Err(failure)) => Some(failure),
             Err(_) => None,
         };
-        let pause = Duration::from_millis(JOB_END_PAUSE_MILLISECONDS);
-        if Instant::now() + pause >= until {
+        if Instant::now() + JOB_END_PAUSE >= until {
             let text = format!(
                 "the pull backup on `{}` is still there {JOB_END_SECONDS_MAX} s after its end",
                 socket.display()
@@ -159,7 +202,7 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
             let failure = Failure::new(Code::HypervisorFailed, text);
             return Err(last.iter().fold(failure, |failure, last| failure.because_of(last)));
         }
-        sleep(pause).await;
+        sleep(JOB_END_PAUSE).await;
     }
 }
 
@@ -167,10 +210,10 @@ fn begin_under_way() -> Failure {
     Failure::new(Code::HypervisorTimedOut, "the call that begins the pull backup may still come about")
 }
 
-/// A scratch without room pauses the guest, and QEMU leaves it to others to let it go on.
+/// A scratch without room pauses the guest, and QEMU leaves it to others to let it go on. A pause from before our begin is
+/// somebody else's.
 async fn resume(context: &mut Context) -> Result<(), Failure> {
-    let maybe_begun = context.begin_asked || context.facts.is_none();
-    if !maybe_begun || context.plan.instance_state != PowerState::Running {
+    if !context.begin_asked || context.plan.instance_state != PowerState::Running {
         return Ok(());
     }
     let instance = context.plan.instance_id;
@@ -222,13 +265,17 @@ pub(super) async fn leave_guard(context: &mut Context) -> Option<String> {
     context.left_guard.clone()
 }
 
-/// libvirt removes the scratch files that it made, and QEMU its socket; what is still there was left by a crash.
+/// libvirt removes the scratch files that it made, and QEMU its socket; what is still there was left by a crash. What can't be
+/// removed keeps nothing else.
 async fn remove_files(pull: &PullPlan) -> Result<(), Failure> {
+    let mut removed = Ok(());
     for file in pull.scratch.iter().chain([&pull.socket]) {
-        directory::remove_file(file).await?;
+        removed = removed.and(directory::remove_file(file).await);
     }
-    directory::remove_empty(&pull.scratch_dir).await?;
-    directory::remove_empty(&pull.socket_dir).await
+    for directory in [&pull.scratch_dir, &pull.socket_dir] {
+        removed = removed.and(directory::remove_empty(directory).await);
+    }
+    removed
 }
 
 /// A stopped instance for as long as it stays stopped. Nothing keeps it from starting: that is a loss, not a refusal.

@@ -37,6 +37,7 @@ const NVRAM_BYTES_MAX: u64 = 15 * 1024 * 1024;
 
 /// Names of the records.
 const DEFINITION_FILE: &str = "domain.xml";
+const LIVE_DEFINITION_FILE: &str = "domain-live.xml";
 const NVRAM_FILE: &str = "nvram";
 const AGENT_FILE: &str = "agent.json";
 
@@ -134,6 +135,14 @@ impl Make<Context> for Records {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let instance = context.facts()?.instance.clone();
         record(context, DEFINITION_FILE, instance.definition.clone().into_bytes()).await?;
+        if let Some(live) = &instance.live_definition {
+            record(context, LIVE_DEFINITION_FILE, live.clone().into_bytes()).await?;
+            context.warnings.push(format!(
+                "the instance runs with other disks than its definition `{DEFINITION_FILE}` has: what it ran with is in \
+                 `{LIVE_DEFINITION_FILE}`"
+            ));
+        }
+        context.warnings.extend(instance.unrecorded);
         if let Some(nvram) = &instance.nvram {
             match read_nvram(nvram).await? {
                 Some(variables) => record(context, NVRAM_FILE, variables).await?,

@@ -91,7 +91,7 @@ impl Source {
     async fn stopped(&self) -> Option<Failure> {
         let stopped = || Failure::new(Code::InstanceStopped, "the running instance stopped during its backup");
         match self.hypervisor.state(self.instance).await {
-            Ok(PowerState::ShutOff) => Some(stopped()),
+            Ok(PowerState::ShutOff | PowerState::ShuttingDown) => Some(stopped()),
             Err(gone) if gone.code == Code::InstanceNotHere => Some(stopped().because_of(&gone)),
             Ok(_) | Err(_) => None,
         }
@@ -124,7 +124,7 @@ pub(super) async fn watch(source: Source) -> Result<(AbortOnDropHandle<()>, ones
     Ok((AbortOnDropHandle::new(task), heard))
 }
 
-/// The real reason of a failure while reading: that the source went away, if it did.
+/// The real reason of a failure at the moment or while reading: that the source went away, if it did.
 pub(super) async fn real_cause(source: Source, failure: Failure) -> Failure {
     match source.lost().await {
         Some(lost) if lost.code != failure.code => lost.because_of(&failure),
