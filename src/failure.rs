@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -170,12 +171,44 @@ pub struct Failure {
     /// The causes, outermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
+    /// What is still there because of it, where that can be looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remains: Option<Box<Remains>>,
+}
+
+/// Something on the host that could not be removed yet, by which it can be seen whether it is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remains {
+    /// A process that cannot be ended yet, or goes on by itself.
+    Process {
+        /// Its id.
+        pid: u32,
+        /// When it started, in the kernel's clock ticks since boot: an id alone is given again.
+        started: u64,
+        /// The directory that it works in, empty and to be removed once it has ended.
+        directory: Option<PathBuf>,
+    },
+    /// A file or directory.
+    Path(PathBuf),
+}
+
+impl fmt::Display for Remains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remains::Process { pid, directory: Some(directory), .. } => {
+                write!(f, "process {pid} and its directory `{}`", directory.display())
+            }
+            Remains::Process { pid, directory: None, .. } => write!(f, "process {pid}"),
+            Remains::Path(path) => write!(f, "`{}`", path.display()),
+        }
+    }
 }
 
 impl Failure {
     /// A failure with no further cause.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        Self { code, step: None, text: text.into(), causes: Vec::new() }
+        Self { code, step: None, text: text.into(), causes: Vec::new(), remains: None }
     }
 
     /// Adds an error and all of its sources as causes.
@@ -195,6 +228,8 @@ impl Failure {
     pub fn because_of(mut self, failure: &Failure) -> Self {
         self.causes.push(failure.text.clone());
         self.causes.extend_from_slice(&failure.causes);
+        // What could not be removed is still there, whatever it was that went wrong first.
+        self.remains = self.remains.or_else(|| failure.remains.clone());
         self
     }
 
@@ -209,6 +244,13 @@ impl Failure {
     #[must_use]
     pub fn in_step(mut self, step: &str) -> Self {
         self.step.get_or_insert_with(|| step.to_owned());
+        self
+    }
+
+    /// Names what is still there because of it.
+    #[must_use]
+    pub fn leaving(mut self, remains: Remains) -> Self {
+        self.remains = Some(Box::new(remains));
         self
     }
 

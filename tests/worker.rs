@@ -10,6 +10,10 @@ mod events;
 mod fleet;
 #[path = "worker/host.rs"]
 mod host;
+#[path = "worker/journal.rs"]
+mod journal;
+#[path = "worker/left_overs.rs"]
+mod left_overs;
 #[path = "worker/outages.rs"]
 mod outages;
 #[path = "worker/panics.rs"]

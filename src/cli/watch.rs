@@ -133,6 +133,9 @@ fn show(event: &RunEvent, bar: &ProgressBar, json: bool) -> Result<Option<Exit>,
         RunDetail::Failed(failed) => {
             bar.abandon();
             say(format!("failed after {} attempts: {}", failed.attempts, reason(&failed.failure)));
+            for warning in &failed.warnings {
+                say(format!("warning: {warning}"));
+            }
             for left in &failed.left_overs {
                 say(format!("left over: {}: {}", left.what, left.reason));
             }

@@ -4,3 +4,4 @@
 pub mod guard;
 pub mod hypervisor;
 pub mod mover;
+pub mod remains;

@@ -34,6 +34,8 @@ pub(super) struct Batch {
     pub(super) ended: Vec<i64>,
     /// Runs of which a duplicate came, with the outbox id under which their last state event is sent again.
     pub(super) announced: Vec<(i64, i64)>,
+    /// Left-overs by their names; none for one that is gone.
+    pub(super) left_overs: BTreeMap<String, Option<String>>,
     posted: BTreeMap<i64, NewOutboxRow>,
     /// The outbox id of each run's latest progress.
     progress: BTreeMap<i64, i64>,
@@ -74,6 +76,7 @@ impl Batch {
             row.push_bind(key.job_id.to_string()).push_bind(key.run);
             row.push_bind(until.as_millisecond()).push_bind(reason.as_str());
         });
+        self.write_left_overs(&mut script);
         self.write_outbox(&mut script);
         script.run(connection).await
     }
@@ -100,6 +103,15 @@ impl Batch {
             row.push_bind(i64::try_from(run.sequence).unwrap_or(i64::MAX)).push_bind(outcome);
             row.push_bind(run.ended_at.map(Timestamp::as_millisecond));
         });
+    }
+
+    fn write_left_overs(&self, script: &mut Script) {
+        let kept: Vec<_> = self.left_overs.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).collect();
+        script.insert("INSERT OR REPLACE INTO left_overs (name, value) ", &kept, |mut row, (name, value)| {
+            row.push_bind(name.as_str()).push_bind(value.as_str());
+        });
+        let gone: Vec<_> = self.left_overs.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        script.for_names("DELETE FROM left_overs WHERE name IN ", &gone);
     }
 
     fn write_outbox(&self, script: &mut Script) {

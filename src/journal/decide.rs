@@ -33,24 +33,35 @@ pub(super) struct RunRow {
 }
 
 /// Numbers that are never given twice while the worker lives, whatever becomes of the rows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct NextIds {
     pub(super) run: i64,
     pub(super) outbox: i64,
 }
 
 /// What was read for a group, changed by each of its requests in turn.
+#[derive(Default)]
 pub(super) struct View {
     pub(super) ids: NextIds,
     /// Every run of each job that the group mentions.
     pub(super) runs: BTreeMap<RunKey, RunRow>,
     pub(super) tombstones: BTreeMap<RunKey, Value>,
     pub(super) kept: BTreeMap<(RunKey, String), Value>,
+    /// Jobs, as their rows name them, with a run that could not be read.
+    pub(super) unreadable_jobs: BTreeMap<String, Failure>,
+    /// Runs of which something that was kept could not be read.
+    pub(super) unreadable_kept: BTreeMap<RunKey, Failure>,
 }
 
 impl View {
     /// Decides on one request. An error changes nothing. `pruned` is what the group took away, if it was asked to.
     pub(super) fn decide(&mut self, request: Request, pruned: Pruned, batch: &mut Batch) -> Result<Answer, Failure> {
+        if !self.unreadable_jobs.is_empty()
+            && let Some(key) = request.key()
+            && let Some(failure) = self.unreadable_jobs.get(&key.job_id.to_string())
+        {
+            return Err(failure.clone());
+        }
         match request {
             Request::Take(taken) => Ok(Answer::Admission(self.take(*taken, batch))),
             Request::Start { key, rows } => self.start(key, rows, batch).map(Answer::Attempt),
@@ -94,6 +105,16 @@ impl View {
                 Ok(Answer::Written)
             }
             Request::Prune { .. } => Ok(Answer::Pruned(pruned)),
+            Request::KeepLeftOvers { left_overs } => {
+                for (name, value) in left_overs {
+                    batch.left_overs.insert(name, Some(value.to_string()));
+                }
+                Ok(Answer::Written)
+            }
+            Request::DropLeftOvers { names } => {
+                batch.left_overs.extend(names.into_iter().map(|name| (name, None)));
+                Ok(Answer::Written)
+            }
         }
     }
 
@@ -156,6 +177,9 @@ impl View {
     }
 
     fn keep(&mut self, key: RunKey, name: String, value: Value, batch: &mut Batch) -> Result<Value, Failure> {
+        if let Some(failure) = self.unreadable_kept.get(&key) {
+            return Err(failure.clone());
+        }
         let id = self.run(key)?.id;
         let kept = self.kept.entry((key, name)).or_insert_with_key(|(_, name)| {
             batch.kept.push((id, name.clone(), value.to_string()));

@@ -9,7 +9,7 @@ use crate::model::id::{EventId, RepositoryId};
 use crate::model::job::{JobKind, RunKey};
 
 /// A job's message as it is kept: without secrets, which is the caller's duty.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredMessage {
     /// Its AMQP properties, in the caller's form.
     pub properties: Value,
@@ -231,7 +231,7 @@ pub struct Keep {
 }
 
 impl Default for Keep {
-    /// A day, and 90 days.
+    /// A day, and 90 days. What a worker keeps: no configuration changes it.
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         Self { rows: DAY, keys: DAY * 90 }

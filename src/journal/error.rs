@@ -69,7 +69,7 @@ pub(super) fn failed(action: &str, source: &sqlx::Error) -> Failure {
     Failure::new(Code::JournalFailed, format!("cannot {action} the journal")).because(source)
 }
 
-/// A failure for a row that can't be read back.
+/// A failure for a row that can't be read back. Trying again reads the same row, so it isn't one of those that are worth it.
 pub(super) fn unreadable(what: &str) -> Failure {
-    Failure::new(Code::JournalFailed, format!("the journal holds an unreadable {what}"))
+    Failure::new(Code::Internal, format!("the journal holds an unreadable {what}"))
 }

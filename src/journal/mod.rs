@@ -53,12 +53,13 @@ pub use writer::{GROUP_MAX, REQUESTS_WAITING_MAX};
 use crate::failure::{Code, Failure};
 use crate::model::id::InstallationId;
 use crate::model::job::RunKey;
-use crate::saga::{Record, SagaLog};
+use crate::saga::Record;
 use request::{Answer, Request};
 use writer::{Command, Writer};
 
-/// A handle on the journal. Clones share one writer, which ends when the last is dropped. Every failure has the code
-/// [`Code::JournalFailed`], or [`Code::Internal`] for a request that doesn't fit the run's state.
+/// A handle on the journal. Clones share one writer, which ends when the last is dropped. A failure has the code
+/// [`Code::JournalFailed`] where the next try may work, and [`Code::Internal`] for a request that doesn't fit the run's state or
+/// needs a row that can't be read.
 #[derive(Clone)]
 pub struct Journal {
     commands: mpsc::Sender<Command>,
@@ -98,6 +99,11 @@ impl Journal {
     /// The id of this life of the journal, drawn when it was made.
     pub fn installation(&self) -> InstallationId {
         self.installation
+    }
+
+    /// Resolves when the writer has ended though there are handles: it has died, and nothing is written any more.
+    pub async fn died(&self) {
+        self.commands.closed().await;
     }
 
     /// Waits until the writer has ended, which it does once every other handle is dropped; then another process can open it.
@@ -141,11 +147,6 @@ impl Journal {
         }
     }
 
-    /// The log of an attempt, for the saga engine.
-    pub fn saga_log(&self, key: RunKey, attempt: u32) -> AttemptLog {
-        AttemptLog { journal: self.clone(), key, attempt }
-    }
-
     /// Keeps a value that is drawn once per run, such as the backup id. The first one counts: it is returned, whatever is given later.
     pub async fn keep(&self, key: RunKey, name: &str, value: Value) -> Result<Value, Failure> {
         match self.ask(Request::Keep { key, name: name.to_owned(), value }).await? {
@@ -177,10 +178,15 @@ impl Journal {
         let _ = self.commands.try_send(Command { request: Request::Progress { key, attempt, row }, reply });
     }
 
-    /// Unsent messages that stand after `after` in the outbox, at most `limit`. Start with 0; go on with the last id; start
-    /// again with 0 to see those that could not be sent.
+    /// Unsent messages that stand after `after` in the outbox, at most `limit`. Start with 0; go on with the last id. One that
+    /// cannot be read is logged and left out.
     pub async fn next_batch(&self, after: i64, limit: u32) -> Result<Vec<OutboxRow>, Failure> {
         read::unsent(&mut *self.reader.lock().await, after, limit).await
+    }
+
+    /// Those of these messages that are unsent still.
+    pub async fn unsent(&self, ids: Vec<i64>) -> Result<Vec<OutboxRow>, Failure> {
+        read::unsent_of(&mut *self.reader.lock().await, &ids).await
     }
 
     /// The highest id in the outbox so far; changes when there is something new to send.
@@ -223,6 +229,21 @@ impl Journal {
         self.ask(Request::Tombstone { key, until, reason }).await.map(drop)
     }
 
+    /// Keeps what could not be removed from the host yet, by names; one that is kept already is replaced.
+    pub async fn keep_left_overs(&self, left_overs: Vec<(String, Value)>) -> Result<(), Failure> {
+        self.ask(Request::KeepLeftOvers { left_overs }).await.map(drop)
+    }
+
+    /// These left-overs are gone.
+    pub async fn drop_left_overs(&self, names: Vec<String>) -> Result<(), Failure> {
+        self.ask(Request::DropLeftOvers { names }).await.map(drop)
+    }
+
+    /// The left-overs that are kept, the oldest first.
+    pub async fn left_overs(&self) -> Result<Vec<(String, Value)>, Failure> {
+        read::left_overs(&mut *self.reader.lock().await).await
+    }
+
     /// Takes away what ended long enough ago, at most [`PRUNED_RUNS_MAX`] runs at a time.
     pub async fn prune(&self, now: Timestamp, keep: Keep) -> Result<Pruned, Failure> {
         match self.ask(Request::Prune { now, keep }).await? {
@@ -241,18 +262,4 @@ impl Journal {
 
 fn strange(answer: &Answer) -> Failure {
     Failure::new(Code::Internal, format!("the journal gave an answer to another question: {answer:?}"))
-}
-
-/// The records of one attempt, as the saga engine writes them.
-pub struct AttemptLog {
-    journal: Journal,
-    key: RunKey,
-    attempt: u32,
-}
-
-#[async_trait::async_trait]
-impl SagaLog for AttemptLog {
-    async fn record(&self, record: Record) -> Result<(), Failure> {
-        self.journal.record(self.key, self.attempt, record).await
-    }
 }

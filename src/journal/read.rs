@@ -61,7 +61,7 @@ pub(super) async fn view(
     open: BTreeMap<RunKey, RunRow>,
     ids: NextIds,
 ) -> Result<View, Failure> {
-    let mut view = View { ids, runs: open, tombstones: BTreeMap::new(), kept: BTreeMap::new() };
+    let mut view = View { ids, runs: open, ..View::default() };
     if !wanted.jobs.is_empty() {
         read_jobs(connection, &wanted, &mut view).await?;
     }
@@ -73,8 +73,11 @@ pub(super) async fn view(
         let rows = sqlx::query(sql).bind(ids).fetch_all(connection).await.map_err(|error| failed("read", &error))?;
         for row in &rows {
             let id: i64 = get(row, 0, "kept value")?;
-            if let Some(key) = keys.get(&id) {
-                view.kept.insert((*key, get(row, 1, "kept value")?), json(row, 2, "kept value")?);
+            let Some(key) = keys.get(&id) else { continue };
+            let value = get(row, 1, "kept value").and_then(|name| Ok((name, json(row, 2, "kept value")?)));
+            match value {
+                Ok((name, value)) => drop(view.kept.insert((*key, name), value)),
+                Err(failure) => drop(view.unreadable_kept.insert(*key, failure)),
             }
         }
     }
@@ -87,8 +90,11 @@ async fn read_jobs(connection: &mut SqliteConnection, wanted: &Wanted, view: &mu
     let rows =
         sqlx::query(sql).bind(&jobs).fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
     for row in &rows {
-        let run = run(row)?;
-        view.runs.insert(run.key, run);
+        match run(row) {
+            Ok(run) => drop(view.runs.insert(run.key, run)),
+            // Whatever is asked of its job cannot be decided; that is heard by who asks, and by nobody else in the group.
+            Err(failure) => drop(view.unreadable_jobs.insert(get(row, 1, "run key")?, failure)),
+        }
     }
     if wanted.tombstones {
         view.tombstones = tombstones(connection, &jobs).await?;
@@ -99,14 +105,16 @@ async fn read_jobs(connection: &mut SqliteConnection, wanted: &Wanted, view: &mu
 async fn tombstones(connection: &mut SqliteConnection, jobs: &str) -> Result<BTreeMap<RunKey, Value>, Failure> {
     let sql = "SELECT job_id, run, reason FROM tombstones WHERE job_id IN (SELECT value FROM json_each(?))";
     let rows = sqlx::query(sql).bind(jobs).fetch_all(connection).await.map_err(|error| failed("read", &error))?;
-    rows.iter().map(|row| Ok((key(row, 0)?, json(row, 2, "tombstone")?))).collect()
+    // A cancellation counts even if its reason cannot be read.
+    let read = |row: &SqliteRow| Ok((key(row, 0)?, json(row, 2, "tombstone").unwrap_or_default()));
+    Ok(readable(&rows, read).into_iter().collect())
 }
 
-/// Runs that have not ended, in the order in which they were taken.
+/// Runs that have not ended, in the order in which they were taken. One that cannot be read is logged and left out.
 pub(super) async fn open_runs(connection: &mut SqliteConnection) -> Result<Vec<OpenRun>, Failure> {
     let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE state <> 'ended' ORDER BY id"));
     let rows = sqlx::query(sql).fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
-    let runs = rows.iter().map(run).collect::<Result<Vec<_>, _>>()?;
+    let runs = readable(&rows, run);
     let jobs: BTreeSet<String> = runs.iter().map(|run| run.key.job_id.to_string()).collect();
     let tombstones = tombstones(connection, &serde_json::json!(jobs).to_string()).await?;
     let open = runs.into_iter().map(|run| OpenRun {
@@ -157,18 +165,55 @@ pub(super) async fn kept(connection: &mut SqliteConnection, key: RunKey) -> Resu
     rows.iter().map(|row| Ok((get(row, 0, "kept value")?, json(row, 1, "kept value")?))).collect()
 }
 
-/// Unsent messages after `after`, in order, at most `limit`.
+const OUTBOX_COLUMNS: &str = "SELECT runs.job_id, runs.run, outbox.id, outbox.kind, exchange, routing_key, properties, \
+                              body FROM outbox LEFT JOIN runs ON runs.id = outbox.run_id WHERE sent = 0 ";
+
+/// Unsent messages after `after`, in order, at most `limit`. None only if there are no more that can be read.
 pub(super) async fn unsent(
     connection: &mut SqliteConnection,
     after: i64,
     limit: u32,
 ) -> Result<Vec<OutboxRow>, Failure> {
-    let sql = "SELECT runs.job_id, runs.run, outbox.id, outbox.kind, exchange, routing_key, properties, body \
-               FROM outbox LEFT JOIN runs ON runs.id = outbox.run_id \
-               WHERE sent = 0 AND outbox.id > ? ORDER BY outbox.id LIMIT ?";
-    let query = sqlx::query(sql).bind(after).bind(limit);
-    let rows = query.fetch_all(connection).await.map_err(|error| failed("read the outbox of", &error))?;
-    rows.iter().map(outbox_row).collect()
+    let mut after = after;
+    loop {
+        let sql = sqlx::AssertSqlSafe(format!("{OUTBOX_COLUMNS} AND outbox.id > ? ORDER BY outbox.id LIMIT ?"));
+        let rows = sqlx::query(sql).bind(after).bind(limit).fetch_all(&mut *connection).await;
+        let rows = rows.map_err(|error| failed("read the outbox of", &error))?;
+        let readable = readable(&rows, outbox_row);
+        match rows.last() {
+            Some(last) if readable.is_empty() => after = get(last, 2, "outbox row")?,
+            _ => return Ok(readable),
+        }
+    }
+}
+
+/// Those of these messages that are unsent, in order.
+pub(super) async fn unsent_of(connection: &mut SqliteConnection, ids: &[i64]) -> Result<Vec<OutboxRow>, Failure> {
+    let sql = sqlx::AssertSqlSafe(format!(
+        "{OUTBOX_COLUMNS} AND outbox.id IN (SELECT value FROM json_each(?)) ORDER BY outbox.id"
+    ));
+    let rows = sqlx::query(sql).bind(serde_json::json!(ids).to_string()).fetch_all(connection).await;
+    let rows = rows.map_err(|error| failed("read the outbox of", &error))?;
+    Ok(readable(&rows, outbox_row))
+}
+
+/// The rows that can be read; the others are logged, and keep nobody from the good ones.
+fn readable<T>(rows: &[SqliteRow], read: impl Fn(&SqliteRow) -> Result<T, Failure>) -> Vec<T> {
+    let mut good = Vec::with_capacity(rows.len());
+    for row in rows {
+        match read(row) {
+            Ok(value) => good.push(value),
+            Err(failure) => tracing::error!(failure = format!("{failure:#}"), "a row of the journal is left alone"),
+        }
+    }
+    good
+}
+
+/// The left-overs by their names, in the order in which they were kept.
+pub(super) async fn left_overs(connection: &mut SqliteConnection) -> Result<Vec<(String, Value)>, Failure> {
+    let rows = sqlx::query("SELECT name, value FROM left_overs ORDER BY rowid").fetch_all(connection).await;
+    let rows = rows.map_err(|error| failed("read", &error))?;
+    Ok(readable(&rows, |row| Ok((get(row, 0, "left-over")?, json(row, 1, "left-over")?))))
 }
 
 /// How many messages are unsent.

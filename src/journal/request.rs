@@ -20,6 +20,8 @@ pub(super) enum Request {
     Delivered { ids: Vec<i64> },
     Tombstone { key: RunKey, until: Timestamp, reason: Value },
     Prune { now: Timestamp, keep: Keep },
+    KeepLeftOvers { left_overs: Vec<(String, Value)> },
+    DropLeftOvers { names: Vec<String> },
 }
 
 impl Request {
@@ -34,7 +36,11 @@ impl Request {
             | Request::Settle { key, .. }
             | Request::Progress { key, .. } => Some(*key),
             Request::Post { key, .. } => *key,
-            Request::Delivered { .. } | Request::Tombstone { .. } | Request::Prune { .. } => None,
+            Request::Delivered { .. }
+            | Request::Tombstone { .. }
+            | Request::Prune { .. }
+            | Request::KeepLeftOvers { .. }
+            | Request::DropLeftOvers { .. } => None,
         }
     }
 }

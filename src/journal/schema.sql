@@ -79,3 +79,9 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_unsent ON outbox (id) WHERE sent = 0;
 CREATE INDEX outbox_of_run ON outbox (run_id) WHERE run_id IS NOT NULL;
+
+-- What could not be removed from the host yet, whatever became of the run that left it.
+CREATE TABLE left_overs (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);

@@ -52,6 +52,14 @@ impl Script {
         }
     }
 
+    /// Adds a statement that ends in `IN` for these names, unless there are none.
+    pub(super) fn for_names(&mut self, statement: &'static str, names: &[&String]) {
+        if !names.is_empty() {
+            let names = serde_json::json!(names).to_string();
+            self.statement(statement).push("(SELECT value FROM json_each(").push_bind(names).push(")); ");
+        }
+    }
+
     /// Sends the run's last state event once more, under a new place in the outbox. One that was not marked as sent yet may go out
     /// twice, which its id makes harmless; whether it has been sent already is not known here.
     pub(super) fn announce(&mut self, run: i64, id: i64) {

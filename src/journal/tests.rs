@@ -255,9 +255,8 @@ async fn a_record_is_read_back_in_order_for_its_attempt_alone() {
     };
     for name in ["first", "second"] {
         let attempt = journal.start_attempt(key, vec![]).await.unwrap();
-        let log = journal.saga_log(key, attempt);
         for record in records(name) {
-            log.record(record).await.unwrap();
+            journal.record(key, attempt, record).await.unwrap();
         }
         let again = Settlement::Waiting { not_before: None, counted: Counted::Failure };
         journal.settle(key, attempt, again, vec![]).await.unwrap();

@@ -4,12 +4,14 @@
 //! repository is busy, or its time has not come) does not hold up those behind it. A slot is kept for urgent work: normal
 //! runs never take the last one, if there is more than one.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::model::id::{InstanceRef, RepositoryId};
+use crate::model::id::{InstanceId, InstanceName, InstanceRef, RepositoryId};
 use crate::model::job::RunKey;
 
 /// What is known of a run when places are given.
@@ -23,7 +25,9 @@ pub struct Candidate {
     pub order: u64,
     /// Not before this moment.
     pub not_before: Option<Timestamp>,
-    /// The instance it is about.
+    /// Not after this moment.
+    pub start_before: Option<Timestamp>,
+    /// The instance it is about, as the job names it.
     pub instance: InstanceRef,
     /// The repository it uses.
     pub repository: RepositoryId,
@@ -51,10 +55,25 @@ pub enum Hindrance {
     Host,
 }
 
+/// Which instance has which name on this host, so that two jobs that name one differently are kept apart.
+pub type Names = BTreeMap<InstanceName, InstanceId>;
+
+/// The instance by its uuid, where its name is known.
+pub fn known_as<'a>(names: &Names, instance: &'a InstanceRef) -> Cow<'a, InstanceRef> {
+    match instance {
+        InstanceRef::Name(name) => {
+            names.get(name).map_or(Cow::Borrowed(instance), |id| Cow::Owned(InstanceRef::Id(*id)))
+        }
+        InstanceRef::Id(_) => Cow::Borrowed(instance),
+    }
+}
+
 /// What runs now, counted, so that asking costs the same however much runs.
 #[derive(Clone, Debug, Default)]
 pub struct Occupied {
     runs: BTreeMap<RunKey, Candidate>,
+    names: Arc<Names>,
+    /// As known by `names`.
     instances: HashMap<InstanceRef, usize>,
     repositories: HashMap<RepositoryId, usize>,
 }
@@ -63,7 +82,7 @@ impl Occupied {
     /// Notes that a run has started.
     pub fn enter(&mut self, run: Candidate) {
         // Recovered runs are entered without being asked about, so an instance may be counted twice.
-        *self.instances.entry(run.instance.clone()).or_default() += 1;
+        *self.instances.entry(known_as(&self.names, &run.instance).into_owned()).or_default() += 1;
         *self.repositories.entry(run.repository).or_default() += 1;
         self.runs.insert(run.key, run);
     }
@@ -71,9 +90,18 @@ impl Occupied {
     /// Notes that a run's attempt has ended.
     pub fn leave(&mut self, key: RunKey) {
         if let Some(run) = self.runs.remove(&key) {
-            take_one(&mut self.instances, &run.instance);
+            take_one(&mut self.instances, &known_as(&self.names, &run.instance));
             take_one(&mut self.repositories, &run.repository);
         }
+    }
+
+    /// Knows instances by these names from now on, those of running runs as well.
+    pub fn learn(&mut self, names: Arc<Names>) {
+        self.instances.clear();
+        for run in self.runs.values() {
+            *self.instances.entry(known_as(&names, &run.instance).into_owned()).or_default() += 1;
+        }
+        self.names = names;
     }
 
     /// How many run.
@@ -95,7 +123,7 @@ impl Occupied {
         if self.runs.len() + kept_for_urgent >= slots.host {
             return Err(Hindrance::Host);
         }
-        if self.instances.contains_key(&run.instance) {
+        if self.instances.contains_key(known_as(&self.names, &run.instance).as_ref()) {
             return Err(Hindrance::Instance);
         }
         if self.repositories.get(&run.repository).is_some_and(|count| *count >= slots.repository) {
@@ -152,14 +180,17 @@ impl Waiting {
         chosen.and_then(|place| self.runs.remove(&place))
     }
 
-    /// The earliest moment at which a run that waits for its time may start.
-    pub fn next_moment(&self, now: Timestamp) -> Option<Timestamp> {
-        self.runs.values().filter_map(|run| run.not_before).filter(|moment| *moment > now).min()
+    /// Takes out the first run whose time to be started has passed.
+    pub fn take_late(&mut self, now: Timestamp) -> Option<Candidate> {
+        let late = |run: &Candidate| run.start_before.is_some_and(|moment| moment <= now);
+        let place = self.runs.iter().find(|(_, run)| late(run)).map(|(place, _)| *place);
+        place.and_then(|place| self.runs.remove(&place))
     }
 
-    /// Takes out every run, in order.
-    pub fn drain(&mut self) -> impl Iterator<Item = Candidate> {
-        std::mem::take(&mut self.runs).into_values()
+    /// The earliest moment at which a run that waits for its time may start, or may not be started any more.
+    pub fn next_moment(&self, now: Timestamp) -> Option<Timestamp> {
+        let moments = self.runs.values().flat_map(|run| [run.not_before, run.start_before]);
+        moments.flatten().filter(|moment| *moment > now).min()
     }
 }
 
@@ -167,7 +198,7 @@ impl Waiting {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::model::id::{InstanceName, JobId};
+    use crate::model::id::JobId;
     use uuid::Uuid;
 
     const SLOTS: Slots = Slots { host: 3, repository: 2 };
@@ -178,6 +209,7 @@ mod tests {
             urgent,
             order,
             not_before: None,
+            start_before: None,
             instance: InstanceRef::Name(instance.parse::<InstanceName>().unwrap()),
             repository: RepositoryId(Uuid::from_u128(repository)),
         }
@@ -201,6 +233,35 @@ mod tests {
         assert_eq!(started(&mut waiting, &mut occupied), [1, 3]);
         occupied.leave(run(1, "a", 1, false).key);
         assert_eq!(started(&mut waiting, &mut occupied), [2]);
+    }
+
+    #[test]
+    fn names_that_are_learned_late_keep_apart_what_runs_and_what_waits() {
+        let id = InstanceId(Uuid::from_u128(77));
+        let by_id = Candidate { instance: InstanceRef::Id(id), ..run(2, "a", 1, false) };
+        let mut occupied = Occupied::default();
+        occupied.enter(run(1, "a", 1, false));
+        assert_eq!(occupied.may_start(&by_id, SLOTS, Timestamp::UNIX_EPOCH), Ok(()), "nobody knows better");
+        occupied.learn(Arc::new([("a".parse().unwrap(), id)].into()));
+        assert_eq!(occupied.may_start(&by_id, SLOTS, Timestamp::UNIX_EPOCH), Err(Hindrance::Instance));
+        occupied.leave(run(1, "a", 1, false).key);
+        occupied.enter(by_id.clone());
+        let by_name = run(3, "a", 1, false);
+        assert_eq!(occupied.may_start(&by_name, SLOTS, Timestamp::UNIX_EPOCH), Err(Hindrance::Instance));
+        occupied.leave(by_id.key);
+        assert_eq!(occupied.may_start(&by_name, SLOTS, Timestamp::UNIX_EPOCH), Ok(()));
+    }
+
+    #[test]
+    fn a_run_that_is_too_late_is_found_though_nothing_can_start() {
+        let mut waiting = Waiting::default();
+        let moment = Timestamp::from_second(100).unwrap();
+        waiting.add(run(1, "a", 1, false));
+        waiting.add(Candidate { start_before: Some(moment), ..run(2, "b", 1, false) });
+        assert_eq!(waiting.next_moment(Timestamp::UNIX_EPOCH), Some(moment));
+        assert_eq!(waiting.take_late(Timestamp::UNIX_EPOCH), None);
+        assert_eq!(waiting.take_late(moment).map(|run| run.order), Some(2));
+        assert_eq!((waiting.take_late(moment), waiting.len()), (None, 1));
     }
 
     #[test]

@@ -25,8 +25,8 @@ use super::shared::Shared;
 use super::work::AttemptRecord;
 use crate::failure::{Code, Failure};
 use crate::job::{Attempt, JobProgress};
-use crate::journal::{AttemptLog, Journal};
-use crate::message::event::{LeftOver, RunDetail, RunningJob, Started};
+use crate::journal::Journal;
+use crate::message::event::{Progress, RunDetail, RunningJob, Started};
 use crate::model::id::BackupId;
 use crate::model::job::RunKey;
 use crate::saga::{End, Outcome, Record, SagaLog, Stop, Stopper};
@@ -34,14 +34,13 @@ use crate::saga::{End, Outcome, Record, SagaLog, Stop, Stopper};
 /// Pause before something that could not be written down or read is tried again. Progress that is not in the journal did not
 /// happen, so until the journal works there is nothing else to do; the worker's end bounds it.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+/// Longest time that an attempt waits for a record to be written down before it is given up.
+const RECORD_MAX: Duration = Duration::from_secs(60);
 /// Name under which the journal keeps the backup id of a run.
 const BACKUP_ID: &str = "backup_id";
 
 /// Runs the next attempt of `run`. Answers the run again if another attempt follows.
 pub async fn attempt(shared: Arc<Shared>, run: Run, stopper: Stopper, stop: Stop) -> Option<Run> {
-    if let Some(failure) = too_late(&run) {
-        return conclude(&shared, run, 0, Told::of(Ending::Failed(failure))).await;
-    }
     let key = run.job.key;
     let begun = Instant::now();
     let rows = || vec![run.voice.event(RunDetail::Started(Started {}))];
@@ -59,15 +58,15 @@ pub async fn attempt(shared: Arc<Shared>, run: Run, stopper: Stopper, stop: Stop
             return None;
         }
     };
-    let outcome = match kept.and_then(|kept| backup_id(&kept)) {
+    let (outcome, progress) = match kept.and_then(|kept| backup_id(&kept)) {
         Ok(backup_id) => {
             let attempt = Attempt { job: (*run.job).clone(), attempt: number, backup_id };
             tracing::info!(job.id = %key.job_id, run = key.run, attempt = number, "attempt started");
             follow(&shared, &run, &attempt, &stopper, &stop).await
         }
-        Err(failure) => Outcome { end: End::Failed { failure }, warnings: Vec::new(), left_over: Vec::new() },
+        Err(failure) => (Outcome { end: End::Failed { failure }, warnings: Vec::new(), left_over: Vec::new() }, None),
     };
-    conclude(&shared, run, number, Told::from_outcome(outcome, begun.elapsed())).await
+    conclude(&shared, run, number, Told::from_outcome(outcome, begun.elapsed()).after(progress)).await
 }
 
 /// Ends an attempt that an earlier worker left open. It is counted before it is unwound, and not unwound any more when that has
@@ -78,22 +77,22 @@ pub async fn recover(shared: Arc<Shared>, mut run: Run) -> Option<Run> {
     let cut_off = persist("count a cut-off attempt", || shared.journal.cut_off(key, number)).await;
     run.past.interruptions = cut_off.unwrap_or(INTERRUPTIONS_MAX);
     if run.past.interruptions > INTERRUPTIONS_MAX {
-        let reason = "the worker ended each time it tried to take it back".to_owned();
-        let left_over = LeftOver { what: format!("what attempt {number} held"), reason, job_id: None };
-        return conclude(&shared, run, number, Told::of(Ending::Interrupted).with_left_over(left_over)).await;
+        let told = Told::of(Ending::Interrupted).giving_up("the worker ended each time it tried to take it back");
+        return conclude(&shared, run, number, told).await;
     }
     shared.status.enter(key, running_job(&run, number));
     let told = match look(&shared, key, number).await {
+        Ok(None) if run.cancelled.is_some() => Told::of(Ending::Cancelled),
         Ok(None) => Told::of(Ending::Interrupted),
         Ok(Some((backup_id, plan, records))) => {
             let attempt = Attempt { job: (*run.job).clone(), attempt: number, backup_id };
-            let record = JournalRecord::new(&shared.journal, key, number);
+            let record = JournalRecord { journal: &shared.journal, key, attempt: number, stop: &Stop::never() };
             let count = records.len();
             tracing::info!(job.id = %key.job_id, run = key.run, attempt = number, records = count, "unwinding a cut-off attempt");
             let outcome = shared.work.unwind(&attempt, plan, &records, &record).await;
-            Told::from_unwinding(outcome, begun.elapsed())
+            Told::from_unwinding(outcome, begun.elapsed(), run.cancelled.is_some())
         }
-        Err(failure) => Told::of(Ending::Failed(failure)),
+        Err(failure) => Told::of(Ending::Failed(failure)).giving_up("what it had written down cannot be read"),
     };
     shared.status.leave(key);
     conclude(&shared, run, number, told).await
@@ -112,12 +111,18 @@ async fn look(
     Ok(Some((backup_id, kept.remove(&plan_name(number)), records)))
 }
 
-/// Runs the work while its progress is told and its deadline watched.
-async fn follow(shared: &Shared, run: &Run, attempt: &Attempt, stopper: &Stopper, stop: &Stop) -> Outcome {
+/// Runs the work while its progress is told and its deadline watched. Answers the last progress beside the outcome.
+async fn follow(
+    shared: &Shared,
+    run: &Run,
+    attempt: &Attempt,
+    stopper: &Stopper,
+    stop: &Stop,
+) -> (Outcome, Option<Progress>) {
     let key = run.job.key;
     shared.status.enter(key, running_job(run, attempt.attempt));
     let (sender, mut seen) = watch::channel(JobProgress::default());
-    let record = JournalRecord::new(&shared.journal, key, attempt.attempt);
+    let record = JournalRecord { journal: &shared.journal, key, attempt: attempt.attempt, stop };
     let mut work = shared.work.run(attempt, &record, sender, stop);
     let mut pace = Pace::default();
     let mut deadline = Some(Instant::now() + run.job.deadline);
@@ -126,7 +131,11 @@ async fn follow(shared: &Shared, run: &Run, attempt: &Attempt, stopper: &Stopper
         tokio::select! {
             biased;
             outcome = &mut work => break outcome,
-            Ok(()) = seen.changed() => tell(shared, run, attempt.attempt, &mut pace, &seen.borrow_and_update(), false),
+            Ok(()) = seen.changed() => {
+                if let Some(event) = note(shared, key, &mut pace, &seen.borrow_and_update(), false) {
+                    shared.journal.progress(key, attempt.attempt, run.voice.event(RunDetail::Progress(event)));
+                }
+            }
             () = async { match due { Some(due) => sleep_until(due).await, None => std::future::pending().await } } => {
                 deadline = None;
                 let limit = run.job.deadline.as_secs();
@@ -135,22 +144,18 @@ async fn follow(shared: &Shared, run: &Run, attempt: &Attempt, stopper: &Stopper
         }
     };
     drop(work);
-    tell(shared, run, attempt.attempt, &mut pace, &seen.borrow(), true);
+    let last = note(shared, key, &mut pace, &seen.borrow(), true);
     shared.status.leave(key);
-    outcome
+    (outcome, last)
 }
 
-fn tell(shared: &Shared, run: &Run, attempt: u32, pace: &mut Pace, now: &JobProgress, last: bool) {
+/// Notes how far the attempt is; answers what is to be told of it.
+fn note(shared: &Shared, key: RunKey, pace: &mut Pace, now: &JobProgress, last: bool) -> Option<Progress> {
     if now.step.is_empty() {
-        return;
+        return None;
     }
-    let key = run.job.key;
     shared.status.progress(key, now.step, now.done_bytes, now.total_bytes);
-    let whole = now.total_bytes > 0 && now.done_bytes >= now.total_bytes;
-    if let Some(event) = pace.note(std::time::Instant::now(), now.step, now.done_bytes, now.total_bytes, last || whole)
-    {
-        shared.journal.progress(key, attempt, run.voice.event(RunDetail::Progress(event)));
-    }
+    pace.note(std::time::Instant::now(), now.step, now.done_bytes, now.total_bytes, last)
 }
 
 fn running_job(run: &Run, attempt: u32) -> RunningJob {
@@ -164,12 +169,6 @@ fn running_job(run: &Run, attempt: u32) -> RunningJob {
         done_bytes: 0,
         total_bytes: 0,
     }
-}
-
-/// A job that may not be started any more. Only its first attempt counts as its start.
-fn too_late(run: &Run) -> Option<Failure> {
-    let moment = run.job.start_before.filter(|moment| run.attempts == 0 && *moment < jiff::Timestamp::now())?;
-    Some(Failure::new(Code::StartBeforePassed, format!("the job was to be started before {moment}")))
 }
 
 fn backup_id(kept: &Value) -> Result<BackupId, Failure> {
@@ -197,34 +196,46 @@ where
     }
 }
 
-/// The journal as one attempt sees it.
-struct JournalRecord {
-    log: AttemptLog,
-    journal: Journal,
+/// The journal as one attempt sees it. A journal that fails for a moment, as on a disk that is full for one, does not end the
+/// attempt: it waits for as long as [`RECORD_MAX`], unless it is asked to stop.
+struct JournalRecord<'a> {
+    journal: &'a Journal,
     key: RunKey,
     attempt: u32,
+    stop: &'a Stop,
 }
 
-impl JournalRecord {
-    fn new(journal: &Journal, key: RunKey, attempt: u32) -> Self {
-        Self { log: journal.saga_log(key, attempt), journal: journal.clone(), key, attempt }
+impl JournalRecord<'_> {
+    async fn write<F>(&self, mut once: impl FnMut() -> F) -> Result<(), Failure>
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
+        let until = Instant::now() + RECORD_MAX;
+        loop {
+            let failure = match once().await {
+                Err(failure) if failure.code == Code::JournalFailed && Instant::now() < until => failure,
+                result => return result,
+            };
+            tracing::error!(run = %self.key, failure = format!("{failure:#}"), "cannot write down a step; trying again");
+            tokio::select! {
+                () = sleep(JOURNAL_PAUSE) => {}
+                _ = self.stop.asked() => return Err(failure),
+            }
+        }
     }
 }
 
 #[async_trait]
-impl SagaLog for JournalRecord {
+impl SagaLog for JournalRecord<'_> {
     async fn record(&self, record: Record) -> Result<(), Failure> {
-        self.log.record(record).await
+        self.write(|| self.journal.record(self.key, self.attempt, record.clone())).await
     }
 }
 
 #[async_trait]
-impl AttemptRecord for JournalRecord {
+impl AttemptRecord for JournalRecord<'_> {
     async fn keep_plan(&self, plan: Value) -> Result<(), Failure> {
-        self.journal.keep(self.key, &plan_name(self.attempt), plan).await.map(drop)
-    }
-
-    fn log(&self) -> &dyn SagaLog {
-        &self.log
+        let name = plan_name(self.attempt);
+        self.write(|| async { self.journal.keep(self.key, &name, plan.clone()).await.map(drop) }).await
     }
 }

@@ -8,8 +8,18 @@
 //!
 //! The bound stops normal jobs, so that a restore is taken however many backups wait; twice the bound stops all. Between
 //! stopping and going on there is room for a prefetch, so that a full worker does not stop and start with every job that ends.
+//! An outbox that holds too much that nobody takes stops all jobs as well.
 
 use crate::broker::WantedJobs;
+
+/// Messages that could not be sent and wait in the journal, from which on no job is taken any more: each may have the original of
+/// a dead letter in it, 256 KiB, and whoever lets letters pile up would fill the disk.
+pub const UNSENT_MAX: usize = 1000;
+
+/// Whether the outbox holds too much, where it did or did not until now.
+pub fn outbox_is_full(was: bool, unsent: usize) -> bool {
+    unsent >= if was { UNSENT_MAX / 4 * 3 } else { UNSENT_MAX }
+}
 
 /// What is wanted next, where `wanted` was until now and `open` runs are open.
 pub fn wanted_next(wanted: WantedJobs, open: usize, bound: usize) -> WantedJobs {
@@ -51,6 +61,12 @@ mod tests {
             wanted = wanted_next(wanted, open, 1000);
             assert_eq!(wanted, next, "with {open} open");
         }
+    }
+
+    #[test]
+    fn a_full_outbox_is_so_until_a_quarter_is_free_again() {
+        assert!(!outbox_is_full(false, UNSENT_MAX - 1) && outbox_is_full(false, UNSENT_MAX));
+        assert!(outbox_is_full(true, UNSENT_MAX / 4 * 3) && !outbox_is_full(true, UNSENT_MAX / 4 * 3 - 1));
     }
 
     proptest! {

@@ -7,19 +7,19 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::attempt::persist;
+use super::left_over::{KnownLeftOver, keep, made_good};
 use super::report::origin;
 use super::run::Run;
 use super::settle::{Ending, Settlement, settle};
 use super::shared::Shared;
-use super::status::KnownLeftOver;
 use super::summary::backup_summary;
 use crate::failure::{Code, Failure};
-use crate::journal::{Counted, Draft, Settlement as Written, StoredMessage};
+use crate::journal::{Counted, Settlement as Written, StoredMessage};
 use crate::message::event::{
-    BackupSummary, Cancelled, Completed, Failed, FailureReport, LeftOver, Retrying, RunDetail,
+    BackupSummary, Cancelled, Completed, Failed, FailureReport, LeftOver, Progress, Retrying, RunDetail,
 };
 use crate::model::job::RunKey;
-use crate::saga::{End, Outcome};
+use crate::saga::{self, End, Outcome};
 
 /// What an attempt came to.
 #[derive(Clone, Debug)]
@@ -27,43 +27,57 @@ pub struct Told {
     ending: Ending,
     duration: Duration,
     warnings: Vec<String>,
-    left_overs: Vec<LeftOver>,
+    left: Vec<saga::LeftOver>,
+    /// Why nothing is known of what the attempt held.
+    given_up: Option<String>,
     backup: Option<BackupSummary>,
+    progress: Option<Progress>,
 }
 
 impl Told {
     /// An ending with nothing more to say.
     pub fn of(ending: Ending) -> Self {
-        Self { ending, duration: Duration::ZERO, warnings: Vec::new(), left_overs: Vec::new(), backup: None }
+        Self {
+            ending,
+            duration: Duration::ZERO,
+            warnings: Vec::new(),
+            left: Vec::new(),
+            given_up: None,
+            backup: None,
+            progress: None,
+        }
     }
 
-    /// With one more thing that could not be removed.
+    /// With whatever the attempt held left as it is, for this reason.
     #[must_use]
-    pub fn with_left_over(mut self, left_over: LeftOver) -> Self {
-        self.left_overs.push(left_over);
+    pub fn giving_up(mut self, reason: &str) -> Self {
+        self.given_up = Some(reason.to_owned());
         self
     }
 
-    /// What the outcome of unwinding a cut-off attempt means for the run.
-    pub fn from_unwinding(outcome: Outcome, duration: Duration) -> Self {
+    /// With the last progress, which goes out together with the ending, so that nothing comes in its way.
+    #[must_use]
+    pub fn after(mut self, progress: Option<Progress>) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// What the outcome of unwinding a cut-off attempt means for the run, which is not gone on with if it was `cancelled`.
+    pub fn from_unwinding(outcome: Outcome, duration: Duration, cancelled: bool) -> Self {
         let told = Self::from_outcome(outcome, duration);
-        match &told.ending {
-            Ending::Failed(failure) if failure.code == Code::Interrupted => {
-                Self { ending: Ending::Interrupted, ..told }
-            }
-            _ => told,
-        }
+        let ending = match told.ending {
+            Ending::Failed(_) | Ending::Drained if cancelled => Ending::Cancelled,
+            Ending::Failed(failure) if failure.code == Code::Interrupted => Ending::Interrupted,
+            ending => ending,
+        };
+        Self { ending, ..told }
     }
 
     /// What the work's outcome means for the run.
     pub fn from_outcome(outcome: Outcome, duration: Duration) -> Self {
         let mut told = Self { duration, ..Self::of(Ending::Completed) };
         told.warnings = outcome.warnings.iter().map(|failure| format!("{failure:#}")).collect();
-        told.left_overs = outcome
-            .left_over
-            .iter()
-            .map(|left| LeftOver { what: left.step.clone(), reason: format!("{:#}", left.failure), job_id: None })
-            .collect();
+        told.left = outcome.left_over;
         match outcome.end {
             End::Completed { value } => match backup_summary(&value) {
                 Ok((backup, warnings)) => {
@@ -77,35 +91,49 @@ impl Told {
         }
         told
     }
+
+    /// What the run's attempt has left.
+    fn left_overs(&self, run: &Run, attempt: u32) -> Vec<KnownLeftOver> {
+        let of_steps = self.left.iter().map(|left| KnownLeftOver::of_step(run, attempt, left));
+        let unknown = self.given_up.iter().map(|reason| KnownLeftOver::of_attempt(run, attempt, reason));
+        of_steps.chain(unknown).collect()
+    }
 }
 
 /// Settles attempt `number` of the run, 0 for a run that ends without one. Answers the run again if another attempt follows.
 pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) -> Option<Run> {
     let key = run.job.key;
-    for report in &told.left_overs {
-        let report = LeftOver { job_id: Some(key.job_id), ..report.clone() };
-        shared.status.left_over(KnownLeftOver { report, process: None });
-    }
+    let known = told.left_overs(&run, number);
+    keep(shared, &known).await;
+    let left_overs: Vec<_> = known.iter().map(|left| left.report.clone()).collect();
     let settlement = settle(told.ending.clone(), run.past, &run.job.retry, draw());
-    log(&run, number, &told, &settlement);
+    log(&run, number, &told, &left_overs, &settlement);
     let now = Timestamp::now();
     let ended = |outcome: &str| Written::Ended { outcome: json!(outcome), at: now };
+    let rows = |last: RunDetail| {
+        let progress = told.progress.iter().map(|progress| RunDetail::Progress(progress.clone()));
+        progress.chain([last]).map(|detail| run.voice.event(detail)).collect::<Vec<_>>()
+    };
     match settlement {
         Settlement::Complete => {
-            let rows = || vec![run.voice.event(RunDetail::Completed(completed(&told)))];
-            settled(key, || shared.journal.settle(key, number, ended("completed"), rows())).await;
+            let rows = || rows(RunDetail::Completed(completed(&told, &left_overs)));
+            if settled(key, || shared.journal.settle(key, number, ended("completed"), rows())).await {
+                made_good(shared, &run, &known).await;
+            }
             None
         }
         Settlement::Cancel => {
-            let detail = Cancelled { requested_by: None, reason: None, left_overs: told.left_overs.clone() };
-            let rows = || vec![run.voice.event(RunDetail::Cancelled(detail.clone()))];
+            let rows = || rows(RunDetail::Cancelled(cancelled(&run, &left_overs)));
             settled(key, || shared.journal.settle(key, number, ended("cancelled"), rows())).await;
             None
         }
         Settlement::DeadLetter(failure) => {
-            // A message that can't be read leaves the run without a letter, not without its end.
-            let message = persist("read a job's message", || shared.journal.message(key)).await.unwrap_or_default();
-            let rows = || failed(shared, &run, number, &told, &failure, message.as_ref());
+            let message = original(shared, key).await;
+            let rows = || {
+                let mut rows = rows(RunDetail::Failed(failed(&failure, number, &told, &left_overs)));
+                rows.push(run.voice.letter(number, &failure, origin(&shared.settings.host, run.urgent), &message));
+                rows
+            };
             settled(key, || shared.journal.settle(key, number, ended(failure.code.as_str()), rows())).await;
             None
         }
@@ -114,8 +142,12 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) ->
             let counted = if charged { Counted::Failure } else { Counted::Nothing };
             let not_before = (!pause.is_zero()).then_some(next_attempt_at);
             let rows = || {
-                let failure = FailureReport::from(&failure);
-                vec![run.voice.event(RunDetail::Retrying(Retrying { failure, next_attempt_at }))]
+                rows(RunDetail::Retrying(Retrying {
+                    failure: FailureReport::from(&failure),
+                    next_attempt_at,
+                    warnings: told.warnings.clone(),
+                    left_overs: left_overs.clone(),
+                }))
             };
             let written = || Written::Waiting { not_before, counted };
             if !settled(key, || shared.journal.settle(key, number, written(), rows())).await {
@@ -130,12 +162,21 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) ->
 }
 
 /// Ends a run that was cancelled before its first attempt, for the reason that its tombstone gives.
-pub async fn cancel(shared: &Shared, run: &Run, reason: &Value) {
-    let text = |name: &str| reason.get(name).and_then(Value::as_str).map(str::to_owned);
-    let detail = Cancelled { requested_by: text("requested_by"), reason: text("reason"), left_overs: Vec::new() };
-    let rows = || vec![run.voice.event(RunDetail::Cancelled(detail.clone()))];
-    let ended = || Written::Ended { outcome: json!("cancelled"), at: Timestamp::now() };
-    settled(run.job.key, || shared.journal.settle(run.job.key, run.attempts, ended(), rows())).await;
+pub async fn cancel(shared: &Shared, run: Run, reason: Value) {
+    let number = run.attempts;
+    conclude(shared, Run { cancelled: Some(reason), ..run }, number, Told::of(Ending::Cancelled)).await;
+}
+
+/// The message of a run, for its letter. One that can't be read leaves the letter without its original, not the run without
+/// its end.
+pub async fn original(shared: &Shared, key: RunKey) -> StoredMessage {
+    match persist("read a job's message", || shared.journal.message(key)).await {
+        Ok(message) => message.unwrap_or_default(),
+        Err(failure) => {
+            tracing::error!(run = %key, failure = format!("{failure:#}"), "cannot read the message of a run");
+            StoredMessage::default()
+        }
+    }
 }
 
 /// Settles, and says whether the journal took it. It refuses only what does not fit the run's state there, which is then the truth:
@@ -150,39 +191,35 @@ async fn settled<F: Future<Output = Result<(), Failure>>>(key: RunKey, settle: i
     }
 }
 
-fn completed(told: &Told) -> Completed {
+fn completed(told: &Told, left_overs: &[LeftOver]) -> Completed {
     Completed {
         duration_ms: u64::try_from(told.duration.as_millis()).unwrap_or(u64::MAX),
         warnings: told.warnings.clone(),
-        left_overs: told.left_overs.clone(),
+        left_overs: left_overs.to_vec(),
         backup: told.backup.clone(),
     }
 }
 
-/// The final event and the dead letter: two rows of one transaction.
-fn failed(
-    shared: &Shared,
-    run: &Run,
-    attempts: u32,
-    told: &Told,
-    failure: &Failure,
-    message: Option<&StoredMessage>,
-) -> Vec<Draft> {
-    let detail = Failed { failure: FailureReport::from(failure), attempts, left_overs: told.left_overs.clone() };
-    let mut rows = vec![run.voice.event(RunDetail::Failed(detail))];
-    if let Some(message) = message {
-        rows.push(run.voice.letter(attempts, failure, origin(&shared.settings.host, run.urgent), message));
+fn failed(failure: &Failure, attempts: u32, told: &Told, left_overs: &[LeftOver]) -> Failed {
+    Failed {
+        failure: FailureReport::from(failure),
+        attempts,
+        warnings: told.warnings.clone(),
+        left_overs: left_overs.to_vec(),
     }
-    rows
 }
 
-fn log(run: &Run, attempt: u32, told: &Told, settlement: &Settlement) {
+fn cancelled(run: &Run, left_overs: &[LeftOver]) -> Cancelled {
+    let reason = run.cancelled.as_ref();
+    let text = |name: &str| reason?.get(name).and_then(Value::as_str).map(str::to_owned);
+    Cancelled { requested_by: text("requested_by"), reason: text("reason"), left_overs: left_overs.to_vec() }
+}
+
+fn log(run: &Run, attempt: u32, told: &Told, left_overs: &[LeftOver], settlement: &Settlement) {
     let (job, run_number) = (run.job.key.job_id, run.job.key.run);
     let duration_ms = told.duration.as_millis();
     match settlement {
-        Settlement::Complete => {
-            tracing::info!(job.id = %job, run = run_number, attempt, duration_ms, warnings = ?told.warnings, "job completed");
-        }
+        Settlement::Complete => tracing::info!(job.id = %job, run = run_number, attempt, duration_ms, "job completed"),
         Settlement::Cancel => tracing::info!(job.id = %job, run = run_number, attempt, "job cancelled"),
         Settlement::Retry { pause, failure, .. } => {
             let (failure, pause_ms) = (format!("{failure:#}"), pause.as_millis());
@@ -192,6 +229,12 @@ fn log(run: &Run, attempt: u32, told: &Told, settlement: &Settlement) {
             let (failure, step) = (format!("{failure:#}"), failure.step.as_deref());
             tracing::error!(job.id = %job, run = run_number, attempt, step, failure, "job failed");
         }
+    }
+    for warning in &told.warnings {
+        tracing::warn!(job.id = %job, run = run_number, attempt, warning, "something was not as it should be");
+    }
+    for LeftOver { what, reason, .. } in left_overs {
+        tracing::warn!(job.id = %job, run = run_number, attempt, what, reason, "something could not be removed yet");
     }
 }
 

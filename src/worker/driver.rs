@@ -9,22 +9,26 @@
 //! It holds no truth of its own: what waits and what runs is in the journal, and is read back from there at start.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::admit::Names;
 use super::admit::{Occupied, Waiting};
 use super::attempt::{attempt, recover};
-use super::backlog::wanted_next;
-use super::conclude::cancel;
-use super::intake;
+use super::backlog::{outbox_is_full, wanted_next};
+use super::conclude::{Told, cancel, conclude};
 use super::run::Run;
+use super::settle::Ending;
 use super::shared::Shared;
 use super::take_up::{after_a_panic, read_back};
-use crate::broker::{HostSession, WantedJobs};
+use super::{intake, left_over, pulse};
+use crate::broker::{HostSession, SessionState, WantedJobs};
 use crate::failure::{Code, Failure};
 use crate::journal::RunState;
 use crate::model::job::RunKey;
@@ -35,6 +39,9 @@ use crate::shutdown::{Shutdown, Stage};
 const INTAKES_MAX: usize = 256;
 /// Time between two looks at what has ended long enough ago to be taken out of the journal.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long attempts wait for libvirt to tell the names of the instances, by which two jobs of one instance are kept apart. Where it
+/// does not, libvirt's own lock and the lease on the share do that.
+const NAMES_MAX: Duration = Duration::from_secs(10);
 /// Longest time that a stopped attempt may take to unwind when the worker is in a hurry. What is left then is unwound at
 /// the next start.
 const UNWIND_MAX: Duration = Duration::from_secs(150);
@@ -52,6 +59,9 @@ pub struct Driver {
     stoppers: BTreeMap<RunKey, Stopper>,
     order: u64,
     wanted: WantedJobs,
+    outbox_full: bool,
+    /// Attempts may start.
+    ready: bool,
 }
 
 impl Driver {
@@ -68,37 +78,57 @@ impl Driver {
             stoppers: BTreeMap::new(),
             order: 0,
             wanted: WantedJobs::None,
+            outbox_full: false,
+            ready: false,
         }
     }
 
     /// Takes up what an earlier worker left in the journal: waiting runs wait again, cut-off attempts are unwound.
     pub async fn take_up(&mut self) -> Result<(), Failure> {
+        left_over::take_up(&self.shared).await?;
         for open in self.shared.journal.open_runs().await? {
-            let (crashed, cancelled) = (open.state == RunState::Running, open.cancelled.clone());
-            let Some(run) = read_back(&self.shared, open).await? else { continue };
+            let (key, crashed) = (open.key, open.state == RunState::Running);
+            let run = match read_back(&self.shared, open).await {
+                Ok(Some(run)) => run,
+                Ok(None) => continue,
+                Err(failure) if failure.code == Code::JournalFailed => return Err(failure),
+                Err(failure) => {
+                    tracing::error!(run = %key, failure = format!("{failure:#}"), "an open run of the journal is left alone");
+                    continue;
+                }
+            };
             self.order += 1;
             let run = Run { order: self.order, ..run };
-            match cancelled {
+            match run.cancelled.clone() {
                 _ if crashed => {
                     self.occupied.enter(run.candidate());
                     let shared = self.shared.clone();
-                    self.follow(run.job.key, async move { recover(shared, run).await });
+                    self.follow(key, async move { recover(shared, run).await });
                 }
-                Some(reason) => cancel(&self.shared, &run, &reason).await,
+                Some(reason) => cancel(&self.shared, run, reason).await,
                 None => self.wait(run),
             }
         }
         Ok(())
     }
 
-    /// Works until a stop is asked for.
+    /// Works until a stop is asked for. Starts no attempt before the host id is known to be ours: until then another worker may
+    /// be at work with it, and with a copy of this journal.
     pub async fn drive(&mut self, session: &mut dyn HostSession, shutdown: &Shutdown) {
         let mut prunes = interval(PRUNE_INTERVAL);
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut names, mut unsent) = (self.shared.names(), self.shared.counters.kept.subscribe());
+        let mut ready = pin!(ready(session.state(), self.shared.names()));
         loop {
-            self.start_what_may();
-            self.wanted = wanted_next(self.wanted, self.open_runs(), self.shared.settings.open_runs_max);
-            session.want_jobs(self.wanted);
+            if let Some(names) = names.borrow_and_update().clone() {
+                self.occupied.learn(names);
+            }
+            self.end_what_is_late();
+            if self.ready {
+                self.start_what_may();
+            }
+            self.shared.status.set_waiting(self.waiting.len());
+            self.want(session, *unsent.borrow_and_update());
             let wake = self.next_moment();
             tokio::select! {
                 delivery = session.next(), if self.intakes.len() < INTAKES_MAX => {
@@ -108,6 +138,9 @@ impl Driver {
                 Some(taken) = self.intakes.join_next() => self.taken(taken),
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = async { match wake { Some(wake) => sleep_until(wake).await, None => std::future::pending().await } } => {}
+                () = &mut ready, if !self.ready => self.ready = true,
+                Ok(()) = names.changed() => {}
+                Ok(()) = unsent.changed() => {}
                 _ = prunes.tick() => self.prune(),
                 () = shutdown.reached(Stage::Drain) => return,
             }
@@ -151,6 +184,28 @@ impl Driver {
         self.runs.len() + self.intakes.len() + self.occupied.len()
     }
 
+    fn want(&mut self, session: &mut dyn HostSession, unsent: usize) {
+        let full = outbox_is_full(self.outbox_full, unsent);
+        if full != self.outbox_full {
+            self.outbox_full = full;
+            tracing::warn!(unsent, taking_jobs = !full, "so many messages could not be sent, and wait in the outbox");
+        }
+        let by_runs = wanted_next(self.wanted, self.open_runs(), self.shared.settings.open_runs_max);
+        self.wanted = if full { WantedJobs::None } else { by_runs };
+        session.want_jobs(self.wanted);
+    }
+
+    /// Ends the runs that may not be started any more. It takes no slot, so that they are told of in time.
+    fn end_what_is_late(&mut self) {
+        while let Some(late) = self.waiting.take_late(Timestamp::now()) {
+            let Some(run) = self.runs.remove(&late.key) else { continue };
+            let moment = late.start_before.map(|moment| moment.to_string()).unwrap_or_default();
+            let failure = Failure::new(Code::StartBeforePassed, format!("the job was to be started before {moment}"));
+            let (key, shared) = (late.key, self.shared.clone());
+            self.follow(key, async move { conclude(&shared, run, 0, Told::of(Ending::Failed(failure))).await });
+        }
+    }
+
     fn start_what_may(&mut self) {
         let now = Timestamp::now();
         while let Some(next) = self.waiting.take_next(&self.occupied, self.shared.settings.slots, now) {
@@ -161,7 +216,6 @@ impl Driver {
             self.occupied.enter(next);
             self.follow(key, async move { attempt(shared, run, stopper, stop).await });
         }
-        self.shared.status.set_waiting(self.waiting.len());
     }
 
     /// Starts what ends an attempt of the run.
@@ -223,5 +277,14 @@ impl Driver {
                 tracing::warn!(failure = format!("{failure:#}"), "cannot prune the journal");
             }
         });
+    }
+}
+
+/// Resolves when attempts may start: the host id is ours, and the names of its instances are known as far as they can be.
+async fn ready(session: watch::Receiver<SessionState>, mut names: watch::Receiver<Option<Arc<Names>>>) {
+    let told = async { timeout(NAMES_MAX, names.wait_for(Option::is_some)).await.is_ok() };
+    let ((), told) = tokio::join!(pulse::held(session), told);
+    if !told {
+        tracing::warn!("libvirt does not tell which instance has which name; jobs are started all the same");
     }
 }

@@ -31,10 +31,8 @@ pub async fn take(shared: Arc<Shared>, delivery: Delivery, order: u64) -> Option
         match write_down(&shared, &delivery, order).await {
             Ok(started) => break started,
             Err(failure) => {
-                tracing::error!(
-                    failure = format!("{failure:#}"),
-                    "cannot write a delivery down; it is not acknowledged"
-                );
+                let failure = format!("{failure:#}");
+                tracing::error!(failure, "cannot write a delivery down; it is not acknowledged");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(JOURNAL_PAUSE_LONGEST);
             }
@@ -59,7 +57,7 @@ async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<
 
 async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Result<Option<Run>, Failure> {
     let urgent = delivery.queue == HostQueue::UrgentJobs;
-    let mut run = Run::new(job, &delivery.properties, urgent, order);
+    let run = Run::new(job, &delivery.properties, urgent, order);
     let taken = Taken {
         key: run.job.key,
         message: StoredMessage { properties: stored(&kept(&delivery.properties)), body: delivery.body.clone() },
@@ -71,15 +69,22 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
         rows: vec![run.voice.event(RunDetail::Accepted(Accepted {}))],
     };
     let key = run.job.key;
-    match shared.journal.take(taken).await? {
+    let admission = match shared.journal.take(taken).await {
+        Ok(admission) => admission,
+        // Trying again would only find the same damaged row; whoever reads the letters hears of it.
+        Err(failure) if failure.code != Code::JournalFailed => {
+            return refuse(shared, delivery, &known(failure.code, format!("{failure:#}"), &run)).await.map(|()| None);
+        }
+        Err(failure) => return Err(failure),
+    };
+    match admission {
         Admission::New => {
             tracing::info!(job.id = %key.job_id, run = key.run, instance = %run.job.instance, "job taken");
-            run.instance = shared.known_as(&run.job.instance);
             Ok(Some(run))
         }
         Admission::Tombstoned { reason } => {
             // Not `?`: the run is taken, and a second try would only find a duplicate of it.
-            cancel(shared, &run, &reason).await;
+            cancel(shared, run, reason).await;
             Ok(None)
         }
         Admission::Duplicate { state } => {

@@ -46,7 +46,7 @@ impl Work for Jobs {
             },
             failure = stop.asked() => return ended(End::Stopped { failure }),
         };
-        let hooks = Hooks { log: record.log(), progress: &progress };
+        let hooks = Hooks { log: record, progress: &progress };
         prepared.run(&self.doors, &self.settings, attempt, hooks, stop).await
     }
 
@@ -63,7 +63,7 @@ impl Work for Jobs {
             return ended(End::Failed { failure });
         };
         let (progress, _nobody_looks) = watch::channel(JobProgress::default());
-        let hooks = Hooks { log: record.log(), progress: &progress };
+        let hooks = Hooks { log: record, progress: &progress };
         match job::unwind(&self.doors, &self.settings, attempt, &plan, records, hooks).await {
             Ok(outcome) => outcome,
             Err(failure) => ended(End::Failed { failure }),

@@ -14,6 +14,7 @@ mod conclude;
 mod driver;
 mod intake;
 pub mod jobs;
+mod left_over;
 mod outbox;
 mod pace;
 mod pulse;
@@ -68,6 +69,9 @@ pub enum WorkerError {
     /// What an earlier worker left cannot be read.
     #[error(transparent)]
     Journal(#[from] Failure),
+    /// The journal's writer has ended, and with it everything that could be promised.
+    #[error("the journal is not written any more; the next start goes on from what is in it")]
+    JournalDied,
     /// Another worker has held the host id ever since this one started.
     #[error("another worker holds the host id `{host}`: stop it, or give this one an id of its own")]
     HostIdInUse {
@@ -86,31 +90,40 @@ pub enum WorkerError {
 /// the end of the process: nothing of it goes on, and the next worker unwinds what was under way.
 ///
 /// # Errors
-/// When the journal cannot be read at start, or the host id turns out to be another's before it was ever this worker's. One that
-/// has held it stays: it has jobs to end, and the other may go.
+/// When the journal cannot be read at start or dies, or the host id turns out to be another's before it was ever this worker's. One
+/// that has held it stays: it has jobs to end, and the other may go.
 pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
+    let journal = parts.journal.clone();
+    tokio::select! {
+        ended = work_until(parts, shutdown) => ended,
+        () = journal.died() => Err(WorkerError::JournalDied),
+    }
+}
+
+async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
     let Parts { settings, broker, journal, work, hypervisor } = parts;
     let publisher = broker.publisher();
     let host = settings.host.clone();
     let shared = Arc::new(Shared::new(settings, journal.clone(), work, hypervisor));
     let (over, until_over) = shutdown::switch();
     let (told, until_told) = shutdown::switch();
-    let pump = outbox::pump(journal, publisher.clone(), shared.counters.clone(), until_told);
-    let pump = AbortOnDropHandle::new(tokio::spawn(pump));
     let mut driver = Driver::new(shared.clone());
     driver.take_up().await?;
     let mut session = broker.open_host(&host).await;
     let state = session.state();
+    let pump = pump_once_held(journal, publisher.clone(), shared.clone(), state.clone(), until_told);
     let heart = pulse::beat(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
     let inventories = pulse::take_inventory(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
     let states = follow_state(shared.clone(), state.clone(), until_over);
+    let pump = AbortOnDropHandle::new(tokio::spawn(pump));
     let heart = AbortOnDropHandle::new(tokio::spawn(heart));
     let inventories = AbortOnDropHandle::new(tokio::spawn(inventories));
     let states = AbortOnDropHandle::new(tokio::spawn(states));
 
+    let mut was_held = false;
     let in_use = tokio::select! {
         () = driver.drive(session.as_mut(), &shutdown) => false,
-        () = taken_by_another(state) => true,
+        () = taken_by_another(state.clone(), &mut was_held) => true,
     };
 
     session.want_jobs(WantedJobs::None);
@@ -119,8 +132,16 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
         switch.raise(Stage::Now);
         driver.drain(&at_once).await
     } else {
-        say_that_it_drains(&shared, &driver, publisher.as_ref()).await;
-        driver.drain(&shutdown).await
+        let saying =
+            say_that_it_drains(&shared, &driver, publisher.as_ref(), was_held || pulse::is_held(&state.borrow()));
+        // A broker that is away must not make the worker deaf to a second signal.
+        let saying = async {
+            tokio::select! {
+                () = saying => {}
+                () = shutdown.reached(Stage::Now) => {}
+            }
+        };
+        tokio::join!(saying, driver.drain(&shutdown)).1
     };
     session.close().await;
     over.raise(Stage::Now);
@@ -137,28 +158,56 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
     }
 }
 
+/// Sends what the outbox holds, but nothing before the host id is known to be ours: until then it would be another worker's word.
+async fn pump_once_held(
+    journal: Journal,
+    publisher: Arc<dyn Publisher>,
+    shared: Arc<Shared>,
+    state: watch::Receiver<SessionState>,
+    over: Shutdown,
+) {
+    tokio::select! {
+        biased;
+        () = pulse::held(state) => {}
+        () = over.reached(Stage::Now) => return,
+    }
+    outbox::pump(journal, publisher, shared.counters.clone(), over).await;
+}
+
 async fn finish(task: AbortOnDropHandle<()>, what: &str) {
     if let Err(error) = task.await {
         tracing::error!(%error, "the {what} ended in a panic");
     }
 }
 
-async fn say_that_it_drains(shared: &Shared, driver: &Driver, publisher: &dyn Publisher) {
+/// Said only by a worker that has held its host id: another one may be the host's, and not drain at all.
+fn say_that_it_drains<'a>(
+    shared: &'a Shared,
+    driver: &Driver,
+    publisher: &'a dyn Publisher,
+    was_held: bool,
+) -> impl Future<Output = ()> + use<'a> {
     let (waiting, running) = driver.counts();
     let limit_seconds = shared.settings.drain_limit.as_secs();
     tracing::info!(waiting, running, limit_seconds, "stopping");
     let draining = Draining { running: running as u32, waiting: waiting as u32, limit_seconds };
-    pulse::tell(shared, publisher, HostDetail::Draining(draining)).await;
+    async move {
+        if was_held {
+            pulse::tell(shared, publisher, HostDetail::Draining(draining)).await;
+        }
+    }
 }
 
-/// Resolves when the host id turns out to be in use before it was ever ours.
-async fn taken_by_another(mut state: watch::Receiver<SessionState>) {
-    // Blocked says that the broker does not read from us, which it can only say to one that holds its queues.
+/// Resolves when the host id turns out to be in use before it was ever ours; notes when it was ours.
+async fn taken_by_another(mut state: watch::Receiver<SessionState>, was_held: &mut bool) {
     let settled = |state: &SessionState| !matches!(state, SessionState::Connecting { .. });
-    let in_use = state.wait_for(settled).await.is_ok_and(|state| *state == SessionState::HostIdInUse);
-    if !in_use {
-        std::future::pending::<()>().await;
+    if let Ok(settled) = state.wait_for(settled).await.map(|state| state.clone()) {
+        *was_held = pulse::is_held(&settled);
+        if !*was_held {
+            return;
+        }
     }
+    std::future::pending::<()>().await;
 }
 
 /// Says `worker.online` whenever the session has come up, and logs its other states.

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! journal.posted ─► next_batch ─► publish, up to 256 at a time ─► confirmed ─► journal.delivered, in groups
-//!                                        │ broker away, refused            └─ unroutable event: counted, settled
-//!                                        └─ kept, tried again              └─ unroutable letter: kept, reported
+//!                                   ▲    │ broker away, refused            └─ unroutable event: counted, settled
+//!                        when due ──┘    └─ kept, by its id                └─ unroutable letter: kept, reported
 //! ```
 //!
 //! Nothing is lost: a row is marked only after the broker confirmed it, so a crash sends it again with the same event id.
+//! Nothing stands in the way of what is behind it: the outbox is read through once, and what could not be sent is read
+//! again by its id when it is due.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::broker::topology::EXCHANGES;
@@ -43,6 +46,8 @@ pub struct Counters {
     pub unroutable_events: AtomicU64,
     /// Times that a dead letter found no queue.
     pub unroutable_letters: AtomicU64,
+    /// Messages that could not be sent and are to be sent again: each takes room in the journal.
+    pub kept: watch::Sender<usize>,
 }
 
 /// What became of one row.
@@ -53,7 +58,7 @@ enum Sent {
     Kept(i64, Duration),
 }
 
-/// Sends until `shutdown` says that the worker's work is over; then until the outbox is empty, for at most [`FLUSH_MAX`].
+/// Sends until `over` says that the worker's work is over; then until the outbox is empty, for at most [`FLUSH_MAX`].
 pub async fn pump(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc<Counters>, over: Shutdown) {
     let mut pump = Pump::new(journal, publisher, counters);
     let mut posted = pump.journal.posted();
@@ -71,11 +76,13 @@ pub async fn pump(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc
         pump.begin_marking(ends);
         if ends {
             let until = *deadline.get_or_insert_with(|| Instant::now() + FLUSH_MAX);
-            let empty = sending.is_empty() && pump.marking.is_none() && pump.again.is_none();
+            let empty =
+                sending.is_empty() && pump.marking.is_none() && pump.wake(highest).is_none_or(|due| due > until);
             if empty || Instant::now() >= until {
                 return;
             }
         }
+        let wake = pump.wake(highest);
         tokio::select! {
             Some(sent) = sending.next() => {
                 pump.take(sent);
@@ -87,7 +94,8 @@ pub async fn pump(journal: Journal, publisher: Arc<dyn Publisher>, counters: Arc
             (ids, marked) = marked(&mut pump.marking) => pump.end_marking(ids, marked),
             changed = posted.changed() => if changed.is_err() { return },
             () = sleep_until(pump.mark_at), if pump.marking.is_none() => {}
-            () = sleep_until(pump.again) => pump.look_from_the_start(),
+            // While as much is under way as may be, what is due has to wait for room.
+            () = sleep_until(wake), if sending.len() < PUBLISHES_IN_FLIGHT_MAX => {}
             () = over.reached(Stage::Now), if deadline.is_none() => {}
             () = sleep_until(deadline) => {}
         }
@@ -98,20 +106,18 @@ struct Pump {
     journal: Journal,
     publisher: Arc<dyn Publisher>,
     counters: Arc<Counters>,
-    /// The last row that was read.
+    /// The last row that was read on the one way through the outbox.
     after: i64,
-    /// Rows that are read and not marked, so that a second look from the start does not send them twice at once.
-    busy: BTreeSet<i64>,
     ready: VecDeque<OutboxRow>,
     /// Rows to be marked, and when.
     settled: Vec<i64>,
     mark_at: Option<Instant>,
     /// The marking under way. Nothing waits for it but the next one.
     marking: Option<Marking>,
-    /// Rows that could not be sent, and when each is due again.
-    kept: BTreeMap<i64, Instant>,
-    /// When to look from the start again.
-    again: Option<Instant>,
+    /// Rows that could not be sent, by when each is due again.
+    kept: BTreeSet<(Instant, i64)>,
+    /// When to read again from a journal that could not be read.
+    read_at: Option<Instant>,
 }
 
 /// Ends with the rows that were to be marked and whether they are.
@@ -124,30 +130,69 @@ impl Pump {
             publisher,
             counters,
             after: 0,
-            busy: BTreeSet::new(),
             ready: VecDeque::new(),
             settled: Vec::new(),
             mark_at: None,
             marking: None,
-            kept: BTreeMap::new(),
-            again: None,
+            kept: BTreeSet::new(),
+            read_at: None,
         }
     }
 
+    /// Reads what is due again and what is new, until there is something to send or nothing to read.
     async fn fill(&mut self, highest: i64) {
-        if self.after >= highest || self.ready.len() >= PUBLISHES_IN_FLIGHT_MAX {
-            return;
+        while self.ready.len() < PUBLISHES_IN_FLIGHT_MAX {
+            let now = Instant::now();
+            if self.read_at.is_some_and(|at| at > now) {
+                return;
+            }
+            self.read_at = None;
+            let (due, new) = (self.take_due(now), self.after < highest);
+            if due.is_empty() && !new {
+                return;
+            }
+            // Both in each turn, so that neither a heap of old rows nor a stream of new ones holds up the other.
+            if !due.is_empty() {
+                self.read_due(due).await;
+            }
+            if new && self.read_at.is_none() {
+                self.read_on(highest).await;
+            }
         }
-        let now = Instant::now();
+    }
+
+    /// Takes out the rows that have been due for longest, as many as are read at a time.
+    fn take_due(&mut self, now: Instant) -> Vec<i64> {
+        let mut due = Vec::new();
+        while due.len() < ROWS_READ_MAX as usize
+            && let Some((at, id)) = self.kept.first().copied()
+            && at <= now
+        {
+            self.kept.pop_first();
+            due.push(id);
+        }
+        if !due.is_empty() {
+            self.count_kept();
+        }
+        due
+    }
+
+    async fn read_due(&mut self, due: Vec<i64>) {
+        match self.journal.unsent(due.clone()).await {
+            // One that is not there any more has been put elsewhere, to be sent in its new place.
+            Ok(rows) => self.ready.extend(rows),
+            Err(failure) => {
+                self.trouble(&failure);
+                self.keep(due, RETRY_PAUSE);
+            }
+        }
+    }
+
+    async fn read_on(&mut self, highest: i64) {
         match self.journal.next_batch(self.after, ROWS_READ_MAX).await {
             Ok(rows) => {
                 self.after = rows.last().map_or(highest, |row| row.id);
-                for row in rows {
-                    let due = self.kept.get(&row.id).is_none_or(|at| *at <= now);
-                    if due && self.busy.insert(row.id) {
-                        self.ready.push_back(row);
-                    }
-                }
+                self.ready.extend(rows);
             }
             Err(failure) => self.trouble(&failure),
         }
@@ -159,11 +204,7 @@ impl Pump {
                 self.settled.push(id);
                 self.mark_at.get_or_insert_with(|| Instant::now() + MARK_PAUSE);
             }
-            Sent::Kept(id, pause) => {
-                self.busy.remove(&id);
-                self.kept.insert(id, Instant::now() + pause);
-                self.look_again(pause);
-            }
+            Sent::Kept(id, pause) => self.keep(vec![id], pause),
         }
     }
 
@@ -188,29 +229,33 @@ impl Pump {
         self.marking = None;
         if let Err(failure) = marked {
             self.trouble(&failure);
-        }
-        for id in ids {
-            self.busy.remove(&id);
-            self.kept.remove(&id);
+            self.keep(ids, RETRY_PAUSE);
         }
     }
 
-    fn look_from_the_start(&mut self) {
-        self.after = 0;
-        let now = Instant::now();
-        // Those that are due go out now, and are kept again if that fails.
-        self.kept.retain(|_, at| *at > now);
-        self.again = self.kept.values().min().copied();
-    }
-
-    fn look_again(&mut self, pause: Duration) {
+    fn keep(&mut self, ids: Vec<i64>, pause: Duration) {
         let at = Instant::now() + pause;
-        self.again = Some(self.again.map_or(at, |before| before.min(at)));
+        self.kept.extend(ids.into_iter().map(|id| (at, id)));
+        self.count_kept();
+    }
+
+    fn count_kept(&self) {
+        let count = self.kept.len();
+        self.counters.kept.send_if_modified(|known| std::mem::replace(known, count) != count);
+    }
+
+    /// When there is something to read.
+    fn wake(&self, highest: i64) -> Option<Instant> {
+        let due = self.kept.first().map(|(at, _)| *at);
+        match self.read_at {
+            Some(at) if self.after < highest || due.is_some() => Some(at),
+            _ => due,
+        }
     }
 
     fn trouble(&mut self, failure: &Failure) {
         tracing::error!(failure = format!("{failure:#}"), "cannot use the journal's outbox");
-        self.look_again(RETRY_PAUSE);
+        self.read_at = Some(Instant::now() + RETRY_PAUSE);
     }
 }
 
@@ -259,3 +304,6 @@ async fn sleep_until(moment: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

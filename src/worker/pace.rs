@@ -1,4 +1,5 @@
-//! How often progress is told: on each percent or second, whichever is later, with the rate of the last while.
+//! How often progress is told: at most once a second while it changes, with the rate of the last while. A disk of any size is so
+//! seen to get on.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,11 @@ impl Pace {
         self.measure(now, done);
         let due = match self.told {
             None => true,
-            Some((at, before)) => now.duration_since(at) >= PROGRESS_PAUSE && done.abs_diff(before) >= total / 100,
+            // All bytes of a step are told once as soon as they are done: what follows may take long and move none.
+            Some((at, before)) => {
+                let whole = done >= total && before < total;
+                whole || (done != before && now.duration_since(at) >= PROGRESS_PAUSE)
+            }
         };
         if !(due || last) {
             return None;
@@ -65,17 +70,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_becomes_an_event_only_after_a_second_and_a_percent() {
+    fn a_note_becomes_an_event_after_a_second_if_anything_has_changed() {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let mut pace = Pace::default();
         assert!(pace.note(at(0), "copy", 0, 1000, false).is_some(), "the first");
         assert!(pace.note(at(500), "copy", 500, 1000, false).is_none(), "too soon");
-        assert!(pace.note(at(1500), "copy", 5, 1000, false).is_none(), "less than a percent");
-        let event = pace.note(at(2000), "copy", 600, 1000, false).unwrap();
-        assert_eq!((event.rate_bytes_per_second, event.eta_seconds), (300, Some(1)));
-        assert!(pace.note(at(2001), "copy", 600, 1000, true).is_some(), "the last one always");
-        assert!(pace.note(at(2002), "compare", 0, 1000, false).is_some(), "a new step");
+        assert!(pace.note(at(1500), "copy", 0, 1000, false).is_none(), "nothing has changed");
+        assert!(pace.note(at(1600), "copy", 1, 1000, false).is_some(), "however little it is");
+        assert!(pace.note(at(1700), "copy", 500, 1000, false).is_none(), "too soon after the last");
+        let event = pace.note(at(3000), "copy", 600, 1000, false).unwrap();
+        assert_eq!((event.rate_bytes_per_second, event.eta_seconds), (200, Some(2)));
+        assert!(pace.note(at(3001), "copy", 600, 1000, true).is_some(), "the last one always");
+        assert!(pace.note(at(3100), "copy", 1000, 1000, false).is_some(), "all of it at once");
+        assert!(pace.note(at(3101), "copy", 1000, 1000, false).is_none(), "and once only");
+        assert!(pace.note(at(3102), "compare", 0, 1000, false).is_some(), "a new step");
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! none waits in the outbox while the broker is away. None is told before the host id was first ours: until then they may be
 //! those of a worker beside the host's real one.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,10 +11,13 @@ use nix::sys::statvfs::statvfs;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
+use super::admit::Names;
+use super::left_over;
 use super::shared::Shared;
 use crate::broker::topology::EVENTS_EXCHANGE;
 use crate::broker::{Outgoing, PublishError, Publisher, SessionState};
 use crate::failure::{Code, Failure};
+use crate::host::hypervisor::InstanceSummary;
 use crate::message::event::{Heartbeat, HostDetail, INVENTORY_INSTANCES_MAX, Inventory, InventoryInstance};
 use crate::message::{Encoding, encode_event};
 use crate::model::id::EventId;
@@ -25,6 +27,8 @@ use crate::shutdown::{Shutdown, Stage};
 const PUBLISH_MAX: Duration = Duration::from_secs(10);
 /// Longest time for the local file system to say how much room it has.
 const ROOM_MAX: Duration = Duration::from_secs(5);
+/// Pause before a libvirt that did not tell the names of its instances is asked for them again.
+const NAMES_PAUSE: Duration = Duration::from_secs(5);
 
 /// Tells heartbeats until the worker's work is over.
 pub async fn beat(
@@ -56,11 +60,11 @@ pub async fn take_inventory(
     over: Shutdown,
 ) {
     let taking = async {
+        learn_names(&shared).await;
         check_versions(&shared).await;
         let mut ticks = ticks(shared.settings.inventory);
         loop {
             ticks.tick().await;
-            // Looked at before it may be told: the names are wanted for the first job.
             match inventory(&shared).await {
                 Ok(inventory) => {
                     held(session.clone()).await;
@@ -76,11 +80,36 @@ pub async fn take_inventory(
     }
 }
 
-/// Waits until the session has come up; for ever if it never does. Afterwards it may be lost again: publishing finds that out.
-async fn held(mut session: watch::Receiver<SessionState>) {
-    if session.wait_for(|state| *state == SessionState::Up).await.is_err() {
+/// Waits until the host id is known to be ours; for ever if it never is. Afterwards the session may be lost again: publishing finds
+/// that out.
+pub async fn held(mut session: watch::Receiver<SessionState>) {
+    if session.wait_for(is_held).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Whether the state says that the host id is ours. That the broker does not read from us for now it only says to one that
+/// holds the host's queues.
+pub fn is_held(state: &SessionState) -> bool {
+    matches!(state, SessionState::Up | SessionState::Blocked { .. })
+}
+
+/// Asks for the names of the instances until libvirt has told them once: the first job waits for them, for a while.
+async fn learn_names(shared: &Shared) {
+    let mut again = ticks(NAMES_PAUSE);
+    loop {
+        again.tick().await;
+        match shared.hypervisor.instances().await {
+            Ok(summaries) => return shared.learn_names(names_of(&summaries)),
+            Err(failure) => {
+                tracing::warn!(failure = format!("{failure:#}"), "cannot ask for the names of the instances")
+            }
+        }
+    }
+}
+
+fn names_of(summaries: &[InstanceSummary]) -> Names {
+    summaries.iter().map(|summary| (summary.name.clone(), summary.id)).collect()
 }
 
 /// Says at start what has to be upgraded. The worker stays: each job finds out for itself what its host can do, since what is asked
@@ -128,7 +157,7 @@ pub async fn tell(shared: &Shared, publisher: &dyn Publisher, detail: HostDetail
 }
 
 async fn heartbeat(shared: &Shared) -> Heartbeat {
-    shared.status.forget_gone(|process| Path::new(&format!("/proc/{process}")).exists());
+    left_over::look(shared).await;
     let now = shared.status.snapshot();
     let outbox_depth = shared.journal.outbox_depth().await.unwrap_or_default();
     Heartbeat {
@@ -152,8 +181,7 @@ async fn inventory(shared: &Shared) -> Result<Inventory, Failure> {
     let begun = Instant::now();
     let versions = shared.hypervisor.versions().await.ok();
     let summaries = shared.hypervisor.instances().await?;
-    let names: BTreeMap<_, _> = summaries.iter().map(|summary| (summary.name.clone(), summary.id)).collect();
-    shared.learn_names(names);
+    shared.learn_names(names_of(&summaries));
     let mut instances = Vec::new();
     for summary in summaries.iter().take(INVENTORY_INSTANCES_MAX) {
         if begun.elapsed() > shared.settings.inventory {

@@ -3,6 +3,7 @@
 //! Nothing is published here. Each report is a row for the journal's outbox that lacks its place: event id and sequence
 //! number are given in the transaction that writes it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -61,9 +62,8 @@ impl RunVoice {
             detail if detail.is_final() => MessageKind::Final,
             _ => MessageKind::State,
         };
-        let event = Event::Run(RunEvent::of(&self.job, place.attempt, place.sequence, time, detail));
-        let encoded = encode_event(&event, place.event_id, self.encoding, self.traceparent.as_deref());
-        outbox(kind, EVENTS_EXCHANGE, event.routing_key(), encoded)
+        let event = RunEvent::of(&self.job, place.attempt, place.sequence, time, detail);
+        run_event(kind, event, place, self.encoding, self.traceparent.as_deref())
     }
 }
 
@@ -99,10 +99,14 @@ fn orphan_event(host: HostId, open: OpenRun, instance: InstanceRef, failure: &Fa
         job_id: None,
     };
     let left_overs = if open.state == RunState::Running { vec![held] } else { Vec::new() };
-    let detail =
-        RunDetail::Failed(Failed { failure: FailureReport::from(failure), attempts: open.attempt, left_overs });
+    let detail = RunDetail::Failed(Failed {
+        failure: FailureReport::from(failure),
+        attempts: open.attempt,
+        warnings: Vec::new(),
+        left_overs,
+    });
     Draft::new(move |place| {
-        let event = Event::Run(RunEvent {
+        let event = RunEvent {
             job_id: open.key.job_id,
             run: open.key.run,
             attempt: place.attempt,
@@ -110,13 +114,37 @@ fn orphan_event(host: HostId, open: OpenRun, instance: InstanceRef, failure: &Fa
             kind: open.kind,
             host,
             instance,
-            labels: std::collections::BTreeMap::new(),
+            labels: BTreeMap::new(),
             time: Timestamp::now(),
             detail,
-        });
-        let encoded = encode_event(&event, place.event_id, encoding, None);
-        outbox(MessageKind::Final, EVENTS_EXCHANGE, event.routing_key(), encoded)
+        };
+        run_event(MessageKind::Final, event, place, encoding, None)
     })
+}
+
+/// The row of an event of a run. One that is longer than its readers take goes out without the labels, which its job has, and
+/// then with the least that says how it ended: never without its identity.
+fn run_event(
+    kind: MessageKind,
+    event: RunEvent,
+    place: Place,
+    encoding: Encoding,
+    traceparent: Option<&str>,
+) -> OutboxMessage {
+    let encode = |event: RunEvent| {
+        let event = Event::Run(event);
+        (event.routing_key(), encode_event(&event, place.event_id, encoding, traceparent))
+    };
+    let (mut routing_key, mut encoded) = encode(event.clone());
+    if encoded.is_err() {
+        let unlabelled = RunEvent { labels: BTreeMap::new(), ..event };
+        (routing_key, encoded) = encode(unlabelled.clone());
+        if encoded.is_err() {
+            (routing_key, encoded) = encode(unlabelled.map(RunDetail::in_short));
+        }
+        tracing::warn!(%routing_key, "an event is too long for its readers, and goes out shortened");
+    }
+    outbox(kind, EVENTS_EXCHANGE, routing_key, encoded)
 }
 
 /// The row of an event of the host.
@@ -157,11 +185,123 @@ pub fn origin(host: &HostId, urgent: bool) -> Origin {
 }
 
 fn outbox(kind: MessageKind, exchange: &str, routing_key: String, encoded: Result<Encoded, Failure>) -> OutboxMessage {
-    // Every part of an event is bounded where it is made, so this is a mistake of ours; a message without a body is still
-    // the sign that something ended, and its routing key says what.
+    // Every part of a message is bounded where it is made, or can be shortened, so this is a mistake of ours; a message without a
+    // body is still the sign that something happened, and its routing key says what.
     let Encoded { properties, body } = encoded.unwrap_or_else(|failure| {
         tracing::error!(%routing_key, failure = format!("{failure:#}"), "cannot encode a message; it goes out empty");
         Encoded { properties: Properties::default(), body: Vec::new() }
     });
     OutboxMessage { kind, exchange: exchange.to_owned(), routing_key, properties: stored(&properties), body }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::event::{Completed, Retrying};
+    use crate::message::job::{BackupPart, InstancePart, RepositoryPart};
+    use crate::message::{JobMessage, decode_event};
+    use crate::model::id::{EventId, JobId, RepositoryId};
+
+    fn job(labels: BTreeMap<String, String>) -> Option<Job> {
+        let message = JobMessage {
+            job_id: JobId::draw().to_string(),
+            run: 1,
+            kind: "backup".to_owned(),
+            host: "h".repeat(63),
+            instance: InstancePart { id: None, name: Some("web".to_owned()) },
+            repository: RepositoryPart {
+                id: RepositoryId::draw().to_string(),
+                repository_type: "directory".to_owned(),
+                address: "/share".to_owned(),
+                options: String::new(),
+                credentials: None,
+            },
+            backup: Some(BackupPart::default()),
+            retry: None,
+            start_before: None,
+            deadline_seconds: None,
+            labels,
+            requested_by: None,
+        };
+        message.check().ok()
+    }
+
+    /// Details as long as nobody expects them to be.
+    fn details(text: &str, count: usize) -> [RunDetail; 3] {
+        let failure = FailureReport {
+            code: "internal".to_owned(),
+            class: crate::failure::Class::Bug,
+            step: None,
+            text: text.to_owned(),
+            causes: vec![text.to_owned(); count],
+        };
+        let left_over = LeftOver { what: text.to_owned(), reason: text.to_owned(), job_id: None };
+        let (warnings, left_overs) = (vec![text.to_owned(); count], vec![left_over; count]);
+        let (failed, next_attempt_at) = (failure.clone(), Timestamp::UNIX_EPOCH);
+        [
+            RunDetail::Completed(Completed {
+                duration_ms: 1,
+                warnings: warnings.clone(),
+                left_overs: left_overs.clone(),
+                backup: None,
+            }),
+            RunDetail::Failed(Failed {
+                failure,
+                attempts: 3,
+                warnings: warnings.clone(),
+                left_overs: left_overs.clone(),
+            }),
+            RunDetail::Retrying(Retrying { failure: failed, next_attempt_at, warnings, left_overs }),
+        ]
+    }
+
+    fn told(job: &Job, encoding: Encoding, detail: RunDetail) -> RunEvent {
+        let properties = Properties { content_type: encoding.content_type().to_owned(), ..Properties::default() };
+        let voice = RunVoice::new(Arc::new(job.clone()), &properties);
+        let place = Place { event_id: EventId::draw(), attempt: 3, sequence: 7 };
+        let message = voice.finish_event(detail, Timestamp::UNIX_EPOCH, place);
+        let properties: Properties = serde_json::from_value(message.properties).unwrap();
+        match decode_event(&properties, &message.body).unwrap() {
+            Event::Run(event) => event,
+            Event::Host(event) => unreachable!("{event:?}"),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn whatever_the_job_and_however_much_there_is_to_say_its_events_go_out(
+            labels in proptest::collection::btree_map(any::<String>(), "\\PC{0,300}", 0..64),
+            (text, count) in prop_oneof![
+                (any::<String>(), 0_usize..200),
+                (Just("\u{1}".repeat(60_000)), 0_usize..3),
+                (Just("\"\\".repeat(2000)), 0_usize..40),
+            ],
+        ) {
+            let Some(job) = job(labels) else { return Ok(()) };
+            for encoding in [Encoding::Json, Encoding::MessagePack] {
+                for detail in details(&text, count) {
+                    let event = told(&job, encoding, detail.clone());
+                    prop_assert_eq!((event.job_id, event.attempt, event.sequence), (job.key.job_id, 3, 7));
+                    prop_assert_eq!(event.detail.word(), detail.word());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_labels_go_first_and_then_the_lists_but_never_the_failure() {
+        let job = job([("ticket".to_owned(), "4711".to_owned())].into()).unwrap();
+        let short = details("short", 1)[1].clone();
+        let event = told(&job, Encoding::Json, short.clone());
+        assert_eq!((&event.labels, &event.detail), (&job.labels, &short));
+        let event = told(&job, Encoding::Json, details(&"long ".repeat(1000), 400)[1].clone());
+        let RunDetail::Failed(failed) = event.detail else { unreachable!() };
+        assert!(failed.failure.text.starts_with("long long") && failed.warnings[0].contains("800 more"), "{failed:?}");
+    }
 }

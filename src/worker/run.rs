@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::admit::Candidate;
 use super::report::RunVoice;
 use super::settle::Past;
 use crate::message::Properties;
-use crate::model::id::InstanceRef;
 use crate::model::job::Job;
 
 /// A run that has not ended.
@@ -22,14 +22,14 @@ pub struct Run {
     pub urgent: bool,
     /// Order in which it was taken.
     pub order: u64,
-    /// The instance as jobs are kept apart by: the uuid, where the host could tell it.
-    pub instance: InstanceRef,
     /// Attempts so far.
     pub attempts: u32,
     /// What it has been through.
     pub past: Past,
     /// Not before this moment.
     pub not_before: Option<Timestamp>,
+    /// A cancellation was asked for, for this reason.
+    pub cancelled: Option<Value>,
 }
 
 impl Run {
@@ -37,8 +37,8 @@ impl Run {
     pub fn new(job: Job, properties: &Properties, urgent: bool, order: u64) -> Self {
         let job = Arc::new(job);
         let voice = RunVoice::new(job.clone(), properties);
-        let instance = job.instance.clone();
-        Self { job, voice, urgent, order, instance, attempts: 0, past: Past::default(), not_before: None }
+        let past = Past::default();
+        Self { job, voice, urgent, order, attempts: 0, past, not_before: None, cancelled: None }
     }
 
     /// What the admission has to know of it.
@@ -48,7 +48,9 @@ impl Run {
             urgent: self.urgent,
             order: self.order,
             not_before: self.not_before,
-            instance: self.instance.clone(),
+            // Only the first attempt counts as the job's start.
+            start_before: self.job.start_before.filter(|_| self.attempts == 0),
+            instance: self.job.instance.clone(),
             repository: self.job.repository.id,
         }
     }

@@ -1,14 +1,14 @@
 //! What every part of the worker can reach, and how it speaks for the host.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
-use super::admit::Slots;
+use super::admit::{Names, Slots, known_as};
 use super::outbox::Counters;
 use super::status::Status;
 use super::work::Work;
@@ -16,7 +16,7 @@ use crate::host::hypervisor::Hypervisor;
 use crate::journal::{Journal, Keep};
 use crate::message::event::HostDetail;
 use crate::message::{Event, HostEvent};
-use crate::model::id::{HostId, IncarnationId, InstanceId, InstanceName, InstanceRef};
+use crate::model::id::{HostId, IncarnationId, InstanceRef};
 
 /// What the configuration says about the worker.
 #[derive(Clone, Debug)]
@@ -56,8 +56,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// Speaks for the host.
     pub voice: HostVoice,
-    /// Names of the last inventory.
-    names: Mutex<BTreeMap<InstanceName, InstanceId>>,
+    /// Names of the last inventory; none before the first.
+    names: watch::Sender<Option<Arc<Names>>>,
 }
 
 impl Shared {
@@ -72,21 +72,30 @@ impl Shared {
             status: Status::default(),
             counters: Arc::default(),
             voice,
-            names: Mutex::default(),
+            names: watch::Sender::default(),
         }
     }
 
-    /// The instance by its uuid where the last inventory knew the name, so that two jobs that name it differently are still kept
-    /// apart. Where it did not, libvirt's own lock and the lease on the share do that.
+    /// The instance by its uuid, where the last inventory knew the name.
     pub fn known_as(&self, instance: &InstanceRef) -> InstanceRef {
-        let InstanceRef::Name(name) = instance else { return instance.clone() };
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.get(name).map_or_else(|| instance.clone(), |id| InstanceRef::Id(*id))
+        match self.names.borrow().as_ref() {
+            Some(names) => known_as(names, instance).into_owned(),
+            None => instance.clone(),
+        }
+    }
+
+    /// The names of the last inventory, and when they change.
+    pub fn names(&self) -> watch::Receiver<Option<Arc<Names>>> {
+        self.names.subscribe()
     }
 
     /// Remembers the names of an inventory.
-    pub fn learn_names(&self, names: BTreeMap<InstanceName, InstanceId>) {
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    pub fn learn_names(&self, names: Names) {
+        self.names.send_if_modified(|known| {
+            let news = known.as_deref() != Some(&names);
+            *known = Some(Arc::new(names));
+            news
+        });
     }
 }
 

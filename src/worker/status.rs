@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::left_over::KnownLeftOver;
 use crate::message::event::{LeftOver, RunningJob};
 use crate::model::job::RunKey;
 
-/// Left-overs that are remembered; older ones are forgotten first. A host with more has a problem that one look shows.
+/// Left-overs that are told; older ones are not told any more, and are again by the next worker. A host with more has a
+/// problem that one look shows.
 const LEFT_OVERS_MAX: usize = 64;
 
 /// Shared by the attempts, which write, and the heartbeat, which reads.
@@ -20,15 +22,6 @@ struct Inner {
     running: BTreeMap<RunKey, RunningJob>,
     waiting: usize,
     left_overs: Vec<KnownLeftOver>,
-}
-
-/// A left-over, and the process whose end means that it is gone, if there is one.
-#[derive(Clone, Debug)]
-pub struct KnownLeftOver {
-    /// As it is reported.
-    pub report: LeftOver,
-    /// The process that still has it.
-    pub process: Option<u32>,
 }
 
 /// A moment's view.
@@ -67,17 +60,23 @@ impl Status {
         self.inner().waiting = count;
     }
 
-    /// Something could not be removed.
+    /// Something could not be removed. Known already, by its name, it is replaced.
     pub fn left_over(&self, left_over: KnownLeftOver) {
         let mut inner = self.inner();
+        inner.left_overs.retain(|known| known.name != left_over.name);
         inner.left_overs.push(left_over);
         let over = inner.left_overs.len().saturating_sub(LEFT_OVERS_MAX);
         inner.left_overs.drain(..over);
     }
 
-    /// Forgets left-overs whose process has ended, as `alive` tells.
-    pub fn forget_gone(&self, alive: impl Fn(u32) -> bool) {
-        self.inner().left_overs.retain(|known| known.process.is_none_or(&alive));
+    /// What could not be removed.
+    pub fn left_overs(&self) -> Vec<KnownLeftOver> {
+        self.inner().left_overs.clone()
+    }
+
+    /// These are gone.
+    pub fn forget(&self, names: &[String]) {
+        self.inner().left_overs.retain(|known| !names.contains(&known.name));
     }
 
     /// What there is now.

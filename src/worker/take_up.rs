@@ -15,19 +15,23 @@ use crate::journal::{OpenRun, RunState, Settlement, StoredMessage};
 use crate::message::decode_job;
 use crate::model::job::RunKey;
 
-/// A run from its message. One that this worker cannot read (its host has another name now, or another version took it) ends here,
-/// as failed, so that whoever waits for it hears of it.
+/// A run from its message. One that this worker cannot read (its host has another name now, another version took it, or its row is
+/// damaged) ends here, as failed, so that whoever waits for it hears of it.
 pub async fn read_back(shared: &Shared, open: OpenRun) -> Result<Option<Run>, Failure> {
-    let message = shared.journal.message(open.key).await?.ok_or_else(|| {
-        Failure::new(Code::Internal, format!("the journal has the open run `{}` without its message", open.key))
-    })?;
+    let found = match shared.journal.message(open.key).await {
+        Ok(found) => found,
+        Err(failure) if failure.code == Code::JournalFailed => return Err(failure),
+        Err(failure) => return give_up(shared, &open, &StoredMessage::default(), &failure).await,
+    };
+    let Some(message) = found else {
+        let failure =
+            Failure::new(Code::Internal, format!("the journal has no message of the open run `{}`", open.key));
+        return give_up(shared, &open, &StoredMessage::default(), &failure).await;
+    };
     let properties = properties_of(&message);
     let job = match decode_job(&properties, &message.body, &shared.settings.host) {
         Ok(job) => job,
-        Err(refusal) => {
-            give_up(shared, &open, &message, &refusal.failure()).await?;
-            return Ok(None);
-        }
+        Err(refusal) => return give_up(shared, &open, &message, &refusal.failure()).await,
     };
     let not_before = match open.state {
         RunState::Waiting { not_before } => not_before,
@@ -35,15 +39,21 @@ pub async fn read_back(shared: &Shared, open: OpenRun) -> Result<Option<Run>, Fa
     };
     let past = Past { charged: open.failures, interruptions: open.crashes };
     let run = Run::new(job, &properties, open.urgent, 0);
-    Ok(Some(Run { instance: shared.known_as(&run.instance), attempts: open.attempt, past, not_before, ..run }))
+    Ok(Some(Run { attempts: open.attempt, past, not_before, cancelled: open.cancelled, ..run }))
 }
 
 /// Ends a run without a job in hand. What a running attempt of it held cannot be taken back by us, and is named.
-async fn give_up(shared: &Shared, open: &OpenRun, message: &StoredMessage, failure: &Failure) -> Result<(), Failure> {
+async fn give_up<T>(
+    shared: &Shared,
+    open: &OpenRun,
+    message: &StoredMessage,
+    failure: &Failure,
+) -> Result<Option<T>, Failure> {
     tracing::error!(run = %open.key, failure = format!("{failure:#}"), "cannot read an open run of the journal; it ends here");
     let rows = orphan_rows(&shared.settings.host, open, message, failure);
     let settlement = Settlement::Ended { outcome: json!(failure.code), at: Timestamp::now() };
-    shared.journal.settle(open.key, open.attempt, settlement, rows).await
+    shared.journal.settle(open.key, open.attempt, settlement, rows).await?;
+    Ok(None)
 }
 
 /// Goes on with a run whose attempt, or whose unwinding, has ended in a panic: as after a crash, which bounds it as well.

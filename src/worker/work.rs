@@ -15,8 +15,6 @@ use crate::saga::{Outcome, Record, SagaLog, Stop};
 pub trait AttemptRecord: SagaLog {
     /// Keeps the plan. It is durable when this returns, before the first step.
     async fn keep_plan(&self, plan: Value) -> Result<(), Failure>;
-    /// The log alone.
-    fn log(&self) -> &dyn SagaLog;
 }
 
 /// Does jobs.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use longshore::message::event::RunDetail;
+use longshore::message::event::{HostDetail, RunDetail};
 use longshore::message::job::RetryPart;
 
 use crate::fleet::{Fleet, JOB, Settings};
 use crate::lab::{LabInstance, eventually, guard_stands};
 use crate::share::Share;
-use crate::slate::{mounts_below, processes_of};
+use crate::slate::{everything_in, mounts_below, processes_of};
 
 /// A share that is slow enough for a fault to come while bytes are on their way.
 const SLOW: &str = r#"{"bw_mb": 8}"#;
@@ -147,11 +147,22 @@ fn a_mover_stuck_behind_a_dead_share_is_named_and_gone_when_the_share_is_back() 
     let RunDetail::Failed(failed) = fleet.heard.end_of(job, STUCK) else { panic!("the job did not fail") };
     assert_eq!(failed.failure.code, "stalled", "{failed:#?}");
     assert!(!failed.left_overs.is_empty(), "what could not be removed is named");
+    let told = fleet.heard.host_events();
+    fleet.heard.of_host("heartbeats name the mover and its process", JOB, told, |event| match &event.detail {
+        HostDetail::Heartbeat(beat) => beat.left_overs.iter().any(|left| left.what.contains("process")),
+        _ => false,
+    });
     assert!(!bare.has_backup_job() && !guard_stands(bare.id));
     assert!(!processes_of(&fleet.folder.join("run")).is_empty(), "nobody can kill the mover yet");
     share.heal();
     eventually("the mover is gone", JOB, || processes_of(&fleet.folder.join("run")).is_empty());
     assert_eq!(mounts_below(&fleet.folder), Vec::<String>::new());
+    let told = fleet.heard.host_events();
+    fleet.heard.of_host("heartbeats don't name the mover any more", JOB, told, |event| match &event.detail {
+        HostDetail::Heartbeat(beat) => !beat.left_overs.iter().any(|left| left.what.contains("process")),
+        _ => false,
+    });
+    assert_eq!(everything_in(&fleet.folder.join("run")), Vec::<String>::new(), "its directory goes with it");
     let left = share.entries_of(&bare.id);
     assert!(left.iter().all(|name| name.starts_with(".staging-")), "nothing is published: {left:?}");
 }

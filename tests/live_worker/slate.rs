@@ -79,7 +79,7 @@ pub fn mounts_below(folder: &Path) -> Vec<String> {
     found
 }
 
-fn everything_in(directory: &Path) -> Vec<String> {
+pub fn everything_in(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![directory.to_owned()];
     while let Some(folder) = folders.pop() {

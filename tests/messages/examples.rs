@@ -121,6 +121,8 @@ fn run_detail(word: &str) -> Option<RunDetail> {
         "retrying" => RunDetail::Retrying(Retrying {
             failure: (&failure()).into(),
             next_attempt_at: "2026-03-01T02:00:35Z".parse().unwrap(),
+            warnings: Vec::new(),
+            left_overs: Vec::new(),
         }),
         "completed" => RunDetail::Completed(Completed {
             duration_ms: 16_400,
@@ -128,9 +130,12 @@ fn run_detail(word: &str) -> Option<RunDetail> {
             left_overs: vec![left_over()],
             backup: Some(summary()),
         }),
-        "failed" => {
-            RunDetail::Failed(Failed { failure: (&failure()).into(), attempts: 3, left_overs: vec![left_over()] })
-        }
+        "failed" => RunDetail::Failed(Failed {
+            failure: (&failure()).into(),
+            attempts: 3,
+            warnings: Vec::new(),
+            left_overs: vec![left_over()],
+        }),
         "cancelled" => RunDetail::Cancelled(Cancelled {
             requested_by: Some("admin@example.org".to_owned()),
             reason: Some("maintenance of the share".to_owned()),

@@ -1,5 +1,7 @@
 //! Whatever comes in is refused with the right code, and never with a panic, a secret or much memory.
 
+use std::collections::BTreeMap;
+
 use longshore::failure::Code;
 use longshore::message::{Encoding, Properties, Refusal, decode_job, redact};
 use serde_json::{Value, json};
@@ -116,7 +118,19 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
             "/labels",
             json!({"a": "b".repeat(2000)}),
             Code::InvalidField,
-            "`labels.a` has a value that is not allowed: it is longer than 1024 bytes",
+            "`labels.a` has a value that is not allowed: it has at most 1024 bytes and no control character",
+        ),
+        (
+            "/labels",
+            json!({"a": "b\u{1}"}),
+            Code::InvalidField,
+            "`labels.a` has a value that is not allowed: it has at most 1024 bytes and no control character",
+        ),
+        (
+            "/labels",
+            json!((0..17).map(|number| (number.to_string(), "b".repeat(1000))).collect::<BTreeMap<_, _>>()),
+            Code::InvalidField,
+            "`labels (bytes of all together)` has a value that is not allowed: it is over 16384",
         ),
         ("/requested_by", json!(""), Code::InvalidField, "`requested_by` has a value that is not allowed: "),
     ]);

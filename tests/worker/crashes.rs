@@ -160,3 +160,23 @@ async fn a_cancelled_run_that_a_crash_left_open_is_not_started_by_the_next_worke
     assert_cancelled(&fleet, &job).await;
     fleet.finish().await;
 }
+
+#[tokio::test]
+async fn a_running_job_that_was_cancelled_before_its_worker_died_is_unwound_and_not_tried_again() {
+    let mut fleet = Fleet::with(&["web"]).await;
+    fleet.movers.hang("copy");
+    let job = fleet.job("web");
+    let key = fleet.publish(&job).await;
+    fleet.until_copying("web").await;
+    fleet.crash().await;
+    fleet.movers.unhang("copy");
+    let journal = fleet.journal().await;
+    cancel(&journal, &job).await;
+    journal.close().await;
+    fleet.start().await;
+    let RunDetail::Cancelled(cancelled) = fleet.end_of(key).await else { panic!("it was not cancelled") };
+    assert_eq!(cancelled.reason.as_deref(), Some("wrong instance"));
+    assert_eq!(fleet.events.story(key), [(0, "accepted"), (1, "started"), (1, "cancelled")]);
+    assert_eq!(fleet.movers.published(SHARE), []);
+    fleet.finish().await;
+}

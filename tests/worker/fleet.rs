@@ -25,6 +25,7 @@ use longshore::shutdown::{self, ShutdownSwitch, Stage};
 use longshore::worker::admit::Slots;
 use longshore::worker::jobs::Jobs;
 use longshore::worker::{self, Parts, Settings, WorkerError};
+use sqlx::{ConnectOptions, Connection};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -59,6 +60,8 @@ pub struct Fleet {
     instances: BTreeMap<String, InstanceId>,
     /// Deliveries of each job queue that the worker has on their way at a time.
     pub prefetch: usize,
+    /// How long the worker's publishes wait for a broker that is away.
+    pub publish_wait: Duration,
     worker: Option<Worker>,
     finished: bool,
 }
@@ -92,6 +95,8 @@ impl Fleet {
             settings: settings(&host, directory.path()),
             panics: Panics::default(),
             prefetch: MemorySettings::default().prefetch,
+            // Impatient, so that an outage is felt.
+            publish_wait: Duration::from_millis(200),
             worker: None,
             finished: false,
             instances: ids,
@@ -112,6 +117,10 @@ impl Fleet {
         self.directory.path().join("journal")
     }
 
+    pub fn run_dir(&self) -> std::path::PathBuf {
+        self.directory.path().join("run")
+    }
+
     /// The journal, as soon as nobody else has it.
     pub async fn journal(&self) -> Journal {
         let deadline = Instant::now() + PATIENCE;
@@ -122,6 +131,14 @@ impl Fleet {
                 Err(error) => panic!("{error:?}"),
             }
         }
+    }
+
+    /// Runs statements on the journal's file behind the worker's back.
+    pub async fn in_journal(&self, sql: &'static str) {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.journal_dir().join("journal.sqlite"));
+        let mut connection = options.busy_timeout(PATIENCE).connect().await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
     }
 
     /// Starts a worker on the journal that the last one left.
@@ -151,12 +168,8 @@ impl Fleet {
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
         };
-        // An impatient client, so that an outage is felt.
-        let broker = MemorySettings {
-            publish_wait: Duration::from_millis(200),
-            prefetch: self.prefetch,
-            ..MemorySettings::default()
-        };
+        let (publish_wait, prefetch) = (self.publish_wait, self.prefetch);
+        let broker = MemorySettings { publish_wait, prefetch, ..MemorySettings::default() };
         Parts {
             settings: self.settings.clone(),
             broker: self.server.client(broker),

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use longshore::broker::topology::EVENTS_EXCHANGE;
 use longshore::broker::{Broker, HostSession, SessionState};
 use longshore::host::hypervisor::{Version, Versions};
-use longshore::journal::Journal;
-use longshore::message::Event;
-use longshore::message::event::{HostDetail, Inventory, Online};
+use longshore::journal::{Draft, Journal, MessageKind, OutboxMessage, StoredMessage, Taken};
+use longshore::message::event::{Accepted, HostDetail, Inventory, Online, RunDetail};
+use longshore::message::{Encoded, Encoding, Event, RunEvent, encode_event};
 use longshore::model::instance::PowerState;
-use longshore::shutdown;
+use longshore::model::job::JobKind;
+use longshore::shutdown::{self, Stage};
 use longshore::worker::{self, WorkerError};
 use tokio::time::timeout;
 
-use crate::fleet::{Fleet, PATIENCE, SHARE};
+use crate::fleet::{Fleet, PATIENCE, SHARE, encoded, key};
 
 fn onlines(fleet: &Fleet) -> Vec<Online> {
     let online = fleet.events.of_host().into_iter().filter_map(|detail| match detail {
@@ -141,6 +144,65 @@ async fn a_worker_that_never_had_its_host_id_ends_and_says_nothing() {
     fleet.completed(key).await;
     fleet.stop().await;
     assert_eq!(incarnations(&fleet).len(), 1, "only the first worker has spoken for the host");
+    fleet.finish().await;
+}
+
+/// It was told to stop before it could know whose host id it is. The host's own worker does not drain.
+#[tokio::test]
+async fn a_worker_that_is_stopped_before_it_had_its_host_id_says_nothing() {
+    let mut fleet = Fleet::with(&["web"]).await;
+    fleet.until("`worker.online`", |fleet| onlines(fleet).pop()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).await.unwrap();
+    let (switch, shutdown) = shutdown::switch();
+    switch.raise(Stage::Drain);
+    timeout(PATIENCE, worker::run(fleet.parts(journal), shutdown)).await.expect("it stays").unwrap();
+    fleet.stop().await;
+    assert_eq!(incarnations(&fleet).len(), 1, "only the host's worker has said that it drains");
+    fleet.finish().await;
+}
+
+/// As on a host that was cloned with its journal.
+#[tokio::test]
+async fn a_worker_that_never_had_its_host_id_does_no_job_of_its_journal_and_sends_none_of_its_events() {
+    let mut fleet = Fleet::with(&["web"]).await;
+    fleet.until("`worker.online`", |fleet| onlines(fleet).pop()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).await.unwrap();
+    let job = fleet.job("web");
+    let Encoded { properties, body } = encoded(&job);
+    let event = RunEvent::of(&job.check().unwrap(), 0, 1, Timestamp::now(), RunDetail::Accepted(Accepted {}));
+    let accepted = Draft::new(move |place| {
+        let event = Event::Run(event);
+        let encoded = encode_event(&event, place.event_id, Encoding::MessagePack, None).unwrap();
+        OutboxMessage {
+            kind: MessageKind::State,
+            exchange: EVENTS_EXCHANGE.to_owned(),
+            routing_key: event.routing_key(),
+            properties: serde_json::to_value(encoded.properties).unwrap(),
+            body: encoded.body,
+        }
+    });
+    let taken = Taken {
+        key: key(&job),
+        message: StoredMessage { properties: serde_json::to_value(&properties).unwrap(), body },
+        kind: JobKind::Backup,
+        instance: "web".to_owned(),
+        repository_id: fleet.repository_id(SHARE),
+        urgent: false,
+        accepted_at: Timestamp::now(),
+        rows: vec![accepted],
+    };
+    journal.take(taken).await.unwrap();
+    let (_switch, shutdown) = shutdown::switch();
+    let second = worker::run(fleet.parts(journal.clone()), shutdown);
+    let error = timeout(PATIENCE, second).await.expect("it stays").unwrap_err();
+    assert!(matches!(error, WorkerError::HostIdInUse { .. }), "{error:?}");
+    let open = journal.open_runs().await.unwrap();
+    assert_eq!(open.iter().map(|run| (run.key, run.attempt)).collect::<Vec<_>>(), [(key(&job), 0)]);
+    assert_eq!(journal.outbox_depth().await.unwrap(), 1);
+    assert_eq!(fleet.events.of_run(key(&job)), []);
+    fleet.stop().await;
     fleet.finish().await;
 }
 

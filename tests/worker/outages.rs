@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use longshore::broker::memory::MemoryServer;
-use longshore::broker::topology::{DEAD_QUEUE, JOBS_EXCHANGE, jobs_key};
+use longshore::broker::topology::{DEAD_QUEUE, JOBS_EXCHANGE, jobs_key, jobs_queue};
 use longshore::broker::{Outgoing, Properties};
 use longshore::message::event::{HostDetail, RunDetail};
 
@@ -116,6 +116,40 @@ async fn a_letter_that_has_no_queue_waits_for_it() {
     tokio::time::advance(LETTER_PAUSE).await;
     tokio::time::resume();
     fleet.until("the letter", |fleet| fleet.letters().first().cloned()).await;
+    fleet.finish().await;
+}
+
+/// Letters that nobody takes are kept in the journal, so somebody has to stop what makes them.
+#[tokio::test]
+async fn no_job_is_taken_while_too_many_letters_wait_for_their_queue() {
+    const MORE_THAN_ENOUGH: usize = 1200;
+    let fleet = Fleet::with(&["web"]).await;
+    fleet.server.limit_queue(DEAD_QUEUE, 0);
+    let queue = jobs_queue(&fleet.host);
+    for number in 0..MORE_THAN_ENOUGH {
+        let message_id = number.to_string();
+        let properties = Properties { persistent: true, message_id, ..Properties::default() };
+        fleet.publish_raw(properties, b"garbage".to_vec()).await;
+    }
+    let kept = |fleet: &Fleet| {
+        fleet.events.of_host().into_iter().rev().find_map(|detail| match detail {
+            HostDetail::Heartbeat(heartbeat) => Some(heartbeat.outbox_depth),
+            _ => None,
+        })
+    };
+    fleet.until("the bound", |fleet| (kept(fleet) >= Some(1000)).then_some(())).await;
+    let before = fleet.events.of_host().len();
+    fleet.until("more heartbeats", |fleet| (fleet.events.of_host().len() > before + 5).then_some(())).await;
+    assert!(fleet.server.depth(&queue).unwrap().ready > 0, "it has taken all of them");
+    assert!(kept(&fleet) < Some(1150), "{:?} are kept", kept(&fleet));
+    let next = fleet.publish(&fleet.job("web")).await;
+    fleet.server.limit_queue(DEAD_QUEUE, usize::MAX);
+    tokio::time::pause();
+    tokio::time::advance(LETTER_PAUSE).await;
+    tokio::time::resume();
+    fleet.completed(next).await;
+    // The letters of the last ones wait for a minute yet, if they came before there was room.
+    fleet.until("every letter", |fleet| (fleet.letters().len() == MORE_THAN_ENOUGH).then_some(())).await;
     fleet.finish().await;
 }
 

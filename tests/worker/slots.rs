@@ -63,6 +63,39 @@ async fn an_instance_has_one_job_at_a_time_by_whatever_name() {
     fleet.finish().await;
 }
 
+/// The names are asked for anew: at the start of a worker nothing is known of its host.
+#[tokio::test]
+async fn after_a_restart_an_instance_has_one_job_at_a_time_by_whatever_name() {
+    let mut fleet = Fleet::with(&["web"]).await;
+    fleet.movers.hang("copy");
+    let by_name = fleet.publish(&fleet.job("web")).await;
+    fleet.until_copying("web").await;
+    let mut job = fleet.job("web");
+    job.instance.id = Some(fleet.id_of("web").to_string());
+    job.instance.name = None;
+    let by_id = fleet.publish(&job).await;
+    fleet.told(by_id, 0, "accepted").await;
+    fleet.crash().await;
+    fleet.start().await;
+    let both = [by_name, by_id];
+    let began = |fleet: &Fleet| fleet.movers.running().first().cloned();
+    fleet.until("the first of them", began).await;
+    fleet.until_copying("web").await;
+    heartbeat(&fleet, 1, 1).await;
+    fleet.movers.unhang("copy");
+    for key in both {
+        fleet.completed(key).await;
+    }
+    let failures = fleet.events.once().into_iter().filter(|seen| match &seen.event {
+        Event::Run(event) => {
+            matches!(&event.detail, RunDetail::Retrying(retrying) if retrying.failure.code != "interrupted")
+        }
+        Event::Host(_) => false,
+    });
+    assert_eq!(failures.count(), 0, "they met nobody");
+    fleet.finish().await;
+}
+
 #[tokio::test]
 async fn a_repository_has_no_more_jobs_than_its_slots() {
     let mut fleet = Fleet::without_worker(&["a", "b", "c", "d"]).await;

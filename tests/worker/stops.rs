@@ -37,6 +37,49 @@ async fn a_job_whose_time_to_start_has_passed_is_not_started() {
     fleet.finish().await;
 }
 
+/// It is told when its time has passed, not when there is room for it.
+#[tokio::test]
+async fn a_job_that_waits_for_a_slot_beyond_its_time_to_start_is_told_of_at_once() {
+    let mut fleet = Fleet::without_worker(&["web", "db"]).await;
+    fleet.settings.slots = Slots { host: 1, repository: 1 };
+    fleet.movers.hang("copy");
+    fleet.start().await;
+    let running = fleet.publish(&fleet.job("web")).await;
+    fleet.until_copying("web").await;
+    let mut job = fleet.job("db");
+    job.start_before = Some((Timestamp::now() + SignedDuration::from_millis(300)).to_string());
+    let late = fleet.publish(&job).await;
+    assert_eq!(fleet.failed(late).await.code, "start_before_passed");
+    assert_eq!(fleet.events.story(late), [(0, "accepted"), (0, "failed")]);
+    assert_eq!(fleet.events.final_of(running), None);
+    fleet.movers.unhang("copy");
+    fleet.completed(running).await;
+    fleet.finish().await;
+}
+
+/// That it drains cannot be told, and nobody waits for that.
+#[tokio::test]
+async fn a_second_signal_is_heard_while_the_broker_is_away() {
+    let mut fleet = Fleet::without_worker(&["web"]).await;
+    fleet.publish_wait = Duration::from_secs(3600);
+    fleet.movers.hang("copy");
+    fleet.start().await;
+    let key = fleet.publish(&fleet.job("web")).await;
+    fleet.until_copying("web").await;
+    fleet.server.go_down();
+    fleet.signal(Stage::Drain);
+    fleet.signal(Stage::Now);
+    // Less than a publish is given.
+    let stopped = fleet.until("the stop", |fleet| fleet.movers.running().is_empty().then_some(()));
+    tokio::time::timeout(Duration::from_secs(8), stopped).await.expect("it was deaf");
+    fleet.ended().await.unwrap();
+    fleet.movers.unhang("copy");
+    fleet.server.go_up();
+    fleet.start().await;
+    fleet.completed(key).await;
+    fleet.finish().await;
+}
+
 #[tokio::test]
 async fn a_drain_lets_run_what_runs_and_keeps_what_waits() {
     let mut fleet = Fleet::without_worker(&["web", "db"]).await;

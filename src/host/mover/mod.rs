@@ -4,8 +4,8 @@
 //! still the caller's to stop. A request whose future is dropped is broken off by the next one: whoever asks `discard`
 //! after a dropped `copy` gets a stopped copy and an empty place.
 //!
-//! Dropping a mover kills it. What a stopped one may leave is a process that can't die; it is named, by its pid, in the
-//! failure of [`Mover::stop`], and ends when the kernel lets it.
+//! Dropping a mover kills it. What a stopped one may leave is a process that can't die; it is named, as a process with its
+//! directory, in the remains of the failure of [`Mover::stop`], and ends when the kernel lets it.
 
 mod fake;
 mod process;
@@ -22,7 +22,10 @@ use crate::model::id::InvalidName;
 use crate::mover::protocol::{Reply, Request};
 
 pub use fake::FakeMovers;
-pub use process::{ProcessMovers, sweep::sweep};
+pub use process::{
+    ProcessMovers,
+    sweep::{remove_unused, sweep},
+};
 
 /// A mover's name: unique on the host among all movers that may be alive at once, so made of job, run and attempt. It
 /// becomes the name of a directory and part of the path of sockets, whose length is bounded by the kernel.
@@ -85,6 +88,7 @@ pub trait Mover: Send {
     /// Resolves when the lease is lost or the process has died. There is one, for the first who asks.
     fn lost(&mut self) -> Option<oneshot::Receiver<Failure>>;
 
-    /// Ends the process, kindly and then not. One that can't be killed is `mover_unresponsive`, with its pid.
+    /// Ends the process, kindly and then not. One that can't be killed is `mover_unresponsive`, with the process and its
+    /// directory as what remains.
     async fn stop(&mut self) -> Result<(), Failure>;
 }

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Mover, MoverName, Movers, Progress};
 use crate::failure::{Code, Failure};
+use crate::host::remains;
 use crate::mover::protocol::{Reply, Request, SUBCOMMAND, ToMover, frame};
 
 mod listener;
@@ -193,7 +194,11 @@ impl Mover for ProcessMover {
         // Even one that can't die is not to be killed on drop: its outer process shows for how long it is still there.
         self.stopped = true;
         if !ended {
-            return Err(self.unresponsive("die after it was killed", KILL_LIMIT));
+            let failure = self.unresponsive("die after it was killed", KILL_LIMIT);
+            return Err(match self.child.id() {
+                Some(pid) => failure.leaving(remains::of_process(pid, Some(self.directory.clone()))),
+                None => failure,
+            });
         }
         // Left behind it is an empty directory, for the sweep at the next start.
         let _kept = tokio::fs::remove_dir(&self.directory).await;

@@ -69,8 +69,8 @@ pub(super) struct Context {
     pub worst_write_ms: Option<u64>,
     /// The guard has been told of a freeze and not yet of the thaw.
     pub guard_freezing: bool,
-    /// The guard that was left to its work, in words: every later try of what it goes on with names it.
-    pub left_guard: Option<String>,
+    /// Process id of the guard that was left to its work: every later try of what it goes on with names it.
+    pub left_guard: Option<u32>,
     /// What the guard said to the thaw, if that was bad.
     pub guard_verdict: Option<Failure>,
     /// The task that watches over the source.

@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::unistd::{Gid, Uid};
 use tokio::fs;
 
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, Remains};
 use crate::host::hypervisor::QemuOwner;
 
 /// For its owner alone.
@@ -79,7 +79,8 @@ pub(super) async fn remove_empty(path: &Path) -> Result<(), Failure> {
 fn removed(path: &Path, result: std::io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Failure::new(Code::HostIo, format!("cannot remove `{}`", path.display())).because(&error))
+            let failure = Failure::new(Code::HostIo, format!("cannot remove `{}`", path.display())).because(&error);
+            Err(failure.leaving(Remains::Path(path.to_owned())))
         }
         _ => Ok(()),
     }

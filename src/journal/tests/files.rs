@@ -108,3 +108,92 @@ async fn a_full_disk_is_heard_by_everybody_and_outlived() {
     assert_eq!(journal.prune(now() + SignedDuration::from_secs(1), keep).await.unwrap().runs, 1);
     assert_eq!(journal.take(taken(key(1), &"x".repeat(10_000))).await.unwrap(), Admission::New);
 }
+
+#[tokio::test]
+async fn a_commit_is_on_the_disk_before_it_is_answered() {
+    let (_dir, file) = closed().await;
+    let mut connection = open::writing(&file).connect().await.unwrap();
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await.unwrap();
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut connection).await.unwrap();
+    assert_eq!((synchronous, mode.as_str()), (2, "wal"), "2 is FULL");
+}
+
+/// Runs a statement behind the journal's back, as damage does.
+async fn damage(dir: &TempDir, sql: &'static str) {
+    let mut connection = open::writing(&dir.path().join("journal.sqlite")).connect().await.unwrap();
+    assert!(sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected() > 0);
+    sqlx::Connection::close(connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_read_fails_what_is_asked_of_it_and_nothing_else() {
+    let (dir, journal) = journal().await;
+    let (bad, good) = (key(1), key(1));
+    journal.take(taken(bad, "a")).await.unwrap();
+    journal.take(taken(good, "b")).await.unwrap();
+    journal.close().await;
+    damage(&dir, "UPDATE runs SET repository_id = 'scribble' WHERE id = 1").await;
+    let journal = Journal::open(dir.path()).await.unwrap();
+    assert_eq!(journal.open_runs().await.unwrap().iter().map(|run| run.key).collect::<Vec<_>>(), [good]);
+    // In one group, since the writer is asked before it can begin.
+    let asked = [bad, good].map(|key| journal.start_attempt(key, vec![]));
+    let [of_bad, of_good] = futures_util::future::join_all(asked).await.try_into().unwrap();
+    assert_eq!(of_bad.unwrap_err().code, Code::Internal, "trying again is no use");
+    assert_eq!(of_good, Ok(1));
+    assert_eq!(journal.take(taken(bad, "a")).await.unwrap_err().code, Code::Internal);
+    assert_eq!(journal.take(taken(key(1), "c")).await.unwrap(), Admission::New);
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_read_are_no_reason_to_try_again() {
+    let (dir, journal) = journal().await;
+    let key = key(1);
+    journal.take(taken(key, "a")).await.unwrap();
+    journal.keep(key, "backup_id", json!("x")).await.unwrap();
+    let attempt = journal.start_attempt(key, vec![]).await.unwrap();
+    journal.record(key, attempt, Record::Committing { step: "publish".to_owned() }).await.unwrap();
+    journal.tombstone(key, now(), json!("not needed")).await.unwrap();
+    journal.close().await;
+    damage(&dir, "UPDATE records SET record = '{\"record\":\"of_a_later_version\"}'").await;
+    damage(&dir, "UPDATE kept SET value = '{'").await;
+    damage(&dir, "UPDATE messages SET properties = '{'").await;
+    damage(&dir, "UPDATE tombstones SET reason = '{'").await;
+    let journal = Journal::open(dir.path()).await.unwrap();
+    let failures = [
+        journal.records_of(key, attempt).await.map(drop),
+        journal.kept(key).await.map(drop),
+        journal.message(key).await.map(drop),
+        journal.keep(key, "backup_id", json!("y")).await.map(drop),
+    ];
+    for failure in failures {
+        assert_eq!(failure.unwrap_err().code, Code::Internal);
+    }
+    let open = journal.open_runs().await.unwrap();
+    assert_eq!(open.first().unwrap().cancelled, Some(Value::Null), "it is cancelled, whatever the reason was");
+    journal.settle(key, attempt, ended("internal"), vec![]).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unsent_message_that_cannot_be_read_holds_up_none_behind_it() {
+    let (dir, journal) = journal().await;
+    for _ in 0..5 {
+        journal.post(None, vec![row(MessageKind::Host, "online")]).await.unwrap();
+    }
+    journal.close().await;
+    damage(&dir, "UPDATE outbox SET properties = '{' WHERE id < 5").await;
+    let journal = Journal::open(dir.path()).await.unwrap();
+    let ids = |rows: Vec<OutboxRow>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
+    assert_eq!(ids(journal.next_batch(0, 2).await.unwrap()), [5]);
+    assert_eq!(ids(journal.unsent(vec![1, 5, 77]).await.unwrap()), [5]);
+}
+
+#[tokio::test]
+async fn left_overs_are_kept_until_they_are_gone() {
+    let (dir, journal) = journal().await;
+    let named = |name: &str, what: &str| (name.to_owned(), json!(what));
+    journal.keep_left_overs(vec![named("a", "mover"), named("b", "guard"), named("c", "socket")]).await.unwrap();
+    journal.keep_left_overs(vec![named("a", "mover again")]).await.unwrap();
+    journal.drop_left_overs(vec!["b".to_owned(), "unknown".to_owned()]).await.unwrap();
+    let journal = reopened(&dir, journal).await;
+    assert_eq!(journal.left_overs().await.unwrap(), [named("c", "socket"), named("a", "mover again")]);
+}

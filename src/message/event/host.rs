@@ -79,7 +79,8 @@ pub struct Draining {
     pub running: u32,
     /// Jobs kept in its journal.
     pub waiting: u32,
-    /// Seconds after which those in hand are stopped at a step boundary.
+    /// Seconds after which those in hand are stopped. What they had begun is taken back, and they stay in the journal for the
+    /// worker's next start.
     pub limit_seconds: u64,
 }
 

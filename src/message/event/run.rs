@@ -17,7 +17,8 @@ pub struct Accepted {}
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Started {}
 
-/// How far the attempt is. Told on each percent or second, whichever is later, and once more before the final event.
+/// How far the attempt is. Told at most once a second while it gets on, when all bytes of a step are done, and once more before
+/// the event that ends the attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// The step it is in.
@@ -31,6 +32,74 @@ pub struct Progress {
     /// Seconds until this step is done, if that can be said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<u64>,
+}
+
+/// Longest text that [`in_short`](super::RunDetail::in_short) leaves, characters.
+const SHORT_CHARACTERS_MAX: usize = 1000;
+/// Disks that it leaves.
+const SHORT_DISKS_MAX: usize = 100;
+
+fn in_short(text: String) -> String {
+    match text.char_indices().nth(SHORT_CHARACTERS_MAX) {
+        Some((end, _)) => format!("{} …", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
+/// Says in its place that something was left out.
+fn left_out(count: usize) -> Vec<String> {
+    if count == 0 {
+        Vec::new()
+    } else {
+        vec![format!("{count} more that had no room in the event: see the worker's log")]
+    }
+}
+
+impl super::RunDetail {
+    /// The same with its texts cut and its lists left out, for an event that would be longer than its readers take. What it says
+    /// of the run and its backup stays.
+    pub(crate) fn in_short(self) -> Self {
+        match self {
+            Self::Retrying(told) => Self::Retrying(Retrying {
+                failure: told.failure.in_short(),
+                warnings: left_out(told.warnings.len() + told.left_overs.len()),
+                left_overs: Vec::new(),
+                ..told
+            }),
+            Self::Completed(told) => {
+                let backup = told.backup.map(BackupSummary::in_short);
+                let warnings = left_out(told.warnings.len() + told.left_overs.len());
+                Self::Completed(Completed { warnings, left_overs: Vec::new(), backup, ..told })
+            }
+            Self::Failed(told) => Self::Failed(Failed {
+                failure: told.failure.in_short(),
+                warnings: left_out(told.warnings.len() + told.left_overs.len()),
+                left_overs: Vec::new(),
+                ..told
+            }),
+            Self::Cancelled(told) => Self::Cancelled(Cancelled {
+                requested_by: told.requested_by.map(in_short),
+                reason: told.reason.map(in_short),
+                left_overs: Vec::new(),
+            }),
+            Self::Progress(told) => Self::Progress(Progress { step: in_short(told.step), ..told }),
+            Self::Accepted(_) | Self::Started(_) => self,
+        }
+    }
+}
+
+impl FailureReport {
+    fn in_short(self) -> Self {
+        let causes = left_out(self.causes.len());
+        Self { step: self.step.map(in_short), text: in_short(self.text), causes, ..self }
+    }
+}
+
+impl BackupSummary {
+    fn in_short(self) -> Self {
+        let disks = self.disks.into_iter().take(SHORT_DISKS_MAX).collect();
+        Self { directory: in_short(self.directory), disks, skipped_disks: Vec::new(), ..self }
+    }
 }
 
 /// What went wrong.
@@ -70,6 +139,12 @@ pub struct Retrying {
     pub failure: FailureReport,
     /// When the next one begins, at the earliest.
     pub next_attempt_at: Timestamp,
+    /// What else was not as it should be in the attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// What could not be removed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_overs: Vec<LeftOver>,
 }
 
 /// Something of a job that could not be removed yet.
@@ -150,6 +225,9 @@ pub struct Failed {
     pub failure: FailureReport,
     /// Attempts that were made.
     pub attempts: u32,
+    /// What else was not as it should be in the last attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What could not be removed yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_overs: Vec<LeftOver>,

@@ -24,6 +24,8 @@ pub const LABELS_MAX: usize = 64;
 pub const LABEL_KEY_BYTES_MAX: usize = 128;
 /// Longest value of a label, bytes.
 pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
+/// All labels of a job together at most, bytes as JSON writes them: they stand in each of its events.
+pub const LABELS_BYTES_MAX: usize = 16 * 1024;
 /// Longest `requested_by`, bytes.
 pub const REQUESTED_BY_BYTES_MAX: usize = 255;
 /// Failed attempts that a job may ask for.
@@ -131,12 +133,14 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
     }
     for (key, value) in labels {
         check_words("labels (a name)", key, LABEL_KEY_BYTES_MAX)?;
-        if value.len() > LABEL_VALUE_BYTES_MAX {
+        if value.len() > LABEL_VALUE_BYTES_MAX || value.chars().any(char::is_control) {
             let field = format!("labels.{}", key.escape_default());
-            return Err(invalid(&field, format_args!("it is longer than {LABEL_VALUE_BYTES_MAX} bytes")));
+            let rule = format_args!("it has at most {LABEL_VALUE_BYTES_MAX} bytes and no control character");
+            return Err(invalid(&field, rule));
         }
     }
-    Ok(())
+    let bytes = serde_json::to_vec(labels).map_err(|error| invalid("labels", error))?.len();
+    at_most("labels (bytes of all together)", bytes, LABELS_BYTES_MAX).map(drop)
 }
 
 impl InstancePart {

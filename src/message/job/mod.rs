@@ -17,7 +17,7 @@ use crate::model::job::{BackupMode, JobKind, Quiesce, Transfer, Verification};
 use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
 
 pub use check::{
-    DEADLINE_SECONDS_MAX, EXCLUDED_DISKS_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
+    DEADLINE_SECONDS_MAX, EXCLUDED_DISKS_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
     PAUSE_SECONDS_MAX, REQUESTED_BY_BYTES_MAX, RETRY_ATTEMPTS_MAX, SEALED_BYTES_MAX,
 };
 
@@ -60,7 +60,8 @@ pub struct JobMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = DEADLINE_SECONDS_MAX))]
     pub deadline_seconds: Option<u64>,
-    /// The publisher's own words, carried into every event; at most 64.
+    /// The publisher's own words, carried into every event: at most 64, without control characters, and no more than 16 KiB
+    /// together, as JSON writes them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = LABELS_MAX))]
     pub labels: BTreeMap<String, String>,

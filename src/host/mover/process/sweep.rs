@@ -39,6 +39,14 @@ pub fn sweep(run_directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(removed)
 }
 
+/// Removes the directory of a mover that has ended, unless it is another mover's by now or has something in it.
+pub fn remove_unused(directory: &Path) {
+    if of_living_movers().is_ok_and(|alive| !alive.contains(directory)) {
+        // It stays where it is not empty, which its caller sees.
+        let _kept = std::fs::remove_dir(directory);
+    }
+}
+
 /// The directories that processes on this host were started as movers of, by their command lines.
 fn of_living_movers() -> std::io::Result<BTreeSet<PathBuf>> {
     let mut directories = BTreeSet::new();

@@ -17,7 +17,7 @@ use super::super::context::Context;
 use super::super::freeze::{AGENT_ANSWER_SECONDS_MAX, Reached, THAW_SECONDS_MAX, Thawed, judge, thaw_until_confirmed};
 use super::super::late::{self, LateCall};
 use super::super::plan::refuse_if_changed;
-use super::source::leave_guard;
+use super::source::{leave_guard, name_guard};
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::PullBackup;
@@ -289,7 +289,7 @@ async fn thaw(context: &mut Context) -> Result<Thawed, Failure> {
         }
         Err(failure) => {
             context.maybe_frozen = true;
-            failure.causes.extend(leave_guard(context).await);
+            name_guard(failure, leave_guard(context).await);
         }
     }
     thawed

@@ -17,6 +17,7 @@ use super::watch;
 use crate::failure::{Code, Failure};
 use crate::host::guard::{GuardDuty, PullDuty, SCRATCH_RESERVE_BYTES, resume_after_io_error};
 use crate::host::hypervisor::{DomainJob, Hypervisor};
+use crate::host::remains;
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
 use crate::saga::step::{Held, Hold, Named};
@@ -104,7 +105,7 @@ impl Hold<Context> for PullSource {
             context.worst_write_ms = sampler.stop().await;
         }
         if let Err(mut failure) = ended {
-            failure.causes.extend(leave_guard(context).await);
+            name_guard(&mut failure, leave_guard(context).await);
             return Err(failure);
         }
         let removed = remove_files(&pull).await;
@@ -255,14 +256,22 @@ async fn end_once(
     }
 }
 
-/// Leaves the guard to its work, which begins to settle when no call of ours is under way any more; says so for the report.
-pub(super) async fn leave_guard(context: &mut Context) -> Option<String> {
-    let Some(guard) = context.guard.lock().await.take() else { return context.left_guard.clone() };
+/// Leaves the guard to its work, which begins to settle when no call of ours is under way any more. Answers its process id.
+pub(super) async fn leave_guard(context: &mut Context) -> Option<u32> {
+    let Some(guard) = context.guard.lock().await.take() else { return context.left_guard };
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
     let process = guard.leave(Box::pin(late::none_is_listed(hypervisor, instance)));
     tracing::error!(instance.id = %instance, process, "left the guard to thaw the guest and to end the pull backup");
-    context.left_guard = Some(format!("its guard, process {process}, goes on"));
-    context.left_guard.clone()
+    context.left_guard = Some(process);
+    context.left_guard
+}
+
+/// Says in the failure that the guard goes on, and names its process as what remains.
+pub(super) fn name_guard(failure: &mut Failure, process: Option<u32>) {
+    if let Some(process) = process {
+        failure.causes.push(format!("its guard, process {process}, goes on"));
+        failure.remains = Some(Box::new(remains::of_process(process, None)));
+    }
 }
 
 /// libvirt removes the scratch files that it made, and QEMU its socket; what is still there was left by a crash. What can't be

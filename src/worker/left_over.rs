@@ -1,0 +1,136 @@
+//! What could not be removed from the host yet: named in heartbeats, and kept in the journal, until it is gone.
+//!
+//! It is gone when its process has ended and its path is empty, which each heartbeat looks at. What can't be seen from the
+//! host, such as a lease on a share, counts as gone when a later backup of the same instance in the same repository has
+//! completed, since that takes the lease over and removes what it finds.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::attempt::persist;
+use super::run::Run;
+use super::shared::Shared;
+use crate::failure::{Failure, Remains};
+use crate::host::remains;
+use crate::message::event::LeftOver;
+use crate::model::id::{InstanceRef, RepositoryId};
+use crate::saga;
+
+/// Longest time for a look at whether left-overs are gone; the next heartbeat looks again.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// One left-over, as the journal keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownLeftOver {
+    /// Its name: the attempt and step that left it.
+    pub name: String,
+    /// As it is reported.
+    pub report: LeftOver,
+    /// By what it can be seen whether it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remains: Option<Remains>,
+    /// The instance of its job.
+    pub instance: InstanceRef,
+    /// The repository of its job.
+    pub repository: RepositoryId,
+}
+
+impl KnownLeftOver {
+    /// What a step of the run's attempt could not take back.
+    pub fn of_step(run: &Run, attempt: u32, left: &saga::LeftOver) -> Self {
+        let (step, job) = (&left.step, &run.job);
+        let remains = left.failure.remains.as_deref().cloned();
+        let what = match &remains {
+            Some(remains) => format!("{remains}, of step `{step}`"),
+            None => {
+                let (instance, address) = (&job.instance, &job.repository.address);
+                format!("what step `{step}` began, for instance `{instance}` and repository `{address}`")
+            }
+        };
+        let reason = format!("{:#}", left.failure);
+        Self { remains, ..Self::new(run, attempt, step, LeftOver { what, reason, job_id: None }) }
+    }
+
+    /// Whatever the run's attempt held, of which nothing is known.
+    pub fn of_attempt(run: &Run, attempt: u32, reason: &str) -> Self {
+        let report = LeftOver { what: format!("what attempt {attempt} held"), reason: reason.to_owned(), job_id: None };
+        Self::new(run, attempt, "any", report)
+    }
+
+    fn new(run: &Run, attempt: u32, step: &str, report: LeftOver) -> Self {
+        Self {
+            name: format!("{}, attempt {attempt}, {step}", run.job.key),
+            report: LeftOver { job_id: Some(run.job.key.job_id), ..report },
+            remains: None,
+            instance: run.job.instance.clone(),
+            repository: run.job.repository.id,
+        }
+    }
+}
+
+/// Takes up what an earlier worker kept.
+pub async fn take_up(shared: &Shared) -> Result<(), Failure> {
+    for (name, value) in shared.journal.left_overs().await? {
+        match serde_json::from_value(value) {
+            Ok(left_over) => shared.status.left_over(left_over),
+            Err(error) => {
+                tracing::error!(name, %error, "cannot read a left-over of the journal; it is not told any more")
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Keeps and names what an attempt has left.
+pub async fn keep(shared: &Shared, left_overs: &[KnownLeftOver]) {
+    if left_overs.is_empty() {
+        return;
+    }
+    let values = || left_overs.iter().map(|left| (left.name.clone(), json!(left))).collect();
+    if let Err(failure) = persist("keep left-overs", || shared.journal.keep_left_overs(values())).await {
+        tracing::error!(failure = format!("{failure:#}"), "left-overs are told by this worker only");
+    }
+    for left_over in left_overs {
+        shared.status.left_over(left_over.clone());
+    }
+}
+
+/// Forgets what a backup of that run has taken care of by having completed.
+pub async fn made_good(shared: &Shared, run: &Run, now_left: &[KnownLeftOver]) {
+    let (instance, repository) = (shared.known_as(&run.job.instance), run.job.repository.id);
+    let names = shared.status.left_overs().into_iter().filter(|left| {
+        let same = shared.known_as(&left.instance) == instance && left.repository == repository;
+        left.remains.is_none() && same && !now_left.contains(left)
+    });
+    forget(shared, names.map(|left| left.name).collect()).await;
+}
+
+/// Forgets what is gone by now.
+pub async fn look(shared: &Shared) {
+    let known = shared.status.left_overs();
+    if known.is_empty() {
+        return;
+    }
+    let looked = tokio::task::spawn_blocking(move || {
+        let gone = known.into_iter().filter(|left| left.remains.as_ref().is_some_and(remains::is_gone));
+        gone.map(|left| left.name).collect::<Vec<_>>()
+    });
+    if let Ok(Ok(gone)) = timeout(LOOK_MAX, looked).await {
+        forget(shared, gone).await;
+    }
+}
+
+async fn forget(shared: &Shared, names: Vec<String>) {
+    if names.is_empty() {
+        return;
+    }
+    tracing::info!(?names, "left-overs are gone");
+    shared.status.forget(&names);
+    // Told again by the next worker, which finds out the same.
+    if let Err(failure) = shared.journal.drop_left_overs(names).await {
+        tracing::warn!(failure = format!("{failure:#}"), "cannot take left-overs out of the journal");
+    }
+}
