@@ -27,7 +27,7 @@ pub mod refusal;
 mod secret;
 mod walk;
 
-pub use codec::Encoding;
+pub use codec::{Encoding, LETTER_BYTES_MAX};
 pub use dead_letter::DeadLetter;
 pub use decode::{decode_dead_letter, decode_event, decode_job};
 pub use encode::{encode_dead_letter, encode_event, encode_job};
