@@ -85,7 +85,7 @@ pub fn run() -> ExitCode {
     match dispatch(cli.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("longshore: {}", error.chain());
+            eprintln!("longshore: {}", output::printable(&error.chain()));
             error.exit().into()
         }
     }
