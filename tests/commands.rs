@@ -23,6 +23,7 @@ fn text(bytes: &[u8]) -> String {
 fn file_with(folder: &Path, broker: &str, log: &str) -> String {
     let file = folder.join("worker.toml");
     std::fs::write(&file, format!("host = \"kvm-07\"\n[broker]\n{broker}\n[log]\n{log}\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     file.to_str().unwrap().to_owned()
 }
 
@@ -100,6 +101,22 @@ fn a_secret_gets_no_further_than_the_command_and_a_publishers_own_words_do() {
         ["--label", "passage=3", "--label", "contact=mailto:ops@example.org", "--requested-by", "oidc:bob@example.org"];
     let said = text(&publish_to_nobody(&words).stderr);
     assert!(said.starts_with("job "), "{said}");
+}
+
+#[test]
+fn a_command_that_crashes_leaves_no_core_with_the_password() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let uri = format!("amqp://worker:hunter2@{}", listener.local_addr().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    let mut command = command.arg("events").env("LONGSHORE__BROKER__URI", uri).spawn().unwrap();
+    // Once it is here, it has read the password.
+    let connection = listener.accept().unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", command.id())).unwrap();
+    command.kill().unwrap();
+    command.wait().unwrap();
+    drop(connection);
+    let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(cores.split_whitespace().skip(4).take(2).all(|limit| matches!(limit, "0" | "1")), "{cores}");
 }
 
 /// What reaches the broker's port first, with the broker's address in `uri`, where `{}` stands for the port.

@@ -126,7 +126,14 @@ impl Checker<'_> {
     /// The URI and where it comes from. What is right with it is known to the broker's door.
     fn uri(&self, uri: Option<String>, uri_file: Option<String>) -> Result<(SecretString, String), ConfigError> {
         match (uri, uri_file) {
-            (Some(uri), None) => Ok((uri.into(), self.named_place("broker.uri"))),
+            (Some(uri), None) => {
+                if let Some(file) = self.layers.file_of("broker.uri")
+                    && holds_password(&uri)
+                {
+                    self.closed("broker.uri", file)?;
+                }
+                Ok((uri.into(), self.named_place("broker.uri")))
+            }
             (None, Some(path)) => {
                 let uri = self.secret_file("broker.uri_file", Path::new(&path))?;
                 Ok((uri.into(), format!("{}, which names `{path}`", self.named_place("broker.uri_file"))))
@@ -241,4 +248,10 @@ impl Checker<'_> {
             level_place: self.named_place("log.level"),
         })
     }
+}
+
+/// Whether `user:password@` stands in a URI, however wrong the rest of it is.
+fn holds_password(uri: &str) -> bool {
+    let after_scheme = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    after_scheme.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
 }

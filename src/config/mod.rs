@@ -210,6 +210,12 @@ mod tests {
             refusal,
             "`broker.uri_file` in `worker.toml` is not allowed: `broker.uri` can be read by others; `chmod 600` it"
         );
+        let open = files.write("open.toml", URI, 0o644);
+        let refusal = load_with(Some(&open), []).unwrap_err().to_string();
+        assert!(refusal.contains("`broker.uri`") && refusal.contains("`chmod 600` it"), "{refusal}");
+        let over = owned(&[("LONGSHORE__BROKER__URI", "amqp://worker:hunter2@broker")]);
+        load_with(Some(&files.write("open.toml", "", 0o644)), over).unwrap();
+        load_with(Some(&files.write("open.toml", "[broker]\nuri = 'amqps://worker@broker'", 0o644)), []).unwrap();
         let key = files.write("client.key", "hunter2", 0o640);
         let client = format!("{URI}client_certificate_file = '/c.pem'\nclient_key_file = '{}'", key.display());
         assert_eq!(

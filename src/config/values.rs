@@ -158,3 +158,16 @@ pub struct LogConfig {
     /// Its form.
     pub format: LogFormat,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_needs_the_host_id_complains_that_there_is_none() {
+        let environment = [("LONGSHORE__BROKER__URI".to_owned(), "amqp://broker".to_owned())];
+        let config = crate::config::load_with(None, environment).map(|config| Config { host: None, ..config });
+        let refusal = config.map_or_else(|error| error.to_string(), |config| format!("{:?}", config.host()));
+        assert!(refusal.contains("Missing") && refusal.contains("does not fit"), "{refusal}");
+    }
+}

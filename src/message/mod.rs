@@ -36,3 +36,4 @@ pub use event::{Event, HostEvent, RunEvent};
 pub use job::JobMessage;
 pub use redact::redact;
 pub use refusal::Refusal;
+pub use secret::masked;

@@ -115,7 +115,7 @@ fn secret_in_words(text: &str) -> Option<usize> {
 }
 
 /// The text with its secret masked.
-pub(super) fn masked(text: &str) -> String {
+pub fn masked(text: &str) -> String {
     match Rule::Free.start_in(text) {
         Some(start) => format!("{}{REDACTED}", text.get(..start).unwrap_or_default()),
         None => text.to_owned(),
