@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -20,6 +23,7 @@ fn text(bytes: &[u8]) -> String {
 fn file_with(folder: &Path, broker: &str, log: &str) -> String {
     let file = folder.join("worker.toml");
     std::fs::write(&file, format!("host = \"kvm-07\"\n[broker]\n{broker}\n[log]\n{log}\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     file.to_str().unwrap().to_owned()
 }
 
@@ -50,8 +54,8 @@ fn the_check_reads_the_file_that_the_environment_names() {
     assert_eq!(text(&output.stdout), "ok    config      host `kvm-07`\n");
 }
 
-#[test]
-fn a_job_that_was_not_confirmed_can_be_published_again_under_its_id() {
+/// Publishes to a port on which nobody listens.
+fn publish_to_nobody(more: &[&str]) -> Output {
     let publish = [
         "job",
         "publish",
@@ -65,19 +69,101 @@ fn a_job_that_was_not_confirmed_can_be_published_again_under_its_id() {
         "--repository-id",
         "7d0f1a52-0c0e-4f4e-9b5b-0d7c4f3f8a11",
     ];
-    // Nobody listens on port 1.
     let environment =
         [("LONGSHORE__BROKER__URI", "amqp://127.0.0.1:1"), ("LONGSHORE__BROKER__PUBLISH_WAIT_SECONDS", "1")];
-    let output = longshore(&publish, &environment);
-    let said = text(&output.stderr);
-    assert!(!output.status.success());
-    assert_eq!(text(&output.stdout), "", "stdout has the id of a job that was published, and nothing else");
-    let id = said.lines().next().and_then(|line| line.strip_prefix("job ")).unwrap_or_else(|| panic!("{said}"));
-    assert!(said.contains(&format!("publish it again with `--job-id {id}`")), "{said}");
+    longshore(&[&publish, more].concat(), &environment)
 }
 
 #[test]
-fn a_publisher_that_watches_can_limit_its_patience() {
-    let help = text(&longshore(&["job", "publish", "backup", "--help"], &[]).stdout);
-    assert!(help.contains("--timeout-seconds"), "{help}");
+fn a_job_that_was_not_sent_is_not_said_to_be_kept_perhaps() {
+    let output = publish_to_nobody(&[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "", "stdout has the id of a job that was published, and nothing else");
+    assert!(said.starts_with("job ") && said.contains("was not sent") && !said.contains("--job-id"), "{said}");
+}
+
+#[test]
+fn a_secret_gets_no_further_than_the_command_and_a_publishers_own_words_do() {
+    for secret in [
+        ["--label", "nas_password=hunter2"],
+        ["--label", "from=//bob:hunter2@nas/s"],
+        ["--requested-by", "password: hunter2"],
+        ["--options", "passfile=/etc/hunter2"],
+        ["--address", "bob:hunter2@nas:/x"],
+    ] {
+        let output = publish_to_nobody(&secret);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{secret:?}: {said}");
+        assert!(!said.contains("hunter2") && !said.starts_with("job "), "{said}");
+    }
+    let words =
+        ["--label", "passage=3", "--label", "contact=mailto:ops@example.org", "--requested-by", "oidc:bob@example.org"];
+    let said = text(&publish_to_nobody(&words).stderr);
+    assert!(said.starts_with("job "), "{said}");
+}
+
+#[test]
+fn a_command_that_crashes_leaves_no_core_with_the_password() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let uri = format!("amqp://worker:hunter2@{}", listener.local_addr().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    let mut command = command.arg("events").env("LONGSHORE__BROKER__URI", uri).spawn().unwrap();
+    // Once it is here, it has read the password.
+    let connection = listener.accept().unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", command.id())).unwrap();
+    command.kill().unwrap();
+    command.wait().unwrap();
+    drop(connection);
+    let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(cores.split_whitespace().skip(4).take(2).all(|limit| matches!(limit, "0" | "1")), "{cores}");
+}
+
+/// What reaches the broker's port first, with the broker's address in `uri`, where `{}` stands for the port.
+fn first_bytes_sent(uri: &str) -> Vec<u8> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let uri = uri.replace("{}", &listener.local_addr().unwrap().port().to_string());
+    let command =
+        std::thread::spawn(move || longshore(&["events", "--count", "1"], &[("LONGSHORE__BROKER__URI", &uri)]));
+    let (mut connection, _) = listener.accept().unwrap();
+    let mut bytes = vec![0; 8];
+    connection.read_exact(&mut bytes).unwrap();
+    drop((connection, listener));
+    assert_eq!(command.join().unwrap().status.code(), Some(1));
+    bytes
+}
+
+#[test]
+fn to_an_amqps_address_nothing_goes_in_clear() {
+    assert_eq!(first_bytes_sent("amqp://worker:hunter2@127.0.0.1:{}"), b"AMQP\x00\x00\x09\x01");
+    let hello = first_bytes_sent("amqps://worker:hunter2@127.0.0.1:{}");
+    // A handshake record of TLS.
+    assert_eq!(hello[..2], [0x16, 0x03], "{hello:?}");
+}
+
+#[test]
+fn certificates_that_cannot_serve_are_refused_with_file_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("client.key");
+    std::fs::write(&key, "hunter2").unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let client = format!("client_certificate_file = \"/dev/null\"\nclient_key_file = \"{}\"", key.display());
+    for (broker, key, rule) in [
+        ("uri = \"amqp://w@b\"\nca_file = \"/dev/null\"".to_owned(), "ca_file", "begins with `amqps`"),
+        ("uri = \"amqps://w@b\"\nca_file = \"/dev/null\"".to_owned(), "ca_file", "`/dev/null` holds no certificate"),
+        ("uri = \"amqps://w@b\"\nca_file = \"/no/ca\"".to_owned(), "ca_file", "`/no/ca` cannot be read"),
+        (format!("uri = \"amqps://w:pw@b\"\n{client}"), "uri", "holds no password"),
+        (format!("uri = \"amqps://b\"\n{client}"), "uri", "names the certificate's user"),
+        (format!("uri = \"amqps://w@b\"\n{client}"), "client_certificate_file", "holds no certificate"),
+    ] {
+        let file = file_with(folder.path(), &broker, "");
+        let output = longshore(&["check", "config", &file], &[]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains(&format!("`broker.{key}` in `{file}` is not allowed: ")) && said.contains(rule),
+            "{said}"
+        );
+        assert!(!said.contains("hunter2"), "{said}");
+    }
 }

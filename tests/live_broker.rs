@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod contract;
+#[path = "live_broker/odd.rs"]
+mod odd;
 #[path = "support/proxy.rs"]
 mod proxy;
 #[path = "support/rabbit.rs"]
 mod rabbit;
+#[path = "live_broker/tls.rs"]
+mod tls;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use longshore::broker::settings::BrokerSettings;
 use longshore::broker::topology::{
-    CONTROL_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, QueueType, control_key, control_queue, jobs_queue,
+    CONTROL_EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, QueueType, control_key, control_queue, host_queues,
+    jobs_queue,
 };
-use longshore::broker::{Broker, HostSession, PublishError, Publisher, SessionState, WantedJobs};
+use longshore::broker::{Broker, Heard, HostOnBroker, HostSession, PublishError, Publisher, SessionState, WantedJobs};
 use longshore::model::id::HostId;
 use tokio::time::timeout;
 
@@ -175,10 +180,33 @@ async fn a_swallowing_network_is_noticed_by_the_ping() {
     session.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_hears_of_the_gap_that_a_restart_makes() {
+    let mut rabbit = Rabbit::start();
+    let broker = rabbit.client("watcher");
+    let mut events = broker.subscribe(EVENTS_EXCHANGE, &["#".to_owned()]).await.unwrap();
+    let rabbit = blocking(move || {
+        rabbit.kill();
+        rabbit.boot();
+        rabbit
+    })
+    .await;
+    let lost = timeout(PATIENCE, events.next()).await.expect("the loss is not told");
+    assert!(matches!(lost, Some(Heard::Lost(_))), "{lost:?}");
+    assert_eq!(timeout(PATIENCE, events.next()).await.expect("the return is not told"), Some(Heard::Back));
+    broker.publisher().publish(message(EVENTS_EXCHANGE, "backup.failed.x".to_owned(), b"after")).await.unwrap();
+    match timeout(PATIENCE, events.next()).await.unwrap() {
+        Some(Heard::Message(message)) => assert_eq!(message.body, b"after"),
+        other => panic!("{other:?}"),
+    }
+    blocking(move || drop(rabbit)).await;
+}
+
 /// Small trips to one broker, since starting one takes seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_broker_in_many_moods() {
     let rabbit = Arc::new(Rabbit::start());
+    odd::odd_properties_make_no_worker_deaf(&rabbit).await;
     a_deleted_control_queue_is_declared_again(&rabbit).await;
     a_blocking_broker_is_shown_and_waited_for(&rabbit).await;
     a_wrong_password_is_an_error_without_the_password(&rabbit).await;
@@ -246,7 +274,15 @@ async fn a_blocking_broker_is_shown_and_waited_for(rabbit: &Arc<Rabbit>) {
 
 async fn a_wrong_password_is_an_error_without_the_password(rabbit: &Arc<Rabbit>) {
     let uri = format!("amqp://guest:s3cr3t@{}/%2f", rabbit.address());
-    let broker = longshore::broker::connect(BrokerSettings::new(uri.parse().unwrap(), "cli")).unwrap();
+    let mut settings = BrokerSettings::new(uri.parse().unwrap(), "cli");
+    settings.patient = false;
+    let broker = longshore::broker::connect(settings).unwrap();
+    match broker.publisher().publish(job(&some_host(), b"job")).await {
+        Err(PublishError::Unconfirmed { sent: false, waited_seconds: 0, reason, .. }) => {
+            assert!(reason.contains("ACCESS_REFUSED"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
     let Err(error) = broker.subscribe(EVENTS_EXCHANGE, &["#".to_owned()]).await else { panic!("it let us in") };
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
@@ -273,12 +309,27 @@ async fn an_enrolled_worker_needs_no_right_to_declare(rabbit: &Arc<Rabbit>) {
     assert!(delivery.settle.ack().await);
     session.close().await;
 
+    assert_eq!(broker.inspect(&host).await.unwrap(), HostOnBroker::default(), "it needs no right to declare either");
     let nobody = some_host();
+    let missing = host_queues(&nobody, QueueType::Classic).into_iter().map(|queue| queue.name).collect();
+    let not_enrolled = HostOnBroker { missing_queues: missing, ..HostOnBroker::default() };
+    assert_eq!(broker.inspect(&nobody).await.unwrap(), not_enrolled);
+    ctl(rabbit, &["set_permissions", "worker", "^$", "^longshore\\.control$", "^longshore\\..*$"]).await;
+    let found = rabbit_client(rabbit, "worker:pw").inspect(&host).await.unwrap();
+    assert_eq!(found.closed_exchanges, [EVENTS_EXCHANGE, DEAD_EXCHANGE]);
+    ctl(rabbit, &["set_permissions", "worker", "^$", "^longshore\\..*$", "^longshore\\..*$"]).await;
+
     let stranger = broker.open_host(&nobody).await;
     let mut state = stranger.state();
     let told =
         state.wait_for(|state| matches!(state, SessionState::Connecting { reason } if reason.contains("NOT_FOUND")));
     timeout(PATIENCE, told).await.expect("a host that is not enrolled is not told so").unwrap();
+}
+
+/// A client of the user and with the password of `user:password`.
+fn rabbit_client(rabbit: &Rabbit, user: &str) -> Arc<dyn Broker> {
+    let uri = format!("amqp://{user}@{}/%2f", rabbit.address());
+    longshore::broker::connect(BrokerSettings::new(uri.parse().unwrap(), "client")).unwrap()
 }
 
 /// With a delivery limit below the number of flips, so that jobs that go back are given up.

@@ -14,6 +14,8 @@ longshore=${LONGSHORE_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/longshore}
 # The share is a directory beside the disks, on the same file system: the worker must be told that this is meant.
 write_worker_config() {
     mkdir -p "$fleet_dir"/{state,run,scratch} "$fleet_share"
+    # The broker's password is in it.
+    install -m 600 /dev/null "$fleet_config"
     cat >"$fleet_config" <<CONFIG
 host = "$fleet_host"
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lapin::uri::{AMQPQueryString, AMQPScheme, AMQPUri};
+use lapin::uri::{AMQPQueryString, AMQPScheme, AMQPUri, SASLMechanism};
 use secrecy::{ExposeSecret, SecretString};
 
 /// The broker's address, with credentials.
@@ -15,6 +15,8 @@ pub struct BrokerUri {
     scheme: AMQPScheme,
     user: String,
     password: SecretString,
+    /// Whether the text names a user, and a password.
+    given: (bool, bool),
     host: String,
     port: u16,
     vhost: String,
@@ -33,6 +35,21 @@ impl BrokerUri {
         &self.user
     }
 
+    /// Whether the address itself names the user.
+    pub fn names_user(&self) -> bool {
+        self.given.0
+    }
+
+    /// Whether the address itself holds a password.
+    pub fn holds_password(&self) -> bool {
+        self.given.1
+    }
+
+    /// Whether connections to it are encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.scheme == AMQPScheme::AMQPS
+    }
+
     /// Host and port, for errors.
     pub fn address(&self) -> String {
         if self.host.contains(':') {
@@ -42,8 +59,8 @@ impl BrokerUri {
         }
     }
 
-    /// The address as lapin takes it.
-    pub(super) fn to_lapin(&self, heartbeat_seconds: u16, frame_max_bytes: u32) -> AMQPUri {
+    /// The address as lapin takes it. With `external`, it is our certificate that says who we are.
+    pub(super) fn to_lapin(&self, heartbeat_seconds: u16, frame_max_bytes: u32, external: bool) -> AMQPUri {
         let mut uri = AMQPUri { scheme: self.scheme.clone(), vhost: self.vhost.clone(), ..AMQPUri::default() };
         uri.authority.host = self.host.clone();
         uri.authority.port = self.port;
@@ -52,6 +69,7 @@ impl BrokerUri {
         uri.query = AMQPQueryString {
             frame_max: Some(frame_max_bytes),
             heartbeat: Some(heartbeat_seconds),
+            auth_mechanism: external.then_some(SASLMechanism::External),
             ..AMQPQueryString::default()
         };
         uri
@@ -71,7 +89,8 @@ impl FromStr for BrokerUri {
             return refuse("it has a query or a fragment");
         }
         let authority = rest.split('/').next().unwrap_or_default();
-        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+        let (user, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let given = (!user.is_empty() && !user.starts_with(':'), user.contains(':'));
         if place.is_empty() || place.starts_with(':') {
             return refuse("it names no host");
         }
@@ -87,6 +106,7 @@ impl FromStr for BrokerUri {
             scheme: uri.scheme,
             user: uri.authority.userinfo.username,
             password: uri.authority.userinfo.password.into(),
+            given,
             host,
             port: uri.authority.port,
             vhost,
@@ -129,6 +149,20 @@ mod tests {
         assert_eq!(parts("amqps://w%40x:pw@broker/fleet"), owned(("w@x", "broker:5671", "fleet")));
         assert_eq!(parts("amqp://u:p@127.0.0.1:1234/%2f"), owned(("u", "127.0.0.1:1234", "/")));
         assert_eq!(parts("amqp://u:p@[::1]:1234/v"), owned(("u", "[::1]:1234", "v")));
+    }
+
+    #[test]
+    fn it_is_known_what_the_address_itself_says_of_the_user() {
+        for (text, user, password) in [
+            ("amqps://broker/v", false, false),
+            ("amqps://kvm-07@broker/v", true, false),
+            ("amqps://kvm-07:@broker/v", true, true),
+            ("amqps://:pw@broker/v", false, true),
+            ("amqps://kvm-07:pw@[::1]:5671/v", true, true),
+        ] {
+            let uri: BrokerUri = text.parse().unwrap();
+            assert_eq!((uri.names_user(), uri.holds_password()), (user, password), "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod amqp;
 pub mod backoff;
 pub mod memory;
 pub mod settings;
+pub mod tls;
 pub mod topology;
 
 use async_trait::async_trait;
@@ -48,11 +49,14 @@ pub enum PublishError {
         /// What it said, or what the refusal means.
         reason: String,
     },
-    /// No confirm in time; it may have been kept all the same. Sending it again with the same message id is safe.
+    /// No confirm in time. If it was sent, it may have been kept all the same; sending it again with the same message id is
+    /// safe.
     #[error("the broker did not confirm the message for `{routing_key}` within {waited_seconds} s: {reason}")]
     Unconfirmed {
         /// The routing key.
         routing_key: String,
+        /// Whether it was ever on its way.
+        sent: bool,
         /// How long was waited.
         waited_seconds: u64,
         /// What is known of the connection.
@@ -72,9 +76,12 @@ pub trait Publisher: Send + Sync {
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 256;
 
 /// Longest body that is kept of a delivery, in bytes: one over what a message may have, so that the codec sees that it is too
-/// large. Bodies are cut on receipt, so that with a prefetch of 32 the two job queues have at most 16 MiB waiting here. The AMQP
+/// large. Bodies are cut on receipt, so that with the worker's default prefetch of 50 the two job queues have at most 25 MiB waiting here. The AMQP
 /// library holds a body whole while it receives it; only the broker's `max_message_size` (128 MiB on 3.x, 16 MiB on 4.x) bounds that.
 pub const BODY_BYTES_KEPT_MAX: usize = 256 * 1024 + 1;
+
+/// The same for what subscribers read, among which are dead letters.
+pub const LETTER_BYTES_KEPT_MAX: usize = crate::message::LETTER_BYTES_MAX + 1;
 
 /// Which of the host's queues a delivery came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,15 +190,35 @@ pub struct EventMessage {
     pub routing_key: String,
     /// Properties.
     pub properties: Properties,
-    /// Body.
+    /// Body, cut to [`LETTER_BYTES_KEPT_MAX`].
     pub body: Vec<u8>,
 }
 
-/// A passing look at an exchange, through a queue of its own that goes when it is dropped.
+/// What a subscriber hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A message.
+    Message(Box<EventMessage>),
+    /// The connection is lost, and why. What is published from now on is missed.
+    Lost(String),
+    /// The connection is back. Nobody says what was published meanwhile.
+    Back,
+}
+
+/// A passing look at an exchange, through a queue of its own that goes when it is dropped, and with the connection.
 #[async_trait]
 pub trait Subscription: Send {
-    /// The next message; none when the subscription has ended for good.
-    async fn next(&mut self) -> Option<EventMessage>;
+    /// What comes next; none when the subscription has ended for good. Dropping the future loses nothing.
+    async fn next(&mut self) -> Option<Heard>;
+}
+
+/// What is on the broker for a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostOnBroker {
+    /// Queues of the host that are not there: it is not enrolled, and its worker has not made them.
+    pub missing_queues: Vec<String>,
+    /// Exchanges that its worker publishes to and that are not there, or closed to the user.
+    pub closed_exchanges: Vec<&'static str>,
 }
 
 /// The whole door.
@@ -201,6 +228,8 @@ pub trait Broker: Send + Sync {
     fn publisher(&self) -> std::sync::Arc<dyn Publisher>;
     /// Opens the host's session: the control queue first, exclusively, then the jobs when wanted.
     async fn open_host(&self, host: &HostId) -> Box<dyn HostSession>;
+    /// Looks at what is there for a host, without making anything.
+    async fn inspect(&self, host: &HostId) -> Result<HostOnBroker, BrokerError>;
     /// Subscribes to `exchange` with the given binding keys.
     async fn subscribe(
         &self,

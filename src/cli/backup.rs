@@ -43,7 +43,7 @@ pub fn run(command: &BackupCommand) -> Result<Exit, CliError> {
         BackupCommand::List(args) => list(args),
         BackupCommand::Show(args) => {
             let manifest = find_backup(&args.directory, args.backup)?;
-            output::line(&serde_json::to_string_pretty(&manifest).map_err(CliError::failed)?)?;
+            output::json(&manifest)?;
             Ok(Exit::Done)
         }
     }
@@ -57,7 +57,7 @@ fn list(args: &ListArgs) -> Result<Exit, CliError> {
             Listed::Backup(manifest) if wanted(&manifest, args.instance.as_deref()) => print(&manifest, args.json)?,
             Listed::Backup(_) => {}
             Listed::Damaged { directory, failure } => {
-                eprintln!("instances/{directory}: {failure:#}");
+                eprintln!("{}", output::printable(&format!("instances/{directory}: {failure:#}")));
                 exit = Exit::Warnings;
             }
         }

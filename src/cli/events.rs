@@ -6,8 +6,8 @@ use super::ConfigArgs;
 use super::broker::{block_on, connect};
 use super::exit::Exit;
 use super::output::{self, CliError};
-use crate::broker::EventMessage;
 use crate::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
+use crate::broker::{EventMessage, Heard};
 use crate::message::{decode_dead_letter, decode_event};
 
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub struct EventsArgs {
     /// Copies of dead letters as they come, in place of events; the letters themselves go to their queue
     #[arg(long)]
     dead: bool,
-    /// One JSON object a line, with the whole event
+    /// One JSON object a line, with the whole event; `connection` in place of it where the connection was lost or is back
     #[arg(long)]
     json: bool,
     /// End after so many
@@ -35,16 +35,30 @@ pub fn run(args: &EventsArgs) -> Result<Exit, CliError> {
         let mut events = broker.subscribe(exchange, &args.key).await.map_err(CliError::failed)?;
         let mut seen = 0;
         while args.count.is_none_or(|count| seen < count) {
-            let message = tokio::select! {
-                message = events.next() => message,
+            let heard = tokio::select! {
+                heard = events.next() => heard,
                 _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
             };
-            let message = message.ok_or_else(|| CliError::failed("the subscription to the events has ended"))?;
-            print(args, &message)?;
-            seen += 1;
+            match heard.ok_or_else(|| CliError::failed("the subscription to the events has ended"))? {
+                Heard::Message(message) => {
+                    print(args, &message)?;
+                    seen += 1;
+                }
+                Heard::Lost(reason) => tell_gap(args, "lost", &format!("events are missed from now on: {reason}"))?,
+                Heard::Back => tell_gap(args, "back", "the broker is back; what was published meanwhile is missed")?,
+            }
         }
         Ok(Exit::Done)
     })
+}
+
+/// A gap in what is printed is told to people, and to a program in its own language.
+fn tell_gap(args: &EventsArgs, connection: &str, text: &str) -> Result<(), CliError> {
+    eprintln!("{}", output::printable(text));
+    if args.json {
+        output::json_line(&serde_json::json!({ "connection": connection, "text": text }))?;
+    }
+    Ok(())
 }
 
 fn print(args: &EventsArgs, message: &EventMessage) -> Result<(), CliError> {

@@ -23,6 +23,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use exit::Exit;
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Backs up KVM instances to shared storage, driven by messages.
 #[derive(Debug, Parser)]
@@ -82,13 +84,28 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
+    if let Err(error) = no_core_dumps() {
+        eprintln!("longshore: cannot turn core dumps off: {error}");
+        return Exit::Failed.into();
+    }
     match dispatch(cli.command) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("longshore: {}", error.chain());
+            eprintln!("longshore: {}", output::printable(&error.chain()));
             error.exit().into()
         }
     }
+}
+
+/// The broker's password is in the memory of most commands, and no crash collector's business. A guard or mover that is started
+/// inherits the limit.
+///
+/// One byte and not none: a collector behind a pipe is given a core whatever the limit, but for a limit of 1, which the kernel takes
+/// as "no core" there (`do_coredump` in its fs/coredump.c). Whoever was started with less cannot have it, and needs it less.
+fn no_core_dumps() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, most.min(1), most.min(1))?;
+    set_dumpable(false)
 }
 
 fn dispatch(command: Command) -> Result<Exit, output::CliError> {

@@ -67,8 +67,25 @@ impl From<std::io::Error> for CliError {
     }
 }
 
-/// Prints one line of data. A reader that has gone away, as `head` does, is no error but the end.
+/// A text of others, without what would steer a terminal: control characters, and those that turn the direction of writing.
+pub fn printable(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Prints one line of data for people.
 pub fn line(text: &str) -> Result<(), CliError> {
+    print(&printable(text))
+}
+
+/// Prints. A reader that has gone away, as `head` does, is no error but the end.
+fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
@@ -78,7 +95,12 @@ pub fn line(text: &str) -> Result<(), CliError> {
 
 /// Prints one JSON value on one line.
 pub fn json_line(value: &impl Serialize) -> Result<(), CliError> {
-    line(&serde_json::to_string(value).map_err(CliError::failed)?)
+    print(&serde_json::to_string(value).map_err(CliError::failed)?)
+}
+
+/// Prints one JSON value on as many lines as it takes.
+pub fn json(value: &impl Serialize) -> Result<(), CliError> {
+    print(&serde_json::to_string_pretty(value).map_err(CliError::failed)?)
 }
 
 /// Bytes for people.
@@ -98,6 +120,11 @@ pub fn word(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_of_others_cannot_steer_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\n\u{9b}c\u{202e}ü"), r"a\u{1b}[2Jb\r\n\u{9b}c\u{202e}ü");
+    }
 
     #[test]
     fn a_failure_is_printed_with_its_causes_and_its_code() {

@@ -14,7 +14,7 @@ use super::watch::{Follow, follow};
 use crate::broker::topology::{EVENTS_EXCHANGE, JOBS_EXCHANGE, jobs_key, urgent_jobs_key};
 use crate::broker::{Outgoing, PublishError};
 use crate::message::job::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart};
-use crate::message::{Encoding, encode_job};
+use crate::message::{Encoded, Encoding, decode_job, encode_job};
 use crate::model::id::{HostId, InstanceId, JobId};
 use crate::model::job::JobKind;
 
@@ -80,7 +80,7 @@ pub struct BackupArgs {
     /// Who asked for it
     #[arg(long, value_name = "WHO")]
     requested_by: Option<String>,
-    /// Job id (UUIDv7); drawn when absent
+    /// Job id (UUID); drawn when absent
     #[arg(long, value_name = "UUID")]
     job_id: Option<String>,
     /// Run of the job
@@ -108,19 +108,20 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
     let PublishCommand::Backup(args) = command;
     let job = args.message();
-    // The same check as the worker's, so that a mistake is heard here and not in the dead letters.
-    job.clone().check().map_err(CliError::usage)?;
-    block_on(publish(args, job))
-}
-
-async fn publish(args: &BackupArgs, job: JobMessage) -> Result<Exit, CliError> {
-    let broker = connect(&args.config, "publish")?;
     let encoding = if args.encoding == "json" { Encoding::Json } else { Encoding::MessagePack };
     let encoded = encode_job(&job, encoding, Timestamp::now())?;
+    // As the worker will read it, so that a mistake is heard here and not in the dead letters, and a secret gets nowhere.
+    decode_job(&encoded.properties, &encoded.body, &args.host).map_err(CliError::usage)?;
+    block_on(publish(args, &job, encoded))
+}
+
+async fn publish(args: &BackupArgs, job: &JobMessage, encoded: Encoded) -> Result<Exit, CliError> {
+    let broker = connect(&args.config, "publish")?;
     let job_id: JobId = job.job_id.parse().map_err(CliError::usage)?;
     // Before publishing, or the first events would be missed.
+    let keys = [format!("backup.*.{}", args.host), format!("message.refused.{}", args.host)];
     let events = match args.watch {
-        true => Some(broker.subscribe(EVENTS_EXCHANGE, &["backup.#".to_owned()]).await.map_err(CliError::failed)?),
+        true => Some(broker.subscribe(EVENTS_EXCHANGE, &keys).await.map_err(CliError::failed)?),
         false => None,
     };
     let routing_key = if args.urgent { urgent_jobs_key(&args.host) } else { jobs_key(&args.host) };
@@ -128,12 +129,14 @@ async fn publish(args: &BackupArgs, job: JobMessage) -> Result<Exit, CliError> {
         Outgoing { exchange: JOBS_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body };
     // Before publishing: without a confirm, this is what keeps a second try from becoming a second job.
     eprintln!("job {job_id}");
-    broker.publisher().publish(outgoing).await.map_err(|error| not_published(error, &args.host, job_id))?;
+    let publisher = broker.publisher();
+    publisher.publish(outgoing.clone()).await.map_err(|error| not_published(error, &args.host, job_id))?;
     match events {
         None => output::line(&job.job_id).map(|()| Exit::Done),
         Some(events) => {
             let timeout = args.timeout_seconds.map(Duration::from_secs);
-            follow(events, Follow { job_id, run: Some(job.run), json: args.json, timeout }).await
+            let again = Some((publisher, outgoing));
+            follow(events, Follow { job_id, run: Some(job.run), json: args.json, timeout, again }).await
         }
     }
 }
@@ -143,7 +146,10 @@ fn not_published(error: PublishError, host: &HostId, job_id: JobId) -> CliError 
         PublishError::Unroutable { .. } => {
             CliError::not_found(format!("host `{host}` has no queue on this broker: {error}"))
         }
-        PublishError::Unconfirmed { .. } => CliError::failed(format!(
+        PublishError::Unconfirmed { sent: false, reason, .. } => {
+            CliError::failed(format!("the job was not sent, since the broker cannot be reached: {reason}"))
+        }
+        PublishError::Unconfirmed { sent: true, .. } => CliError::failed(format!(
             "{error}; the job may have been kept all the same: publish it again with `--job-id {job_id}`, so that it is \
              not done twice"
         )),
@@ -184,5 +190,25 @@ impl BackupArgs {
             labels: self.label.iter().cloned().collect::<BTreeMap<_, _>>(),
             requested_by: self.requested_by.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_may_have_been_kept_can_be_published_again_under_its_id() {
+        let (job_id, reason) = (JobId::draw(), String::from("it does not answer"));
+        let unconfirmed = |sent| PublishError::Unconfirmed {
+            routing_key: String::new(),
+            sent,
+            waited_seconds: 1,
+            reason: reason.clone(),
+        };
+        let said = |sent| "kvm-07".parse().map(|host| not_published(unconfirmed(sent), &host, job_id).chain());
+        let advice = format!("`--job-id {job_id}`");
+        assert!(said(true).is_ok_and(|said| said.contains(&advice)));
+        assert!(said(false).is_ok_and(|said| said.contains("was not sent") && !said.contains(&advice)));
     }
 }

@@ -1,5 +1,6 @@
 //! `longshore job watch`: the events of one job, as a progress bar for people or as JSON lines for programs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,11 +9,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::ConfigArgs;
 use super::broker::{block_on, connect};
 use super::exit::Exit;
-use super::output::{self, CliError};
-use crate::broker::Subscription;
+use super::output::{self, CliError, printable};
 use crate::broker::topology::EVENTS_EXCHANGE;
-use crate::message::event::{BackupSummary, Completed, FailureReport, RunDetail};
-use crate::message::{Event, RunEvent, decode_event};
+use crate::broker::{Heard, Outgoing, Publisher, Subscription};
+use crate::message::event::{BackupSummary, Completed, FailureReport, HostDetail, RunDetail};
+use crate::message::{Event, HostEvent, RunEvent, decode_event};
 use crate::model::id::JobId;
 
 #[derive(Debug, Args)]
@@ -33,7 +34,6 @@ pub struct WatchArgs {
 }
 
 /// What to follow, and how to show it.
-#[derive(Clone, Copy, Debug)]
 pub struct Follow {
     /// The job.
     pub job_id: JobId,
@@ -43,11 +43,14 @@ pub struct Follow {
     pub json: bool,
     /// Longest silence.
     pub timeout: Option<Duration>,
+    /// The message itself, where we published it. After a gap it is published once more, whereupon the worker, which knows it,
+    /// says how the run stands.
+    pub again: Option<(Arc<dyn Publisher>, Outgoing)>,
 }
 
 pub fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     let timeout = args.timeout_seconds.map(Duration::from_secs);
-    let what = Follow { job_id: args.job_id, run: args.run, json: args.json, timeout };
+    let what = Follow { job_id: args.job_id, run: args.run, json: args.json, timeout, again: None };
     block_on(async {
         let broker = connect(&args.config, "watch")?;
         let events = broker.subscribe(EVENTS_EXCHANGE, &["#".to_owned()]).await.map_err(CliError::failed)?;
@@ -60,9 +63,10 @@ pub async fn follow(mut events: Box<dyn Subscription>, what: Follow) -> Result<E
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     let template = "{msg:<10} [{bar:32}] {bytes}/{total_bytes}  {prefix}";
     bar.set_style(ProgressStyle::with_template(template).map_err(CliError::failed)?.progress_chars("=> "));
+    let mut taken = false;
     loop {
         let event = tokio::select! {
-            event = next(&mut events, what) => event?,
+            event = next(&mut events, &what, &bar) => event?,
             _ = tokio::signal::ctrl_c() => {
                 bar.abandon();
                 return Ok(Exit::Interrupted);
@@ -71,24 +75,46 @@ pub async fn follow(mut events: Box<dyn Subscription>, what: Follow) -> Result<E
         if what.json {
             output::json_line(&event)?;
         }
-        if let Some(exit) = show(&event, &bar, what.json)? {
+        let end = match &event {
+            Event::Run(event) => {
+                taken = true;
+                show(event, &bar, what.json)?
+            }
+            // Of a run that was taken, a second message may well be refused; if it was not ours, the run goes on all the same.
+            Event::Host(event) => show_refusal(event, &bar).filter(|_| !taken || what.again.is_some()),
+        };
+        if let Some(exit) = end {
             return Ok(exit);
         }
     }
 }
 
-/// The next event of the job.
-async fn next(events: &mut Box<dyn Subscription>, what: Follow) -> Result<RunEvent, CliError> {
+/// Shows that a message for the job was refused.
+fn show_refusal(event: &HostEvent, bar: &ProgressBar) -> Option<Exit> {
+    let HostDetail::MessageRefused(refused) = &event.detail else { return None };
+    bar.suspend(|| eprintln!("refused by {}: {} [{}]", event.host, printable(&refused.text), refused.code));
+    Some(Exit::JobFailed)
+}
+
+/// The next event that is about the job.
+async fn next(events: &mut Box<dyn Subscription>, what: &Follow, bar: &ProgressBar) -> Result<Event, CliError> {
     let wait = async {
         loop {
-            let Some(message) = events.next().await else {
-                return Err(CliError::failed("the subscription to the events has ended"));
+            let message = match events.next().await {
+                Some(Heard::Message(message)) => message,
+                Some(Heard::Lost(reason)) => {
+                    bar.suspend(|| eprintln!("events are missed until the broker is back: {}", printable(&reason)));
+                    continue;
+                }
+                Some(Heard::Back) => {
+                    catch_up(what, bar).await?;
+                    continue;
+                }
+                None => return Err(CliError::failed("the subscription to the events has ended")),
             };
-            if let Ok(Event::Run(event)) = decode_event(&message.properties, &message.body)
-                && event.job_id == what.job_id
-                && what.run.is_none_or(|run| run == event.run)
-            {
-                return Ok(event);
+            match decode_event(&message.properties, &message.body) {
+                Ok(event) if is_about(&event, what) => return Ok(event),
+                _ => {}
             }
         }
     };
@@ -100,11 +126,37 @@ async fn next(events: &mut Box<dyn Subscription>, what: Follow) -> Result<RunEve
     }
 }
 
+/// Asks how the run stands after a gap, or says that nobody does.
+async fn catch_up(what: &Follow, bar: &ProgressBar) -> Result<(), CliError> {
+    let Some((publisher, job)) = &what.again else {
+        let advice =
+            "the broker is back; if the job has ended meanwhile, nothing more comes (`--timeout-seconds` sets a limit)";
+        bar.suspend(|| eprintln!("{advice}"));
+        return Ok(());
+    };
+    bar.suspend(|| eprintln!("the broker is back; asking how the job stands"));
+    publisher.publish(job.clone()).await.map_err(CliError::failed)
+}
+
+/// Whether an event is about the job.
+fn is_about(event: &Event, what: &Follow) -> bool {
+    let of_run = |run: u32| what.run.is_none_or(|wanted| wanted == run);
+    match event {
+        Event::Run(event) => event.job_id == what.job_id && of_run(event.run),
+        Event::Host(HostEvent { detail: HostDetail::MessageRefused(refused), .. }) => {
+            // What could not be read names no job, but the publisher gives the message the job's id.
+            let ours = refused.job_id.map_or_else(|| refused.message_id.parse().ok(), Some) == Some(what.job_id);
+            ours && refused.run.is_none_or(of_run)
+        }
+        Event::Host(_) => false,
+    }
+}
+
 /// Shows one event; answers how to exit after the final one.
 fn show(event: &RunEvent, bar: &ProgressBar, json: bool) -> Result<Option<Exit>, CliError> {
     let say = |text: String| {
         if !json {
-            bar.suspend(|| eprintln!("{text}"));
+            bar.suspend(|| eprintln!("{}", printable(&text)));
         }
     };
     match &event.detail {
@@ -113,7 +165,7 @@ fn show(event: &RunEvent, bar: &ProgressBar, json: bool) -> Result<Option<Exit>,
         RunDetail::Progress(progress) if !json => {
             bar.set_length(progress.total_bytes);
             bar.set_position(progress.done_bytes);
-            bar.set_message(progress.step.clone());
+            bar.set_message(printable(&progress.step));
             let eta = progress.eta_seconds.map_or_else(String::new, |seconds| format!(", {seconds} s left"));
             bar.set_prefix(format!("{}/s{eta}", output::bytes(progress.rate_bytes_per_second)));
         }

@@ -52,7 +52,7 @@ pub fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
 
 async fn work(config: &Config) -> Result<Exit, CliError> {
     let shutdown = shutdown::on_signals()?;
-    let host: HostId = config.host.parse().map_err(CliError::usage)?;
+    let host: HostId = config.host().map_err(CliError::usage)?.parse().map_err(CliError::usage)?;
     for directory in [&config.worker.run_dir, &config.scratch.dir] {
         make_passable(directory)?;
     }

@@ -12,7 +12,8 @@ use super::error::ConfigError;
 use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawScratch, RawWorker};
 use super::source::Layers;
 use super::values::{
-    BackupConfig, BrokerConfig, Config, LibvirtConfig, LogConfig, LogFormat, QueueType, ScratchConfig, WorkerConfig,
+    BackupConfig, BrokerConfig, ClientFiles, Config, HOST_RULE, LibvirtConfig, LogConfig, LogFormat, NamedFile,
+    QueueType, ScratchConfig, WorkerConfig,
 };
 
 /// A number that a key may have, and the one it has when it is absent.
@@ -39,7 +40,7 @@ pub(super) fn check(raw: Raw, layers: &Layers<'_>) -> Result<Config, ConfigError
     Ok(Config {
         broker: checker.broker(raw.broker)?,
         libvirt: LibvirtConfig { uri },
-        worker: checker.worker(raw.worker, &host)?,
+        worker: checker.worker(raw.worker, host.as_deref().unwrap_or_default())?,
         host,
         scratch: checker.scratch(raw.scratch)?,
         backup: checker.backup(&raw.backup)?,
@@ -109,28 +110,30 @@ impl Checker<'_> {
         Err(self.value(key, rule))
     }
 
-    fn host(&self, given: Option<String>) -> Result<String, ConfigError> {
-        let rule = "it has 1 to 63 of a-z, 0-9 and `-`";
+    fn host(&self, given: Option<String>) -> Result<Option<String>, ConfigError> {
         let fits = |host: &String| {
             let characters = host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
             (1..=63).contains(&host.len()) && characters
         };
         if let Some(host) = given {
-            return Some(host).filter(fits).ok_or_else(|| self.value("host", rule));
+            return if fits(&host) { Ok(Some(host)) } else { Err(self.value("host", HOST_RULE)) };
         }
         let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         let short = name.and_then(|name| name.split('.').next().map(str::to_lowercase));
-        short.filter(fits).ok_or_else(|| ConfigError::Missing {
-            key: "host".to_owned(),
-            place: self.layers.place("host"),
-            rule: format!("this machine's own name does not fit: {rule}"),
-        })
+        Ok(short.filter(fits))
     }
 
     /// The URI and where it comes from. What is right with it is known to the broker's door.
     fn uri(&self, uri: Option<String>, uri_file: Option<String>) -> Result<(SecretString, String), ConfigError> {
         match (uri, uri_file) {
-            (Some(uri), None) => Ok((uri.into(), self.named_place("broker.uri"))),
+            (Some(uri), None) => {
+                if let Some(file) = self.layers.file_of("broker.uri")
+                    && holds_password(&uri)
+                {
+                    self.closed("broker.uri", file)?;
+                }
+                Ok((uri.into(), self.named_place("broker.uri")))
+            }
             (None, Some(path)) => {
                 let uri = self.secret_file("broker.uri_file", Path::new(&path))?;
                 Ok((uri.into(), format!("{}, which names `{path}`", self.named_place("broker.uri_file"))))
@@ -145,13 +148,38 @@ impl Checker<'_> {
     }
 
     fn secret_file(&self, key: &str, path: &Path) -> Result<String, ConfigError> {
+        self.closed(key, path)?;
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-        let mode = fs::metadata(path).map_err(unreadable)?.mode();
-        if mode & 0o077 != 0 {
+        Ok(fs::read_to_string(path).map_err(unreadable)?.trim().to_owned())
+    }
+
+    /// Refuses a file with a secret that others can read.
+    fn closed(&self, key: &str, path: &Path) -> Result<(), ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(unreadable)?.mode() & 0o077 != 0 {
             let rule = format!("`{}` can be read by others; `chmod 600` it", path.display());
             return Err(self.value(key, rule));
         }
-        Ok(fs::read_to_string(path).map_err(unreadable)?.trim().to_owned())
+        Ok(())
+    }
+
+    /// The certificate that stands in place of a password. Whether it is one is known to the broker's door.
+    fn client(&self, certificate: Option<String>, key: Option<String>) -> Result<Option<ClientFiles>, ConfigError> {
+        let (certificate_key, key_key) = ("broker.client_certificate_file", "broker.client_key_file");
+        match (certificate, key) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => {
+                self.closed(key_key, Path::new(&key))?;
+                let (certificate, key) = (self.file(certificate_key, certificate), self.file(key_key, key));
+                Ok(Some(ClientFiles { certificate, key }))
+            }
+            (Some(_), None) => Err(self.value(certificate_key, format!("`{key_key}` belongs to it and is missing"))),
+            (None, Some(_)) => Err(self.value(key_key, format!("`{certificate_key}` belongs to it and is missing"))),
+        }
+    }
+
+    fn file(&self, key: &str, path: String) -> NamedFile {
+        NamedFile { path: path.into(), place: self.named_place(key) }
     }
 
     fn broker(&self, raw: RawBroker) -> Result<BrokerConfig, ConfigError> {
@@ -164,6 +192,8 @@ impl Checker<'_> {
         Ok(BrokerConfig {
             uri,
             uri_place,
+            ca_file: raw.ca_file.map(|path| self.file("broker.ca_file", path)),
+            client: self.client(raw.client_certificate_file, raw.client_key_file)?,
             queue_type: self.word("broker.queue_type", raw.queue_type.as_ref(), &types, QueueType::Classic)?,
             job_prefetch: self.narrow("broker.job_prefetch", raw.job_prefetch, &prefetch)?,
             heartbeat: self.seconds("broker.heartbeat_seconds", raw.heartbeat_seconds, &heartbeat)?,
@@ -218,4 +248,10 @@ impl Checker<'_> {
             level_place: self.named_place("log.level"),
         })
     }
+}
+
+/// Whether `user:password@` stands in a URI, however wrong the rest of it is.
+fn holds_password(uri: &str) -> bool {
+    let after_scheme = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    after_scheme.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
 }

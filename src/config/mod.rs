@@ -17,7 +17,8 @@ use std::path::Path;
 
 pub use error::ConfigError;
 pub use values::{
-    BackupConfig, BrokerConfig, Config, LibvirtConfig, LogConfig, LogFormat, QueueType, ScratchConfig, WorkerConfig,
+    BackupConfig, BrokerConfig, ClientFiles, Config, LibvirtConfig, LogConfig, LogFormat, NamedFile, QueueType,
+    ScratchConfig, WorkerConfig,
 };
 
 /// Reads the file, then the environment of this process, and checks what comes of it.
@@ -121,7 +122,7 @@ mod tests {
         let file = files.write("worker.toml", &format!("host = \"kvm-07\"\n{URI}[worker]\nslots = 2\n"), 0o600);
         let over = owned(&[("LONGSHORE__WORKER__SLOTS", "5"), ("LONGSHORE__HOST", "07"), ("LONGSHORE_BLESS", "1")]);
         let config = load_with(Some(&file), over).unwrap();
-        assert_eq!((config.worker.slots, config.worker.slots_per_repository, config.host.as_str()), (5, 5, "07"));
+        assert_eq!((config.worker.slots, config.worker.slots_per_repository, config.host().unwrap()), (5, 5, "07"));
         let alone =
             owned(&[("LONGSHORE__BROKER__URI", "amqp://broker"), ("LONGSHORE__BACKUP__SAME_DEVICE_OK", "true")]);
         let config = load_with(None, alone).unwrap();
@@ -208,6 +209,23 @@ mod tests {
         assert_eq!(
             refusal,
             "`broker.uri_file` in `worker.toml` is not allowed: `broker.uri` can be read by others; `chmod 600` it"
+        );
+        let open = files.write("open.toml", URI, 0o644);
+        let refusal = load_with(Some(&open), []).unwrap_err().to_string();
+        assert!(refusal.contains("`broker.uri`") && refusal.contains("`chmod 600` it"), "{refusal}");
+        let over = owned(&[("LONGSHORE__BROKER__URI", "amqp://worker:hunter2@broker")]);
+        load_with(Some(&files.write("open.toml", "", 0o644)), over).unwrap();
+        load_with(Some(&files.write("open.toml", "[broker]\nuri = 'amqps://worker@broker'", 0o644)), []).unwrap();
+        let key = files.write("client.key", "hunter2", 0o640);
+        let client = format!("{URI}client_certificate_file = '/c.pem'\nclient_key_file = '{}'", key.display());
+        assert_eq!(
+            files.refusal(&client, &[]),
+            "`broker.client_key_file` in `worker.toml` is not allowed: `client.key` can be read by others; `chmod 600` it"
+        );
+        assert_eq!(
+            files.refusal(&format!("{URI}client_certificate_file = '/c.pem'"), &[]),
+            "`broker.client_certificate_file` in `worker.toml` is not allowed: `broker.client_key_file` belongs to it and \
+             is missing"
         );
         let missing = load_with(Some(Path::new("/nonexistent/worker.toml")), []).unwrap_err();
         assert_eq!(missing.to_string(), "cannot read `/nonexistent/worker.toml`");

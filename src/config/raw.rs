@@ -20,6 +20,9 @@ pub(super) struct Raw {
 pub(super) struct RawBroker {
     pub uri: Option<String>,
     pub uri_file: Option<String>,
+    pub ca_file: Option<String>,
+    pub client_certificate_file: Option<String>,
+    pub client_key_file: Option<String>,
     pub queue_type: Option<String>,
     pub job_prefetch: Option<u64>,
     pub heartbeat_seconds: Option<u64>,

@@ -56,6 +56,11 @@ impl Layers<'_> {
         }
     }
 
+    /// The file, if the value of a key comes from it.
+    pub fn file_of(&self, key: &str) -> Option<&Path> {
+        self.file.filter(|_| !self.environment.contains_key(&variable(key)))
+    }
+
     /// Where the value of a key comes from, or would be looked for.
     pub fn place(&self, key: &str) -> String {
         let variable = variable(key);

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::error::ConfigError;
+
 /// Everything a worker is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The host id; the short host name unless set.
-    pub host: String,
+    /// The host id; the short host name unless set, and none if that does not fit: only a worker needs one.
+    pub host: Option<String>,
     /// The broker.
     pub broker: BrokerConfig,
     /// libvirt.
@@ -23,6 +25,23 @@ pub struct Config {
     /// The log.
     pub log: LogConfig,
 }
+
+impl Config {
+    /// The host id, for what cannot do without.
+    ///
+    /// # Errors
+    /// It is not set, and this machine's own name cannot stand in for it.
+    pub fn host(&self) -> Result<&str, ConfigError> {
+        self.host.as_deref().ok_or_else(|| ConfigError::Missing {
+            key: "host".to_owned(),
+            place: "the configuration".to_owned(),
+            rule: format!("this machine's own name does not fit: {HOST_RULE}"),
+        })
+    }
+}
+
+/// What a host id looks like.
+pub(super) const HOST_RULE: &str = "it has 1 to 63 of a-z, 0-9 and `-`";
 
 /// Type of the job queues. It is part of a queue's identity on the broker: changing it later needs new queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +59,10 @@ pub struct BrokerConfig {
     pub uri: SecretString,
     /// Key and file or variable that it comes from, for errors of those who read it.
     pub uri_place: String,
+    /// Authorities of whom one must have signed the broker's certificate; the system's when absent.
+    pub ca_file: Option<NamedFile>,
+    /// Certificate and key with which we prove who we are, in place of a password.
+    pub client: Option<ClientFiles>,
     /// Type of the job queues.
     pub queue_type: QueueType,
     /// Deliveries that may be on their way to the journal at a time.
@@ -48,6 +71,24 @@ pub struct BrokerConfig {
     pub heartbeat: Duration,
     /// Longest wait for the broker's confirm.
     pub publish_wait: Duration,
+}
+
+/// A file that a key names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Key and file or variable that it comes from, for errors of those who read it.
+    pub place: String,
+}
+
+/// A client certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// The certificate.
+    pub certificate: NamedFile,
+    /// Its key, which nobody else can read.
+    pub key: NamedFile,
 }
 
 /// libvirt.
@@ -116,4 +157,17 @@ pub struct LogConfig {
     pub level_place: String,
     /// Its form.
     pub format: LogFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_needs_the_host_id_complains_that_there_is_none() {
+        let environment = [("LONGSHORE__BROKER__URI".to_owned(), "amqp://broker".to_owned())];
+        let config = crate::config::load_with(None, environment).map(|config| Config { host: None, ..config });
+        let refusal = config.map_or_else(|error| error.to_string(), |config| format!("{:?}", config.host()));
+        assert!(refusal.contains("Missing") && refusal.contains("does not fit"), "{refusal}");
+    }
 }

@@ -27,7 +27,7 @@ pub mod refusal;
 mod secret;
 mod walk;
 
-pub use codec::Encoding;
+pub use codec::{Encoding, LETTER_BYTES_MAX};
 pub use dead_letter::DeadLetter;
 pub use decode::{decode_dead_letter, decode_event, decode_job};
 pub use encode::{encode_dead_letter, encode_event, encode_job};
@@ -36,3 +36,4 @@ pub use event::{Event, HostEvent, RunEvent};
 pub use job::JobMessage;
 pub use redact::redact;
 pub use refusal::Refusal;
+pub use secret::masked;

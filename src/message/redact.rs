@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::codec::{BODY_BYTES_MAX, Encoding, shape, walk, write};
 use super::secret::{REDACTED, Rule, secret_in};
 use super::walk::Head;
-use crate::model::repository::is_secret_name;
+use crate::model::repository::is_secret_option;
 
 /// The body without its secrets; without any, the same bytes. A body that cannot be read, in which nobody can tell where
 /// a secret would end, is cut off in front of the first word that announces one.
@@ -55,7 +55,7 @@ fn mask(value: Value, rule: Rule) -> Value {
 }
 
 fn mask_field((name, value): (String, Value), rule: Rule) -> (String, Value) {
-    if secret_in(&name).is_some() {
+    if rule.forbids_name(&name) {
         return (REDACTED.to_owned(), REDACTED.into());
     }
     let value = mask(value, rule.of_field(&name));
@@ -103,7 +103,7 @@ fn announcement(body: &[u8]) -> Option<usize> {
         .find(|(_, word)| ["pass", "cred", "credentials", "key"].contains(word))
         .map(|(begin, _)| begin);
     let named = runs(&lower, |c| c.is_ascii_alphanumeric())
-        .find(|(begin, word)| is_secret_name(word) && has_value(text.get(begin + word.len()..).unwrap_or_default()))
+        .find(|(begin, word)| is_secret_option(word) && has_value(text.get(begin + word.len()..).unwrap_or_default()))
         .map(|(begin, _)| begin);
     // The last ones: in MessagePack, the length in front of a text may be a letter.
     let parts = ["password", "passwd", "passphrase", "secret", "pass=", "cred=", "credentials=", "key="];

@@ -3,8 +3,12 @@
 //! The gate that refuses a job and the redaction of a letter follow the same rules, so that the body of a job that was
 //! taken never needs redaction: it can be journalled, and put into a letter later, byte for byte. The rules err on the
 //! side of secrecy; what they cannot know is a secret under a name that says nothing, in a text that says nothing.
+//!
+//! In the fields that hold a publisher's own words ([`Rule::Words`]) they err less: there `passage` is a word and
+//! `oidc:bob@example.org` a person, so a name has to hold a whole word for a secret, and what looks like `user:password@` has to
+//! follow `//`, or a path has to follow it.
 
-use crate::model::repository::{RepositoryType, is_secret_name, parse_address, secret_start};
+use crate::model::repository::{RepositoryType, is_secret_name, is_secret_option, parse_address, secret_start};
 
 /// What stands in place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -39,6 +43,8 @@ pub(super) enum Rule {
     Secret,
     /// Anything whose text does not look like a secret.
     Free,
+    /// The same, in words of the publisher: `labels`, `requested_by`, `instance`.
+    Words,
 }
 
 impl Rule {
@@ -46,11 +52,13 @@ impl Rule {
     pub fn of_field(self, name: &str) -> Self {
         match (self, name) {
             (Rule::Outermost, "repository") => Rule::Repository,
+            (Rule::Outermost, "labels" | "requested_by" | "instance") => Rule::Words,
+            (Rule::Words, name) if !is_secret_name(name) => Rule::Words,
             (Rule::Repository, "credentials") => Rule::Credentials,
             (Rule::Credentials, "reference") => Rule::Reference,
             (Rule::Credentials, "sealed") => Rule::Sealed,
             (Rule::Sealed, "enc" | "ciphertext") => Rule::SealedBytes,
-            (Rule::Outermost | Rule::Repository | Rule::Free, name) if !is_secret_name(name) => Rule::Free,
+            (Rule::Outermost | Rule::Repository | Rule::Free, name) if !is_secret_option(name) => Rule::Free,
             _ => Rule::Secret,
         }
     }
@@ -59,6 +67,7 @@ impl Rule {
     pub fn of_item(self) -> Self {
         match self {
             Rule::Outermost | Rule::Repository | Rule::Free => Rule::Free,
+            Rule::Words => Rule::Words,
             _ => Rule::Secret,
         }
     }
@@ -67,6 +76,7 @@ impl Rule {
     pub fn start_in(self, text: &str) -> Option<usize> {
         let start = match self {
             Rule::Outermost | Rule::Repository | Rule::Free => secret_in(text),
+            Rule::Words => secret_in_words(text),
             Rule::Reference if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b)) => None,
             Rule::SealedBytes if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=_-".contains(&b)) => None,
             _ => Some(0),
@@ -74,10 +84,18 @@ impl Rule {
         start.filter(|start| text.get(*start..) != Some(REDACTED))
     }
 
+    /// Whether the name of a field under this one holds a secret itself.
+    pub fn forbids_name(self, name: &str) -> bool {
+        match self {
+            Rule::Words => secret_in_words(name).is_some(),
+            _ => secret_in(name).is_some(),
+        }
+    }
+
     /// Whether a value that is no text, map or array is a secret.
     pub fn forbids_other(self, null: bool) -> bool {
         match self {
-            Rule::Outermost | Rule::Repository | Rule::Free => false,
+            Rule::Outermost | Rule::Repository | Rule::Free | Rule::Words => false,
             Rule::Secret => true,
             Rule::Credentials | Rule::Reference | Rule::Sealed | Rule::SealedBytes => !null,
         }
@@ -86,11 +104,18 @@ impl Rule {
 
 /// Where the first secret begins in a text; all that follows may belong to it.
 pub(super) fn secret_in(text: &str) -> Option<usize> {
-    [secret_start(text), announced(text), password_of_user(text)].into_iter().flatten().min()
+    let user = password_of_user(text, false);
+    [secret_start(text, is_secret_option), announced(text), user].into_iter().flatten().min()
+}
+
+/// The same in a publisher's own words.
+fn secret_in_words(text: &str) -> Option<usize> {
+    let user = password_of_user(text, true);
+    [secret_start(text, is_secret_name), announced(text), user].into_iter().flatten().min()
 }
 
 /// The text with its secret masked.
-pub(super) fn masked(text: &str) -> String {
+pub fn masked(text: &str) -> String {
     match Rule::Free.start_in(text) {
         Some(start) => format!("{}{REDACTED}", text.get(..start).unwrap_or_default()),
         None => text.to_owned(),
@@ -109,8 +134,9 @@ fn announced(text: &str) -> Option<usize> {
     )
 }
 
-/// Where the password begins in `smb://user:password@server/share`, `user:password@server:/path` and their like.
-fn password_of_user(text: &str) -> Option<usize> {
+/// Where the password begins in `smb://user:password@server/share`, `user:password@server:/path` and, unless it stands `in_words`,
+/// `user:password@server`.
+fn password_of_user(text: &str, in_words: bool) -> Option<usize> {
     use RepositoryType::{Ceph, Cifs, Nfs};
     // `mon1:6789:/a@b` and `//fe80::1%eth0/a@b` are addresses without a user.
     if !text.contains('@') || [Nfs, Cifs, Ceph].iter().any(|form| parse_address(*form, text).is_ok()) {
@@ -121,13 +147,22 @@ fn password_of_user(text: &str) -> Option<usize> {
         before = [before[1], c];
         let after_slashes = matches!(before, ['/', '/'] | ['\\', '\\']);
         let boundary = c.is_control() || c.is_whitespace() || SEPARATORS.contains(c);
-        if (after_slashes || boundary)
-            && let Some(start) = password_after(text.get(begin..).unwrap_or_default(), after_slashes)
+        let text = text.get(begin..).unwrap_or_default();
+        if (after_slashes || boundary && (!in_words || has_path(text)))
+            && let Some(start) = password_after(text, after_slashes)
         {
             return Some(begin + start);
         }
     }
     None
+}
+
+/// Whether a path follows the server in a text that begins with a user, as in `user:password@server:/path`.
+fn has_path(text: &str) -> bool {
+    let text = text.get(..text.floor_char_boundary(USER_BYTES_MAX)).unwrap_or_default();
+    text.split_once('@').is_some_and(|(_, server)| {
+        server.chars().take_while(|c| !c.is_whitespace() && *c != '"').any(|c| matches!(c, '/' | '\\'))
+    })
 }
 
 /// Where the password begins in a text that begins with a user, if there is one. After `//` a password may hold anything;
@@ -168,6 +203,39 @@ mod tests {
             assert_eq!(masked(text), format!("{kept}{REDACTED}"));
             assert_eq!(masked(&masked(text)), masked(text), "masked twice");
         }
+    }
+
+    #[test]
+    fn a_publishers_own_words_are_no_secrets_unless_they_say_so() {
+        let words = |field: &str| Rule::Outermost.of_field(field);
+        for (field, text) in [
+            ("requested_by", "oidc:bob@example.org"),
+            ("labels", "mailto:ops@example.org"),
+            ("labels", "passage=3, credit_id: 7"),
+            ("instance", "web:prod@dc1"),
+        ] {
+            assert_eq!(words(field).start_in(text), None, "{text}");
+        }
+        for name in ["passage", "passive", "credit_id", "bypass-lane", "web:prod@dc1"] {
+            assert_eq!(words("labels").of_field(name), Rule::Words, "{name}");
+            assert!(!words("labels").forbids_name(name), "{name}");
+        }
+        for name in ["nas_password", "pass", "nas-pass2", "Secret", "key", "credentials"] {
+            assert_eq!(words("labels").of_field(name), Rule::Secret, "{name}");
+        }
+        for text in [
+            "smb://bob:hunter2@nas/s",
+            "from bob:hunter2@nas:/x",
+            "nas_pass=hunter2",
+            "password: hunter2",
+            "user=bob%hunter2",
+        ] {
+            assert!(words("requested_by").start_in(text).is_some(), "{text}");
+        }
+        // Where nobody expects a publisher's words, the strict rules hold.
+        assert!(words("mount").start_in("bob:hunter2@nas:/share").is_some());
+        assert!(words("repository").of_field("address").start_in("bob:hunter2@nas:/share").is_some());
+        assert_eq!(words("repository").of_field("passfile"), Rule::Secret);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::secret::{Rule, secret_in};
+use super::secret::Rule;
 use crate::model::id::JobId;
 
 /// What a body says of itself, as far as it could be read.
@@ -211,7 +211,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut fields: A) -> Result<(), A::Error> {
         self.enter()?;
         while let Some(name) = fields.next_key_seed(Key)? {
-            if secret_in(&name).is_some() {
+            if self.rule.forbids_name(&name) {
                 self.note_secret();
             }
             fields.next_value_seed(self.field(&name))?;

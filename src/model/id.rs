@@ -157,7 +157,7 @@ text_name! {
 
 text_name! {
     /// The name of an instance as libvirt shows it. Only ever compared, printed and recorded; never part of a path.
-    InstanceName, "instance name", "it has 1 to 255 characters, none of them a control character or `/`",
+    InstanceName, "instance name", "it has 1 to 255 bytes, none of them of a control character or `/`",
     r"^[^/\u0000-\u001f\u007f-\u009f]{1,255}$",
     |text| !text.is_empty() && text.len() <= 255 && !text.chars().any(|c| c.is_control() || c == '/')
 }

@@ -11,7 +11,7 @@ mod options;
 use std::path::PathBuf;
 
 pub use address::{ADDRESS_BYTES_MAX, parse_address};
-pub use options::{OPTIONS_BYTES_MAX, is_secret_name, parse_options, secret_start};
+pub use options::{OPTIONS_BYTES_MAX, is_secret_name, is_secret_option, parse_options, secret_start};
 
 use serde::{Deserialize, Serialize};
 

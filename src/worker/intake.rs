@@ -16,7 +16,7 @@ use crate::journal::{Admission, Draft, StoredMessage, Taken};
 use crate::message::dead_letter::Original;
 use crate::message::envelope::{Properties, TRACEPARENT};
 use crate::message::event::{Accepted, FailureReport, HostDetail, MessageRefused, RunDetail};
-use crate::message::{DeadLetter, Encoding, Refusal, decode_job};
+use crate::message::{DeadLetter, Encoding, Refusal, decode_job, masked};
 use crate::model::job::Job;
 
 /// Pause before a delivery that could not be written down is tried again; doubles up to the longest.
@@ -116,7 +116,8 @@ fn known(code: Code, text: String, run: &Run) -> Refusal {
 
 /// A message that starts no run: a letter and an event of the host, in one transaction.
 async fn refuse(shared: &Shared, delivery: &Delivery, refusal: &Refusal) -> Result<(), Failure> {
-    let message_id = delivery.properties.message_id.clone();
+    // Anything can stand there, a secret as well, and from here it goes into the log and an event.
+    let message_id = masked(&delivery.properties.message_id);
     tracing::warn!(message.id = message_id, code = %refusal.code, reason = refusal.text, "message refused");
     let urgent = delivery.queue == HostQueue::UrgentJobs;
     let mut came_from = origin(&shared.settings.host, urgent);

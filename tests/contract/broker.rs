@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use longshore::broker::topology::{
-    CONTROL_EXCHANGE, EVENTS_EXCHANGE, JOBS_EXCHANGE, control_key, jobs_key, urgent_jobs_key,
+    CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, JOBS_EXCHANGE, control_key, jobs_key, urgent_jobs_key,
 };
 use longshore::broker::{
-    BODY_BYTES_KEPT_MAX, Broker, Delivery, HostQueue, HostSession, Outgoing, Properties, PublishError, SessionState,
-    Subscription, WantedJobs,
+    BODY_BYTES_KEPT_MAX, Broker, Delivery, Heard, HostQueue, HostSession, LETTER_BYTES_KEPT_MAX, Outgoing, Properties,
+    PublishError, SessionState, Subscription, WantedJobs,
 };
 use longshore::model::id::HostId;
 use tokio::time::timeout;
@@ -73,8 +73,10 @@ pub async fn nothing_arrives(session: &mut dyn HostSession) {
 }
 
 async fn next_event(subscription: &mut dyn Subscription) -> (String, Vec<u8>) {
-    let message = timeout(PATIENCE, subscription.next()).await.expect("no event").expect("the subscription ended");
-    (message.routing_key, message.body)
+    match timeout(PATIENCE, subscription.next()).await.expect("no event").expect("the subscription ended") {
+        Heard::Message(message) => (message.routing_key, message.body),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Runs the suite.
@@ -93,6 +95,7 @@ pub async fn all(ground: &dyn Ground) {
     a_second_worker_waits_until_the_first_has_gone(ground).await;
     subscribers_get_what_they_bound(ground).await;
     an_oversized_body_is_cut(ground).await;
+    a_subscriber_reads_the_longest_letter_whole(ground).await;
 }
 
 async fn a_job_for_a_host_without_queues_is_an_error_that_names_it(ground: &dyn Ground) {
@@ -359,4 +362,16 @@ async fn an_oversized_body_is_cut(ground: &dyn Ground) {
     assert_eq!(delivery.body.len(), BODY_BYTES_KEPT_MAX);
     assert!(delivery.settle.ack().await);
     session.close().await;
+}
+
+async fn a_subscriber_reads_the_longest_letter_whole(ground: &dyn Ground) {
+    let broker = ground.client("watcher");
+    let key = format!("backup.failed.{}", some_host());
+    let mut letters = broker.subscribe(DEAD_EXCHANGE, std::slice::from_ref(&key)).await.unwrap();
+    let publisher = broker.publisher();
+    for bytes in [1 << 20, LETTER_BYTES_KEPT_MAX - 1, LETTER_BYTES_KEPT_MAX + 1] {
+        publisher.publish(message(DEAD_EXCHANGE, key.clone(), &vec![7; bytes])).await.unwrap();
+        let (_, read) = next_event(letters.as_mut()).await;
+        assert_eq!(read.len(), bytes.min(LETTER_BYTES_KEPT_MAX));
+    }
 }

@@ -1,7 +1,9 @@
 //! A broker that is killed while a job runs: the job does not notice, and its end is told when the broker is back.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use longshore::model::id::JobId;
 
 use crate::fleet::{Fleet, Settings};
 use crate::lab::{LabInstance, eventually, variable};
@@ -29,6 +31,32 @@ fn consumer(verb: &str, uri: &str) -> String {
     let output = Command::new(python).args(["-c", CONSUMER, verb, uri]).output().unwrap();
     assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_publisher_that_watches_hears_the_end_though_the_broker_was_killed_meanwhile() {
+    let bare = LabInstance::bare();
+    let mut rabbit = Rabbit::start();
+    let fleet = Fleet::with("watched", Settings { broker_uri: rabbit.uri(), ..Settings::default() });
+    let share = Share::faulty("watched");
+    share.order(r#"{"bw_mb": 4}"#);
+    let mut publish = fleet.command(&["job", "publish", "backup", "--host", &fleet.host, "--instance", &bare.name]);
+    let job = JobId::draw();
+    publish.args(["--repository-id", &share.id, "--address", share.path.to_str().unwrap()]);
+    publish.args(["--job-id", &job.to_string(), "--watch", "--json", "--timeout-seconds", "120"]);
+    let publish = publish.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    fleet.is_copying(job);
+    rabbit.kill();
+    share.heal();
+    eventually("the backup is published without a broker", Duration::from_secs(60), || {
+        share.entries_of(&bare.id).iter().any(|name| !name.starts_with('.'))
+    });
+    rabbit.boot();
+    let publish = publish.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&publish.stderr);
+    assert_eq!(publish.status.code(), Some(0), "{said}");
+    assert!(said.contains("events are missed until the broker is back"), "{said}");
+    fleet.finish(&[&bare], &[&share]);
 }
 
 #[test]

@@ -146,6 +146,11 @@ fn published_and_watched(fleet: &Fleet, bare: &LabInstance, share: &Share) -> St
     assert_eq!(events.status.code(), Some(0), "{}", text(&events.stderr));
     assert_eq!(json_lines(&events.stdout)[0]["body"], *last);
 
+    a_refused_job_ends_the_watch(fleet, bare, share, &job);
+    let nobody = JobId::draw().to_string();
+    let silent = run(&mut fleet.command(&["job", "watch", &nobody, "--timeout-seconds", "1"]), 1);
+    assert!(text(&silent.stderr).contains("no event of job"), "{}", text(&silent.stderr));
+
     let absent = run(
         &mut fleet.command(&[
             "job",
@@ -182,6 +187,15 @@ fn published_and_watched(fleet: &Fleet, bare: &LabInstance, share: &Share) -> St
     );
     assert!(text(&failing.stderr).contains("instance_not_here"), "{}", text(&failing.stderr));
     last["detail"]["backup"]["backup_id"].as_str().unwrap().to_owned()
+}
+
+/// The run is known with another body: refused by the host, not failed.
+fn a_refused_job_ends_the_watch(fleet: &Fleet, bare: &LabInstance, share: &Share, known: &str) {
+    let mut again = fleet.command(&["job", "publish", "backup", "--host", &fleet.host, "--instance", &bare.name]);
+    again.args(["--repository-id", &share.id, "--address", share.path.to_str().unwrap(), "--job-id", known]);
+    again.args(["--label", "asked-by=somebody-else", "--watch", "--timeout-seconds", "60"]);
+    let refused = run(&mut again, 4);
+    assert!(text(&refused.stderr).contains("run_body_differs"), "{}", text(&refused.stderr));
 }
 
 /// Whether a connection named after the command has a queue from which it consumes.

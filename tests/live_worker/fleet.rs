@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -93,6 +94,8 @@ impl Fleet {
              [backup]\nsame_device_ok = true\nstall_seconds = {stall_seconds}\n"
         );
         std::fs::write(self.config(), text).unwrap();
+        // The broker's password is in it.
+        std::fs::set_permissions(self.config(), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// The worker's configuration file.

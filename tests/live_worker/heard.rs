@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use longshore::broker::Broker;
 use longshore::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
+use longshore::broker::{Broker, Heard as Said};
 use longshore::message::event::RunDetail;
 use longshore::message::{DeadLetter, Event, HostEvent, RunEvent, decode_dead_letter, decode_event};
 use longshore::model::id::JobId;
@@ -31,7 +31,8 @@ impl Heard {
         let mut events = broker.subscribe(EVENTS_EXCHANGE, &keys).await.unwrap();
         let kept = heard.0.clone();
         tokio::spawn(async move {
-            while let Some(message) = events.next().await {
+            while let Some(said) = events.next().await {
+                let Said::Message(message) = said else { continue };
                 let event = decode_event(&message.properties, &message.body).unwrap();
                 let mut kept = kept.lock().unwrap();
                 match event {
@@ -43,7 +44,8 @@ impl Heard {
         let mut letters = broker.subscribe(DEAD_EXCHANGE, &keys).await.unwrap();
         let kept = heard.0.clone();
         tokio::spawn(async move {
-            while let Some(message) = letters.next().await {
+            while let Some(said) = letters.next().await {
+                let Said::Message(message) = said else { continue };
                 kept.lock().unwrap().letters.push(decode_dead_letter(&message.properties, &message.body).unwrap());
             }
         });

@@ -36,6 +36,11 @@ pub struct Rabbit {
 impl Rabbit {
     /// Starts one and waits for its port.
     pub fn start() -> Self {
+        Self::start_with("", &[])
+    }
+
+    /// The same with more lines in its configuration, and with plugins.
+    pub fn start_with(conf: &str, plugins: &[&str]) -> Self {
         let script = Path::new(SCRIPTS).join("rabbitmq-server");
         assert!(script.exists(), "`{}` is missing: install the package rabbitmq-server", script.display());
         let number = NODES.fetch_add(1, Ordering::Relaxed);
@@ -43,8 +48,8 @@ impl Rabbit {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
         fs::create_dir_all(&folder).unwrap();
         let [port, dist_port, epmd_port] = free_ports();
-        fs::write(folder.join("rabbit.conf"), format!("listeners.tcp.1 = 127.0.0.1:{port}\n")).unwrap();
-        fs::write(folder.join("plugins"), "[].\n").unwrap();
+        fs::write(folder.join("rabbit.conf"), format!("listeners.tcp.1 = 127.0.0.1:{port}\n{conf}")).unwrap();
+        fs::write(folder.join("plugins"), format!("[{}].\n", plugins.join(","))).unwrap();
         let epmd = Command::new("epmd")
             .args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()])
             .stdout(Stdio::null())

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use longshore::broker::topology::EVENTS_EXCHANGE;
-use longshore::broker::{Broker, EventMessage, Properties};
+use longshore::broker::{Broker, EventMessage, Heard, Properties};
 use longshore::message::event::{HostDetail, RunDetail};
 use longshore::message::{Event, RunEvent, decode_event};
 use longshore::model::job::RunKey;
@@ -30,8 +30,10 @@ impl Reader {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&seen);
         let reading = tokio::spawn(async move {
-            while let Some(message) = subscription.next().await {
-                kept.lock().unwrap().push(read(message));
+            while let Some(heard) = subscription.next().await {
+                if let Heard::Message(message) = heard {
+                    kept.lock().unwrap().push(read(*message));
+                }
             }
         });
         Self { seen, _reading: AbortOnDropHandle::new(reading) }

@@ -122,7 +122,7 @@ async fn a_letter_that_has_no_queue_waits_for_it() {
 /// Letters that nobody takes are kept in the journal, so somebody has to stop what makes them.
 #[tokio::test]
 async fn no_job_is_taken_while_too_many_letters_wait_for_their_queue() {
-    const MORE_THAN_ENOUGH: usize = 1200;
+    const MORE_THAN_ENOUGH: usize = 5000;
     let fleet = Fleet::with(&["web"]).await;
     fleet.server.limit_queue(DEAD_QUEUE, 0);
     let queue = jobs_queue(&fleet.host);
@@ -141,7 +141,8 @@ async fn no_job_is_taken_while_too_many_letters_wait_for_their_queue() {
     let before = fleet.events.of_host().len();
     fleet.until("more heartbeats", |fleet| (fleet.events.of_host().len() > before + 5).then_some(())).await;
     assert!(fleet.server.depth(&queue).unwrap().ready > 0, "it has taken all of them");
-    assert!(kept(&fleet) < Some(1150), "{:?} are kept", kept(&fleet));
+    // Over the bound comes what was on its way when it was reached.
+    assert!(kept(&fleet) < Some(3000), "{:?} are kept", kept(&fleet));
     let next = fleet.publish(&fleet.job("web")).await;
     fleet.server.limit_queue(DEAD_QUEUE, usize::MAX);
     tokio::time::pause();

@@ -67,6 +67,26 @@ async fn what_is_no_job_at_all_is_refused_with_its_original() {
 }
 
 #[tokio::test]
+async fn a_secret_in_a_message_id_is_told_to_nobody() {
+    let fleet = Fleet::with(&["web"]).await;
+    let mut message = json_message(b"null");
+    message.properties.message_id = format!("smb://bob:{SECRET}@nas/{}", uuid::Uuid::now_v7());
+    fleet.publish_raw(message.properties, message.body).await;
+    let told = |fleet: &Fleet| {
+        fleet.events.of_host().into_iter().find_map(|detail| match detail {
+            HostDetail::MessageRefused(refused) => Some(refused.message_id),
+            _ => None,
+        })
+    };
+    let told = fleet.until("`message.refused`", told).await;
+    assert_eq!(told, "smb://bob:[redacted]");
+    let letters =
+        format!("{:?}", fleet.until("the letter", |fleet| Some(fleet.letters()).filter(|all| !all.is_empty())).await);
+    assert!(!letters.contains(SECRET), "{letters}");
+    fleet.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_too_large_or_too_deep_is_refused_and_cut() {
     const BODY_BYTES_MAX: usize = 256 * 1024;
     let fleet = Fleet::with(&["web"]).await;

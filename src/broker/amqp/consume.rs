@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::delivery::{Unsettled, to_delivery};
 use super::failure::{ANSWER_WAIT, LinkError, answer};
@@ -21,6 +21,8 @@ use crate::model::id::HostId;
 const CONTROL_PREFETCH: u16 = 64;
 /// How long nothing has to arrive until nothing is on its way, where the prefetch is not used up.
 const STOP_QUIET: Duration = Duration::from_millis(250);
+/// How long is waited for what is on its way in all: nothing is acked meanwhile, and pings stand still.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 
 /// A consumer and what it reads.
 pub(super) struct QueueConsumer {
@@ -72,8 +74,9 @@ impl QueueConsumer {
     async fn stop(mut self, inbox: &Inbox) -> Result<(), LinkError> {
         let unsettled = Arc::clone(&self.unsettled);
         let _no_acks = unsettled.hold_acks().await;
+        let until = Instant::now() + STOP_WAIT;
         while unsettled.count() < usize::from(self.prefetch) {
-            match timeout(STOP_QUIET, self.next()).await {
+            match timeout_at(until.min(Instant::now() + STOP_QUIET), self.next()).await {
                 Ok(delivery) => inbox.push(delivery?),
                 Err(_) => break,
             }

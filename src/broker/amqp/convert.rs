@@ -3,7 +3,7 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
-use crate::broker::{BODY_BYTES_KEPT_MAX, Properties};
+use crate::broker::Properties;
 
 /// AMQP's delivery mode of a message that survives a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -103,8 +103,8 @@ fn header_text(value: &AMQPValue) -> Option<String> {
 }
 
 /// A body, cut so that nobody keeps more of it than is needed to refuse it, without the room that lapin left for it to grow.
-pub(super) fn cut(mut body: Vec<u8>) -> Vec<u8> {
-    body.truncate(BODY_BYTES_KEPT_MAX);
+pub(super) fn cut(mut body: Vec<u8>, bytes_max: usize) -> Vec<u8> {
+    body.truncate(bytes_max);
     body.shrink_to_fit();
     body
 }

@@ -14,7 +14,7 @@ use tokio::sync::{RwLock, RwLockWriteGuard};
 
 use super::convert::{cut, from_lapin};
 use super::failure::answer;
-use crate::broker::{Delivery, HostQueue, Settle};
+use crate::broker::{BODY_BYTES_KEPT_MAX, Delivery, HostQueue, Settle};
 
 /// The deliveries of one consumer that are not acked.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub(super) fn to_delivery(queue: HostQueue, delivery: LapinDelivery, unsettled: 
         redelivered: delivery.redelivered,
         has_cc,
         properties,
-        body: cut(delivery.data),
+        body: cut(delivery.data, BODY_BYTES_KEPT_MAX),
         settle: Box::new(LapinSettle { acker: delivery.acker, unsettled: Arc::clone(unsettled) }),
     }
 }

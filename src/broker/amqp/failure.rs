@@ -6,6 +6,8 @@ use std::time::Duration;
 use lapin::ErrorKind;
 use lapin::types::ReplyCode;
 
+use crate::broker::tls::TlsError;
+
 /// How long the broker may take to answer a request on an open connection.
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
@@ -13,6 +15,8 @@ pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(10);
 const RESOURCE_LOCKED: ReplyCode = 405;
 /// AMQP reply code of a missing right, and of a queue with another exclusive consumer.
 const ACCESS_REFUSED: ReplyCode = 403;
+/// AMQP reply code of a queue or exchange that does not exist.
+const NOT_FOUND: ReplyCode = 404;
 /// AMQP reply code of a queue or exchange that exists with other properties.
 const PRECONDITION_FAILED: ReplyCode = 406;
 
@@ -36,6 +40,9 @@ pub(super) enum LinkError {
         #[source]
         source: lapin::Error,
     },
+    /// A connection cannot be encrypted.
+    #[error("cannot connect to the broker with TLS")]
+    Tls(#[from] TlsError),
     /// The connection is gone.
     #[error("the connection is lost: {0}")]
     Lost(String),
@@ -82,6 +89,11 @@ impl LinkError {
     /// We lack the right.
     pub(super) fn is_access_refused(&self) -> bool {
         self.reply().is_some_and(|(code, _)| code == ACCESS_REFUSED) && !self.is_in_use()
+    }
+
+    /// It does not exist.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.reply().is_some_and(|(code, _)| code == NOT_FOUND)
     }
 
     /// It exists already, otherwise than asked for.

@@ -4,18 +4,18 @@
 //! answers: lapin's I/O thread waits for the broker's goodbye without a bound, so the socket is shut down under it.
 
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_rs::traits::Reactor;
 use futures_util::StreamExt;
-use lapin::tcp::{AsyncTcpStream, TLSConfig};
-use lapin::uri::AMQPScheme;
+use lapin::tcp::AsyncTcpStream;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::failure::{LinkError, answer, answer_within};
+use super::wire::runtime;
 use crate::broker::settings::BrokerSettings;
 
 /// How long a connection may take from the name lookup to the broker's welcome.
@@ -38,6 +38,31 @@ pub(super) enum LinkHealth {
     Down(String),
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// To publish.
+    Publish,
+    /// To read a host's queues.
+    Consume,
+    /// To read an exchange in passing.
+    Subscribe,
+    /// To look whether all is there.
+    Check,
+}
+
+impl Role {
+    /// Its word in the connection's name.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Role::Publish => "publish",
+            Role::Consume => "consume",
+            Role::Subscribe => "subscribe",
+            Role::Check => "check",
+        }
+    }
+}
+
 /// An open connection.
 pub(super) struct Link {
     connection: Connection,
@@ -47,35 +72,34 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects. `role` says in the connection's name what it is for. Must run on the AMQP thread.
-    pub(super) async fn open(settings: &BrokerSettings, role: &str) -> Result<Self, LinkError> {
+    /// Connects. Must run on the AMQP thread.
+    pub(super) async fn open(settings: &BrokerSettings, role: Role) -> Result<Self, LinkError> {
         let action = format!("connect to the broker at `{}`", settings.uri.address());
-        let name = format!("longshore {} {} {role}", settings.client_name, env!("CARGO_PKG_VERSION"));
+        let name = format!("longshore {} {} {}", settings.client_name, env!("CARGO_PKG_VERSION"), role.as_str());
         let properties = ConnectionProperties::default()
             .with_connection_name(name.into())
             .with_client_property("product".into(), "longshore".into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-        let uri = settings.uri.to_lapin(settings.heartbeat_seconds, settings.frame_max_bytes);
+        let tls = if settings.uri.is_tls() { Some(settings.tls.connector()?) } else { None };
+        let external = tls.is_some() && settings.tls.client.is_some();
+        let frame_max = match role {
+            Role::Publish | Role::Check => settings.frame_max_bytes,
+            Role::Consume | Role::Subscribe => settings.read_frame_max_bytes,
+        };
+        let uri = settings.uri.to_lapin(settings.heartbeat_seconds, frame_max, external);
         let socket = Socket::default();
         let kept = socket.clone();
-        let runtime =
-            lapin::runtime::default_runtime().map_err(|source| LinkError::Failed { action: action.clone(), source })?;
         let connecting = Connection::connector(
             uri,
-            runtime,
+            runtime(),
             async move |uri, runtime| {
                 let to = runtime.to_socket_addrs((uri.authority.host.clone(), uri.authority.port));
-                let stream = tokio::time::timeout(TCP_CONNECT_WAIT, AsyncTcpStream::connect(&runtime, to))
+                let wire = tokio::time::timeout(TCP_CONNECT_WAIT, runtime.tcp_connect(to))
                     .await
                     .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-                if let AsyncTcpStream::Plain(tcp) = &stream {
-                    tcp.get_ref().set_nodelay(true)?;
-                    kept.keep(TcpStream::from(tcp.get_ref().as_fd().try_clone_to_owned()?));
-                }
-                match uri.scheme {
-                    AMQPScheme::AMQP => Ok(stream),
-                    AMQPScheme::AMQPS => Ok(stream.into_tls(&uri.authority.host, TLSConfig::default()).await?),
-                }
+                kept.keep(wire.socket()?);
+                // To lapin all are plain: how its bytes travel is no concern of its own.
+                Ok(AsyncTcpStream::Plain(wire.encrypted(tls.as_ref(), &uri.authority.host).await?))
             },
             properties,
         );

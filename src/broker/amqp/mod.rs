@@ -10,7 +10,7 @@
 //! ```
 //!
 //! All tasks run on one thread with a runtime of its own (`thread`), so heartbeats go out however busy the process is. Each
-//! wait has a bound. It deliberately does not use TLS with a private CA yet.
+//! wait has a bound.
 
 mod consume;
 mod convert;
@@ -18,8 +18,11 @@ mod declare;
 mod delivery;
 mod failure;
 mod flight;
+mod frames;
 mod inbox;
+mod inspect;
 mod link;
+mod mend;
 mod outbox;
 mod ping;
 mod publish;
@@ -27,6 +30,7 @@ mod publisher;
 mod session;
 mod subscribe;
 mod thread;
+mod wire;
 
 use std::sync::Arc;
 
@@ -35,7 +39,7 @@ use async_trait::async_trait;
 use self::publisher::PublishHandle;
 use self::thread::AmqpThread;
 use super::settings::BrokerSettings;
-use super::{Broker, BrokerError, HostSession, Publisher, Subscription};
+use super::{Broker, BrokerError, HostOnBroker, HostSession, Publisher, Subscription};
 use crate::model::id::HostId;
 
 /// A RabbitMQ broker.
@@ -67,6 +71,25 @@ impl Broker for AmqpBroker {
 
     async fn open_host(&self, host: &HostId) -> Box<dyn HostSession> {
         session::open(&self.thread, Arc::clone(&self.settings), host.clone(), self.publisher.link.clone())
+    }
+
+    async fn inspect(&self, host: &HostId) -> Result<HostOnBroker, BrokerError> {
+        let (settings, host) = (Arc::clone(&self.settings), host.clone());
+        let (sender, found) = tokio::sync::oneshot::channel();
+        self.thread.spawn(async move {
+            // Whoever asked may have gone.
+            _ = sender.send(inspect::host(&settings, &host).await);
+        });
+        let source = match found.await {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => error.into(),
+            Err(_) => "the door to the broker is closed".into(),
+        };
+        Err(BrokerError {
+            action: "look at the host's queues".to_owned(),
+            address: self.settings.uri.address(),
+            source,
+        })
     }
 
     async fn subscribe(

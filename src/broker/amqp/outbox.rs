@@ -28,6 +28,8 @@ struct Slot {
     reply: oneshot::Sender<Outcome>,
     /// The broker has sent it back.
     returned: bool,
+    /// It was on its way before, on whichever channel.
+    was_sent: bool,
 }
 
 /// What is sent.
@@ -60,6 +62,14 @@ pub(super) struct Ticket {
     pub(super) outcome: oneshot::Receiver<Outcome>,
 }
 
+impl Ticket {
+    /// Whether the message was ever on its way.
+    pub(super) fn was_sent(&self) -> bool {
+        let slots = self.outbox.lock();
+        slots.unsent.get(&self.number).is_none_or(|slot| slot.was_sent)
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.outbox.lock().unsent.remove(&self.number);
@@ -77,7 +87,7 @@ impl Outbox {
         let mut slots = self.lock();
         let number = slots.next;
         slots.next += 1;
-        slots.unsent.insert(number, Slot { message: Arc::new(message), reply, returned: false });
+        slots.unsent.insert(number, Slot { message: Arc::new(message), reply, returned: false, was_sent: false });
         drop(slots);
         self.filled.notify_one();
         Ticket { number, outbox: Arc::clone(self), outcome }
@@ -91,7 +101,8 @@ impl Outbox {
     /// The first message that was not sent. It counts as sent from now on.
     pub(super) fn take(&self) -> Option<(u64, Arc<Message>)> {
         let mut slots = self.lock();
-        let (number, slot) = slots.unsent.pop_first()?;
+        let (number, mut slot) = slots.unsent.pop_first()?;
+        slot.was_sent = true;
         let message = Arc::clone(&slot.message);
         slots.sent.insert(number, slot);
         Some((number, message))
@@ -152,6 +163,17 @@ impl Outbox {
         });
     }
 
+    /// Gives up all messages that are to be sent: the broker does not let us in.
+    pub(super) fn give_up(&self, reason: &str) {
+        let unsent = std::mem::take(&mut self.lock().unsent);
+        for slot in unsent.into_values() {
+            let (routing_key, sent) = (slot.message.outgoing.routing_key.clone(), slot.was_sent);
+            let reason = reason.to_owned();
+            // The caller may have given up.
+            _ = slot.reply.send(Err(PublishError::Unconfirmed { routing_key, sent, waited_seconds: 0, reason }));
+        }
+    }
+
     fn settle(&self, number: u64, outcome: impl FnOnce(&Slot) -> Outcome) {
         let slot = self.lock().sent.remove(&number);
         if let Some(slot) = slot {
@@ -192,6 +214,21 @@ mod tests {
         let _later = outbox.add(message("d"));
         outbox.put_back();
         assert_eq!(taken(&outbox), ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn it_is_known_whether_a_message_was_ever_on_its_way() {
+        let outbox = Arc::new(Outbox::default());
+        let tickets = ["a", "b"].map(|name| outbox.add(message(name)));
+        outbox.take();
+        assert_eq!(tickets.each_ref().map(Ticket::was_sent), [true, false]);
+        outbox.put_back();
+        assert_eq!(tickets.each_ref().map(Ticket::was_sent), [true, false]);
+        outbox.give_up("no");
+        for (mut ticket, sent) in tickets.into_iter().zip([true, false]) {
+            let outcome = ticket.outcome.try_recv().unwrap();
+            assert!(matches!(outcome, Err(PublishError::Unconfirmed { sent: said, .. }) if said == sent));
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::convert::{short, to_lapin};
 use super::declare::declare;
 use super::failure::{LinkError, answer};
 use super::flight::{Flight, Settled};
-use super::link::{Link, LinkHealth, lost};
+use super::link::{Link, LinkHealth, Role, lost};
 use super::outbox::{Message, Outbox};
 use super::publisher::{PublishHandle, PublishLink};
 use super::thread::AmqpThread;
@@ -65,6 +65,9 @@ impl PublishTask {
             self.outbox.put_back();
             tracing::warn!("publishing waits: {}", error.chain());
             self.health.send_replace(LinkHealth::Down(error.chain()));
+            if !self.settings.patient && error.is_access_refused() {
+                self.outbox.give_up(&error.chain());
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -78,7 +81,7 @@ impl PublishTask {
         let link = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            link = Link::open(&self.settings, "publish") => link?,
+            link = Link::open(&self.settings, Role::Publish) => link?,
         };
         let mut serving = pin!(self.serve(&link, backoff));
         let ended = tokio::select! {

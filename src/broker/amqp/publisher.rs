@@ -38,7 +38,7 @@ impl PublishLink {
                 LinkHealth::Down(reason) => reason.clone(),
             },
         };
-        Err(PublishError::Unconfirmed { routing_key, waited_seconds: wait.as_secs(), reason })
+        Err(PublishError::Unconfirmed { routing_key, sent: ticket.was_sent(), waited_seconds: wait.as_secs(), reason })
     }
 }
 

@@ -22,7 +22,7 @@ use super::consume::{JobQueues, QueueConsumer};
 use super::declare::declare;
 use super::failure::LinkError;
 use super::inbox::Inbox;
-use super::link::{Link, LinkHealth, lost};
+use super::link::{Link, LinkHealth, Role, lost};
 use super::ping::Ping;
 use super::publisher::PublishLink;
 use super::thread::AmqpThread;
@@ -131,7 +131,7 @@ impl SessionTask {
         let link = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            link = Link::open(&self.settings, "consume") => link?,
+            link = Link::open(&self.settings, Role::Consume) => link?,
         };
         let mut serving = pin!(self.serve(&link, backoff));
         let ended = tokio::select! {

@@ -1,6 +1,6 @@
 //! A passing look at an exchange, through an exclusive queue that goes with its connection.
 //!
-//! After a reconnect it goes on with what is published from then on. Deliveries are acked as they are taken, so a slow reader
+//! After a reconnect it goes on with what is published from then on, and the reader is told of the gap. Deliveries are acked as they are taken, so a slow reader
 //! is bounded by the prefetch here and the rest waits at the broker.
 
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use tokio_util::sync::CancellationToken;
 use super::convert::{cut, from_lapin, short};
 use super::declare::declare;
 use super::failure::{LinkError, answer};
-use super::link::{Link, lost};
+use super::link::{Link, Role, lost};
 use super::thread::AmqpThread;
 use crate::broker::backoff::Backoff;
 use crate::broker::settings::BrokerSettings;
-use crate::broker::{BrokerError, EventMessage, Subscription};
+use crate::broker::{BrokerError, EventMessage, Heard, LETTER_BYTES_KEPT_MAX, Subscription};
 
-/// Messages that wait for the reader.
+/// Messages that wait for the reader, none of them longer than [`LETTER_BYTES_KEPT_MAX`].
 const MESSAGES_WAITING_MAX: u16 = 256;
 
 /// What the reader holds.
 struct SubscriptionHandle {
-    messages: mpsc::Receiver<EventMessage>,
+    heard: mpsc::Receiver<Heard>,
     stop: CancellationToken,
     /// Keeps the task's thread.
     _thread: Arc<AmqpThread>,
@@ -36,8 +36,8 @@ struct SubscriptionHandle {
 
 #[async_trait]
 impl Subscription for SubscriptionHandle {
-    async fn next(&mut self) -> Option<EventMessage> {
-        self.messages.recv().await
+    async fn next(&mut self) -> Option<Heard> {
+        self.heard.recv().await
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn open(
         address: address.clone(),
         source: source.into(),
     };
-    let (sender, messages) = mpsc::channel(usize::from(MESSAGES_WAITING_MAX));
+    let (sender, heard) = mpsc::channel(usize::from(MESSAGES_WAITING_MAX));
     let (opened, first) = tokio::sync::oneshot::channel();
     let stop = thread.stop_token();
     let task = Task { settings, exchange, binding_keys, sender };
@@ -73,7 +73,7 @@ pub(super) async fn open(
             () = task.run(opened) => {}
         }
     });
-    let handle = SubscriptionHandle { messages, stop, _thread: Arc::clone(thread) };
+    let handle = SubscriptionHandle { heard, stop, _thread: Arc::clone(thread) };
     match first.await {
         Ok(Ok(())) => Ok(Box::new(handle)),
         Ok(Err(error)) => Err(failed(error)),
@@ -85,7 +85,7 @@ struct Task {
     settings: Arc<BrokerSettings>,
     exchange: &'static str,
     binding_keys: Vec<String>,
-    sender: mpsc::Sender<EventMessage>,
+    sender: mpsc::Sender<Heard>,
 }
 
 impl Task {
@@ -104,7 +104,9 @@ impl Task {
         let mut backoff = Backoff::new();
         loop {
             let Err(error) = self.forward(&link, &mut consumer).await else { return };
-            tracing::warn!("events are missed for a while: {}", error.chain());
+            if self.sender.send(Heard::Lost(error.chain())).await.is_err() {
+                return;
+            }
             (link, consumer) = loop {
                 sleep(backoff.next_wait()).await;
                 match self.start().await {
@@ -113,12 +115,15 @@ impl Task {
                 }
             };
             backoff.reset();
+            if self.sender.send(Heard::Back).await.is_err() {
+                return;
+            }
         }
     }
 
     /// Connects, declares the queue, binds and reads it.
     async fn start(&self) -> Result<(Link, Consumer), LinkError> {
-        let link = Link::open(&self.settings, "subscribe").await?;
+        let link = Link::open(&self.settings, Role::Subscribe).await?;
         declare(&link, &[]).await?;
         let channel = link.channel().await?;
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
@@ -158,9 +163,9 @@ impl Task {
                 None => return Err(LinkError::Lost("the broker ended reading the queue".to_owned())),
             };
             let (properties, _) = from_lapin(&delivery.properties);
-            let message =
-                EventMessage { routing_key: delivery.routing_key.to_string(), properties, body: cut(delivery.data) };
-            if self.sender.send(message).await.is_err() {
+            let body = cut(delivery.data, LETTER_BYTES_KEPT_MAX);
+            let message = EventMessage { routing_key: delivery.routing_key.to_string(), properties, body };
+            if self.sender.send(Heard::Message(Box::new(message))).await.is_err() {
                 return Ok(());
             }
             answer("ack an event", delivery.acker.ack(BasicAckOptions::default())).await?;

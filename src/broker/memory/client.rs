@@ -7,9 +7,9 @@ use tokio::time::timeout;
 
 use super::state::{ConsumerId, Published};
 use super::{MemorySettings, Shared, session};
-use crate::broker::topology::shared_queues;
+use crate::broker::topology::{QueueType, host_queues, shared_queues};
 use crate::broker::{
-    BODY_BYTES_KEPT_MAX, Broker, BrokerError, EventMessage, HostSession, Outgoing, PublishError, Publisher,
+    Broker, BrokerError, Heard, HostOnBroker, HostSession, LETTER_BYTES_KEPT_MAX, Outgoing, PublishError, Publisher,
     Subscription,
 };
 use crate::model::id::HostId;
@@ -41,6 +41,20 @@ impl Broker for MemoryClient {
         session::open(Arc::clone(&self.shared), self.settings.clone(), host.clone())
     }
 
+    async fn inspect(&self, host: &HostId) -> Result<HostOnBroker, BrokerError> {
+        let state = self.shared.look();
+        if !state.up {
+            return Err(BrokerError {
+                action: "look at the host's queues".to_owned(),
+                address: "memory".to_owned(),
+                source: DOWN.into(),
+            });
+        }
+        let names = host_queues(host, QueueType::Classic).into_iter().map(|queue| queue.name);
+        let missing_queues = names.filter(|name| state.depth(name).is_none()).collect();
+        Ok(HostOnBroker { missing_queues, ..HostOnBroker::default() })
+    }
+
     async fn subscribe(
         &self,
         exchange: &'static str,
@@ -54,7 +68,7 @@ impl Broker for MemoryClient {
                 source: DOWN.into(),
             });
         };
-        Ok(Box::new(MemorySubscription { shared: Arc::clone(&self.shared), consumer, queue }))
+        Ok(Box::new(MemorySubscription { shared: Arc::clone(&self.shared), consumer, queue, lost: false }))
     }
 }
 
@@ -88,10 +102,12 @@ impl Publisher for MemoryPublisher {
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {
         let wait = self.settings.publish_wait;
         timeout(wait, self.publish_when_up(&message)).await.unwrap_or_else(|_| {
+            let closed = self.shared.look().why_closed();
             Err(PublishError::Unconfirmed {
                 routing_key: message.routing_key,
+                sent: closed.is_none(),
                 waited_seconds: wait.as_secs(),
-                reason: self.shared.look().why_closed().unwrap_or_else(|| "it does not answer".to_owned()),
+                reason: closed.unwrap_or_else(|| "it does not answer".to_owned()),
             })
         })
     }
@@ -101,19 +117,25 @@ struct MemorySubscription {
     shared: Arc<Shared>,
     consumer: ConsumerId,
     queue: String,
+    /// The reader was told that the connection is lost.
+    lost: bool,
 }
 
 #[async_trait]
 impl Subscription for MemorySubscription {
-    async fn next(&mut self) -> Option<EventMessage> {
+    async fn next(&mut self) -> Option<Heard> {
         let mut changes = self.shared.changes.subscribe();
         loop {
             changes.mark_unchanged();
+            if self.lost == self.shared.look().up {
+                self.lost = !self.lost;
+                return Some(if self.lost { Heard::Lost(DOWN.to_owned()) } else { Heard::Back });
+            }
             let taken = self.shared.look().take(&self.queue, self.consumer, usize::MAX);
             if let Some((address, mut stored)) = taken {
                 self.shared.change(|state| state.ack(&address));
-                stored.message.body.truncate(BODY_BYTES_KEPT_MAX);
-                return Some(stored.message);
+                stored.message.body.truncate(LETTER_BYTES_KEPT_MAX);
+                return Some(Heard::Message(Box::new(stored.message)));
             }
             changes.changed().await.ok()?;
         }

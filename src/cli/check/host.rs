@@ -7,8 +7,8 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 
 use super::{Finding, qemu};
-use crate::broker::BrokerError;
-use crate::broker::topology::{EVENTS_EXCHANGE, jobs_queue};
+use crate::broker::HostOnBroker;
+use crate::broker::topology::jobs_queue;
 use crate::cli::broker::{block_on, settings};
 use crate::cli::output::{self, CliError};
 use crate::cli::worker::doors;
@@ -32,15 +32,16 @@ const SCRATCH_COMFORTABLE: u64 = 10 * 1024 * 1024 * 1024;
 const TOOLS: [&str; 2] = ["qemu-img", "qemu-nbd"];
 
 pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
+    let host: HostId = config.host().map_err(CliError::usage)?.parse().map_err(CliError::usage)?;
     block_on(async {
         let doors = doors(config);
-        let mut findings = vec![Finding::ok("host", format!("id `{}`", config.host)), root()];
+        let mut findings = vec![Finding::ok("host", format!("id `{host}`")), root()];
         findings.extend(hypervisor(config, doors.hypervisor.as_ref()).await);
         findings.extend(qemu::check(config, doors.hypervisor.as_ref()).await);
         findings.extend(TOOLS.map(tool));
         findings.push(scratch(&config.scratch.dir));
         findings.push(mover(&doors).await);
-        findings.push(broker(config).await?);
+        findings.push(broker(config, &host).await?);
         Ok(findings)
     })
 }
@@ -144,23 +145,31 @@ async fn mover(doors: &Doors) -> Finding {
     }
 }
 
-async fn broker(config: &Config) -> Result<Finding, CliError> {
+async fn broker(config: &Config, host: &HostId) -> Result<Finding, CliError> {
     let settings = settings(&config.broker, "check")?;
     let address = settings.uri.address();
-    let host: HostId = config.host.parse().map_err(CliError::usage)?;
     let broker = crate::broker::connect(settings).map_err(CliError::failed)?;
-    // A subscription needs a connection, the exchange and the right to read from it.
-    let tried = tokio::time::timeout(PART_MAX, broker.subscribe(EVENTS_EXCHANGE, &["#".to_owned()])).await;
-    let remedy = "is the broker up, and are user, password and virtual host right?";
-    Ok(match tried {
-        Ok(Ok(_)) => {
-            Finding::ok("broker", format!("reached at {address}; jobs will come from `{}`", jobs_queue(&host)))
+    let unreachable = "is the broker up, and are user, password and virtual host right?";
+    Ok(match tokio::time::timeout(PART_MAX, broker.inspect(host)).await {
+        Ok(Ok(found)) => on_broker(&found, host, &address),
+        Ok(Err(error)) => Finding::fail("broker", CliError::failed(error).chain(), unreachable),
+        Err(_) => {
+            let text = format!("no answer from {address} within {} s", PART_MAX.as_secs());
+            Finding::fail("broker", text, unreachable)
         }
-        Ok(Err(error)) => Finding::fail("broker", broker_text(&error), remedy),
-        Err(_) => Finding::fail("broker", format!("no answer from {address} within {} s", PART_MAX.as_secs()), remedy),
     })
 }
 
-fn broker_text(error: &BrokerError) -> String {
-    format!("{error}: {}", error.source)
+fn on_broker(found: &HostOnBroker, host: &HostId, address: &str) -> Finding {
+    let named = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if !found.closed_exchanges.is_empty() {
+        let text = format!("{address} lets this user not publish to {}", named(found.closed_exchanges.clone()));
+        return Finding::fail("broker", text, "enrol the host, or give its user the right to write there");
+    }
+    if !found.missing_queues.is_empty() {
+        let names = named(found.missing_queues.iter().map(String::as_str).collect());
+        let text = format!("reached at {address}, where host `{host}` is not enrolled: there is no {names}");
+        return Finding::warn("broker", text, "enrol it; a worker whose user may configure makes them when it starts");
+    }
+    Finding::ok("broker", format!("reached at {address}; jobs will come from `{}`", jobs_queue(host)))
 }

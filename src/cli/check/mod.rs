@@ -100,7 +100,7 @@ pub fn run(command: &CheckCommand) -> Result<Exit, CliError> {
             settings(&config.broker, "check")?;
             telemetry::check(&config.log.level)
                 .map_err(|error| CliError::usage(format!("{} is not allowed: {error}", config.log.level_place)))?;
-            output::line(&format!("ok    config      host `{}`", config.host))?;
+            output::line(&format!("ok    config      host `{}`", config.host().map_err(CliError::usage)?))?;
             Ok(Exit::Done)
         }
         #[cfg(feature = "libvirt")]

@@ -27,7 +27,7 @@ pub use check::{
     { "if": { "properties": { "kind": { "const": "backup" } } }, "then": { "required": ["backup"] } },
 ]))]
 pub struct JobMessage {
-    /// The job: the same for all of its runs. A UUIDv7, so that jobs sort by age.
+    /// The job: the same for all of its runs. Any UUID; of version 7, jobs sort by age.
     #[schemars(with = "JobId")]
     pub job_id: String,
     /// 1 from the publisher, +1 for each replay or re-dispatch.
@@ -61,11 +61,13 @@ pub struct JobMessage {
     #[schemars(range(min = 1, max = DEADLINE_SECONDS_MAX))]
     pub deadline_seconds: Option<u64>,
     /// The publisher's own words, carried into every event: at most 64, without control characters, and no more than 16 KiB
-    /// together, as JSON writes them.
+    /// together, as JSON writes them. No secrets: a name with one of the words `pass`, `cred`, `credentials`, `password`,
+    /// `passphrase` or `secret` in it, `key` alone, and texts such as `password=…` or `//user:password@…` are refused as
+    /// `secret_in_options`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = LABELS_MAX))]
     pub labels: BTreeMap<String, String>,
-    /// Who asked for it, in the publisher's words.
+    /// Who asked for it, in the publisher's words, at most 255 bytes in UTF-8. What `labels` says of secrets holds here as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = REQUESTED_BY_BYTES_MAX))]
     pub requested_by: Option<String>,
@@ -79,7 +81,7 @@ pub struct InstancePart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<InstanceId>")]
     pub id: Option<String>,
-    /// Its name.
+    /// Its name on the host, at most 255 bytes in UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<InstanceName>")]
     pub name: Option<String>,
@@ -95,10 +97,11 @@ pub struct RepositoryPart {
     #[serde(rename = "type")]
     #[schemars(with = "RepositoryType")]
     pub repository_type: String,
-    /// Its address: `/path`, `host:/path`, `//server/share` or `mon1,mon2:/path`.
+    /// Its address: `/path`, `host:/path`, `//server/share` or `mon1,mon2:/path`, without `user:password@`.
     #[schemars(length(min = 1, max = ADDRESS_BYTES_MAX))]
     pub address: String,
-    /// Mount options such as `vers=4.2,hard`. Secrets are refused here.
+    /// Mount options such as `vers=4.2,hard`. Those that carry a secret are refused: names that begin with `pass`, `cred` or
+    /// `secret`, the words that `labels` lists, and `user=name%password`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = OPTIONS_BYTES_MAX))]
     pub options: String,

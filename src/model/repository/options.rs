@@ -63,28 +63,34 @@ const SECRET_PARTS: [&str; 3] = ["passw", "passphrase", "secret"];
 /// Words that do so where they stand alone, as in `nas_pass`, but not in `all_passed`.
 const SECRET_WORDS: [&str; 5] = ["pass", "cred", "creds", "credential", "credentials"];
 
-/// Whether a name, of an option or of a field, announces a secret or leads to one.
+/// Whether the name of a mount option announces a secret or leads to one.
+pub fn is_secret_option(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    SECRET_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) || is_secret_name(name)
+}
+
+/// Whether a name in a publisher's own words, such as a label, does so: `nas_pass` and `pass2`, but not `passage` or `credit_id`.
 pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
     name == "key"
-        || SECRET_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         || SECRET_PARTS.iter().any(|part| name.contains(part))
-        || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| SECRET_WORDS.contains(&word))
+        || words.into_iter().any(|word| SECRET_WORDS.contains(&word.trim_end_matches(|c: char| c.is_ascii_digit())))
 }
 
 const fn is_key_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
 }
 
-/// Where the first secret begins in a text of options, however badly the text is formed; none without a secret.
-/// A secret may hold commas and blanks, so all that follows belongs to it.
-pub fn secret_start(options: &str) -> Option<usize> {
+/// Where the first secret begins in a text of options, however badly the text is formed; none without a secret. `is_secret`
+/// says which names announce one. A secret may hold commas and blanks, so all that follows belongs to it.
+pub fn secret_start(options: &str, is_secret: fn(&str) -> bool) -> Option<usize> {
     let mut words_begin = 0;
     for (equals, _) in options.match_indices('=') {
         let left = options.get(words_begin..equals)?.trim_end();
         let key = left.rsplit(|c: char| !u8::try_from(c).is_ok_and(is_key_byte)).next().unwrap_or_default();
         let value_begins = equals + 1;
-        if is_secret_name(key) {
+        if is_secret(key) {
             return Some(value_begins);
         }
         if key.eq_ignore_ascii_case("user") || key.eq_ignore_ascii_case("username") {
@@ -106,7 +112,7 @@ pub fn secret_start(options: &str) -> Option<usize> {
 /// # Errors
 /// A secret, an option that is refused, or a character that could be taken for something else on its way.
 pub fn parse_options(text: &str) -> Result<Vec<MountOption>, InvalidRepository> {
-    if let Some(start) = secret_start(text) {
+    if let Some(start) = secret_start(text, is_secret_option) {
         let position = text.get(..start).unwrap_or_default().matches(',').count() + 1;
         return Err(InvalidRepository::Secret { position });
     }
@@ -129,7 +135,7 @@ fn option(position: usize, element: &str) -> Result<MountOption, InvalidReposito
         let rule = "a name has 1 to 64 of a-z, A-Z, 0-9, `_`, `.` and `-`";
         return Err(InvalidRepository::Option { position, key: None, rule });
     }
-    if is_secret_name(key) {
+    if is_secret_option(key) {
         return Err(InvalidRepository::Secret { position });
     }
     let refused = |rule| Err(InvalidRepository::Option { position, key: Some(key.to_owned()), rule });
@@ -239,7 +245,7 @@ mod tests {
             before in r"[a-z0-9=, ]{0,12}[, ]", after in r"[^%=]{0,12}"
         ) {
             let text = format!("{before}password=hunter2{after}");
-            let start = secret_start(&text).unwrap();
+            let start = secret_start(&text, is_secret_name).unwrap();
             prop_assert!(!text[..start].contains("hunter2"));
         }
     }

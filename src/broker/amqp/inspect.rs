@@ -1,0 +1,64 @@
+//! What a host finds on the broker, looked at without leaving anything behind.
+
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+
+use super::failure::{LinkError, answer};
+use super::link::{Link, Role};
+use crate::broker::HostOnBroker;
+use crate::broker::settings::BrokerSettings;
+use crate::broker::topology::{CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, QueueType, host_queues};
+use crate::model::id::HostId;
+
+/// Where a worker publishes.
+const PUBLISHED_TO: [&str; 3] = [CONTROL_EXCHANGE, EVENTS_EXCHANGE, DEAD_EXCHANGE];
+/// A user that nobody is. RabbitMQ looks at the right to publish first and at the user id next, so a message in this name is
+/// refused for the one or the other, and never kept.
+const NOBODY: &str = "longshore check: nobody";
+
+/// Looks for the host's queues and for the rights that it needs.
+pub(super) async fn host(settings: &BrokerSettings, host: &HostId) -> Result<HostOnBroker, LinkError> {
+    let link = Link::open(settings, Role::Check).await?;
+    let found = look(&link, host).await;
+    link.close().await;
+    found
+}
+
+async fn look(link: &Link, host: &HostId) -> Result<HostOnBroker, LinkError> {
+    let mut found = HostOnBroker::default();
+    let mut channel = link.channel().await?;
+    for queue in host_queues(host, QueueType::Classic) {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let request = channel.queue_declare(queue.name.as_str().into(), options, FieldTable::default());
+        match answer(format!("look for queue `{}`", queue.name), request).await {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {
+                found.missing_queues.push(queue.name);
+                channel = link.channel().await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for exchange in PUBLISHED_TO {
+        match try_to_publish(link, exchange).await {
+            Err(error) if error.is_access_refused() || error.is_not_found() => found.closed_exchanges.push(exchange),
+            // It went as far as the user id.
+            Err(error) if error.is_otherwise_declared() => {}
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+    }
+    Ok(found)
+}
+
+async fn try_to_publish(link: &Link, exchange: &'static str) -> Result<(), LinkError> {
+    let channel = link.channel().await?;
+    answer("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    let properties = BasicProperties::default().with_user_id(NOBODY.into()).with_expiration("0".into());
+    let confirmed = async {
+        let options = BasicPublishOptions::default();
+        channel.basic_publish(exchange.into(), "check".into(), options, &[], properties).await?.await
+    };
+    answer(format!("publish to exchange `{exchange}`"), confirmed).await.map(drop)
+}
