@@ -94,8 +94,9 @@ codes! {
     HostUnfit = "host_unfit", Permanent, "the host cannot run a mover: not root, a kernel before 5.10, or a run directory with too long a path";
     PushNotPossible = "push_not_possible", Permanent, "QEMU cannot write to the share itself";
     MountFailed = "mount_failed", Transient, "the share could not be mounted";
+    MountDenied = "mount_denied", Permanent, "the share refuses this host or its credentials";
     MountTimedOut = "mount_timed_out", Transient, "mounting the share got no answer in its time";
-    MountTypeUnsupported = "mount_type_unsupported", Permanent, "this worker cannot mount a repository of that type";
+    MountTypeUnsupported = "mount_type_unsupported", Permanent, "this host cannot mount a repository of that type: its program is missing, or the kernel lacks it";
     CredentialsUnreadable = "credentials_unreadable", Permanent, "the file that the credentials refer to is missing, readable by others or malformed";
     RepositoryNotFound = "repository_not_found", Permanent, "no repository at that address: missing directory or no `longshore.json`";
     RepositoryIdentityMismatch = "repository_identity_mismatch", Permanent, "the share holds another repository than the job names";

@@ -59,7 +59,8 @@ impl Real {
         let mut disk: Vec<u8> = (0..DISK_BYTES).map(|at| (at / 512 * 7 + at) as u8).collect();
         disk[2 << 20..5 << 20].fill(0);
         fs::write(folder.path().join("disk.raw"), disk).unwrap();
-        let movers = ProcessMovers::new(env!("CARGO_BIN_EXE_longshore").into(), folder.path().join("run"));
+        let movers =
+            ProcessMovers::new(env!("CARGO_BIN_EXE_longshore").into(), folder.path().join("run"), "/nowhere".into());
         Self { folder, movers, repository }
     }
 
@@ -738,9 +739,9 @@ async fn a_mover_without_root_says_so() {
 #[tokio::test]
 async fn a_program_that_is_no_mover_is_found_out() {
     let real = Real::new();
-    let movers = ProcessMovers::new("/bin/true".into(), real.folder.path().join("run"));
+    let movers = ProcessMovers::new("/bin/true".into(), real.folder.path().join("run"), "/nowhere".into());
     assert_eq!(movers.start(&"x".parse().unwrap()).await.err().unwrap().code, Code::MoverDied);
-    let movers = ProcessMovers::new("/bin/true".into(), Path::new("/").join("a".repeat(100)));
+    let movers = ProcessMovers::new("/bin/true".into(), Path::new("/").join("a".repeat(100)), "/nowhere".into());
     let failure = movers.start(&"x".parse().unwrap()).await.err().unwrap();
     assert_eq!(failure.code, Code::HostUnfit);
     assert!(failure.text.contains("too long"), "{failure:#}");

@@ -84,7 +84,11 @@ pub fn doors(config: &Config) -> Doors {
     Doors {
         hypervisor: Arc::new(Libvirt::new(&config.libvirt.uri)),
         guards: Arc::new(ProcessGuards::new(&config.libvirt.uri)),
-        movers: Arc::new(ProcessMovers::new(PathBuf::from(OURSELVES), config.worker.run_dir.clone())),
+        movers: Arc::new(ProcessMovers::new(
+            PathBuf::from(OURSELVES),
+            config.worker.run_dir.clone(),
+            config.credentials.dir.clone(),
+        )),
     }
 }
 

@@ -12,8 +12,8 @@ use super::error::ConfigError;
 use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawScratch, RawWorker};
 use super::source::Layers;
 use super::values::{
-    BackupConfig, BrokerConfig, ClientFiles, Config, HOST_RULE, LibvirtConfig, LogConfig, LogFormat, NamedFile,
-    QueueType, ScratchConfig, WorkerConfig,
+    BackupConfig, BrokerConfig, ClientFiles, Config, CredentialsConfig, HOST_RULE, LibvirtConfig, LogConfig, LogFormat,
+    NamedFile, QueueType, ScratchConfig, WorkerConfig,
 };
 
 /// A number that a key may have, and the one it has when it is absent.
@@ -43,6 +43,9 @@ pub(super) fn check(raw: Raw, layers: &Layers<'_>) -> Result<Config, ConfigError
         worker: checker.worker(raw.worker, host.as_deref().unwrap_or_default())?,
         host,
         scratch: checker.scratch(raw.scratch)?,
+        credentials: CredentialsConfig {
+            dir: checker.directory("credentials.dir", raw.credentials.dir, "/etc/longshore/credentials")?,
+        },
         backup: checker.backup(&raw.backup)?,
         log: checker.log(raw.log)?,
     })

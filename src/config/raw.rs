@@ -11,6 +11,7 @@ pub(super) struct Raw {
     pub libvirt: RawLibvirt,
     pub worker: RawWorker,
     pub scratch: RawScratch,
+    pub credentials: RawCredentials,
     pub backup: RawBackup,
     pub log: RawLog,
 }
@@ -60,6 +61,12 @@ pub(super) struct RawWorker {
 pub(super) struct RawScratch {
     pub dir: Option<String>,
     pub limit_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawCredentials {
+    pub dir: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

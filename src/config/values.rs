@@ -20,6 +20,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Scratch of pull backups.
     pub scratch: ScratchConfig,
+    /// Credentials of shares.
+    pub credentials: CredentialsConfig,
     /// Backup jobs.
     pub backup: BackupConfig,
     /// The log.
@@ -126,6 +128,13 @@ pub struct ScratchConfig {
     pub dir: PathBuf,
     /// Limit for one job, bytes; without it, what is free less a tenth.
     pub limit_bytes: Option<u64>,
+}
+
+/// Credentials of shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialsConfig {
+    /// Where the files are that jobs refer to.
+    pub dir: PathBuf,
 }
 
 /// Backup jobs.

@@ -30,21 +30,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::failure::{Code, Failure};
+pub use mount::{KINDS, Kind};
 use protocol::FromMover;
+use session::Places;
 
 /// The whole life of a mover process. `arguments` are those after the subcommand. To be called before the process has a
 /// second thread.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let directory = arguments.next().map(PathBuf::from).filter(|directory| directory.is_absolute());
-    let Some(directory) = directory else {
+    let mut absolute = || arguments.next().map(PathBuf::from).filter(|directory| directory.is_absolute());
+    let (Some(directory), Some(credentials_dir)) = (absolute(), absolute()) else {
         return refuse(Failure::new(
             Code::Internal,
-            "a mover is started by a worker, with an absolute directory of its own",
+            "a mover is started by a worker, with an absolute directory of its own and that of credentials",
         ));
     };
+    let places = Places { directory, credentials_dir };
     match namespace::enter() {
         Ok(namespace::Side::Outer(code)) => code,
-        Ok(namespace::Side::Inner) => serve::run(&directory).unwrap_or_else(refuse),
+        Ok(namespace::Side::Inner) => serve::run(places).unwrap_or_else(refuse),
         Err(failure) => refuse(failure),
     }
 }

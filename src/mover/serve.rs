@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::protocol::{FromMover, Notice, Reply, ToMover, frame};
-use super::session::{SOCKETS, Session};
+use super::session::{Places, SOCKETS, Session};
 use crate::failure::{Code, Failure};
 
 /// Requests that wait for the one under way; a worker has one at a time, and may lose interest in a few.
@@ -28,15 +28,15 @@ const BLOCKING_THREADS_MAX: usize = 64;
 /// Room for sockets and the mount point.
 const OWN_DIRECTORY_OPTIONS: &str = "mode=0700,size=1m";
 
-/// Serves until stdin ends. Needs namespaces of its own: it mounts over `directory`.
-pub(super) fn run(directory: &Path) -> Result<ExitCode, Failure> {
-    prepare(directory)?;
+/// Serves until stdin ends. Needs namespaces of its own: it mounts over its directory.
+pub(super) fn run(places: Places) -> Result<ExitCode, Failure> {
+    prepare(&places.directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(|error| Failure::new(Code::Internal, "the mover cannot start its runtime").because(&error))?;
-    let served = runtime.block_on(serve(directory));
+    let served = runtime.block_on(serve(places));
     if let Err(error) = served {
         tracing::error!(error = &error as &dyn std::error::Error, "the mover cannot talk to its worker");
     }
@@ -56,12 +56,12 @@ fn prepare(directory: &Path) -> Result<(), Failure> {
     std::fs::create_dir(directory.join(SOCKETS)).map_err(|error| failed("make sockets in", &error))
 }
 
-async fn serve(directory: &Path) -> Result<(), frame::FrameError> {
+async fn serve(places: Places) -> Result<(), frame::FrameError> {
     let (requests_in, mut requests) = mpsc::channel(REQUESTS_WAITING_MAX);
     tokio::spawn(read_requests(requests_in));
     let (notices_in, mut notices) = mpsc::channel(NOTICES_WAITING_MAX);
     let (progress_in, progress) = watch::channel(None);
-    let mut session = Session::new(directory, notices_in, progress_in);
+    let mut session = Session::new(places, notices_in, progress_in);
     let mut out = Out { stdout: tokio::io::stdout(), progress };
     out.send(&FromMover::Started(Ok(()))).await?;
     let mut next: Option<ToMover> = None;

@@ -4,7 +4,7 @@
 //! While a backup is written its staging directory is bound, by its descriptor, on a place of the mover's own, and the
 //! tools find their files there: a share whose directories are exchanged for links leads nobody anywhere.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::image::ImageSet;
 use super::lease::{self, Lease, LeaseTimes};
-use super::mount::{Mounted, Pinned};
+use super::mount::{Mounted, Pinned, Place};
 use super::protocol::{CopyDisk, Notice, Reply, Request};
 use super::share::{Dir, Staging, fence_leftovers};
 use super::{blocking, publish, seal};
@@ -29,9 +29,19 @@ pub(super) const SOCKETS: &str = "sockets";
 /// The directory of the mover on which the staging directory is bound.
 const STAGING: &str = "staging";
 
+/// Where on the host a mover is at home.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    /// Its own directory.
+    pub directory: PathBuf,
+    /// Where the files are that credentials refer to.
+    pub credentials_dir: PathBuf,
+}
+
 /// The mover's side of one job.
 pub(super) struct Session {
     directory: PathBuf,
+    credentials_dir: PathBuf,
     notices: mpsc::Sender<Notice>,
     progress: watch::Sender<Option<Notice>>,
     images: Option<ImageSet>,
@@ -46,9 +56,10 @@ pub(super) struct Session {
 
 impl Session {
     /// Nothing is mounted or held yet. Progress goes into `progress`, the loss of the lease into `notices`.
-    pub fn new(directory: &Path, notices: mpsc::Sender<Notice>, progress: watch::Sender<Option<Notice>>) -> Self {
+    pub fn new(places: Places, notices: mpsc::Sender<Notice>, progress: watch::Sender<Option<Notice>>) -> Self {
         Self {
-            directory: directory.to_owned(),
+            directory: places.directory,
+            credentials_dir: places.credentials_dir,
             notices,
             progress,
             images: None,
@@ -101,9 +112,13 @@ impl Session {
         if self.mounted.is_some() {
             return Err(out_of_order("open", "close"));
         }
-        let mount_point = self.directory.join(SHARE);
-        let (mounted, proof) =
-            blocking(move || Mounted::open(&repository, &mount_point, same_device_ok, need_bytes)).await?;
+        let place = Place {
+            mount_point: self.directory.join(SHARE),
+            private: self.directory.clone(),
+            credentials_dir: self.credentials_dir.clone(),
+            same_device_ok,
+        };
+        let (mounted, proof) = Mounted::open(&repository, &place, need_bytes).await?;
         self.mounted = Some(mounted);
         Ok(Reply::Opened { free_bytes: proof.free_bytes, warnings: proof.warnings })
     }

@@ -10,7 +10,7 @@ use longshore::model::job::{Quiesce, Verification};
 use longshore::model::manifest::{
     Consistency, MadeBy, Manifest, ManifestDisk, QuiesceRecord, RecordFile, TransferUsed,
 };
-use longshore::model::repository::{Repository, RepositoryType};
+use longshore::model::repository::Repository;
 use longshore::mover::protocol::{CopiedDisk, CopyDisk, LeaseHolder, Reply, Request, SealedFile};
 
 /// Longer than anything here takes but a lease that has to be watched.
@@ -205,12 +205,10 @@ pub async fn what_is_not_the_repository_that_was_meant_is_refused(world: &dyn Wo
     let right = world.repository();
     let other_id = Repository { id: RepositoryId::draw(), ..right.clone() };
     let elsewhere = Repository { address: "/nowhere/at/all".into(), ..right.clone() };
-    let nfs = Repository { repository_type: RepositoryType::Nfs, address: "nas:/backups".into(), ..right.clone() };
     let mut mover = started(world, "opens").await;
     for (repository, need_bytes, code) in [
         (other_id, 0, Code::RepositoryIdentityMismatch),
         (elsewhere, 0, Code::RepositoryNotFound),
-        (nfs, 0, Code::MountTypeUnsupported),
         (right.clone(), u64::MAX, Code::RepositoryFull),
     ] {
         let request = Request::Open { repository, same_device_ok: true, need_bytes };

@@ -18,7 +18,7 @@ use crate::host::mover::MoverName;
 use crate::job::Doors;
 use crate::model::id::{HostId, InstanceRef};
 use crate::model::instance::PowerState;
-use crate::mover::command;
+use crate::mover::{KINDS, Kind, command};
 
 /// Longest wait for one part of the host.
 const PART_MAX: Duration = Duration::from_secs(20);
@@ -39,6 +39,7 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
         findings.extend(hypervisor(config, doors.hypervisor.as_ref()).await);
         findings.extend(qemu::check(config, doors.hypervisor.as_ref()).await);
         findings.extend(TOOLS.map(tool));
+        findings.extend(KINDS.map(share));
         findings.push(scratch(&config.scratch.dir));
         findings.push(mover(&doors).await);
         findings.push(broker(config, &host).await?);
@@ -107,6 +108,16 @@ fn tool(name: &str) -> Finding {
     match command::find(name) {
         Some(path) => Finding::ok("tool", path.display().to_string()),
         None => Finding::fail("tool", format!("`{name}` is missing"), "install the package `qemu-utils`"),
+    }
+}
+
+fn share(kind: &Kind) -> Finding {
+    match command::find(kind.helper) {
+        Some(path) => Finding::ok("shares", format!("{}: {}", kind.name, path.display())),
+        None => {
+            let text = format!("`{}` is missing: {} shares cannot be mounted", kind.helper, kind.name);
+            Finding::note("shares", text, format!("where there are such repositories, install `{}`", kind.package))
+        }
     }
 }
 

@@ -59,6 +59,8 @@ pub struct HostArgs {
 pub enum Level {
     /// As it should be.
     Ok,
+    /// Not there, and missed only by those who use it.
+    Note,
     /// Works, but not for everything.
     Warn,
     /// Does not work.
@@ -79,6 +81,11 @@ impl Finding {
     /// As it should be.
     pub fn ok(subject: impl Into<String>, text: impl Into<String>) -> Self {
         Self { level: Level::Ok, subject: subject.into(), text: text.into(), remedy: None }
+    }
+
+    /// Not there, and missed only by those who use it.
+    pub fn note(subject: impl Into<String>, text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { level: Level::Note, subject: subject.into(), text: text.into(), remedy: Some(remedy.into()) }
     }
 
     /// Works, but not for everything.
@@ -119,6 +126,6 @@ fn report(findings: &[Finding], json: bool) -> Result<Exit, CliError> {
         let level = output::word(&finding.level);
         output::line(&format!("{level:<5} {:<11} {}{remedy}", finding.subject, finding.text))?;
     }
-    let clean = findings.iter().all(|finding| finding.level == Level::Ok);
+    let clean = findings.iter().all(|finding| matches!(finding.level, Level::Ok | Level::Note));
     Ok(if clean { Exit::Done } else { Exit::Warnings })
 }

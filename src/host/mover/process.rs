@@ -41,13 +41,15 @@ const KEPT_VARIABLES: [&str; 3] = ["PATH", "LONGSHORE_LOG", "RUST_BACKTRACE"];
 pub struct ProcessMovers {
     program: PathBuf,
     run_directory: PathBuf,
+    credentials_dir: PathBuf,
 }
 
 impl ProcessMovers {
     /// `program` is our own binary (`/proc/self/exe` stays right when it is replaced on disk). Each mover gets a
-    /// directory of its own in `run_directory`, which is this host id's alone and short: sockets lie below.
-    pub fn new(program: PathBuf, run_directory: PathBuf) -> Self {
-        Self { program, run_directory }
+    /// directory of its own in `run_directory`, which is this host id's alone and short: sockets lie below. What credentials
+    /// refer to is looked for in `credentials_dir`.
+    pub fn new(program: PathBuf, run_directory: PathBuf, credentials_dir: PathBuf) -> Self {
+        Self { program, run_directory, credentials_dir }
     }
 }
 
@@ -64,7 +66,7 @@ impl Movers for ProcessMovers {
             .await
             .map_err(|error| failed(format!("cannot make the mover's directory `{}`", directory.display()), error))?;
         let mut command = Command::new(&self.program);
-        command.arg(SUBCOMMAND).arg(&directory).env_clear().current_dir("/");
+        command.arg(SUBCOMMAND).arg(&directory).arg(&self.credentials_dir).env_clear().current_dir("/");
         command.envs(KEPT_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         let mut child = command
             .stdin(Stdio::piped())

@@ -3,13 +3,16 @@
 //! In this order, and nothing is written before the second: mounted → identity → writable → room. Unmounting never
 //! fails: a share that is still in use is detached, and goes when its last user does, which is at the latest the mover.
 
+mod credentials;
 mod directory;
+mod network;
 mod pinned;
 mod probe;
+mod refusal;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -17,12 +20,16 @@ use nix::libc;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statvfs::FsFlags;
 
+pub use network::{KINDS, Kind};
 pub(super) use pinned::Pinned;
 
+use super::blocking;
 use super::share::{Dir, INSTANCES, LOCKS, read_identity};
 use crate::failure::{Code, Failure};
 use crate::model::repository::Repository;
 
+/// Longest time for the kernel to unmount a share in order; behind a dead server that can take as long as it is dead.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(20);
 /// Tries to unmount a busy share before it is detached.
 const UNMOUNT_TRIES: u32 = 20;
 /// Pause between two tries.
@@ -36,6 +43,18 @@ pub(super) struct Proof {
     pub warnings: Vec<String>,
 }
 
+/// Where a repository is mounted, and what of the host that takes.
+pub(super) struct Place {
+    /// A directory of the mover's own.
+    pub mount_point: PathBuf,
+    /// Another one, for what a mount helper has to read.
+    pub private: PathBuf,
+    /// Where files with credentials are.
+    pub credentials_dir: PathBuf,
+    /// A directory repository may be on the device of its parent.
+    pub same_device_ok: bool,
+}
+
 /// A mounted repository.
 pub(super) struct Mounted {
     /// Its root.
@@ -45,32 +64,32 @@ pub(super) struct Mounted {
 
 impl Mounted {
     /// Mounts and proves a repository; on failure nothing stays mounted.
-    pub fn open(
-        repository: &Repository,
-        mount_point: &Path,
-        same_device_ok: bool,
-        need_bytes: u64,
-    ) -> Result<(Self, Proof), Failure> {
-        let Some(address) = repository.directory() else {
-            let text = format!(
-                "cannot mount `{}`: this version mounts repositories of type `directory` only",
-                repository.address
-            );
-            return Err(Failure::new(Code::MountTypeUnsupported, text));
-        };
-        std::fs::create_dir_all(mount_point).map_err(|error| {
-            let text = format!("cannot make the mount point `{}`", mount_point.display());
-            Failure::new(Code::MountFailed, text).because(&error)
-        })?;
-        let proven = directory::mount(&address, mount_point, same_device_ok)
-            .and_then(|root| prove(&root, repository, need_bytes).map(|proof| (root, proof)));
-        match proven {
-            Ok((root, proof)) => Ok((Self { root: Arc::new(root), mount_point: mount_point.to_owned() }, proof)),
+    pub async fn open(repository: &Repository, place: &Place, need_bytes: u64) -> Result<(Self, Proof), Failure> {
+        let mount_point = place.mount_point.clone();
+        match Self::try_open(repository, place, need_bytes).await {
+            Ok((root, proof)) => Ok((Self { root: Arc::new(root), mount_point }, proof)),
             Err(failure) => {
-                unmount(mount_point);
+                blocking(move || Ok(unmount(&mount_point))).await?;
                 Err(failure)
             }
         }
+    }
+
+    async fn try_open(repository: &Repository, place: &Place, need_bytes: u64) -> Result<(Dir, Proof), Failure> {
+        let mount_point = place.mount_point.clone();
+        std::fs::create_dir_all(&mount_point).map_err(|error| {
+            let text = format!("cannot make the mount point `{}`", mount_point.display());
+            Failure::new(Code::MountFailed, text).because(&error)
+        })?;
+        let (repository, same_device_ok) = (repository.clone(), place.same_device_ok);
+        let root = match Kind::of(repository.repository_type) {
+            None => {
+                let address = PathBuf::from(&repository.address);
+                blocking(move || directory::mount(&address, &mount_point, same_device_ok)).await?
+            }
+            Some(kind) => network::mount(kind, &repository, place).await?,
+        };
+        blocking(move || prove(&root, &repository, need_bytes).map(|proof| (root, proof))).await
     }
 
     /// Unmounts it. Who still holds a descriptor on it is the cause of the warning.
@@ -94,7 +113,14 @@ fn bind(dir: &Dir, place: &Path) -> nix::Result<()> {
     // The kernel's own link from a descriptor to what it is open on; no name is looked up.
     let source = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
     nix::mount::mount(Some(Path::new(&source)), place, none, MsFlags::MS_BIND, none)?;
-    // The flags of a bind mount can only be set in a second step, which takes away those that it does not name.
+    // The flags of a bind mount can only be set in a second step.
+    restrict(dir, place)
+}
+
+/// Restricts what is mounted at `place`, which `dir` is, or is the source of; where that is read-only it stays so.
+fn restrict(dir: &Dir, place: &Path) -> nix::Result<()> {
+    let none = None::<&Path>;
+    // Flags that are not named here are taken away.
     let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | BIND_FLAGS;
     if nix::sys::statvfs::fstatvfs(dir)?.flags().contains(FsFlags::ST_RDONLY) {
         flags |= MsFlags::MS_RDONLY;
@@ -142,8 +168,32 @@ fn prove(root: &Dir, repository: &Repository, need_bytes: u64) -> Result<Proof, 
     Ok(Proof { free_bytes, warnings })
 }
 
-/// Nothing mounted there is fine. Busy for long: detached, with a warning.
+/// Nothing mounted there is fine. Busy for long, or behind a server that does not answer: detached, with a warning.
 fn unmount(mount_point: &Path) -> Option<String> {
+    let (tell, told) = mpsc::channel();
+    let place = mount_point.to_owned();
+    // A thread of its own, since the call may not return for as long as the server is gone.
+    std::thread::spawn(move || tell.send(unmount_in_order(&place)));
+    match told.recv_timeout(UNMOUNT_LIMIT) {
+        Ok(warning) => warning,
+        Err(_) => {
+            // It fails what waits for the server, and thereby what keeps the other thread.
+            let forced = nix::mount::umount2(mount_point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_FORCE);
+            let what = if forced.is_ok() { "it was forced" } else { detach(mount_point) };
+            let seconds = UNMOUNT_LIMIT.as_secs();
+            Some(format!("`{}` was not unmounted within {seconds} s: {what}", mount_point.display()))
+        }
+    }
+}
+
+fn detach(mount_point: &Path) -> &'static str {
+    match nix::mount::umount2(mount_point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH) {
+        Ok(()) => "it was detached",
+        Err(_) => "it goes with the mover",
+    }
+}
+
+fn unmount_in_order(mount_point: &Path) -> Option<String> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -152,8 +202,7 @@ fn unmount(mount_point: &Path) -> Option<String> {
             // A tool that was killed a moment ago still holds its files.
             Err(Errno::EBUSY) if tries < UNMOUNT_TRIES => std::thread::sleep(UNMOUNT_PAUSE),
             Err(errno) => {
-                let detached = nix::mount::umount2(mount_point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH);
-                let what = if detached.is_ok() { "it was detached" } else { "it goes with the mover" };
+                let what = detach(mount_point);
                 return Some(format!("cannot unmount `{}` ({errno}): {what}", mount_point.display()));
             }
         }

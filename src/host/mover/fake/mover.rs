@@ -12,7 +12,7 @@ use crate::failure::{Code, Failure};
 use crate::host::mover::Progress;
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
-use crate::model::repository::{Repository, RepositoryType};
+use crate::model::repository::Repository;
 use crate::mover::protocol::{CopiedDisk, CopyDisk, Reply, Request, SealedFile};
 
 /// Size of a disk that nobody gave one.
@@ -126,9 +126,6 @@ impl FakeMover {
 
     fn open(&mut self, wanted: &Repository, same_device_ok: bool, need_bytes: u64) -> Result<Reply, Failure> {
         let address = &wanted.address;
-        if wanted.repository_type != RepositoryType::Directory {
-            return Err(Failure::new(Code::MountTypeUnsupported, format!("cannot mount `{address}`")));
-        }
         let mut world = self.movers.world();
         let Some(found) = world.repositories.get(address) else {
             return Err(Failure::new(Code::RepositoryNotFound, format!("there is no directory `{address}`")));

@@ -1,0 +1,108 @@
+//! What a mount helper's refusal means for the job: whether somebody has to correct something first, or it may pass by itself.
+//! The helpers have no codes for that, only sentences and errno; what is not known here is taken as passing.
+
+use crate::failure::Code;
+use crate::model::repository::RepositoryType;
+
+/// How a helper ended.
+pub(super) struct Said<'a> {
+    /// Its exit status, if it had one.
+    pub status: Option<i32>,
+    /// Its words, in the plain locale.
+    pub text: &'a str,
+}
+
+/// mount(8): the helper was called in a way that it does not understand.
+const USAGE: i32 = 1;
+
+/// errno(3) as the helpers of CIFS and CephFS print it.
+const NOT_FOUND: u32 = 2;
+const NO_SUCH_DEVICE_OR_ADDRESS: u32 = 6;
+const PERMISSION_DENIED: u32 = 13;
+const NO_SUCH_DEVICE: u32 = 19;
+const INVALID_ARGUMENT: u32 = 22;
+const NOT_SUPPORTED: u32 = 95;
+const KEY_NOT_AVAILABLE: u32 = 126;
+const KEY_REJECTED: u32 = 129;
+
+/// Sentences of mount.nfs(8), and of the other helpers where they print no number; the first that is found counts.
+const SENTENCES: [(&str, Code); 13] = [
+    ("could not resolve", Code::MountFailed),
+    ("secret file", Code::CredentialsUnreadable),
+    ("secret key", Code::CredentialsUnreadable),
+    ("access denied by server", Code::MountDenied),
+    ("permission denied", Code::MountDenied),
+    ("operation not permitted", Code::MountDenied),
+    ("no such file or directory", Code::RepositoryNotFound),
+    ("no such device", Code::MountTypeUnsupported),
+    ("unknown filesystem type", Code::MountTypeUnsupported),
+    ("incorrect mount option", Code::InvalidMountOption),
+    ("invalid argument", Code::InvalidMountOption),
+    ("protocol not supported", Code::InvalidMountOption),
+    ("nfs version or transport protocol is not supported", Code::InvalidMountOption),
+];
+
+pub(super) fn code(repository_type: RepositoryType, said: &Said<'_>) -> Code {
+    let text = said.text.to_ascii_lowercase();
+    if let Some(errno) = errno(&text) {
+        return match errno {
+            PERMISSION_DENIED | KEY_NOT_AVAILABLE | KEY_REJECTED => Code::MountDenied,
+            NOT_FOUND => Code::RepositoryNotFound,
+            // What a Windows server says of a share that it doesn't have.
+            NO_SUCH_DEVICE_OR_ADDRESS if repository_type == RepositoryType::Cifs => Code::RepositoryNotFound,
+            NO_SUCH_DEVICE => Code::MountTypeUnsupported,
+            INVALID_ARGUMENT | NOT_SUPPORTED => Code::InvalidMountOption,
+            _ => Code::MountFailed,
+        };
+    }
+    let known = SENTENCES.iter().find(|(sentence, _)| text.contains(sentence)).map(|(_, code)| *code);
+    known.unwrap_or(if said.status == Some(USAGE) { Code::InvalidMountOption } else { Code::MountFailed })
+}
+
+/// The number of `mount error(13)` and of `mount error 13`.
+fn errno(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("mount error")?;
+    let digits: String = rest.trim_start_matches([' ', '(']).chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_somebody_must_correct_is_told_from_one_that_may_pass() {
+        use RepositoryType::{Ceph, Cifs, Nfs};
+        for (repository_type, text, wanted) in [
+            (Nfs, "mount.nfs: access denied by server while mounting nas:/x", Code::MountDenied),
+            (
+                Nfs,
+                "mount.nfs: mounting nas:/x failed, reason given by server: No such file or directory",
+                Code::RepositoryNotFound,
+            ),
+            (Nfs, "mount.nfs: Connection refused", Code::MountFailed),
+            (Nfs, "mount.nfs: Failed to resolve server nas: Name or service not known", Code::MountFailed),
+            (Nfs, "mount.nfs: an incorrect mount option was specified", Code::InvalidMountOption),
+            (Nfs, "mount.nfs: No such device", Code::MountTypeUnsupported),
+            (Nfs, "mount.nfs: Protocol not supported", Code::InvalidMountOption),
+            (Nfs, "mount.nfs: requested NFS version or transport protocol is not supported", Code::InvalidMountOption),
+            (Ceph, "adding ceph secret key to kernel failed: Invalid argument", Code::CredentialsUnreadable),
+            (Ceph, "error reading secret file: -61", Code::CredentialsUnreadable),
+            (Cifs, "mount error(13): Permission denied\nRefer to the mount.cifs(8) manual page", Code::MountDenied),
+            (Cifs, "mount error(2): No such file or directory", Code::RepositoryNotFound),
+            (Cifs, "mount error(6): No such device or address", Code::RepositoryNotFound),
+            (Cifs, "mount error(22): Invalid argument", Code::InvalidMountOption),
+            (Cifs, "mount error(111): could not connect to nas", Code::MountFailed),
+            (Cifs, "mount error(112): Host is down", Code::MountFailed),
+            (Cifs, "mount error(19): No such device", Code::MountTypeUnsupported),
+            (Ceph, "mount error 13 = Permission denied", Code::MountDenied),
+            (Ceph, "mount error 110 = Connection timed out", Code::MountFailed),
+            (Ceph, "mount error: no mds (Metadata Server) is up. The cluster might be laggy", Code::MountFailed),
+        ] {
+            assert_eq!(code(repository_type, &Said { status: Some(32), text }), wanted, "{text}");
+        }
+        assert_eq!(code(Cifs, &Said { status: Some(1), text: "usage" }), Code::InvalidMountOption);
+        let unknown = "mount error: could not resolve address for nas: Unknown error";
+        assert_eq!(code(Cifs, &Said { status: Some(1), text: unknown }), Code::MountFailed);
+    }
+}

@@ -1,0 +1,364 @@
+//! The real mover on real NFS and CIFS shares: what it has to do anywhere, and what only a network share can do to it. Runs in a
+//! virtual host, whose kernel has those file systems: `scripts/virtual-host tests/lab/shares PROGRAM`, which scripts/test does.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "contract/mover.rs"]
+#[allow(dead_code)] // What is asked of a mover wherever its repository is; here a part of it.
+mod contract;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use contract::{SOON, World, done, eventually, lease, opened, refused, sealed, started};
+use longshore::failure::Code;
+use longshore::host::mover::{Mover, Movers, ProcessMovers};
+use longshore::model::id::{BackupId, InstanceId, RepositoryId};
+use longshore::model::instance::{DiskSource, ImageFormat};
+use longshore::model::manifest::Manifest;
+use longshore::model::repository::{Credentials, Repository, RepositoryType, parse_address, parse_options};
+use longshore::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
+use longshore::mover::share::{self, Listed};
+
+/// Bytes of the disk that is backed up.
+const DISK_BYTES: u64 = 8 << 20;
+/// The mount helper's limit and some.
+const MOUNT_GIVEN_UP: Duration = Duration::from_secs(90);
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("`{name}` is not set: run this through tests/lab/shares"))
+}
+
+/// A repository on a share of its own type, in a folder of the share that is this test's.
+struct Remote {
+    folder: tempfile::TempDir,
+    movers: ProcessMovers,
+    repository: Repository,
+    served: PathBuf,
+}
+
+impl Remote {
+    /// A repository below the export `good`.
+    fn nfs() -> Self {
+        Self::on(RepositoryType::Nfs, "127.0.0.1:/good", "vers=4.2", "good")
+    }
+
+    fn cifs() -> Self {
+        Self::on(RepositoryType::Cifs, "//127.0.0.1/good", "vers=3.1.1", "good")
+    }
+
+    /// `address` is that of what is served from the folder `export`.
+    fn on(repository_type: RepositoryType, address: &str, options: &str, export: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("ls").tempdir().unwrap();
+        let served =
+            PathBuf::from(variable("LONGSHORE_SHARES_DIR")).join(export).join(folder.path().file_name().unwrap());
+        fs::create_dir(&served).unwrap();
+        let mut disk: Vec<u8> = (0..DISK_BYTES).map(|at| (at / 512 * 7 + at) as u8).collect();
+        disk[2 << 20..5 << 20].fill(0);
+        fs::write(folder.path().join("disk.raw"), disk).unwrap();
+        let credentials = folder.path().join("credentials");
+        fs::create_dir(&credentials).unwrap();
+        let (program, run) = (env!("CARGO_BIN_EXE_longshore").into(), folder.path().join("run"));
+        let id = share::init(&served).unwrap();
+        let address = format!("{address}/{}", served.file_name().unwrap().to_str().unwrap());
+        let mut remote = Self {
+            movers: ProcessMovers::new(program, run, credentials),
+            repository: repository(repository_type, &address, options, id),
+            folder,
+            served,
+        };
+        if repository_type == RepositoryType::Cifs {
+            remote.log_in(&variable("LONGSHORE_SHARES_USER"), &variable("LONGSHORE_SHARES_PASSWORD"));
+        }
+        remote
+    }
+
+    fn log_in(&mut self, user: &str, password: &str) {
+        let file = self.folder.path().join("credentials/nas");
+        fs::write(&file, format!("username={user}\npassword={password}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        self.repository.credentials = Some(Credentials::Reference { name: "nas".to_owned() });
+    }
+
+    fn instances(&self) -> PathBuf {
+        self.served.join(share::INSTANCES)
+    }
+
+    async fn open(&self, repository: Repository) -> (Box<dyn Mover>, Result<Reply, longshore::failure::Failure>) {
+        let mut mover = started(self, "opens").await;
+        let request = Request::Open { repository, same_device_ok: false, need_bytes: 1 };
+        let answer = mover.ask(request, MOUNT_GIVEN_UP + SOON).await;
+        (mover, answer)
+    }
+
+    /// Opening fails with this code, leaves nothing mounted, and does not keep the mover from opening the right one.
+    async fn refuses(&self, repository: Repository, code: Code) {
+        let shown = format!("{} with {:?}", repository.address, repository.options);
+        let (mut mover, answer) = self.open(repository).await;
+        let failure = answer.map(|reply| panic!("{shown}: {reply:?}")).unwrap_err();
+        assert_eq!(failure.code, code, "{shown}: {failure:#}");
+        assert!(!format!("{failure:#}").contains(variable("LONGSHORE_SHARES_PASSWORD").trim()), "{failure:#}");
+        assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new(), "{shown}");
+        let right = Request::Open { repository: self.repository(), same_device_ok: false, need_bytes: 1 };
+        mover.ask(right, SOON).await.unwrap();
+        mover.stop().await.unwrap();
+        assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new(), "{shown}");
+    }
+}
+
+fn repository(repository_type: RepositoryType, address: &str, options: &str, id: RepositoryId) -> Repository {
+    Repository {
+        id,
+        repository_type,
+        address: parse_address(repository_type, address).unwrap(),
+        options: parse_options(options).unwrap(),
+        credentials: None,
+    }
+}
+
+/// Network shares below `folder` in the mount namespace of any process.
+fn network_mounts(folder: &Path) -> Vec<String> {
+    let below = format!(" {}/", folder.display());
+    let tables = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path().join("mountinfo")).ok());
+    let lines: Vec<String> = tables.flat_map(|table| table.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    lines
+        .into_iter()
+        .filter(|line| line.contains(&below) && [" - nfs", " - cifs"].iter().any(|kind| line.contains(kind)))
+        .collect()
+}
+
+impl World for Remote {
+    fn movers(&self) -> &dyn Movers {
+        &self.movers
+    }
+
+    fn repository(&self) -> Repository {
+        self.repository.clone()
+    }
+
+    fn disk(&self) -> CopyDisk {
+        let source = DiskSource::File { path: self.folder.path().join("disk.raw"), format: ImageFormat::Raw };
+        CopyDisk {
+            target: "vda".parse().unwrap(),
+            source: ByteSource::Volume { source },
+            virtual_bytes: Some(DISK_BYTES),
+            format: Some(ImageFormat::Raw),
+        }
+    }
+
+    fn staging(&self) -> Vec<String> {
+        let instances = fs::read_dir(self.instances()).unwrap();
+        let entries = instances.flat_map(|instance| fs::read_dir(instance.unwrap().path()).unwrap());
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('.')).collect()
+    }
+
+    fn published(&self) -> Vec<Manifest> {
+        let backup = |entry| match entry {
+            Listed::Backup(manifest) => manifest,
+            Listed::Damaged { directory, failure } => panic!("{directory}: {failure:#}"),
+        };
+        share::list_backups(&self.served).unwrap().into_iter().map(backup).collect()
+    }
+
+    fn is_busy(&self) -> bool {
+        !network_mounts(self.folder.path()).is_empty()
+    }
+}
+
+macro_rules! contract {
+    ($($name:ident)*) => {
+        mod nfs {
+            $(#[tokio::test]
+            async fn $name() {
+                super::contract::$name(&super::Remote::nfs()).await;
+            })*
+        }
+        mod cifs {
+            $(#[tokio::test]
+            async fn $name() {
+                super::contract::$name(&super::Remote::cifs()).await;
+            })*
+        }
+    };
+}
+
+contract! {
+    backups_are_published_in_order_and_leave_nothing
+    a_discarded_backup_leaves_nothing
+    a_lease_has_one_holder
+    a_published_backup_is_neither_staged_nor_published_again
+    a_manifest_that_names_what_is_not_there_is_not_published
+    records_have_plain_names
+    a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
+}
+
+/// What is on the server is what was on the disk, looked at past the mount.
+async fn a_backup_is_whole(remote: &Remote) {
+    let instance = InstanceId::draw();
+    let mut mover = opened(remote, "whole").await;
+    let manifest = sealed(remote, &mut mover, instance, BackupId::draw()).await;
+    contract::publish(&mut mover, &manifest).await;
+    done(&mut mover, Request::Release).await;
+    let closed = mover.ask(Request::Close, SOON).await.unwrap();
+    assert_eq!(closed, Reply::Closed { warnings: Vec::new() });
+    mover.stop().await.unwrap();
+    let image = remote.instances().join(instance.to_string()).join(manifest.backup_id.to_string()).join("vda.qcow2");
+    let compared = Command::new("qemu-img")
+        .args(["compare", "-f", "raw", "-F", "qcow2"])
+        .args([&remote.folder.path().join("disk.raw"), &image])
+        .output()
+        .unwrap();
+    assert!(compared.status.success(), "{compared:?}");
+    assert!(!remote.is_busy());
+}
+
+#[tokio::test]
+async fn a_backup_on_nfs_is_whole_also_by_an_ipv6_address_and_with_the_servers_own_choice_of_version() {
+    a_backup_is_whole(&Remote::nfs()).await;
+    a_backup_is_whole(&Remote::on(RepositoryType::Nfs, "[::1]:/good", "", "good")).await;
+}
+
+#[tokio::test]
+async fn a_backup_on_cifs_is_whole_with_a_password_that_needs_care_and_by_an_ipv6_address() {
+    a_backup_is_whole(&Remote::cifs()).await;
+    a_backup_is_whole(&Remote::on(RepositoryType::Cifs, "//::1/good", "seal", "good")).await;
+}
+
+#[tokio::test]
+async fn what_an_operator_gets_wrong_about_nfs_has_its_own_code() {
+    let remote = Remote::nfs();
+    let wrong = |address: &str, options: &str| repository(RepositoryType::Nfs, address, options, remote.repository.id);
+    remote.refuses(wrong("127.0.0.1:/nowhere", ""), Code::RepositoryNotFound).await;
+    remote.refuses(wrong("192.0.2.9:/good", ""), Code::MountDenied).await;
+    remote.refuses(wrong("127.0.0.1:/good", "vers=4.9"), Code::InvalidMountOption).await;
+    remote.refuses(wrong("127.0.0.1:/good", "vers=2"), Code::InvalidMountOption).await;
+    remote.refuses(wrong("127.0.0.1:/good", "nosuchoption"), Code::InvalidMountOption).await;
+    remote.refuses(wrong("127.0.0.1:/good", "port=9"), Code::MountFailed).await;
+    remote.refuses(wrong("127.0.0.1:/good", ""), Code::RepositoryNotFound).await;
+    let with = Credentials::Reference { name: "missing".to_owned() };
+    remote
+        .refuses(Repository { credentials: Some(with), ..wrong("127.0.0.1:/good", "") }, Code::CredentialsUnreadable)
+        .await;
+}
+
+#[tokio::test]
+async fn what_an_operator_gets_wrong_about_cifs_has_its_own_code() {
+    let mut remote = Remote::cifs();
+    let right = remote.repository();
+    let wrong = |address: &str, options: &str| Repository {
+        credentials: right.credentials.clone(),
+        ..repository(RepositoryType::Cifs, address, options, right.id)
+    };
+    remote.refuses(wrong("//127.0.0.1/nowhere", ""), Code::RepositoryNotFound).await;
+    remote.refuses(wrong("//127.0.0.1/good", "vers=9"), Code::InvalidMountOption).await;
+    remote.refuses(wrong("//127.0.0.1/good", "nosuchoption"), Code::InvalidMountOption).await;
+    remote.refuses(wrong("//127.0.0.1/good", "port=9"), Code::MountFailed).await;
+    remote.refuses(Repository { credentials: None, ..right.clone() }, Code::MountDenied).await;
+    remote.log_in(&variable("LONGSHORE_SHARES_USER"), "wrong");
+    let (mut mover, answer) = remote.open(remote.repository()).await;
+    assert_eq!(answer.unwrap_err().code, Code::MountDenied);
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_only_share_and_a_full_one_are_told_apart() {
+    for (kind, read_only, small) in [
+        (RepositoryType::Nfs, "127.0.0.1:/read-only", "127.0.0.1:/small"),
+        (RepositoryType::Cifs, "//127.0.0.1/read-only", "//127.0.0.1/small"),
+    ] {
+        let remote = Remote::on(kind, read_only, "", "read-only");
+        let (mut mover, answer) = remote.open(remote.repository()).await;
+        assert_eq!(answer.unwrap_err().code, Code::RepositoryReadOnly, "{kind:?}");
+        mover.stop().await.unwrap();
+
+        let remote = Remote::on(kind, small, "", "small");
+        // Room for the probe, but not for the disk.
+        let filling = remote.served.join("filling");
+        let free = nix::sys::statvfs::statvfs(&remote.served).unwrap();
+        fs::write(&filling, vec![1; (free.blocks_available() * free.fragment_size() - (2 << 20)) as usize]).unwrap();
+        let mut mover = opened(&remote, "small").await;
+        done(&mut mover, lease(InstanceId::draw())).await;
+        done(&mut mover, contract::stage(InstanceId::draw(), BackupId::draw())).await;
+        let refusal = match mover.ask(Request::Copy { disks: vec![remote.disk()] }, SOON).await {
+            Ok(_) => refused(&mut mover, Request::Seal).await,
+            Err(failure) => failure,
+        };
+        assert_eq!(refusal.code, Code::RepositoryFull, "{kind:?}: {refusal:#}");
+        done(&mut mover, Request::Discard).await;
+        done(&mut mover, Request::Release).await;
+        mover.stop().await.unwrap();
+        assert!(remote.staging().is_empty() && !remote.is_busy());
+        fs::remove_file(filling).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_takes_the_connection_and_says_nothing_is_given_up() {
+    let remote = Remote::nfs();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = format!("vers=4.2,port={}", silent.local_addr().unwrap().port());
+    let began = Instant::now();
+    remote
+        .refuses(
+            repository(RepositoryType::Nfs, "127.0.0.1:/good", &options, remote.repository.id),
+            Code::MountTimedOut,
+        )
+        .await;
+    assert!(began.elapsed() < MOUNT_GIVEN_UP, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn the_password_is_in_no_command_line_and_no_mount_table() {
+    let remote = Remote::cifs();
+    let password = variable("LONGSHORE_SHARES_PASSWORD");
+    let watch = std::thread::spawn({
+        let word = password.trim().to_owned();
+        move || {
+            let until = Instant::now() + Duration::from_secs(5);
+            let mut looked_at = 0;
+            while Instant::now() < until {
+                for entry in fs::read_dir("/proc").unwrap().flatten() {
+                    let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                    let line = String::from_utf8_lossy(&line).into_owned();
+                    assert!(!line.contains(&word), "{line}");
+                    looked_at += usize::from(line.contains("mount.cifs"));
+                }
+            }
+            looked_at
+        }
+    });
+    while !watch.is_finished() {
+        let mut mover = opened(&remote, "secret").await;
+        let tables = fs::read_dir("/proc").unwrap().flatten();
+        for entry in tables {
+            let table = fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
+            assert!(!table.contains(password.trim()));
+        }
+        mover.stop().await.unwrap();
+    }
+    assert!(watch.join().unwrap() > 0, "the helper was seen");
+}
+
+#[tokio::test]
+async fn a_mounted_share_runs_nothing_and_follows_no_link() {
+    let remote = Remote::nfs();
+    let mut mover = opened(&remote, "flags").await;
+    let mounts = network_mounts(remote.folder.path());
+    assert!(!mounts.is_empty());
+    for flag in ["nosuid", "nodev", "noexec", "nosymfollow"] {
+        assert!(
+            mounts.iter().all(|line| line.split(' ').nth(5).unwrap().split(',').any(|found| found == flag)),
+            "{flag}: {mounts:?}"
+        );
+    }
+    mover.stop().await.unwrap();
+    eventually("nothing is mounted", || !remote.is_busy()).await;
+}
