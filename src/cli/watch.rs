@@ -107,7 +107,7 @@ async fn next(events: &mut Box<dyn Subscription>, what: &Follow, bar: &ProgressB
                     continue;
                 }
                 Some(Heard::Back) => {
-                    catch_up(what, bar).await?;
+                    catch_up(what, bar).await;
                     continue;
                 }
                 None => return Err(CliError::failed("the subscription to the events has ended")),
@@ -127,15 +127,18 @@ async fn next(events: &mut Box<dyn Subscription>, what: &Follow, bar: &ProgressB
 }
 
 /// Asks how the run stands after a gap, or says that nobody does.
-async fn catch_up(what: &Follow, bar: &ProgressBar) -> Result<(), CliError> {
+async fn catch_up(what: &Follow, bar: &ProgressBar) {
     let Some((publisher, job)) = &what.again else {
         let advice =
             "the broker is back; if the job has ended meanwhile, nothing more comes (`--timeout-seconds` sets a limit)";
         bar.suspend(|| eprintln!("{advice}"));
-        return Ok(());
+        return;
     };
     bar.suspend(|| eprintln!("the broker is back; asking how the job stands"));
-    publisher.publish(job.clone()).await.map_err(CliError::failed)
+    // The events flow again, whatever comes of this.
+    if let Err(error) = publisher.publish(job.clone()).await {
+        bar.suspend(|| eprintln!("cannot ask how the job stands: {error}"));
+    }
 }
 
 /// Whether an event is about the job.

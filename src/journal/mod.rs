@@ -23,6 +23,7 @@ mod batch;
 mod decide;
 mod entry;
 mod error;
+mod fold;
 mod open;
 mod prune;
 mod read;
@@ -90,7 +91,14 @@ impl Journal {
         let (posted_sender, posted) = watch::channel(ids.outbox - 1);
         let (lock, path) = (files.lock, files.database);
         let (connection, open, posted_to) = (Some(connection), BTreeMap::new(), posted_sender);
-        let writer = Writer { options, connection, ids, open, posted: posted_to, lock, path };
+        let (commits, to_fold) = watch::channel(());
+        let beside = open::writing(&path).connect().await.map_err(|source| JournalError::Database {
+            action: "open",
+            path: path.clone(),
+            source,
+        })?;
+        let folding = tokio::spawn(fold::fold(beside, to_fold));
+        let writer = Writer { options, connection, ids, open, posted: posted_to, commits, folding, lock, path };
         let task = tokio::spawn(writer.write(commands));
         let (reader, ended) = (Arc::new(Mutex::new(reader)), Arc::new(Mutex::new(Some(task))));
         Ok(Journal { commands: sender, reader, posted, installation, ended })

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use super::batch::Batch;
 use super::decide::{NextIds, RunRow};
@@ -39,7 +40,11 @@ pub(super) struct Writer {
     pub(super) open: BTreeMap<RunKey, RunRow>,
     /// The last outbox id that was committed.
     pub(super) posted: watch::Sender<i64>,
-    /// Held until the connection is closed.
+    /// Told of each commit.
+    pub(super) commits: watch::Sender<()>,
+    /// What is told; it ends when the sender is dropped.
+    pub(super) folding: JoinHandle<()>,
+    /// Held until the connections are closed.
     pub(super) lock: File,
     pub(super) path: PathBuf,
 }
@@ -66,6 +71,10 @@ impl Writer {
                     }
                 }
             }
+        }
+        drop(self.commits);
+        if let Err(error) = self.folding.await {
+            tracing::warn!(%error, "what folds the journal's log ended in a panic");
         }
         if let Some(connection) = self.connection
             && let Err(error) = connection.close().await
@@ -99,6 +108,7 @@ impl Writer {
         view.runs.retain(|_, run| !matches!(run.state, RunState::Ended { .. }));
         self.open = view.runs;
         self.ids = view.ids;
+        self.commits.send_replace(());
         if posts {
             self.posted.send_replace(self.ids.outbox - 1);
         }

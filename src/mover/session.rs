@@ -95,7 +95,7 @@ impl Session {
             Request::Copy { disks } => or_broken_off(broken_off, self.copy(disks)).await,
             Request::Compare => or_broken_off(broken_off, self.compare()).await,
             Request::SourcesUnchanged => or_broken_off(broken_off, self.sources_unchanged()).await,
-            Request::Seal => or_broken_off(broken_off, self.seal()).await,
+            Request::Seal => self.seal(broken_off).await,
             Request::Find { instance, backup } => {
                 let root = self.root()?;
                 let found = blocking(move || publish::find(&root, instance, backup)).await?;
@@ -206,12 +206,13 @@ impl Session {
         Ok(Reply::Done)
     }
 
-    async fn seal(&mut self) -> Result<Reply, Failure> {
+    async fn seal(&mut self, broken_off: &CancellationToken) -> Result<Reply, Failure> {
         let staging = self.staging()?;
         // Given back only when all are good: what is broken off half-way is not sealed by asking once more.
         let mut images = self.images.take().ok_or_else(|| out_of_order("seal", "copy"))?;
-        images.check().await?;
+        or_broken_off(broken_off, images.check()).await?;
         self.images = Some(images);
+        // Not broken off: its thread would go on in the directory that is to be discarded. The images are long on the disk.
         blocking(move || seal::seal(&staging)).await.map(|files| Reply::Sealed { files })
     }
 
@@ -308,10 +309,10 @@ fn reporter(progress: &watch::Sender<Option<Notice>>) -> impl Fn(u64, u64, u64) 
     }
 }
 
-async fn or_broken_off(
+async fn or_broken_off<T>(
     broken_off: &CancellationToken,
-    work: impl Future<Output = Result<Reply, Failure>>,
-) -> Result<Reply, Failure> {
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     tokio::select! {
         result = work => result,
         () = broken_off.cancelled() => Err(Failure::new(Code::Interrupted, "the worker asked for something else")),

@@ -58,6 +58,22 @@ pub enum Record {
     Warned { failure: Failure },
 }
 
+impl Record {
+    /// Whether it is about giving back what was taken.
+    pub fn is_of_way_back(&self) -> bool {
+        use Record::{ReleaseFailed, Released, Releasing, UndoFailed, Undoing, Undone};
+        matches!(
+            self,
+            Undoing { .. }
+                | Undone { .. }
+                | UndoFailed { .. }
+                | Releasing { .. }
+                | Released { .. }
+                | ReleaseFailed { .. }
+        )
+    }
+}
+
 /// How far a step that was begun is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {

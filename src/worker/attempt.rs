@@ -228,7 +228,9 @@ impl JournalRecord<'_> {
 #[async_trait]
 impl SagaLog for JournalRecord<'_> {
     async fn record(&self, record: Record) -> Result<(), Failure> {
-        self.write(|| self.journal.record(self.key, self.attempt, record.clone())).await
+        let once = || self.journal.record(self.key, self.attempt, record.clone());
+        // On the way back a guest may be frozen, or the disk be full of what is to be removed: the journal is not waited for.
+        if record.is_of_way_back() { once().await } else { self.write(once).await }
     }
 }
 

@@ -8,11 +8,13 @@ use super::failure::{LinkError, answer};
 use super::link::{Link, Role};
 use crate::broker::HostOnBroker;
 use crate::broker::settings::BrokerSettings;
-use crate::broker::topology::{CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, QueueType, host_queues};
+use crate::broker::topology::{
+    CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, PING_COMMAND, QueueType, control_key, host_queues,
+};
 use crate::model::id::HostId;
 
-/// Where a worker publishes.
-const PUBLISHED_TO: [&str; 3] = [CONTROL_EXCHANGE, EVENTS_EXCHANGE, DEAD_EXCHANGE];
+/// Where a worker tells, and what stands in its routing keys in front of the host: rights may go by them.
+const PUBLISHED_TO: [(&str, &str); 2] = [(EVENTS_EXCHANGE, "worker.heartbeat"), (DEAD_EXCHANGE, "backup.internal")];
 /// A user that nobody is. RabbitMQ looks at the right to publish first and at the user id next, so a message in this name is
 /// refused for the one or the other, and never kept.
 const NOBODY: &str = "longshore check: nobody";
@@ -40,8 +42,9 @@ async fn look(link: &Link, host: &HostId) -> Result<HostOnBroker, LinkError> {
             Err(error) => return Err(error),
         }
     }
-    for exchange in PUBLISHED_TO {
-        match try_to_publish(link, exchange).await {
+    let told = PUBLISHED_TO.map(|(exchange, words)| (exchange, format!("{words}.{host}")));
+    for (exchange, key) in told.into_iter().chain([(CONTROL_EXCHANGE, control_key(host, PING_COMMAND))]) {
+        match try_to_publish(link, exchange, &key).await {
             Err(error) if error.is_access_refused() || error.is_not_found() => found.closed_exchanges.push(exchange),
             // It went as far as the user id.
             Err(error) if error.is_otherwise_declared() => {}
@@ -52,13 +55,13 @@ async fn look(link: &Link, host: &HostId) -> Result<HostOnBroker, LinkError> {
     Ok(found)
 }
 
-async fn try_to_publish(link: &Link, exchange: &'static str) -> Result<(), LinkError> {
+async fn try_to_publish(link: &Link, exchange: &'static str, key: &str) -> Result<(), LinkError> {
     let channel = link.channel().await?;
     answer("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
     let properties = BasicProperties::default().with_user_id(NOBODY.into()).with_expiration("0".into());
     let confirmed = async {
         let options = BasicPublishOptions::default();
-        channel.basic_publish(exchange.into(), "check".into(), options, &[], properties).await?.await
+        channel.basic_publish(exchange.into(), key.into(), options, &[], properties).await?.await
     };
     answer(format!("publish to exchange `{exchange}`"), confirmed).await.map(drop)
 }

@@ -1,6 +1,5 @@
 //! The guard process: `longshore guard`, started by a worker with pipes on stdin and stdout.
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{Answer, Order, read_line, write_line};
 use super::watch::{Asked, watch};
+use super::words::{self, Words, say};
 use super::{GuardDuty, place};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::Hypervisor;
@@ -28,7 +28,7 @@ const OOM_NEVER: &str = "-1000";
 /// also told on stderr.
 pub fn main() -> ExitCode {
     // One that runs already would do as well.
-    let _ = tracing_subscriber::fmt().with_writer(|| WorkersStderr).with_ansi(false).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt().with_writer(|| Words).with_ansi(false).with_target(false).try_init();
     leave_the_workers_reach();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -40,13 +40,15 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(guard());
     // A read of stdin or a libvirt call may still be under way; neither keeps the process.
     runtime.shutdown_background();
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             say(&format!("{failure:#}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    words::finish();
+    code
 }
 
 /// A session of its own, so that no signal to the worker's group or terminal arrives here; no hold on the worker's
@@ -114,23 +116,4 @@ async fn pass_on(mut orders: BufReader<Stdin>, asked: mpsc::Sender<Asked>) {
             return;
         }
     }
-}
-
-/// The worker's stderr, which by now nobody may read: a line that can't be written must not end the guard.
-struct WorkersStderr;
-
-impl Write for WorkersStderr {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let _ = std::io::stderr().write_all(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// On stderr, which is the worker's: a journal or a file, or by now nobody.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "longshore guard: {text}");
 }

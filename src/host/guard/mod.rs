@@ -33,6 +33,7 @@ mod scratch;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -30,6 +30,24 @@ async fn a_second_opener_is_refused_until_the_first_has_closed() {
     reopened(&dir, journal).await;
 }
 
+#[tokio::test]
+async fn the_log_is_folded_into_the_file_beside_the_commits() {
+    const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+    let (dir, journal) = journal().await;
+    let bytes = || std::fs::metadata(dir.path().join("journal.sqlite")).unwrap().len();
+    let (began, body) = (std::time::Instant::now(), "x".repeat(5000));
+    let mut runs = 0;
+    // Far fewer pages than those at which the writer does it.
+    while bytes() < body.len() as u64 * 10 {
+        assert!(began.elapsed() < LIMIT, "{} bytes are in the file after {runs} runs", bytes());
+        if runs < 50 {
+            runs += 1;
+            journal.take(taken(RunKey { job_id: JobId::draw(), run: 1 }, &body)).await.unwrap();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 /// A closed journal with some content, and the path of its file.
 async fn closed() -> (TempDir, std::path::PathBuf) {
     let (dir, journal) = journal().await;

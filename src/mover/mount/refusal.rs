@@ -26,8 +26,11 @@ const KEY_NOT_AVAILABLE: u32 = 126;
 const KEY_REJECTED: u32 = 129;
 
 /// Sentences of mount.nfs(8), and of the other helpers where they print no number; the first that is found counts.
-const SENTENCES: [(&str, Code); 13] = [
+const SENTENCES: [(&str, Code); 16] = [
     ("could not resolve", Code::MountFailed),
+    ("failed to resolve", Code::MountFailed),
+    ("server name not found", Code::MountFailed),
+    ("unable to determine mon addresses", Code::MountFailed),
     ("secret file", Code::CredentialsUnreadable),
     ("secret key", Code::CredentialsUnreadable),
     ("access denied by server", Code::MountDenied),
@@ -86,6 +89,7 @@ mod tests {
             (Nfs, "mount.nfs: No such device", Code::MountTypeUnsupported),
             (Nfs, "mount.nfs: Protocol not supported", Code::InvalidMountOption),
             (Nfs, "mount.nfs: requested NFS version or transport protocol is not supported", Code::InvalidMountOption),
+            (Ceph, "server name not found: mon1 (Name or service not known)", Code::MountFailed),
             (Ceph, "adding ceph secret key to kernel failed: Invalid argument", Code::CredentialsUnreadable),
             (Ceph, "error reading secret file: -61", Code::CredentialsUnreadable),
             (Cifs, "mount error(13): Permission denied\nRefer to the mount.cifs(8) manual page", Code::MountDenied),
