@@ -312,7 +312,7 @@ async fn an_enrolled_worker_needs_no_right_to_declare(rabbit: &Arc<Rabbit>) {
     assert_eq!(broker.inspect(&host).await.unwrap(), HostOnBroker::default(), "it needs no right to declare either");
     let nobody = some_host();
     let missing = host_queues(&nobody, QueueType::Classic).into_iter().map(|queue| queue.name).collect();
-    let not_enrolled = HostOnBroker { missing_queues: missing, ..HostOnBroker::default() };
+    let not_enrolled = HostOnBroker { missing, ..HostOnBroker::default() };
     assert_eq!(broker.inspect(&nobody).await.unwrap(), not_enrolled);
     ctl(rabbit, &["set_permissions", "worker", "^$", "^longshore\\.control$", "^longshore\\..*$"]).await;
     let found = rabbit_client(rabbit, "worker:pw").inspect(&host).await.unwrap();

@@ -215,9 +215,9 @@ pub trait Subscription: Send {
 /// What is on the broker for a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostOnBroker {
-    /// Queues of the host that are not there: it is not enrolled, and its worker has not made them.
-    pub missing_queues: Vec<String>,
-    /// Exchanges that its worker publishes to and that are not there, or closed to the user.
+    /// Queues of the host, and exchanges, that are not there: it is not enrolled, and its worker has not made them.
+    pub missing: Vec<String>,
+    /// Exchanges that its worker publishes to and that are closed to the user.
     pub closed_exchanges: Vec<&'static str>,
 }
 

@@ -28,7 +28,7 @@ impl Exit {
         (Exit::Warnings, "done, with warnings or findings"),
         (Exit::JobFailed, "the job that was watched failed or was cancelled"),
         (Exit::NotFound, "what was asked for does not exist"),
-        (Exit::Interrupted, "interrupted by a signal"),
+        (Exit::Interrupted, "interrupted (SIGINT)"),
     ];
 
     /// The process's exit status.

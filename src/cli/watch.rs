@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use super::ConfigArgs;
 use super::broker::{block_on, connect};
@@ -73,7 +74,7 @@ pub async fn follow(mut events: Box<dyn Subscription>, what: Follow) -> Result<E
             }
         };
         if what.json {
-            output::json_line(&event)?;
+            output::json_line(&Line { message_type: event.message_type(), event: &event })?;
         }
         let end = match &event {
             Event::Run(event) => {
@@ -87,6 +88,15 @@ pub async fn follow(mut events: Box<dyn Subscription>, what: Follow) -> Result<E
             return Ok(exit);
         }
     }
+}
+
+/// An event for a program, with what tells one from another.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    message_type: String,
+    #[serde(flatten)]
+    event: &'a Event,
 }
 
 /// Shows that a message for the job was refused.
@@ -187,7 +197,8 @@ fn show(event: &RunEvent, bar: &ProgressBar, json: bool) -> Result<Option<Exit>,
         }
         RunDetail::Failed(failed) => {
             bar.abandon();
-            say(format!("failed after {} attempts: {}", failed.attempts, reason(&failed.failure)));
+            let attempts = if failed.attempts == 1 { "attempt" } else { "attempts" };
+            say(format!("failed after {} {attempts}: {}", failed.attempts, reason(&failed.failure)));
             for warning in &failed.warnings {
                 say(format!("warning: {warning}"));
             }

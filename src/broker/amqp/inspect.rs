@@ -36,7 +36,7 @@ async fn look(link: &Link, host: &HostId) -> Result<HostOnBroker, LinkError> {
         match answer(format!("look for queue `{}`", queue.name), request).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => {
-                found.missing_queues.push(queue.name);
+                found.missing.push(queue.name);
                 channel = link.channel().await?;
             }
             Err(error) => return Err(error),
@@ -45,7 +45,8 @@ async fn look(link: &Link, host: &HostId) -> Result<HostOnBroker, LinkError> {
     let told = PUBLISHED_TO.map(|(exchange, words)| (exchange, format!("{words}.{host}")));
     for (exchange, key) in told.into_iter().chain([(CONTROL_EXCHANGE, control_key(host, PING_COMMAND))]) {
         match try_to_publish(link, exchange, &key).await {
-            Err(error) if error.is_access_refused() || error.is_not_found() => found.closed_exchanges.push(exchange),
+            Err(error) if error.is_access_refused() => found.closed_exchanges.push(exchange),
+            Err(error) if error.is_not_found() => found.missing.push(exchange.to_owned()),
             // It went as far as the user id.
             Err(error) if error.is_otherwise_declared() => {}
             Err(error) => return Err(error),

@@ -32,7 +32,7 @@ mod subscribe;
 mod thread;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 
@@ -46,11 +46,12 @@ use crate::model::id::HostId;
 pub(super) struct AmqpBroker {
     settings: Arc<BrokerSettings>,
     thread: Arc<AmqpThread>,
-    publisher: PublishHandle,
+    /// Started by the first who wants it: who only looks or listens declares nothing that hosts share.
+    publisher: OnceLock<PublishHandle>,
 }
 
 impl AmqpBroker {
-    /// Starts the thread and the publisher on it.
+    /// Starts the thread.
     pub(super) fn start(settings: BrokerSettings) -> Result<Self, BrokerError> {
         let settings = Arc::new(settings);
         let thread = AmqpThread::start().map_err(|source| BrokerError {
@@ -58,19 +59,22 @@ impl AmqpBroker {
             address: settings.uri.address(),
             source: source.into(),
         })?;
-        let publisher = publish::start(&thread, Arc::clone(&settings));
-        Ok(Self { settings, thread, publisher })
+        Ok(Self { settings, thread, publisher: OnceLock::new() })
+    }
+
+    fn publishing(&self) -> &PublishHandle {
+        self.publisher.get_or_init(|| publish::start(&self.thread, Arc::clone(&self.settings)))
     }
 }
 
 #[async_trait]
 impl Broker for AmqpBroker {
     fn publisher(&self) -> Arc<dyn Publisher> {
-        Arc::new(self.publisher.clone())
+        Arc::new(self.publishing().clone())
     }
 
     async fn open_host(&self, host: &HostId) -> Box<dyn HostSession> {
-        session::open(&self.thread, Arc::clone(&self.settings), host.clone(), self.publisher.link.clone())
+        session::open(&self.thread, Arc::clone(&self.settings), host.clone(), self.publishing().link.clone())
     }
 
     async fn inspect(&self, host: &HostId) -> Result<HostOnBroker, BrokerError> {

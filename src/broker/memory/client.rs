@@ -51,8 +51,8 @@ impl Broker for MemoryClient {
             });
         }
         let names = host_queues(host, QueueType::Classic).into_iter().map(|queue| queue.name);
-        let missing_queues = names.filter(|name| state.depth(name).is_none()).collect();
-        Ok(HostOnBroker { missing_queues, ..HostOnBroker::default() })
+        let missing = names.filter(|name| state.depth(name).is_none()).collect();
+        Ok(HostOnBroker { missing, ..HostOnBroker::default() })
     }
 
     async fn subscribe(

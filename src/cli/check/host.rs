@@ -175,12 +175,16 @@ fn on_broker(found: &HostOnBroker, host: &HostId, address: &str) -> Finding {
     let named = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     if !found.closed_exchanges.is_empty() {
         let text = format!("{address} lets this user not publish to {}", named(found.closed_exchanges.clone()));
-        return Finding::fail("broker", text, "enrol the host, or give its user the right to write there");
+        return Finding::fail("broker", text, "give the user the right to write there");
     }
-    if !found.missing_queues.is_empty() {
-        let names = named(found.missing_queues.iter().map(String::as_str).collect());
+    if !found.missing.is_empty() {
+        let names = named(found.missing.iter().map(String::as_str).collect());
         let text = format!("reached at {address}, where host `{host}` is not enrolled: there is no {names}");
-        return Finding::warn("broker", text, "enrol it; a worker whose user may configure makes them when it starts");
+        return Finding::warn(
+            "broker",
+            text,
+            "a worker whose user may configure makes them when it starts; else declare them for it",
+        );
     }
     Finding::ok("broker", format!("reached at {address}; jobs will come from `{}`", jobs_queue(host)))
 }
