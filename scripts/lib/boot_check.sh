@@ -13,6 +13,8 @@ lab_boot_check() {
     made=$(tiny_guest_dir)
     mkdir -p "$lab_dir"
     work=$(mktemp -d "$lab_dir/boot-check-XXXXXX")
+    # Of a QEMU that does not start there is no console, which is as telling.
+    : >"$work/console"
     TMPDIR=$work LONGSHORE_LAB_MARK=$lab_mark timeout --kill-after=5 "$boot_check_seconds" qemu-system-x86_64 \
         -machine pc,accel=tcg -m "$boot_check_memory_mib" -nodefaults -no-user-config -display none -no-reboot \
         -kernel "$made/vmlinuz" -initrd "$made/initrd.gz" -append "console=ttyS0 quiet loglevel=3 panic=-1 longshore.show" \
