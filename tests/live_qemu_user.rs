@@ -52,7 +52,10 @@ impl Worker {
             directory("run"),
             directory("lib/scratch"),
         );
-        std::fs::write(folder.join("worker.toml"), config).unwrap();
+        let file = folder.join("worker.toml");
+        std::fs::write(&file, config).unwrap();
+        // The broker's password is in it.
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         let log = std::fs::File::create(folder.join("worker.log")).unwrap();
         let process = longshore(folder, &["worker"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Self { process, folder: folder.to_owned() }
