@@ -5,8 +5,9 @@
 //! runs never take the last one, if there is more than one.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -140,17 +141,38 @@ fn take_one<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     }
 }
 
-/// The runs that wait, in the order in which they would like to start.
+/// The runs that wait, in the order in which they would like to start. What is asked with every event of a worker, when the next
+/// moment comes and who is late, costs the same however many wait.
 #[derive(Clone, Debug, Default)]
 pub struct Waiting {
-    runs: BTreeMap<(bool, u64), Candidate>,
+    runs: BTreeMap<Place, Candidate>,
+    /// When the time of those that wait for it comes.
+    not_before: BTreeSet<(Timestamp, Place)>,
+    /// When it is too late for those that have such a moment.
+    start_before: BTreeSet<(Timestamp, Place)>,
 }
+
+/// `false` sorts first: urgent runs are the ones with `!urgent == false`.
+type Place = (bool, u64);
 
 impl Waiting {
     /// Adds a run.
     pub fn add(&mut self, run: Candidate) {
-        // `false` sorts first: urgent runs are the ones with `!urgent == false`.
-        self.runs.insert((!run.urgent, run.order), run);
+        let place = (!run.urgent, run.order);
+        self.not_before.extend(run.not_before.map(|moment| (moment, place)));
+        self.start_before.extend(run.start_before.map(|moment| (moment, place)));
+        self.runs.insert(place, run);
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Candidate> {
+        let run = self.runs.remove(&place)?;
+        if let Some(moment) = run.not_before {
+            self.not_before.remove(&(moment, place));
+        }
+        if let Some(moment) = run.start_before {
+            self.start_before.remove(&(moment, place));
+        }
+        Some(run)
     }
 
     /// How many wait.
@@ -177,20 +199,20 @@ impl Waiting {
                 Err(_) => {}
             }
         }
-        chosen.and_then(|place| self.runs.remove(&place))
+        self.remove(chosen?)
     }
 
     /// Takes out the first run whose time to be started has passed.
     pub fn take_late(&mut self, now: Timestamp) -> Option<Candidate> {
-        let late = |run: &Candidate| run.start_before.is_some_and(|moment| moment <= now);
-        let place = self.runs.iter().find(|(_, run)| late(run)).map(|(place, _)| *place);
-        place.and_then(|place| self.runs.remove(&place))
+        let (moment, place) = self.start_before.first().copied()?;
+        if moment <= now { self.remove(place) } else { None }
     }
 
     /// The earliest moment at which a run that waits for its time may start, or may not be started any more.
     pub fn next_moment(&self, now: Timestamp) -> Option<Timestamp> {
-        let moments = self.runs.values().flat_map(|run| [run.not_before, run.start_before]);
-        moments.flatten().filter(|moment| *moment > now).min()
+        let after = (Bound::Excluded((now, (true, u64::MAX))), Bound::Unbounded);
+        let first = |moments: &BTreeSet<(Timestamp, Place)>| moments.range(after).next().map(|(moment, _)| *moment);
+        first(&self.not_before).into_iter().chain(first(&self.start_before)).min()
     }
 }
 
