@@ -18,8 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::admit::Names;
-use super::admit::{Occupied, Waiting};
+use super::admit::{Names, Occupied, Waiting};
 use super::attempt::{attempt, recover};
 use super::backlog::{outbox_is_full, wanted_next};
 use super::conclude::{Told, cancel, conclude};
@@ -120,9 +119,6 @@ impl Driver {
         let (mut names, mut unsent) = (self.shared.names(), self.shared.counters.kept.subscribe());
         let mut ready = pin!(ready(session.state(), self.shared.names()));
         loop {
-            if let Some(names) = names.borrow_and_update().clone() {
-                self.occupied.learn(names);
-            }
             self.end_what_is_late();
             if self.ready {
                 self.start_what_may();
@@ -138,8 +134,12 @@ impl Driver {
                 Some(taken) = self.intakes.join_next() => self.taken(taken),
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = async { match wake { Some(wake) => sleep_until(wake).await, None => std::future::pending().await } } => {}
-                () = &mut ready, if !self.ready => self.ready = true,
-                Ok(()) = names.changed() => {}
+                () = &mut ready, if !self.ready => {
+                    // Before anything starts, whatever else is news.
+                    self.learn(&mut names);
+                    self.ready = true;
+                }
+                Ok(()) = names.changed() => self.learn(&mut names),
                 Ok(()) = unsent.changed() => {}
                 _ = prunes.tick() => self.prune(),
                 () = shutdown.reached(Stage::Drain) => return,
@@ -178,6 +178,12 @@ impl Driver {
     /// Runs that wait, and attempts that run.
     pub fn counts(&self) -> (usize, usize) {
         (self.waiting.len(), self.occupied.len())
+    }
+
+    fn learn(&mut self, names: &mut watch::Receiver<Option<Arc<Names>>>) {
+        if let Some(names) = names.borrow_and_update().clone() {
+            self.occupied.learn(names);
+        }
     }
 
     fn open_runs(&self) -> usize {
