@@ -34,8 +34,11 @@ const LATE_BEGIN_SECONDS_MAX: u64 = 90;
 /// Longest time for one try of the release.
 const RELEASE_SECONDS_MAX: u64 = JOB_END_SECONDS_MAX + LATE_BEGIN_SECONDS_MAX + 30;
 
-/// Pause between two looks whether the job is gone.
-const JOB_END_PAUSE: Duration = Duration::from_millis(250);
+/// First pause between two looks whether the job is gone: as a rule it is by then, and the backup would wait for nothing.
+const JOB_END_FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Longest pause between two looks whether the job is gone. Each pause is twice the one before.
+const JOB_END_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Longest time in which a job that an earlier attempt has left has to be gone.
 const STRAY_END_MAX: Duration = Duration::from_secs(30);
@@ -134,14 +137,15 @@ async fn end_stray(context: &mut Context) -> Result<(), Failure> {
     let Some(DomainJob::Pull { socket }) = hypervisor.domain_job(instance).await? else { return Ok(()) };
     let Some(attempt) = socket_dir_of(&context.settings, &socket) else { return Ok(()) };
     let until = Instant::now() + STRAY_END_MAX;
-    let mut was_there = false;
+    let (mut was_there, mut pause) = (false, JOB_END_FIRST_PAUSE);
     while !end_once(hypervisor.as_ref(), instance, &socket, &mut was_there).await? {
         if Instant::now() >= until {
             let text =
                 format!("the pull backup on `{}`, which an earlier attempt left, does not end", socket.display());
             return Err(Failure::new(Code::InstanceBusy, text));
         }
-        sleep(JOB_END_PAUSE).await;
+        sleep(pause).await;
+        pause = longer(pause);
     }
     tracing::warn!(instance.id = %instance, %attempt, "ended the pull backup that an earlier attempt had left");
     let scratch_dir = context.settings.scratch_dir.join(&attempt);
@@ -176,7 +180,7 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
         until += Duration::from_secs(LATE_BEGIN_SECONDS_MAX);
     }
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
-    let mut ours_was_there = false;
+    let (mut ours_was_there, mut pause) = (false, JOB_END_FIRST_PAUSE);
     loop {
         let once = end_once(hypervisor.as_ref(), instance, socket, &mut ours_was_there);
         let last = match timeout_at(until, once).await {
@@ -186,7 +190,7 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
                     context.late_begin = None;
                     return Ok(());
                 }
-                if Instant::now() + JOB_END_PAUSE >= until {
+                if Instant::now() + pause >= until {
                     return Err(begin_under_way());
                 }
                 None
@@ -195,7 +199,7 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
             Ok(Err(failure)) => Some(failure),
             Err(_) => None,
         };
-        if Instant::now() + JOB_END_PAUSE >= until {
+        if Instant::now() + pause >= until {
             let text = format!(
                 "the pull backup on `{}` is still there {JOB_END_SECONDS_MAX} s after its end",
                 socket.display()
@@ -203,8 +207,13 @@ async fn end_job(context: &mut Context, socket: &Path) -> Result<(), Failure> {
             let failure = Failure::new(Code::HypervisorFailed, text);
             return Err(last.iter().fold(failure, |failure, last| failure.because_of(last)));
         }
-        sleep(JOB_END_PAUSE).await;
+        sleep(pause).await;
+        pause = longer(pause);
     }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(JOB_END_PAUSE_MAX)
 }
 
 fn begin_under_way() -> Failure {
