@@ -97,7 +97,7 @@ codes! {
     MountDenied = "mount_denied", Permanent, "the share refuses this host or its credentials";
     MountTimedOut = "mount_timed_out", Transient, "mounting the share got no answer in its time";
     MountTypeUnsupported = "mount_type_unsupported", Permanent, "this host cannot mount a repository of that type: its program is missing, or the kernel lacks it";
-    CredentialsUnreadable = "credentials_unreadable", Permanent, "the file that the credentials refer to is missing, readable by others or malformed";
+    CredentialsUnreadable = "credentials_unreadable", Permanent, "the file that the credentials refer to is missing, readable by others or malformed, or sealed ones do not open with this host's key";
     RepositoryNotFound = "repository_not_found", Permanent, "no repository at that address: missing directory or no `longshore.json`";
     RepositoryIdentityMismatch = "repository_identity_mismatch", Permanent, "the share holds another repository than the job names";
     RepositoryNotSeparate = "repository_not_separate", Permanent, "the address is on the same device as its parent: nothing is mounted there";

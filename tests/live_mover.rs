@@ -21,7 +21,7 @@ use longshore::model::id::{BackupId, InstanceId};
 use longshore::model::instance::{DiskSource, ImageFormat};
 use longshore::model::manifest::Manifest;
 use longshore::model::repository::{Repository, RepositoryType};
-use longshore::mover::protocol::{ByteSource, CopiedDisk, CopyDisk, Reply, Request};
+use longshore::mover::protocol::{ByteSource, CopiedDisk, CopyDisk, CredentialPlaces, Reply, Request};
 use longshore::mover::share::{self, Listed};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
@@ -35,6 +35,11 @@ struct Real {
     folder: tempfile::TempDir,
     movers: ProcessMovers,
     repository: Repository,
+}
+
+/// A directory repository has no credentials.
+fn nowhere() -> CredentialPlaces {
+    CredentialPlaces { dir: "/nowhere".into(), host_key: "/nowhere/host.key".into() }
 }
 
 impl Real {
@@ -59,8 +64,7 @@ impl Real {
         let mut disk: Vec<u8> = (0..DISK_BYTES).map(|at| (at / 512 * 7 + at) as u8).collect();
         disk[2 << 20..5 << 20].fill(0);
         fs::write(folder.path().join("disk.raw"), disk).unwrap();
-        let movers =
-            ProcessMovers::new(env!("CARGO_BIN_EXE_longshore").into(), folder.path().join("run"), "/nowhere".into());
+        let movers = ProcessMovers::new(env!("CARGO_BIN_EXE_longshore").into(), folder.path().join("run"), nowhere());
         Self { folder, movers, repository }
     }
 
@@ -739,9 +743,9 @@ async fn a_mover_without_root_says_so() {
 #[tokio::test]
 async fn a_program_that_is_no_mover_is_found_out() {
     let real = Real::new();
-    let movers = ProcessMovers::new("/bin/true".into(), real.folder.path().join("run"), "/nowhere".into());
+    let movers = ProcessMovers::new("/bin/true".into(), real.folder.path().join("run"), nowhere());
     assert_eq!(movers.start(&"x".parse().unwrap()).await.err().unwrap().code, Code::MoverDied);
-    let movers = ProcessMovers::new("/bin/true".into(), Path::new("/").join("a".repeat(100)), "/nowhere".into());
+    let movers = ProcessMovers::new("/bin/true".into(), Path::new("/").join("a".repeat(100)), nowhere());
     let failure = movers.start(&"x".parse().unwrap()).await.err().unwrap();
     assert_eq!(failure.code, Code::HostUnfit);
     assert!(failure.text.contains("too long"), "{failure:#}");

@@ -8,20 +8,24 @@
 mod contract;
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use contract::{SOON, World, done, eventually, lease, opened, refused, sealed, started};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use contract::{SOON, World, done, eventually, lease, opened, refused, started};
 use longshore::failure::Code;
 use longshore::host::mover::{Mover, Movers, ProcessMovers};
-use longshore::model::id::{BackupId, InstanceId, RepositoryId};
+use longshore::model::id::{BackupId, InstanceId, JobId, RepositoryId};
 use longshore::model::instance::{DiskSource, ImageFormat};
 use longshore::model::manifest::Manifest;
-use longshore::model::repository::{Credentials, Repository, RepositoryType, parse_address, parse_options};
-use longshore::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
+use longshore::model::repository::{Credentials, Repository, RepositoryType, Sealed, parse_address, parse_options};
+use longshore::mover::protocol::{ByteSource, CopyDisk, CredentialPlaces, Reply, Request};
+use longshore::mover::sealed::{self, HostKey};
 use longshore::mover::share::{self, Listed};
 
 /// Bytes of the disk that is backed up.
@@ -31,6 +35,10 @@ const MOUNT_GIVEN_UP: Duration = Duration::from_secs(90);
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("`{name}` is not set: run this through tests/lab/shares"))
+}
+
+fn places(folder: &Path) -> CredentialPlaces {
+    CredentialPlaces { dir: folder.join("credentials"), host_key: folder.join("host.key") }
 }
 
 /// A repository on a share of its own type, in a folder of the share that is this test's.
@@ -60,13 +68,13 @@ impl Remote {
         let mut disk: Vec<u8> = (0..DISK_BYTES).map(|at| (at / 512 * 7 + at) as u8).collect();
         disk[2 << 20..5 << 20].fill(0);
         fs::write(folder.path().join("disk.raw"), disk).unwrap();
-        let credentials = folder.path().join("credentials");
-        fs::create_dir(&credentials).unwrap();
+        let places = places(folder.path());
+        fs::create_dir(&places.dir).unwrap();
         let (program, run) = (env!("CARGO_BIN_EXE_longshore").into(), folder.path().join("run"));
         let id = share::init(&served).unwrap();
         let address = format!("{address}/{}", served.file_name().unwrap().to_str().unwrap());
         let mut remote = Self {
-            movers: ProcessMovers::new(program, run, credentials),
+            movers: ProcessMovers::new(program, run, places),
             repository: repository(repository_type, &address, options, id),
             folder,
             served,
@@ -204,7 +212,7 @@ contract! {
 async fn a_backup_is_whole(remote: &Remote) {
     let instance = InstanceId::draw();
     let mut mover = opened(remote, "whole").await;
-    let manifest = sealed(remote, &mut mover, instance, BackupId::draw()).await;
+    let manifest = contract::sealed(remote, &mut mover, instance, BackupId::draw()).await;
     contract::publish(&mut mover, &manifest).await;
     done(&mut mover, Request::Release).await;
     let closed = mover.ask(Request::Close, SOON).await.unwrap();
@@ -230,6 +238,43 @@ async fn a_backup_on_nfs_is_whole_also_by_an_ipv6_address_and_with_the_servers_o
 async fn a_backup_on_cifs_is_whole_with_a_password_that_needs_care_and_by_an_ipv6_address() {
     a_backup_is_whole(&Remote::cifs()).await;
     a_backup_is_whole(&Remote::on(RepositoryType::Cifs, "//::1/good", "seal", "good")).await;
+}
+
+/// What examples/seal_credentials.py prints for this host's key: sealed by a library that knows nothing of us.
+fn sealed_elsewhere(remote: &Remote, text: &str, host: &str, job_id: JobId) -> Sealed {
+    let key = HostKey::read_or_make(&places(remote.folder.path()).host_key).unwrap();
+    let mut python = Command::new(variable("LONGSHORE_PYTHON"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/seal_credentials.py"))
+        .args([&key.public().to_string(), host, &job_id.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    python.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let printed = python.wait_with_output().unwrap();
+    assert!(printed.status.success());
+    let part: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+    let bytes = |name: &str| STANDARD.decode(part["sealed"][name].as_str().unwrap()).unwrap();
+    Sealed { enc: bytes("enc"), ciphertext: bytes("ciphertext"), job_id, host: "kvm-07".parse().unwrap() }
+}
+
+#[tokio::test]
+async fn credentials_that_python_sealed_to_this_host_open_a_share_and_those_for_another_job_or_host_do_not() {
+    let mut remote = Remote::cifs();
+    let (user, password) = (variable("LONGSHORE_SHARES_USER"), variable("LONGSHORE_SHARES_PASSWORD"));
+    let text = format!("username={user}\npassword={password}\n");
+    let job_id = JobId::draw();
+    let right = sealed_elsewhere(&remote, &text, "kvm-07", job_id);
+    remote.repository.credentials = Some(Credentials::Sealed(right.clone()));
+    a_backup_is_whole(&remote).await;
+    for wrong in [
+        Sealed { job_id: JobId::draw(), ..right },
+        sealed_elsewhere(&remote, &text, "kvm-08", job_id),
+        sealed_elsewhere(&remote, "no line of credentials", "kvm-07", job_id),
+    ] {
+        let wrong = Repository { credentials: Some(Credentials::Sealed(wrong)), ..remote.repository() };
+        remote.refuses(wrong, Code::CredentialsUnreadable).await;
+    }
 }
 
 #[tokio::test]
@@ -326,9 +371,13 @@ fn shown_of_processes(file: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn the_password_is_in_no_command_line_and_no_mount_table() {
-    let remote = Remote::cifs();
-    let password = variable("LONGSHORE_SHARES_PASSWORD");
+    let mut remote = Remote::cifs();
+    let (user, password) = (variable("LONGSHORE_SHARES_USER"), variable("LONGSHORE_SHARES_PASSWORD"));
     let word = password.trim();
+    let key = HostKey::read_or_make(&places(remote.folder.path()).host_key).unwrap().public();
+    let text = format!("username={user}\npassword={password}\n");
+    let sealed = sealed::seal(&text, &key, &"kvm-07".parse().unwrap(), JobId::draw()).unwrap();
+    remote.repository.credentials = Some(Credentials::Sealed(sealed));
     let mut mover = opened(&remote, "secret").await;
     assert!(remote.is_busy());
     for shown in ["mountinfo", "cmdline"].into_iter().flat_map(shown_of_processes) {
@@ -343,7 +392,7 @@ async fn the_password_is_in_no_command_line_and_no_mount_table() {
         credentials: remote.repository().credentials,
         ..repository(RepositoryType::Cifs, "//127.0.0.1/good", &options, remote.repository.id)
     };
-    let opening = remote.open(hangs);
+    let mut opening = Box::pin(remote.open(hangs));
     let looking = eventually("the mount helper has connected", || {
         let lines = shown_of_processes("cmdline");
         for line in &lines {
@@ -352,9 +401,14 @@ async fn the_password_is_in_no_command_line_and_no_mount_table() {
         lines.iter().any(|line| line.contains("mount.cifs") && line.contains(&options))
     });
     tokio::select! {
-        (_, answer) = opening => panic!("the helper was not seen: {answer:?}"),
+        (_, answer) = &mut opening => panic!("the helper was not seen: {answer:?}"),
         () = looking => {}
     }
+    // Its connection is reset: a mount that hangs holds up the kernel's unmounting of other shares of its kind.
+    drop(silent);
+    let (mut mover, answer) = opening.await;
+    answer.unwrap_err();
+    mover.stop().await.unwrap();
 }
 
 #[tokio::test]

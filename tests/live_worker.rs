@@ -28,6 +28,8 @@ mod killed;
 mod moment;
 #[path = "live_worker/running.rs"]
 mod running;
+#[path = "live_worker/secrets.rs"]
+mod secrets;
 #[path = "live_worker/share.rs"]
 mod share;
 #[path = "live_worker/slate.rs"]

@@ -9,6 +9,7 @@ mod check;
 mod codes;
 mod events;
 pub mod exit;
+mod host;
 mod job;
 mod output;
 mod publish;
@@ -50,6 +51,9 @@ enum Command {
     /// Look at the backups of a repository, straight from its directory
     #[command(subcommand)]
     Backup(backup::BackupCommand),
+    /// What others have to know of this host
+    #[command(subcommand)]
+    Host(host::HostCommand),
     /// Check a configuration, this host or a repository: one line each, with the remedy
     #[command(subcommand)]
     Check(check::CheckCommand),
@@ -116,6 +120,7 @@ fn dispatch(command: Command) -> Result<Exit, output::CliError> {
         Command::Job(command) => job::run(&command),
         Command::Events(args) => events::run(&args),
         Command::Backup(command) => backup::run(&command),
+        Command::Host(command) => host::run(&command),
         Command::Check(command) => check::run(&command),
         Command::Codes(args) => codes::run(&args),
     }

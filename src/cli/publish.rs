@@ -1,6 +1,7 @@
 //! `longshore job publish`: one job to one host's queue, confirmed by the broker, refused when the host has no queue.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -13,10 +14,14 @@ use super::output::{self, CliError};
 use super::watch::{Follow, follow};
 use crate::broker::topology::{EVENTS_EXCHANGE, JOBS_EXCHANGE, jobs_key, urgent_jobs_key};
 use crate::broker::{Outgoing, PublishError};
-use crate::message::job::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart};
+use crate::message::job::{
+    BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart,
+};
 use crate::message::{Encoded, Encoding, decode_job, encode_job};
 use crate::model::id::{HostId, InstanceId, JobId};
 use crate::model::job::JobKind;
+use crate::mover::private_file;
+use crate::mover::sealed::{PublicKey, seal};
 
 #[derive(Debug, Subcommand)]
 pub enum PublishCommand {
@@ -50,6 +55,12 @@ pub struct BackupArgs {
     /// Name of the file with the share's credentials in the host's credentials directory
     #[arg(long, value_name = "NAME")]
     credentials: Option<String>,
+    /// File with the share's credentials, which go along sealed to the host; `chmod 600` it
+    #[arg(long, value_name = "FILE", conflicts_with = "credentials", requires = "host_key")]
+    seal_credentials: Option<PathBuf>,
+    /// The host's public key, as `longshore host key` prints it there
+    #[arg(long, value_name = "KEY", requires = "seal_credentials")]
+    host_key: Option<PublicKey>,
     /// Freeze the guest's file systems for the moment of the backup
     #[arg(long, default_value = "off", value_parser = ["off", "prefer", "require"])]
     quiesce: String,
@@ -107,12 +118,22 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
     let PublishCommand::Backup(args) = command;
-    let job = args.message();
+    let mut job = args.message();
+    if let (Some(file), Some(key)) = (&args.seal_credentials, &args.host_key) {
+        job.repository.credentials = Some(sealed(file, key, &args.host, &job.job_id)?);
+    }
     let encoding = if args.encoding == "json" { Encoding::Json } else { Encoding::MessagePack };
     let encoded = encode_job(&job, encoding, Timestamp::now())?;
     // As the worker will read it, so that a mistake is heard here and not in the dead letters, and a secret gets nowhere.
     decode_job(&encoded.properties, &encoded.body, &args.host).map_err(CliError::usage)?;
     block_on(publish(args, &job, encoded))
+}
+
+fn sealed(file: &Path, key: &PublicKey, host: &HostId, job_id: &str) -> Result<CredentialsPart, CliError> {
+    let job_id: JobId = job_id.parse().map_err(CliError::usage)?;
+    let sealed = seal(&private_file::read(file)?, key, host, job_id)
+        .map_err(|error| CliError::usage(format!("cannot seal to the host's key `{key}`: {error}")))?;
+    Ok(CredentialsPart { reference: None, sealed: Some(SealedPart::from(&sealed)) })
 }
 
 async fn publish(args: &BackupArgs, job: &JobMessage, encoded: Encoded) -> Result<Exit, CliError> {

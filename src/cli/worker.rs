@@ -11,6 +11,7 @@ use clap::Args;
 use super::ConfigArgs;
 use super::broker::{load, settings};
 use super::exit::Exit;
+use super::host::{credential_places, key};
 use super::output::CliError;
 use crate::broker;
 use crate::config::{Config, LogFormat};
@@ -64,7 +65,7 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     }
     let doors = doors(config);
     let parts = Parts {
-        settings: worker_settings(config, host.clone()),
+        settings: worker_settings(config, host.clone())?,
         broker: broker::connect(settings(&config.broker, host.as_str())?).map_err(CliError::failed)?,
         work: Arc::new(Jobs::new(doors.clone(), backup_settings(config, host, journal.installation()))),
         hypervisor: doors.hypervisor,
@@ -87,14 +88,15 @@ pub fn doors(config: &Config) -> Doors {
         movers: Arc::new(ProcessMovers::new(
             PathBuf::from(OURSELVES),
             config.worker.run_dir.clone(),
-            config.credentials.dir.clone(),
+            credential_places(config),
         )),
     }
 }
 
-fn worker_settings(config: &Config, host: HostId) -> Settings {
-    Settings {
+fn worker_settings(config: &Config, host: HostId) -> Result<Settings, CliError> {
+    Ok(Settings {
         host,
+        host_key: key(config)?,
         slots: worker::admit::Slots {
             host: config.worker.slots as usize,
             repository: config.worker.slots_per_repository as usize,
@@ -105,7 +107,7 @@ fn worker_settings(config: &Config, host: HostId) -> Settings {
         inventory: config.worker.inventory,
         scratch_dir: config.scratch.dir.clone(),
         keep: crate::journal::Keep::default(),
-    }
+    })
 }
 
 /// What the configuration says about backups.

@@ -15,7 +15,7 @@ pub use options::{OPTIONS_BYTES_MAX, is_secret_name, is_secret_option, parse_opt
 
 use serde::{Deserialize, Serialize};
 
-use super::id::RepositoryId;
+use super::id::{HostId, JobId, RepositoryId};
 
 /// What kind of share a repository is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -50,14 +50,22 @@ pub enum Credentials {
         name: String,
     },
     /// HPKE to the host's key; opened only while mounting.
-    Sealed {
-        /// Encapsulated key.
-        #[serde(with = "serde_bytes")]
-        enc: Vec<u8>,
-        /// Sealed bytes.
-        #[serde(with = "serde_bytes")]
-        ciphertext: Vec<u8>,
-    },
+    Sealed(Sealed),
+}
+
+/// Credentials that only one host can open, for one job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Encapsulated key.
+    #[serde(with = "serde_bytes")]
+    pub enc: Vec<u8>,
+    /// Sealed bytes.
+    #[serde(with = "serde_bytes")]
+    pub ciphertext: Vec<u8>,
+    /// The job that they came with. With any other one they do not open.
+    pub job_id: JobId,
+    /// The host of that job.
+    pub host: HostId,
 }
 
 /// A backup repository as a job names it.

@@ -15,9 +15,11 @@ mod lease;
 mod mount;
 mod namespace;
 pub mod nbd;
+pub mod private_file;
 pub mod protocol;
 mod publish;
 mod seal;
+pub mod sealed;
 mod serve;
 mod session;
 pub mod share;
@@ -31,20 +33,20 @@ use std::process::ExitCode;
 
 use crate::failure::{Code, Failure};
 pub use mount::{KINDS, Kind};
-use protocol::FromMover;
+use protocol::{CredentialPlaces, FromMover};
 use session::Places;
 
 /// The whole life of a mover process. `arguments` are those after the subcommand. To be called before the process has a
 /// second thread.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let mut absolute = || arguments.next().map(PathBuf::from).filter(|directory| directory.is_absolute());
-    let (Some(directory), Some(credentials_dir)) = (absolute(), absolute()) else {
+    let (Some(directory), Some(dir), Some(host_key)) = (absolute(), absolute(), absolute()) else {
         return refuse(Failure::new(
             Code::Internal,
-            "a mover is started by a worker, with an absolute directory of its own and that of credentials",
+            "a mover is started by a worker, with absolute paths: a directory of its own, that of credentials, the host's key",
         ));
     };
-    let places = Places { directory, credentials_dir };
+    let places = Places { directory, credentials: CredentialPlaces { dir, host_key } };
     match namespace::enter() {
         Ok(namespace::Side::Outer(code)) => code,
         Ok(namespace::Side::Inner) => serve::run(places).unwrap_or_else(refuse),

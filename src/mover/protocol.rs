@@ -22,6 +22,15 @@ use crate::model::repository::Repository;
 /// The hidden subcommand of our binary that is a mover; its one argument is the directory of its own.
 pub const SUBCOMMAND: &str = "mover";
 
+/// Where on the host a share's credentials come from.
+#[derive(Clone, Debug)]
+pub struct CredentialPlaces {
+    /// The directory of the files that a job refers to.
+    pub dir: PathBuf,
+    /// The file with the key that opens sealed ones.
+    pub host_key: PathBuf,
+}
+
 /// Longest frame either side accepts, bytes.
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 

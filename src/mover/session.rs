@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::image::ImageSet;
 use super::lease::{self, Lease, LeaseTimes};
 use super::mount::{Mounted, Pinned, Place};
-use super::protocol::{CopyDisk, Notice, Reply, Request};
+use super::protocol::{CopyDisk, CredentialPlaces, Notice, Reply, Request};
 use super::share::{Dir, Staging, fence_leftovers};
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
@@ -34,14 +34,14 @@ const STAGING: &str = "staging";
 pub(super) struct Places {
     /// Its own directory.
     pub directory: PathBuf,
-    /// Where the files are that credentials refer to.
-    pub credentials_dir: PathBuf,
+    /// Where credentials come from.
+    pub credentials: CredentialPlaces,
 }
 
 /// The mover's side of one job.
 pub(super) struct Session {
     directory: PathBuf,
-    credentials_dir: PathBuf,
+    credentials: CredentialPlaces,
     notices: mpsc::Sender<Notice>,
     progress: watch::Sender<Option<Notice>>,
     images: Option<ImageSet>,
@@ -59,7 +59,7 @@ impl Session {
     pub fn new(places: Places, notices: mpsc::Sender<Notice>, progress: watch::Sender<Option<Notice>>) -> Self {
         Self {
             directory: places.directory,
-            credentials_dir: places.credentials_dir,
+            credentials: places.credentials,
             notices,
             progress,
             images: None,
@@ -115,7 +115,7 @@ impl Session {
         let place = Place {
             mount_point: self.directory.join(SHARE),
             private: self.directory.clone(),
-            credentials_dir: self.credentials_dir.clone(),
+            credentials: self.credentials.clone(),
             same_device_ok,
         };
         let (mounted, proof) = Mounted::open(&repository, &place, need_bytes).await?;

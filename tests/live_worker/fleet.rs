@@ -36,12 +36,14 @@ pub struct Settings {
     pub libvirt_uri: String,
     pub drain_seconds: u64,
     pub stall_seconds: u64,
+    /// What the worker finds in the place of mount.cifs.
+    pub mount_helper: Option<PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let (broker_uri, libvirt_uri) = (variable("LONGSHORE_LAB_AMQP_URI"), libvirt_uri());
-        Self { broker_uri, libvirt_uri, drain_seconds: 60, stall_seconds: 60 }
+        Self { broker_uri, libvirt_uri, drain_seconds: 60, stall_seconds: 60, mount_helper: None }
     }
 }
 
@@ -82,7 +84,7 @@ impl Fleet {
 
     /// Writes the configuration for the worker's next start.
     pub fn configure(&self, settings: &Settings) {
-        let Settings { broker_uri, libvirt_uri, drain_seconds, stall_seconds } = settings;
+        let Settings { broker_uri, libvirt_uri, drain_seconds, stall_seconds, .. } = settings;
         let (host, folder) = (&self.host, self.folder.display());
         let text = format!(
             "host = \"{host}\"\n\
@@ -119,7 +121,17 @@ impl Fleet {
     /// Another process with this configuration.
     pub fn spawn_worker(&self, log: &str) -> Child {
         let log = File::options().create(true).append(true).open(self.folder.join(log)).unwrap();
-        Command::new(LONGSHORE)
+        let mut command = match &self.settings.mount_helper {
+            None => Command::new(LONGSHORE),
+            // In a mount namespace of the worker's own, since it looks for helpers in the system's directories only.
+            Some(helper) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /usr/sbin/mount.cifs && exec \"$@\""]);
+                command.arg(helper).arg(LONGSHORE);
+                command
+            }
+        };
+        command
             .args(["worker", "--config"])
             .arg(self.config())
             // By its home `lab down` finds it, and its guards.
@@ -208,9 +220,14 @@ impl Fleet {
         });
     }
 
+    /// Its process id.
+    pub fn worker_pid(&self) -> u32 {
+        self.worker.as_ref().expect("a worker runs").id()
+    }
+
     /// Sends the worker a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = self.worker.as_ref().expect("a worker runs").id();
+        let pid = self.worker_pid();
         kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
     }
 

@@ -17,6 +17,7 @@ struct Kept {
     runs: Vec<RunEvent>,
     hosts: Vec<HostEvent>,
     letters: Vec<DeadLetter>,
+    bodies: Vec<Vec<u8>>,
 }
 
 /// A listener. It hears from the moment it was made.
@@ -35,6 +36,7 @@ impl Heard {
                 let Said::Message(message) = said else { continue };
                 let event = decode_event(&message.properties, &message.body).unwrap();
                 let mut kept = kept.lock().unwrap();
+                kept.bodies.push(message.body);
                 match event {
                     Event::Run(event) => kept.runs.push(event),
                     Event::Host(event) => kept.hosts.push(event),
@@ -46,10 +48,18 @@ impl Heard {
         tokio::spawn(async move {
             while let Some(said) = letters.next().await {
                 let Said::Message(message) = said else { continue };
-                kept.lock().unwrap().letters.push(decode_dead_letter(&message.properties, &message.body).unwrap());
+                let letter = decode_dead_letter(&message.properties, &message.body).unwrap();
+                let mut kept = kept.lock().unwrap();
+                kept.letters.push(letter);
+                kept.bodies.push(message.body);
             }
         });
         heard
+    }
+
+    /// The bodies of all that has come, as they came.
+    pub fn bodies(&self) -> Vec<Vec<u8>> {
+        self.0.lock().unwrap().bodies.clone()
     }
 
     /// Waits until a look at what has come finds something.

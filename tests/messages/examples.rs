@@ -156,6 +156,7 @@ fn host_detail(words: &str) -> Option<HostDetail> {
             message_types: vec![JobMessage::MESSAGE_TYPE.to_owned()],
             kinds: vec![JobKind::Backup],
             slots: 2,
+            host_key: Some("3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".to_owned()),
         }),
         "worker.heartbeat" => HostDetail::Heartbeat(Heartbeat {
             installation,

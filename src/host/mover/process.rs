@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Mover, MoverName, Movers, Progress};
 use crate::failure::{Code, Failure};
 use crate::host::remains;
-use crate::mover::protocol::{Reply, Request, SUBCOMMAND, ToMover, frame};
+use crate::mover::protocol::{CredentialPlaces, Reply, Request, SUBCOMMAND, ToMover, frame};
 
 mod listener;
 pub(super) mod sweep;
@@ -41,15 +41,15 @@ const KEPT_VARIABLES: [&str; 3] = ["PATH", "LONGSHORE_LOG", "RUST_BACKTRACE"];
 pub struct ProcessMovers {
     program: PathBuf,
     run_directory: PathBuf,
-    credentials_dir: PathBuf,
+    credentials: CredentialPlaces,
 }
 
 impl ProcessMovers {
     /// `program` is our own binary (`/proc/self/exe` stays right when it is replaced on disk). Each mover gets a
-    /// directory of its own in `run_directory`, which is this host id's alone and short: sockets lie below. What credentials
-    /// refer to is looked for in `credentials_dir`.
-    pub fn new(program: PathBuf, run_directory: PathBuf, credentials_dir: PathBuf) -> Self {
-        Self { program, run_directory, credentials_dir }
+    /// directory of its own in `run_directory`, which is this host id's alone and short: sockets lie below. Credentials
+    /// are looked for in the places of `credentials`.
+    pub fn new(program: PathBuf, run_directory: PathBuf, credentials: CredentialPlaces) -> Self {
+        Self { program, run_directory, credentials }
     }
 }
 
@@ -66,7 +66,8 @@ impl Movers for ProcessMovers {
             .await
             .map_err(|error| failed(format!("cannot make the mover's directory `{}`", directory.display()), error))?;
         let mut command = Command::new(&self.program);
-        command.arg(SUBCOMMAND).arg(&directory).arg(&self.credentials_dir).env_clear().current_dir("/");
+        command.arg(SUBCOMMAND).args([&directory, &self.credentials.dir, &self.credentials.host_key]);
+        command.env_clear().current_dir("/");
         command.envs(KEPT_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         let mut child = command
             .stdin(Stdio::piped())

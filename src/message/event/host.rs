@@ -22,6 +22,9 @@ pub struct Online {
     pub kinds: Vec<JobKind>,
     /// Jobs that it works on at a time.
     pub slots: u32,
+    /// What a share's credentials are sealed to for this host: an X25519 public key, base64. Absent from older workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_key: Option<String>,
 }
 
 /// A job that a worker has in hand.

@@ -14,9 +14,9 @@ use serde::de::value::{Error as WordError, StrDeserializer};
 use super::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart};
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
-use crate::model::id::InstanceRef;
+use crate::model::id::{HostId, InstanceRef, JobId};
 use crate::model::job::{BackupSpec, Job, JobKind, RetryPolicy, RunKey, Work};
-use crate::model::repository::{Credentials, InvalidRepository, Repository, parse_address, parse_options};
+use crate::model::repository::{Credentials, InvalidRepository, Repository, Sealed, parse_address, parse_options};
 
 /// Labels of a job at most.
 pub const LABELS_MAX: usize = 64;
@@ -86,7 +86,8 @@ impl JobMessage {
         let run = at_least_one("run", self.run)?;
         let kind =
             word::<JobKind>("kind", &self.kind).map_err(|refusal| Refusal { code: Code::UnknownKind, ..refusal })?;
-        let repository = self.repository.check()?;
+        let host = parsed("host", &self.host)?;
+        let repository = self.repository.check(job_id, &host)?;
         let work = match (kind, &self.backup) {
             (JobKind::Backup, Some(part)) => Work::Backup(part.check()?),
             (JobKind::Backup, None) => {
@@ -107,7 +108,7 @@ impl JobMessage {
         }
         Ok(Job {
             key: RunKey { job_id, run },
-            host: parsed("host", &self.host)?,
+            host,
             instance: self.instance.check()?,
             repository,
             work,
@@ -154,7 +155,7 @@ impl InstancePart {
 }
 
 impl RepositoryPart {
-    fn check(&self) -> Result<Repository, Refusal> {
+    fn check(&self, job_id: JobId, host: &HostId) -> Result<Repository, Refusal> {
         let refused = |field: &'static str| {
             move |error: InvalidRepository| {
                 let code = match error {
@@ -172,13 +173,13 @@ impl RepositoryPart {
             repository_type,
             address: parse_address(repository_type, &self.address).map_err(refused("repository.address"))?,
             options,
-            credentials: self.credentials.as_ref().map(CredentialsPart::check).transpose()?,
+            credentials: self.credentials.as_ref().map(|part| part.check(job_id, host)).transpose()?,
         })
     }
 }
 
 impl CredentialsPart {
-    fn check(&self) -> Result<Credentials, Refusal> {
+    fn check(&self, job_id: JobId, host: &HostId) -> Result<Credentials, Refusal> {
         match (&self.reference, &self.sealed) {
             (Some(name), None) => {
                 let characters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
@@ -188,22 +189,24 @@ impl CredentialsPart {
                 }
                 Ok(Credentials::Reference { name: name.clone() })
             }
-            (None, Some(sealed)) => sealed.check(),
+            (None, Some(sealed)) => sealed.check(job_id, host),
             _ => Err(invalid("repository.credentials", "it has either `reference` or `sealed`")),
         }
     }
 }
 
 impl SealedPart {
-    fn check(&self) -> Result<Credentials, Refusal> {
+    fn check(&self, job_id: JobId, host: &HostId) -> Result<Credentials, Refusal> {
         let bytes = |field: &str, text: &String| {
             at_most(&format!("{field} (length)"), text.len(), SEALED_BYTES_MAX)?;
             STANDARD.decode(text).map_err(|_| invalid(field, "it is not base64"))
         };
-        Ok(Credentials::Sealed {
+        Ok(Credentials::Sealed(Sealed {
             enc: bytes("repository.credentials.sealed.enc", &self.enc)?,
             ciphertext: bytes("repository.credentials.sealed.ciphertext", &self.ciphertext)?,
-        })
+            job_id,
+            host: host.clone(),
+        }))
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart};
 use crate::model::id::InstanceRef;
 use crate::model::job::{Job, Work};
-use crate::model::repository::{Credentials, MountOption};
+use crate::model::repository::{Credentials, MountOption, Sealed};
 
 /// The word under which a value of a fixed set stands in a message.
 fn word_of(value: impl Serialize) -> String {
@@ -57,12 +57,15 @@ impl From<&Job> for JobMessage {
     }
 }
 
+impl From<&Sealed> for SealedPart {
+    fn from(sealed: &Sealed) -> Self {
+        Self { enc: STANDARD.encode(&sealed.enc), ciphertext: STANDARD.encode(&sealed.ciphertext) }
+    }
+}
+
 fn credentials_of(credentials: &Credentials) -> CredentialsPart {
     match credentials {
         Credentials::Reference { name } => CredentialsPart { reference: Some(name.clone()), sealed: None },
-        Credentials::Sealed { enc, ciphertext } => {
-            let sealed = SealedPart { enc: STANDARD.encode(enc), ciphertext: STANDARD.encode(ciphertext) };
-            CredentialsPart { reference: None, sealed: Some(sealed) }
-        }
+        Credentials::Sealed(sealed) => CredentialsPart { reference: None, sealed: Some(SealedPart::from(sealed)) },
     }
 }

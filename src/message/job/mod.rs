@@ -130,7 +130,9 @@ pub struct CredentialsPart {
     pub sealed: Option<SealedPart>,
 }
 
-/// Credentials sealed with HPKE (RFC 9180) to the host's key; job id and host are the associated data.
+/// The text of a credentials file, sealed with HPKE (RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256,
+/// ChaCha20Poly1305) to the host's key, which `worker.online` tells. `info` is `longshore credentials v1`; the associated data is the
+/// host, a line feed, and the job id in lower case with its hyphens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SealedPart {
     /// Encapsulated key, base64.

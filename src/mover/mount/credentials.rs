@@ -1,28 +1,26 @@
-//! A share's credentials, from the host's file to the helper's: read with suspicion, held in memory that is zeroed, written to a
-//! file of the mover's own for as long as the helper runs. They are in no argument, no environment and no error.
+//! A share's credentials, from the host's file or the job's sealed part to the helper's: read with suspicion, held in memory that is
+//! zeroed, written to a file of the mover's own for as long as the helper runs. They are in no argument, no environment and no error.
 //!
-//! The host's file has a `key=value` a line: `username`, `password` and `domain` for CIFS; `name` and `secret` for CephFS. A
+//! File and sealed part are one format. It has a `key=value` a line: `username`, `password` and `domain` for CIFS; `name` and `secret` for CephFS. A
 //! value is everything after the first `=`, so that nothing in it needs quoting. Empty lines and lines that begin with `#` are
 //! left out.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::failure::{Code, Failure};
 use crate::model::repository::{Credentials, Repository, RepositoryType};
+use crate::mover::private_file;
+use crate::mover::protocol::CredentialPlaces;
+use crate::mover::sealed::HostKey;
 
-/// Longest file with credentials, bytes.
-const FILE_BYTES_MAX: usize = 4096;
 /// Name of the helper's file in the mover's own directory.
 const FILE: &str = "credentials";
-/// Permission bits of everybody but the owner.
-const OTHERS: u32 = 0o077;
 
 /// What the host's file says.
 pub(super) struct Secrets {
@@ -32,22 +30,27 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    /// Reads the file that `given` refers to in `directory`.
+    /// Reads the file that `given` refers to, or opens what is sealed in it.
     ///
-    /// `credentials_unreadable`: missing, a link, another's, open to others, or malformed.
-    pub fn read(given: &Credentials, directory: &Path) -> Result<Self, Failure> {
-        let Credentials::Reference { name } = given else {
-            return Err(unreadable("the job's credentials are sealed, which this version cannot open".to_owned()));
+    /// `credentials_unreadable`: the file is missing, a link, another's, open to others, or malformed; the sealed part does not
+    /// open with this host's key.
+    pub fn read(given: &Credentials, places: &CredentialPlaces) -> Result<Self, Failure> {
+        let (text, shown) = match given {
+            Credentials::Reference { name } => {
+                // Checked when the job was parsed; a path here would lead out of the directory.
+                if name.contains('/') || name.starts_with('.') {
+                    return Err(unreadable(format!("`{name}` is no name of a file with credentials")));
+                }
+                let path = places.dir.join(name);
+                (private_file::read(&path)?, format!("`{}`", path.display()))
+            }
+            Credentials::Sealed(sealed) => {
+                let key = HostKey::read(&places.host_key)?;
+                (key.open(sealed)?, "what is sealed in the job's credentials".to_owned())
+            }
         };
-        // Checked when the job was parsed; a path here would lead out of the directory.
-        if name.contains('/') || name.starts_with('.') {
-            return Err(unreadable(format!("`{name}` is no name of a file with credentials")));
-        }
-        let path = directory.join(name);
-        let text = content(&path)?;
-        Self::parse(&text).ok_or_else(|| {
-            unreadable(format!("`{}` is malformed: a line is `key=value`, of keys that are known", path.display()))
-        })
+        Self::parse(&text)
+            .ok_or_else(|| unreadable(format!("{shown} is malformed: a line is `key=value`, of keys that are known")))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -89,7 +92,7 @@ impl Secrets {
     }
 
     fn for_cifs(&self) -> Zeroizing<String> {
-        let mut lines = Zeroizing::new(String::with_capacity(2 * FILE_BYTES_MAX));
+        let mut lines = Zeroizing::new(String::with_capacity(2 * private_file::BYTES_MAX));
         let secret = self.secret.as_ref().map(ExposeSecret::expose_secret);
         for (key, value) in
             [("username", self.user.as_deref()), ("password", secret), ("domain", self.domain.as_deref())]
@@ -136,32 +139,6 @@ pub(super) fn without(repository: &Repository) -> Vec<String> {
     if asks { vec!["guest".to_owned()] } else { Vec::new() }
 }
 
-fn content(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let shown = path.display();
-    let failed = |error: std::io::Error| unreadable(format!("cannot read `{shown}`")).because(&error);
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(failed)?;
-    trusted(&file, path)?;
-    let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX + 1));
-    let read = file.take(FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text).map_err(failed)?;
-    if read > FILE_BYTES_MAX {
-        return Err(unreadable(format!("`{shown}` has more than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(text)
-}
-
-fn trusted(file: &File, path: &Path) -> Result<(), Failure> {
-    let shown = path.display();
-    let status = file.metadata().map_err(|error| unreadable(format!("cannot look at `{shown}`")).because(&error))?;
-    if !status.is_file() {
-        return Err(unreadable(format!("`{shown}` is no regular file")));
-    }
-    if status.uid() != nix::unistd::geteuid().as_raw() || status.mode() & OTHERS != 0 {
-        return Err(unreadable(format!("`{shown}` is open to others: `chown root` and `chmod 600` it")));
-    }
-    Ok(())
-}
-
 fn unreadable(text: String) -> Failure {
     Failure::new(Code::CredentialsUnreadable, text)
 }
@@ -169,12 +146,17 @@ fn unreadable(text: String) -> Failure {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
+    use crate::model::id::JobId;
 
     fn reference(name: &str) -> Credentials {
         Credentials::Reference { name: name.to_owned() }
+    }
+
+    fn places(place: &tempfile::TempDir) -> CredentialPlaces {
+        CredentialPlaces { dir: place.path().to_owned(), host_key: place.path().join("host.key") }
     }
 
     fn write(path: &Path, text: &str, mode: u32) {
@@ -187,7 +169,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let text = "# of the NAS\nusername=back up\ndomain=CORP\n\npassword= a,b\\c'd\"e@f=g#h \n";
         write(&place.path().join("nas"), text, 0o600);
-        let secrets = Secrets::read(&reference("nas"), place.path()).unwrap();
+        let secrets = Secrets::read(&reference("nas"), &places(&place)).unwrap();
         let file = secrets.write(RepositoryType::Cifs, place.path()).unwrap();
         let path = place.path().join(FILE);
         assert_eq!(file.options(), [format!("credentials={}", path.display())]);
@@ -204,7 +186,7 @@ mod tests {
     fn cephs_name_is_an_option_and_its_secret_a_file() {
         let place = tempfile::tempdir().unwrap();
         write(&place.path().join("ceph"), "name=backup\nsecret=QUJD\n", 0o400);
-        let secrets = Secrets::read(&reference("ceph"), place.path()).unwrap();
+        let secrets = Secrets::read(&reference("ceph"), &places(&place)).unwrap();
         let file = secrets.write(RepositoryType::Ceph, place.path()).unwrap();
         let path = place.path().join(FILE);
         assert_eq!(file.options(), ["name=backup".to_owned(), format!("secretfile={}", path.display())]);
@@ -221,9 +203,27 @@ mod tests {
         write(&at("long"), &format!("password={}\n", "hunter2".repeat(1000)), 0o600);
         std::os::unix::fs::symlink(at("words"), at("link")).unwrap();
         for name in ["missing", "open", "words", "unknown", "long", "link", "../words", ".hidden"] {
-            let failure = Secrets::read(&reference(name), place.path()).map(drop).unwrap_err();
+            let failure = Secrets::read(&reference(name), &places(&place)).map(drop).unwrap_err();
             assert_eq!(failure.code, Code::CredentialsUnreadable, "{name}");
             assert!(!format!("{failure:#}").contains("hunter2"), "{failure:#}");
         }
+    }
+
+    #[test]
+    fn sealed_credentials_are_read_as_a_file_is_and_without_their_words_where_they_are_malformed() {
+        let place = tempfile::tempdir().unwrap();
+        let places = places(&place);
+        let key = HostKey::read_or_make(&places.host_key).unwrap().public();
+        let sealed = |text| {
+            let host = "kvm-07".parse().unwrap();
+            Credentials::Sealed(crate::mover::sealed::seal(text, &key, &host, JobId::draw()).unwrap())
+        };
+        let secrets = Secrets::read(&sealed("username=backup\npassword=hunter2\n"), &places).unwrap();
+        assert_eq!(secrets.for_cifs().as_str(), "username=backup\npassword=hunter2\n");
+        let failure = Secrets::read(&sealed("hunter2"), &places).map(drop).unwrap_err();
+        assert_eq!(failure.code, Code::CredentialsUnreadable);
+        assert!(!format!("{failure:#}").contains("hunter2"), "{failure:#}");
+        let without = CredentialPlaces { host_key: place.path().join("none"), ..places.clone() };
+        assert_eq!(Secrets::read(&sealed(""), &without).map(drop).unwrap_err().code, Code::CredentialsUnreadable);
     }
 }

@@ -24,6 +24,7 @@ pub use network::{KINDS, Kind};
 pub(super) use pinned::Pinned;
 
 use super::blocking;
+use super::protocol::CredentialPlaces;
 use super::share::{Dir, INSTANCES, LOCKS, read_identity};
 use crate::failure::{Code, Failure};
 use crate::model::repository::Repository;
@@ -49,8 +50,8 @@ pub(super) struct Place {
     pub mount_point: PathBuf,
     /// Another one, for what a mount helper has to read.
     pub private: PathBuf,
-    /// Where files with credentials are.
-    pub credentials_dir: PathBuf,
+    /// Where credentials come from.
+    pub credentials: CredentialPlaces,
     /// A directory repository may be on the device of its parent.
     pub same_device_ok: bool,
 }

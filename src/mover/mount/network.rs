@@ -15,6 +15,7 @@ use crate::failure::{Code, Failure};
 use crate::model::repository::{Repository, RepositoryType};
 use crate::mover::blocking;
 use crate::mover::command::{self, Command, CommandError, shown_end};
+use crate::mover::protocol::CredentialPlaces;
 use crate::mover::share::Dir;
 
 /// Longest time for a helper to mount. It asks one server; a share that needs longer is of no use for a backup.
@@ -130,7 +131,7 @@ pub(super) async fn mount(kind: &'static Kind, repository: &Repository, place: &
         let missing = format!("`{}` is missing: install the package `{}`", kind.helper, kind.package);
         return Err(failed(Code::MountTypeUnsupported).caused_by(missing));
     };
-    let secrets = secrets(repository, &place.credentials_dir).await?;
+    let secrets = secrets(repository, &place.credentials).await?;
     let file = secrets.as_ref().map(|secrets| secrets.write(repository.repository_type, &place.private)).transpose()?;
     let extra: Vec<_> = match &file {
         Some(file) => file.options().to_vec(),
@@ -157,10 +158,10 @@ pub(super) async fn mount(kind: &'static Kind, repository: &Repository, place: &
     blocking(move || prove(kind, &mount_point, &address)).await
 }
 
-async fn secrets(repository: &Repository, credentials_dir: &Path) -> Result<Option<Secrets>, Failure> {
+async fn secrets(repository: &Repository, places: &CredentialPlaces) -> Result<Option<Secrets>, Failure> {
     let Some(given) = repository.credentials.clone() else { return Ok(None) };
-    let directory = credentials_dir.to_owned();
-    blocking(move || Secrets::read(&given, &directory)).await.map(Some)
+    let places = places.clone();
+    blocking(move || Secrets::read(&given, &places)).await.map(Some)
 }
 
 /// What is mounted is a share of the type: a helper that says "done" has been seen to have done nothing.
@@ -233,7 +234,7 @@ mod tests {
         let place = Place {
             mount_point: directory.clone(),
             private: directory.clone(),
-            credentials_dir: directory,
+            credentials: CredentialPlaces { dir: directory.clone(), host_key: directory },
             same_device_ok: false,
         };
         let repository = repository(RepositoryType::Nfs, "nas:/export", "");
