@@ -20,10 +20,13 @@ use base64::engine::general_purpose::STANDARD;
 use contract::{SOON, World, done, eventually, lease, opened, refused, started};
 use longshore::failure::Code;
 use longshore::host::mover::{Mover, Movers, ProcessMovers};
+use longshore::message::job::{JobMessage, RepositoryPart};
 use longshore::model::id::{BackupId, InstanceId, JobId, RepositoryId};
 use longshore::model::instance::{DiskSource, ImageFormat};
 use longshore::model::manifest::Manifest;
-use longshore::model::repository::{Credentials, Repository, RepositoryType, Sealed, parse_address, parse_options};
+use longshore::model::repository::{
+    Credentials, MountOption, Repository, RepositoryType, parse_address, parse_options,
+};
 use longshore::mover::protocol::{ByteSource, CopyDisk, CredentialPlaces, Reply, Request};
 use longshore::mover::sealed::{self, HostKey};
 use longshore::mover::share::{self, Listed};
@@ -240,12 +243,22 @@ async fn a_backup_on_cifs_is_whole_with_a_password_that_needs_care_and_by_an_ipv
     a_backup_is_whole(&Remote::on(RepositoryType::Cifs, "//::1/good", "seal", "good")).await;
 }
 
-/// What examples/seal_credentials.py prints for this host's key: sealed by a library that knows nothing of us.
-fn sealed_elsewhere(remote: &Remote, text: &str, host: &str, job_id: JobId) -> Sealed {
+/// The job for `host` in whose credentials examples/seal_credentials.py has sealed `text`: by a library that knows nothing of us.
+fn sealed_elsewhere(remote: &Remote, text: &str, host: &str, job_id: JobId) -> JobMessage {
     let key = HostKey::read_or_make(&places(remote.folder.path()).host_key).unwrap();
+    let options: Vec<_> = remote.repository.options.iter().map(MountOption::to_element).collect();
+    let job = serde_json::json!({
+        "job_id": job_id.to_string(), "run": 1, "kind": "backup", "host": host, "instance": { "name": "web-1" }, "backup": {},
+        "repository": {
+            "id": remote.repository.id.to_string(), "type": "cifs", "address": remote.repository.address, "options": options.join(","),
+        },
+    });
+    let file = remote.folder.path().join("job.json");
+    fs::write(&file, job.to_string()).unwrap();
     let mut python = Command::new(variable("LONGSHORE_PYTHON"))
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/seal_credentials.py"))
-        .args([&key.public().to_string(), host, &job_id.to_string()])
+        .arg(key.public().to_string())
+        .arg(file)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -253,27 +266,33 @@ fn sealed_elsewhere(remote: &Remote, text: &str, host: &str, job_id: JobId) -> S
     python.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let printed = python.wait_with_output().unwrap();
     assert!(printed.status.success());
-    let part: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
-    let bytes = |name: &str| STANDARD.decode(part["sealed"][name].as_str().unwrap()).unwrap();
-    Sealed { enc: bytes("enc"), ciphertext: bytes("ciphertext"), job_id, host: "kvm-07".parse().unwrap() }
+    serde_json::from_slice(&printed.stdout).unwrap()
 }
 
 #[tokio::test]
-async fn credentials_that_python_sealed_to_this_host_open_a_share_and_those_for_another_job_or_host_do_not() {
+async fn credentials_that_python_sealed_to_this_host_open_a_share_and_those_for_another_job_host_or_share_do_not() {
     let mut remote = Remote::cifs();
     let (user, password) = (variable("LONGSHORE_SHARES_USER"), variable("LONGSHORE_SHARES_PASSWORD"));
     let text = format!("username={user}\npassword={password}\n");
-    let job_id = JobId::draw();
-    let right = sealed_elsewhere(&remote, &text, "kvm-07", job_id);
-    remote.repository.credentials = Some(Credentials::Sealed(right.clone()));
+    let right = sealed_elsewhere(&remote, &text, "kvm-07", JobId::draw());
+    remote.repository = right.check().unwrap().repository;
     a_backup_is_whole(&remote).await;
+    let on = |address: &str, options: &str| {
+        let share =
+            RepositoryPart { address: address.to_owned(), options: options.to_owned(), ..right.repository.clone() };
+        JobMessage { repository: share, ..right.clone() }
+    };
     for wrong in [
-        Sealed { job_id: JobId::draw(), ..right },
-        sealed_elsewhere(&remote, &text, "kvm-08", job_id),
-        sealed_elsewhere(&remote, "no line of credentials", "kvm-07", job_id),
+        JobMessage { job_id: JobId::draw().to_string(), ..right.clone() },
+        JobMessage { host: "kvm-08".to_owned(), ..right.clone() },
+        on("//127.0.0.1/read-only", &right.repository.options),
+        on(&right.repository.address, "vers=3.1.1,seal"),
+        sealed_elsewhere(&remote, "no line of credentials", "kvm-07", JobId::draw()),
     ] {
-        let wrong = Repository { credentials: Some(Credentials::Sealed(wrong)), ..remote.repository() };
-        remote.refuses(wrong, Code::CredentialsUnreadable).await;
+        let (mut mover, answer) = remote.open(wrong.check().unwrap().repository).await;
+        assert_eq!(answer.unwrap_err().code, Code::CredentialsUnreadable);
+        mover.stop().await.unwrap();
+        assert!(!remote.is_busy());
     }
 }
 
@@ -376,7 +395,7 @@ async fn the_password_is_in_no_command_line_and_no_mount_table() {
     let word = password.trim();
     let key = HostKey::read_or_make(&places(remote.folder.path()).host_key).unwrap().public();
     let text = format!("username={user}\npassword={password}\n");
-    let sealed = sealed::seal(&text, &key, &"kvm-07".parse().unwrap(), JobId::draw()).unwrap();
+    let sealed = sealed::seal(&text, &key, String::new()).unwrap();
     remote.repository.credentials = Some(Credentials::Sealed(sealed));
     let mut mover = opened(&remote, "secret").await;
     assert!(remote.is_busy());

@@ -152,7 +152,7 @@ fn parts(uri: &str, host: HostId, journal: Journal, scratch_dir: PathBuf, work: 
             host,
             slots: Slots { host: SLOTS, repository: SLOTS },
             open_runs_max: OPEN_RUNS_MAX,
-            host_key: String::new(),
+            host_key: None,
             drain_limit: day,
             heartbeat: day,
             inventory: day,

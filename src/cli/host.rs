@@ -1,8 +1,5 @@
 //! `longshore host`: what others have to know of this host.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-
 use clap::Subcommand;
 
 use super::ConfigArgs;
@@ -18,25 +15,19 @@ const KEY_FILE: &str = "host.key";
 
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
-    /// Print the public key to which a share's credentials are sealed for this host; the first time, make it
+    /// Print the public key to which a share's credentials are sealed for this host. Its worker makes it when it first starts
     Key(ConfigArgs),
 }
 
 pub fn run(command: &HostCommand) -> Result<Exit, CliError> {
     let HostCommand::Key(args) = command;
-    output::line(&key(&load(args)?)?).map(|()| Exit::Done)
-}
-
-/// The host's public key, base64. It is made if there is none.
-pub fn key(config: &Config) -> Result<String, CliError> {
-    let directory = &config.worker.state_dir;
-    // As the journal makes it, which is at home there.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| CliError::failed(format!("cannot make `{}`: {error}", directory.display())))?;
-    Ok(HostKey::read_or_make(&credential_places(config).host_key)?.public().to_string())
+    let file = credential_places(&load(args)?).host_key;
+    // Made here, it would be another one wherever the configuration is not the worker's.
+    if !file.exists() {
+        let text = format!("there is no key `{}`: the host's worker makes it when it first starts", file.display());
+        return Err(CliError::not_found(text));
+    }
+    output::line(&HostKey::read(&file)?.public().to_string()).map(|()| Exit::Done)
 }
 
 /// Where the configuration has the credentials of shares.

@@ -1,11 +1,13 @@
 //! `longshore job publish`: one job to one host's queue, confirmed by the broker, refused when the host has no queue.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use secrecy::zeroize::Zeroizing;
 
 use super::ConfigArgs;
 use super::broker::{block_on, connect};
@@ -55,7 +57,7 @@ pub struct BackupArgs {
     /// Name of the file with the share's credentials in the host's credentials directory
     #[arg(long, value_name = "NAME")]
     credentials: Option<String>,
-    /// File with the share's credentials, which go along sealed to the host; `chmod 600` it
+    /// File with the share's credentials, `-` for stdin, which go along sealed to the host
     #[arg(long, value_name = "FILE", conflicts_with = "credentials", requires = "host_key")]
     seal_credentials: Option<PathBuf>,
     /// The host's public key, as `longshore host key` prints it there
@@ -120,7 +122,7 @@ pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
     let PublishCommand::Backup(args) = command;
     let mut job = args.message();
     if let (Some(file), Some(key)) = (&args.seal_credentials, &args.host_key) {
-        job.repository.credentials = Some(sealed(file, key, &args.host, &job.job_id)?);
+        job.repository.credentials = Some(sealed(file, key, &args.host, &job)?);
     }
     let encoding = if args.encoding == "json" { Encoding::Json } else { Encoding::MessagePack };
     let encoded = encode_job(&job, encoding, Timestamp::now())?;
@@ -129,11 +131,21 @@ pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
     block_on(publish(args, &job, encoded))
 }
 
-fn sealed(file: &Path, key: &PublicKey, host: &HostId, job_id: &str) -> Result<CredentialsPart, CliError> {
-    let job_id: JobId = job_id.parse().map_err(CliError::usage)?;
-    let sealed = seal(&private_file::read(file)?, key, host, job_id)
-        .map_err(|error| CliError::usage(format!("cannot seal to the host's key `{key}`: {error}")))?;
+fn sealed(file: &Path, key: &PublicKey, host: &HostId, job: &JobMessage) -> Result<CredentialsPart, CliError> {
+    if matches!(job.repository.repository_type.as_str(), "directory" | "nfs") {
+        return Err(CliError::usage("a repository of this type takes no credentials"));
+    }
+    let job_id: JobId = job.job_id.parse().map_err(CliError::usage)?;
+    let bound_to = job.repository.bound_to(job_id, host).map_err(CliError::usage)?;
+    let text = if file == Path::new("-") { from_stdin()? } else { private_file::read(file)? };
+    let sealed = seal(&text, key, bound_to).map_err(CliError::usage)?;
     Ok(CredentialsPart { reference: None, sealed: Some(SealedPart::from(&sealed)) })
+}
+
+fn from_stdin() -> Result<Zeroizing<String>, CliError> {
+    let mut text = Zeroizing::new(String::with_capacity(private_file::BYTES_MAX + 1));
+    std::io::stdin().take(private_file::BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 async fn publish(args: &BackupArgs, job: &JobMessage, encoded: Encoded) -> Result<Exit, CliError> {
@@ -151,7 +163,10 @@ async fn publish(args: &BackupArgs, job: &JobMessage, encoded: Encoded) -> Resul
     // Before publishing: without a confirm, this is what keeps a second try from becoming a second job.
     eprintln!("job {job_id}");
     let publisher = broker.publisher();
-    publisher.publish(outgoing.clone()).await.map_err(|error| not_published(error, &args.host, job_id))?;
+    publisher
+        .publish(outgoing.clone())
+        .await
+        .map_err(|error| not_published(error, &args.host, job_id, args.seal_credentials.is_some()))?;
     match events {
         None => output::line(&job.job_id).map(|()| Exit::Done),
         Some(events) => {
@@ -162,7 +177,8 @@ async fn publish(args: &BackupArgs, job: &JobMessage, encoded: Encoded) -> Resul
     }
 }
 
-fn not_published(error: PublishError, host: &HostId, job_id: JobId) -> CliError {
+/// `sealed`: with credentials that were sealed for it.
+fn not_published(error: PublishError, host: &HostId, job_id: JobId, sealed: bool) -> CliError {
     match error {
         PublishError::Unroutable { .. } => {
             CliError::not_found(format!("host `{host}` has no queue on this broker: {error}"))
@@ -170,6 +186,10 @@ fn not_published(error: PublishError, host: &HostId, job_id: JobId) -> CliError 
         PublishError::Unconfirmed { sent: false, reason, .. } => {
             CliError::failed(format!("the job was not sent, since the broker cannot be reached: {reason}"))
         }
+        // Sealing again makes another body, which would be refused as `run_body_differs` though the first is being done.
+        PublishError::Unconfirmed { sent: true, .. } if sealed => CliError::failed(format!(
+            "{error}; the job may have been kept all the same: `longshore job watch {job_id}` shows it if it was"
+        )),
         PublishError::Unconfirmed { sent: true, .. } => CliError::failed(format!(
             "{error}; the job may have been kept all the same: publish it again with `--job-id {job_id}`, so that it is \
              not done twice"
@@ -227,9 +247,14 @@ mod tests {
             waited_seconds: 1,
             reason: reason.clone(),
         };
-        let said = |sent| "kvm-07".parse().map(|host| not_published(unconfirmed(sent), &host, job_id).chain());
+        let said = |sent| "kvm-07".parse().map(|host| not_published(unconfirmed(sent), &host, job_id, false).chain());
+        let sealed = "kvm-07".parse().map(|host| not_published(unconfirmed(true), &host, job_id, true).chain());
         let advice = format!("`--job-id {job_id}`");
         assert!(said(true).is_ok_and(|said| said.contains(&advice)));
+        assert!(
+            sealed.is_ok_and(|said| said.contains("job watch") && !said.contains(&advice)),
+            "it would be another body"
+        );
         assert!(said(false).is_ok_and(|said| said.contains("was not sent") && !said.contains(&advice)));
     }
 }

@@ -11,7 +11,7 @@ use clap::Args;
 use super::ConfigArgs;
 use super::broker::{load, settings};
 use super::exit::Exit;
-use super::host::{credential_places, key};
+use super::host::credential_places;
 use super::output::CliError;
 use crate::broker;
 use crate::config::{Config, LogFormat};
@@ -21,6 +21,7 @@ use crate::host::mover::{ProcessMovers, sweep};
 use crate::job::{BackupSettings, Doors};
 use crate::journal::Journal;
 use crate::model::id::{HostId, InstallationId};
+use crate::mover::sealed::HostKey;
 use crate::worker::jobs::Jobs;
 use crate::worker::{self, Parts, Settings, WorkerError};
 use crate::{shutdown, telemetry};
@@ -65,7 +66,7 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     }
     let doors = doors(config);
     let parts = Parts {
-        settings: worker_settings(config, host.clone())?,
+        settings: worker_settings(config, host.clone()),
         broker: broker::connect(settings(&config.broker, host.as_str())?).map_err(CliError::failed)?,
         work: Arc::new(Jobs::new(doors.clone(), backup_settings(config, host, journal.installation()))),
         hypervisor: doors.hypervisor,
@@ -93,10 +94,10 @@ pub fn doors(config: &Config) -> Doors {
     }
 }
 
-fn worker_settings(config: &Config, host: HostId) -> Result<Settings, CliError> {
-    Ok(Settings {
+fn worker_settings(config: &Config, host: HostId) -> Settings {
+    Settings {
         host,
-        host_key: key(config)?,
+        host_key: host_key(config),
         slots: worker::admit::Slots {
             host: config.worker.slots as usize,
             repository: config.worker.slots_per_repository as usize,
@@ -107,7 +108,17 @@ fn worker_settings(config: &Config, host: HostId) -> Result<Settings, CliError> 
         inventory: config.worker.inventory,
         scratch_dir: config.scratch.dir.clone(),
         keep: crate::journal::Keep::default(),
-    })
+    }
+}
+
+/// The public key of this host. Without one, jobs with sealed credentials fail and all others are done.
+fn host_key(config: &Config) -> Option<String> {
+    let key = tokio::task::block_in_place(|| HostKey::read_or_make(&credential_places(config).host_key));
+    key.map(|key| key.public().to_string())
+        .inspect_err(|failure| {
+            tracing::error!(failure = format!("{failure:#}"), "this host opens no sealed credentials");
+        })
+        .ok()
 }
 
 /// What the configuration says about backups.

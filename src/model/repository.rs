@@ -15,7 +15,7 @@ pub use options::{OPTIONS_BYTES_MAX, is_secret_name, is_secret_option, parse_opt
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{HostId, JobId, RepositoryId};
+use super::id::RepositoryId;
 
 /// What kind of share a repository is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -62,10 +62,8 @@ pub struct Sealed {
     /// Sealed bytes.
     #[serde(with = "serde_bytes")]
     pub ciphertext: Vec<u8>,
-    /// The job that they came with. With any other one they do not open.
-    pub job_id: JobId,
-    /// The host of that job.
-    pub host: HostId,
+    /// What they were sealed for, as the job that they came with says it. For anything else they do not open.
+    pub bound_to: String,
 }
 
 /// A backup repository as a job names it.

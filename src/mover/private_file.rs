@@ -40,8 +40,9 @@ fn trusted(file: &File, path: &Path) -> Result<(), Failure> {
     if !status.is_file() {
         return Err(unreadable(format!("`{shown}` is no regular file")));
     }
-    if status.uid() != nix::unistd::geteuid().as_raw() || status.mode() & OTHERS != 0 {
-        return Err(unreadable(format!("`{shown}` is open to others: `chown root` and `chmod 600` it")));
+    let us = nix::unistd::geteuid();
+    if status.uid() != us.as_raw() || status.mode() & OTHERS != 0 {
+        return Err(unreadable(format!("`{shown}` is open to others: `chown {us}` and `chmod 600` it")));
     }
     Ok(())
 }

@@ -244,6 +244,6 @@ fn online(shared: &Shared) -> Online {
         message_types: vec![JobMessage::MESSAGE_TYPE.to_owned()],
         kinds: vec![JobKind::Backup],
         slots: shared.settings.slots.host as u32,
-        host_key: Some(shared.settings.host_key.clone()),
+        host_key: shared.settings.host_key.clone(),
     }
 }

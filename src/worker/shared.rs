@@ -23,8 +23,8 @@ use crate::model::id::{HostId, IncarnationId, InstanceRef};
 pub struct Settings {
     /// The host.
     pub host: HostId,
-    /// What credentials are sealed to, base64.
-    pub host_key: String,
+    /// What credentials are sealed to, base64, if this host has a key.
+    pub host_key: Option<String>,
     /// How much may run at once.
     pub slots: Slots,
     /// Runs in the journal that have not ended. With as many no normal job is taken any more, with twice as many no urgent one; what

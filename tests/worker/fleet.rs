@@ -365,7 +365,7 @@ fn settings(host: &HostId, directory: &Path) -> Settings {
         host: host.clone(),
         slots: Slots { host: 4, repository: 4 },
         open_runs_max: 100,
-        host_key: "none".to_owned(),
+        host_key: None,
         drain_limit: PATIENCE,
         heartbeat: Duration::from_millis(50),
         inventory: Duration::from_millis(200),

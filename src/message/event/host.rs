@@ -22,7 +22,8 @@ pub struct Online {
     pub kinds: Vec<JobKind>,
     /// Jobs that it works on at a time.
     pub slots: u32,
-    /// What a share's credentials are sealed to for this host: an X25519 public key, base64. Absent from older workers.
+    /// What a share's credentials are sealed to for this host: an X25519 public key, base64. Absent where the
+    /// host opens none. Whoever may publish events could say another: know the key from the host itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<String>,
 }

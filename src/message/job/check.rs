@@ -11,12 +11,15 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
+use super::from_job::word_of;
 use super::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart};
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
-use crate::model::id::{HostId, InstanceRef, JobId};
+use crate::model::id::{HostId, InstanceRef, JobId, RepositoryId};
 use crate::model::job::{BackupSpec, Job, JobKind, RetryPolicy, RunKey, Work};
-use crate::model::repository::{Credentials, InvalidRepository, Repository, Sealed, parse_address, parse_options};
+use crate::model::repository::{
+    Credentials, InvalidRepository, Repository, RepositoryType, Sealed, parse_address, parse_options,
+};
 
 /// Labels of a job at most.
 pub const LABELS_MAX: usize = 64;
@@ -155,7 +158,19 @@ impl InstancePart {
 }
 
 impl RepositoryPart {
+    /// What this part's credentials are sealed for: whoever copies them can have another job, host or share try them in vain.
+    /// No line feed can be in any of it, or the job is refused.
+    ///
+    /// # Errors
+    /// `invalid_field`: the identity or the type is none.
+    pub fn bound_to(&self, job_id: JobId, host: &HostId) -> Result<String, Refusal> {
+        let id: RepositoryId = parsed("repository.id", &self.id)?;
+        let kind = word_of(word::<RepositoryType>("repository.type", &self.repository_type)?);
+        Ok(format!("{host}\n{job_id}\n{id}\n{kind}\n{}\n{}", self.address, self.options))
+    }
+
     fn check(&self, job_id: JobId, host: &HostId) -> Result<Repository, Refusal> {
+        let bound_to = self.bound_to(job_id, host)?;
         let refused = |field: &'static str| {
             move |error: InvalidRepository| {
                 let code = match error {
@@ -173,13 +188,13 @@ impl RepositoryPart {
             repository_type,
             address: parse_address(repository_type, &self.address).map_err(refused("repository.address"))?,
             options,
-            credentials: self.credentials.as_ref().map(|part| part.check(job_id, host)).transpose()?,
+            credentials: self.credentials.as_ref().map(|part| part.check(bound_to)).transpose()?,
         })
     }
 }
 
 impl CredentialsPart {
-    fn check(&self, job_id: JobId, host: &HostId) -> Result<Credentials, Refusal> {
+    fn check(&self, bound_to: String) -> Result<Credentials, Refusal> {
         match (&self.reference, &self.sealed) {
             (Some(name), None) => {
                 let characters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
@@ -189,14 +204,14 @@ impl CredentialsPart {
                 }
                 Ok(Credentials::Reference { name: name.clone() })
             }
-            (None, Some(sealed)) => sealed.check(job_id, host),
+            (None, Some(sealed)) => sealed.check(bound_to),
             _ => Err(invalid("repository.credentials", "it has either `reference` or `sealed`")),
         }
     }
 }
 
 impl SealedPart {
-    fn check(&self, job_id: JobId, host: &HostId) -> Result<Credentials, Refusal> {
+    fn check(&self, bound_to: String) -> Result<Credentials, Refusal> {
         let bytes = |field: &str, text: &String| {
             at_most(&format!("{field} (length)"), text.len(), SEALED_BYTES_MAX)?;
             STANDARD.decode(text).map_err(|_| invalid(field, "it is not base64"))
@@ -204,8 +219,7 @@ impl SealedPart {
         Ok(Credentials::Sealed(Sealed {
             enc: bytes("repository.credentials.sealed.enc", &self.enc)?,
             ciphertext: bytes("repository.credentials.sealed.ciphertext", &self.ciphertext)?,
-            job_id,
-            host: host.clone(),
+            bound_to,
         }))
     }
 }

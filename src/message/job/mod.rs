@@ -131,8 +131,9 @@ pub struct CredentialsPart {
 }
 
 /// The text of a credentials file, sealed with HPKE (RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256,
-/// ChaCha20Poly1305) to the host's key, which `worker.online` tells. `info` is `longshore credentials v1`; the associated data is the
-/// host, a line feed, and the job id in lower case with its hyphens.
+/// ChaCha20Poly1305) to the host's key, which `longshore host key` prints there. `info` is `longshore credentials v1`; the associated
+/// data are the job's host, job id, repository's id, type, address and options, with a line feed between them, both ids in lower case
+/// with hyphens, the rest as it stands in the job. Sealing again makes another body: the same run is sent again as it was.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SealedPart {
     /// Encapsulated key, base64.

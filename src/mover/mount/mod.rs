@@ -44,6 +44,11 @@ pub(super) struct Proof {
     pub warnings: Vec<String>,
 }
 
+/// Whether a text is what a file with credentials may hold.
+pub(super) fn are_credentials(text: &str) -> bool {
+    credentials::are_credentials(text)
+}
+
 /// Where a repository is mounted, and what of the host that takes.
 pub(super) struct Place {
     /// A directory of the mover's own.
