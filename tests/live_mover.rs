@@ -730,7 +730,7 @@ fn a_repository_that_found_no_room_can_be_made_when_there_is_some() {
 #[tokio::test]
 async fn a_mover_without_root_says_so() {
     let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
-        .args(["mover", "/run/nowhere", "/nowhere"])
+        .args(["mover", "/run/nowhere", "/nowhere", "/nowhere/host.key"])
         .uid(65534)
         .stdin(Stdio::null())
         .output()
