@@ -134,11 +134,8 @@ fn repository(repository_type: RepositoryType, address: &str, options: &str, id:
 /// Network shares below `folder` in the mount namespace of any process.
 fn network_mounts(folder: &Path) -> Vec<String> {
     let below = format!(" {}/", folder.display());
-    let tables = fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path().join("mountinfo")).ok());
-    let lines: Vec<String> = tables.flat_map(|table| table.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let tables = shown_of_processes("mountinfo");
+    let lines: Vec<String> = tables.iter().flat_map(|table| table.lines().map(str::to_owned)).collect();
     lines
         .into_iter()
         .filter(|line| line.contains(&below) && [" - nfs", " - cifs"].iter().any(|kind| line.contains(kind)))

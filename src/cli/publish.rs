@@ -136,7 +136,8 @@ fn sealed(file: &Path, key: &PublicKey, host: &HostId, job: &JobMessage) -> Resu
         return Err(CliError::usage("a repository of this type takes no credentials"));
     }
     let job_id: JobId = job.job_id.parse().map_err(CliError::usage)?;
-    let bound_to = job.repository.bound_to(job_id, host).map_err(CliError::usage)?;
+    let id = job.repository.id.parse().map_err(CliError::usage)?;
+    let bound_to = job.repository.bound_to(job_id, host.as_str(), id);
     let text = if file == Path::new("-") { from_stdin()? } else { private_file::read(file)? };
     let sealed = seal(&text, key, bound_to).map_err(CliError::usage)?;
     Ok(CredentialsPart { reference: None, sealed: Some(SealedPart::from(&sealed)) })

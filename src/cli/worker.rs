@@ -66,7 +66,7 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     }
     let doors = doors(config);
     let parts = Parts {
-        settings: worker_settings(config, host.clone()),
+        settings: worker_settings(config, host.clone(), host_key(config)),
         broker: broker::connect(settings(&config.broker, host.as_str())?).map_err(CliError::failed)?,
         work: Arc::new(Jobs::new(doors.clone(), backup_settings(config, host, journal.installation()))),
         hypervisor: doors.hypervisor,
@@ -94,10 +94,10 @@ pub fn doors(config: &Config) -> Doors {
     }
 }
 
-fn worker_settings(config: &Config, host: HostId) -> Settings {
+fn worker_settings(config: &Config, host: HostId, host_key: Option<String>) -> Settings {
     Settings {
         host,
-        host_key: host_key(config),
+        host_key,
         slots: worker::admit::Slots {
             host: config.worker.slots as usize,
             repository: config.worker.slots_per_repository as usize,
@@ -111,7 +111,7 @@ fn worker_settings(config: &Config, host: HostId) -> Settings {
     }
 }
 
-/// The public key of this host. Without one, jobs with sealed credentials fail and all others are done.
+/// The public key of this host, made if there is none. Without one, jobs with sealed credentials fail and all others are done.
 fn host_key(config: &Config) -> Option<String> {
     let key = tokio::task::block_in_place(|| HostKey::read_or_make(&credential_places(config).host_key));
     key.map(|key| key.public().to_string())

@@ -53,7 +53,7 @@ pub enum Credentials {
     Sealed(Sealed),
 }
 
-/// Credentials that only one host can open, for one job.
+/// Credentials that only one host can open, for one job on one share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
     /// Encapsulated key.

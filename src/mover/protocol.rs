@@ -19,7 +19,8 @@ use crate::model::instance::{DiskSource, ImageFormat};
 use crate::model::manifest::Manifest;
 use crate::model::repository::Repository;
 
-/// The hidden subcommand of our binary that is a mover; its one argument is the directory of its own.
+/// The hidden subcommand of our binary that is a mover. Its arguments: the directory of its own, then both places of
+/// [`CredentialPlaces`].
 pub const SUBCOMMAND: &str = "mover";
 
 /// Where on the host a share's credentials come from.

@@ -92,10 +92,10 @@ impl HostKey {
         PublicKey(X25519HkdfSha256::sk_to_pk(&self.private))
     }
 
-    /// What was sealed to this key for the job and the host that the credentials came with.
+    /// What was sealed to this key for the job, host and share that the credentials came with.
     ///
     /// # Errors
-    /// `credentials_unreadable`: sealed to another key, for another job or host, changed on the way, or no text.
+    /// `credentials_unreadable`: sealed to another key, for another job, host or share, changed on the way, or no text.
     pub(super) fn open(&self, sealed: &Sealed) -> Result<Zeroizing<String>, Failure> {
         let opened = Encapsulated::from_bytes(&sealed.enc).and_then(|enc| {
             single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
@@ -111,7 +111,8 @@ impl HostKey {
             Failure::new(
                 Code::CredentialsUnreadable,
                 format!(
-                    "the job's credentials do not open: they are sealed to another key than {}, for another job, host or share, or were changed",
+                    "the job's credentials do not open: they are sealed to another key than {}, for another job, host or \
+                     share, or were changed",
                     self.public()
                 ),
             )

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use longshore::failure::Code;
+use longshore::message::job::JobMessage;
 use longshore::message::{Encoding, Properties, Refusal, decode_job, redact};
 use serde_json::{Value, json};
 
@@ -176,6 +177,21 @@ fn a_repository_that_may_not_reach_mount_is_refused() {
             "`repository.credentials.reference` has a value that is not allowed: a file name has",
         ),
     ]);
+}
+
+#[test]
+fn a_secret_is_told_as_such_whatever_else_is_wrong_with_a_job() {
+    let mut job = JobMessage::from(&examples::job());
+    job.repository.options = "password=hunter2".to_owned();
+    for spoil in [
+        |job: &mut JobMessage| job.host = "no host".to_owned(),
+        |job: &mut JobMessage| job.repository.id = "no id".to_owned(),
+        |job: &mut JobMessage| job.repository.repository_type = "no type".to_owned(),
+    ] {
+        let mut job = job.clone();
+        spoil(&mut job);
+        assert_eq!(job.check().unwrap_err().code, Code::SecretInOptions);
+    }
 }
 
 #[test]

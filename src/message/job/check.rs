@@ -11,15 +11,12 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
-use super::from_job::word_of;
 use super::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart};
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
-use crate::model::id::{HostId, InstanceRef, JobId, RepositoryId};
+use crate::model::id::{InstanceRef, JobId, RepositoryId};
 use crate::model::job::{BackupSpec, Job, JobKind, RetryPolicy, RunKey, Work};
-use crate::model::repository::{
-    Credentials, InvalidRepository, Repository, RepositoryType, Sealed, parse_address, parse_options,
-};
+use crate::model::repository::{Credentials, InvalidRepository, Repository, Sealed, parse_address, parse_options};
 
 /// Labels of a job at most.
 pub const LABELS_MAX: usize = 64;
@@ -89,8 +86,7 @@ impl JobMessage {
         let run = at_least_one("run", self.run)?;
         let kind =
             word::<JobKind>("kind", &self.kind).map_err(|refusal| Refusal { code: Code::UnknownKind, ..refusal })?;
-        let host = parsed("host", &self.host)?;
-        let repository = self.repository.check(job_id, &host)?;
+        let repository = self.repository.check(job_id, &self.host)?;
         let work = match (kind, &self.backup) {
             (JobKind::Backup, Some(part)) => Work::Backup(part.check()?),
             (JobKind::Backup, None) => {
@@ -111,7 +107,7 @@ impl JobMessage {
         }
         Ok(Job {
             key: RunKey { job_id, run },
-            host,
+            host: parsed("host", &self.host)?,
             instance: self.instance.check()?,
             repository,
             work,
@@ -158,19 +154,13 @@ impl InstancePart {
 }
 
 impl RepositoryPart {
-    /// What this part's credentials are sealed for: whoever copies them can have another job, host or share try them in vain.
-    /// No line feed can be in any of it, or the job is refused.
-    ///
-    /// # Errors
-    /// `invalid_field`: the identity or the type is none.
-    pub fn bound_to(&self, job_id: JobId, host: &HostId) -> Result<String, Refusal> {
-        let id: RepositoryId = parsed("repository.id", &self.id)?;
-        let kind = word_of(word::<RepositoryType>("repository.type", &self.repository_type)?);
-        Ok(format!("{host}\n{job_id}\n{id}\n{kind}\n{}\n{}", self.address, self.options))
+    /// What this part's credentials are sealed for, in a job of that id for that host, where `id` is this part's own: whoever copies
+    /// them can have another job, host or share try them in vain. A job in which a line feed is in any of it is refused.
+    pub fn bound_to(&self, job_id: JobId, host: &str, id: RepositoryId) -> String {
+        format!("{host}\n{job_id}\n{id}\n{}\n{}\n{}", self.repository_type, self.address, self.options)
     }
 
-    fn check(&self, job_id: JobId, host: &HostId) -> Result<Repository, Refusal> {
-        let bound_to = self.bound_to(job_id, host)?;
+    fn check(&self, job_id: JobId, host: &str) -> Result<Repository, Refusal> {
         let refused = |field: &'static str| {
             move |error: InvalidRepository| {
                 let code = match error {
@@ -183,12 +173,17 @@ impl RepositoryPart {
         // Secrets first: they are to be told as such, whatever else is wrong.
         let options = parse_options(&self.options).map_err(refused("repository.options"))?;
         let repository_type = word("repository.type", &self.repository_type)?;
+        let id = parsed("repository.id", &self.id)?;
         Ok(Repository {
-            id: parsed("repository.id", &self.id)?,
+            id,
             repository_type,
             address: parse_address(repository_type, &self.address).map_err(refused("repository.address"))?,
             options,
-            credentials: self.credentials.as_ref().map(|part| part.check(bound_to)).transpose()?,
+            credentials: self
+                .credentials
+                .as_ref()
+                .map(|part| part.check(self.bound_to(job_id, host, id)))
+                .transpose()?,
         })
     }
 }

@@ -10,7 +10,7 @@ use crate::model::job::{Job, Work};
 use crate::model::repository::{Credentials, MountOption, Sealed};
 
 /// The word under which a value of a fixed set stands in a message.
-pub(super) fn word_of(value: impl Serialize) -> String {
+fn word_of(value: impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),

@@ -1,9 +1,9 @@
 //! A share's credentials, from the host's file or the job's sealed part to the helper's: read with suspicion, held in memory that is
 //! zeroed, written to a file of the mover's own for as long as the helper runs. They are in no argument, no environment and no error.
 //!
-//! File and sealed part are one format. It has a `key=value` a line: `username`, `password` and `domain` for CIFS; `name` and `secret` for CephFS. A
-//! value is everything after the first `=`, so that nothing in it needs quoting. Empty lines and lines that begin with `#` are
-//! left out.
+//! File and sealed part are one format. It has a `key=value` a line: `username`, `password` and `domain` for CIFS; `name` and
+//! `secret` for CephFS. A value is everything after the first `=`, so that nothing in it needs quoting. Empty lines and lines that
+//! begin with `#` are left out.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -22,7 +22,7 @@ use crate::mover::sealed::HostKey;
 /// Name of the helper's file in the mover's own directory.
 const FILE: &str = "credentials";
 
-/// What the host's file says.
+/// What the file or the sealed part says.
 pub(super) struct Secrets {
     user: Option<String>,
     domain: Option<String>,
@@ -112,7 +112,7 @@ impl Secrets {
 }
 
 /// Whether a text says something that a share could ask for.
-pub(super) fn are_credentials(text: &str) -> bool {
+pub(in crate::mover) fn are_credentials(text: &str) -> bool {
     Secrets::parse(text).is_some_and(|secrets| secrets.secret.is_some())
 }
 

@@ -20,6 +20,7 @@ use nix::libc;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statvfs::FsFlags;
 
+pub(super) use credentials::are_credentials;
 pub use network::{KINDS, Kind};
 pub(super) use pinned::Pinned;
 
@@ -42,11 +43,6 @@ pub(super) struct Proof {
     pub free_bytes: u64,
     /// What is unusual about it though not wrong.
     pub warnings: Vec<String>,
-}
-
-/// Whether a text is what a file with credentials may hold.
-pub(super) fn are_credentials(text: &str) -> bool {
-    credentials::are_credentials(text)
 }
 
 /// Where a repository is mounted, and what of the host that takes.
