@@ -45,6 +45,14 @@ CONF
     chmod +x "$lab_dir/bin/virsh"
 }
 
+# What a worker mounts in its run directory has to arrive in libvirt's namespace and QEMU's, as on a host under systemd, where
+# every mount is shared. This machine's may not be, so the folder of the workers becomes a mount that is.
+share_fleet_mounts() {
+    mkdir -p "$lab_dir/fleet"
+    mount --bind "$lab_dir/fleet" "$lab_dir/fleet"
+    mount --make-shared "$lab_dir/fleet"
+}
+
 # Runs inside the new namespace. It starts as a slave of the machine's mounts, so what is mounted outside arrives, and
 # ends shared, so that a QEMU in a namespace of its own would still see a share mounted after it started.
 libvirt_inside() {
