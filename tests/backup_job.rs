@@ -2,6 +2,8 @@
 //! elsewhere is done to it here, and then the world is looked at. Time is paused, so that two minutes pass at once.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "backup_job/push.rs"]
+mod push;
 #[path = "backup_job/world.rs"]
 mod world;
 
@@ -12,7 +14,7 @@ use longshore::host::hypervisor::fake::FakeInstance;
 use longshore::host::hypervisor::{DomainJob, GuestFileSystem, GuestInfo, Hypervisor};
 use longshore::model::instance::PowerState;
 use longshore::model::job::{BackupSpec, Quiesce, Verification};
-use longshore::model::manifest::{Consistency, TransferUsed};
+use longshore::model::manifest::{Consistency, Proof, TransferUsed};
 use longshore::saga::{End, Stopper};
 use world::{SHARE, World, completed, failed, running, stopped};
 
@@ -30,7 +32,7 @@ async fn a_running_instance_is_frozen_for_the_moment_and_its_backup_published() 
     assert_eq!(manifest.quiesce.consistency, Consistency::FileSystem);
     assert!(manifest.quiesce.frozen_ms.is_some() && manifest.quiesce.reason.is_none(), "{:?}", manifest.quiesce);
     assert_eq!(world.hypervisor.latest_moment_was_frozen(world.instance), Some(true));
-    assert_eq!(manifest.verification, Verification::Compared);
+    assert_eq!(manifest.verification, Proof::Compared);
     let records: Vec<_> = manifest.records.iter().map(|record| record.file.as_str()).collect();
     assert_eq!(records, ["agent.json", "domain.xml"]);
     assert_eq!(manifest.disks.iter().map(|disk| disk.file.as_str()).collect::<Vec<_>>(), ["vda.qcow2", "vdb.qcow2"]);
@@ -418,7 +420,7 @@ async fn volumes_that_changed_while_they_were_read_are_not_published() {
 async fn an_unverified_backup_says_so() {
     let world = World::of(running(), BackupSpec { verification: Verification::Unverified, ..BackupSpec::default() });
     world.movers.fail("compare", 1, Failure::new(Code::ContentMismatch, "nobody asked"));
-    assert_eq!(completed(&world.run().await).manifest.verification, Verification::Unverified);
+    assert_eq!(completed(&world.run().await).manifest.verification, Proof::Unverified);
 }
 
 #[tokio::test(start_paused = true)]

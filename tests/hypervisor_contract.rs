@@ -55,6 +55,9 @@ contract!(a_stopped_instance_says_so_and_has_no_job, |door, id| {
         door.set_state(id, PowerState::ShutOff);
     })
 });
+contract!(a_push_backup_ends_by_itself_and_its_end_is_remembered, |door, id| {
+    contract::a_push_backup_ends_by_itself_and_its_end_is_remembered(&door, id, Path::new("/nowhere/vda.qcow2"))
+});
 contract!(a_paused_instance_runs_again, |door, id| {
     contract::a_paused_instance_runs_again(&door, id, || door.set_state(id, PowerState::Paused))
 });

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use lab::{LabInstance, eventually, guard_stands};
 use longshore::failure::Code;
-use longshore::host::guard::{GuardDuty, Guards, ProcessGuards, PullDuty};
+use longshore::host::guard::{GuardDuty, Guards, JobDuty, ProcessGuards, ScratchDuty};
 use longshore::host::hypervisor::libvirt::Libvirt;
-use longshore::host::hypervisor::{Hypervisor, PullBackup, PullDisk};
+use longshore::host::hypervisor::{DomainJob, Hypervisor, PullBackup, PullDisk};
 use longshore::model::id::InstanceId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
@@ -31,14 +31,10 @@ fn guards() -> ProcessGuards {
 }
 
 fn duty(instance: InstanceId, folder: &Path, freeze_limit: Duration, scratch_limit_bytes: u64) -> GuardDuty {
-    let pull = PullDuty {
-        socket: folder.join("pull.sock"),
-        scratch: vec![folder.join("vda.scratch")],
-        scratch_limit_bytes,
-        scratch_reserve_bytes: 0,
-        was_running: true,
-    };
-    GuardDuty { instance, freeze_limit, pull: Some(pull) }
+    let scratch =
+        ScratchDuty { files: vec![folder.join("vda.scratch")], limit_bytes: scratch_limit_bytes, reserve_bytes: 0 };
+    let ours = DomainJob::Pull { socket: folder.join("pull.sock") };
+    GuardDuty { instance, freeze_limit, job: Some(JobDuty { ours, was_running: true, scratch: Some(scratch) }) }
 }
 
 fn backup(folder: &Path) -> PullBackup {

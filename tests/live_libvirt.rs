@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use lab::LabInstance;
 use longshore::failure::Code;
 use longshore::host::hypervisor::libvirt::Libvirt;
-use longshore::host::hypervisor::{DomainEvent, Hypervisor, PushBackup, PushDisk};
+use longshore::host::hypervisor::{DomainEvent, Hypervisor};
 use longshore::job::backup::freeze::thaw_until_confirmed;
 use longshore::model::id::InstanceRef;
 use wire::Wire;
@@ -120,12 +120,7 @@ async fn a_push_backup_writes_into_the_files_that_are_there() {
     let door = door();
     let (source, image) = (bare.folder.join("vda.qcow2"), bare.folder.join("pushed.qcow2"));
     qemu_img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "64M"]);
-    let mut events = door.watch(bare.id).await.unwrap();
-    let disks = vec![PushDisk { target: "vda".parse().unwrap(), image: image.clone() }];
-    door.begin_push(bare.id, &PushBackup { disks, checkpoint: None }).await.unwrap();
-    let ended = DomainEvent::BlockJob { target: "vda".parse().unwrap(), completed: true };
-    assert_eq!(tokio::time::timeout(Duration::from_secs(60), events.recv()).await.expect("it ends"), Some(ended));
-    contract::eventually("the job is gone", || async { door.domain_job(bare.id).await.unwrap().is_none() }).await;
+    contract::a_push_backup_ends_by_itself_and_its_end_is_remembered(&door, bare.id, &image).await;
     bare.stop();
     qemu_img(&["compare", "-q", source.to_str().unwrap(), image.to_str().unwrap()]);
 }

@@ -346,7 +346,7 @@ async fn links_on_the_share_lead_nowhere() {
     fs::remove_dir(real.share().join(share::INSTANCES)).unwrap();
     symlink("/", real.share().join(share::INSTANCES)).unwrap();
     let mut mover = contract::started(&real, "links").await;
-    let request = Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0 };
+    let request = Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0, writer: None };
     assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryUnsafe);
     mover.stop().await.unwrap();
 }
@@ -644,7 +644,8 @@ async fn a_share_that_fills_up_fails_the_copy_as_full_and_can_be_cleaned() {
     let real = Real::with_share(small_file_system);
     let instance = InstanceId::draw();
     let mut mover = contract::started(&real, "full").await;
-    let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 1 << 20 };
+    let request =
+        Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 1 << 20, writer: None };
     assert!(matches!(mover.ask(request, SOON).await.unwrap(), Reply::Opened { .. }), "it is a device of its own");
     done(&mut mover, contract::lease(instance)).await;
     done(&mut mover, stage(instance, BackupId::draw())).await;
@@ -655,7 +656,7 @@ async fn a_share_that_fills_up_fails_the_copy_as_full_and_can_be_cleaned() {
     done(&mut mover, Request::Release).await;
     done(&mut mover, Request::Close).await;
     fs::write(real.share().join("rest"), vec![1; 5 << 20]).unwrap_err();
-    let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 0 };
+    let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 0, writer: None };
     assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryFull, "the probe found it");
     mover.stop().await.unwrap();
 }
@@ -666,7 +667,7 @@ async fn a_share_that_became_read_only_is_not_opened() {
     let none = None::<&Path>;
     nix::mount::mount(none, &real.share(), none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
     let mut mover = contract::started(&real, "read-only").await;
-    let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 0 };
+    let request = Request::Open { repository: real.repository(), same_device_ok: false, need_bytes: 0, writer: None };
     assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryReadOnly);
     mover.stop().await.unwrap();
 }
@@ -684,7 +685,7 @@ async fn a_share_that_is_mounted_read_only_here_is_not_written_to() {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     nix::mount::mount(none, &real.share(), none, flags, none).unwrap();
     let mut mover = contract::started(&real, "read-only-bind").await;
-    let request = Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0 };
+    let request = Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0, writer: None };
     assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryReadOnly);
     mover.stop().await.unwrap();
 }
@@ -707,7 +708,8 @@ async fn what_is_mounted_below_the_share_is_not_written_underneath() {
         let real = Real::with_share(small_file_system);
         mount(&real.share().join(name));
         let mut mover = contract::started(&real, "mounted-over").await;
-        let request = Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0 };
+        let request =
+            Request::Open { repository: real.repository(), same_device_ok: true, need_bytes: 0, writer: None };
         let failure = refused(&mut mover, request).await;
         assert_eq!(failure.code, Code::RepositoryUnsafe, "{name}: {failure:#}");
         assert!(failure.text.contains("something is mounted below"), "{failure:#}");

@@ -101,7 +101,7 @@ impl Remote {
 
     async fn open(&self, repository: Repository) -> (Box<dyn Mover>, Result<Reply, longshore::failure::Failure>) {
         let mut mover = started(self, "opens").await;
-        let request = Request::Open { repository, same_device_ok: false, need_bytes: 1 };
+        let request = Request::Open { repository, same_device_ok: false, need_bytes: 1, writer: None };
         let answer = mover.ask(request, MOUNT_GIVEN_UP + SOON).await;
         (mover, answer)
     }
@@ -114,7 +114,7 @@ impl Remote {
         assert_eq!(failure.code, code, "{shown}: {failure:#}");
         assert!(!format!("{failure:#}").contains(variable("LONGSHORE_SHARES_PASSWORD").trim()), "{failure:#}");
         assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new(), "{shown}");
-        let right = Request::Open { repository: self.repository(), same_device_ok: false, need_bytes: 1 };
+        let right = Request::Open { repository: self.repository(), same_device_ok: false, need_bytes: 1, writer: None };
         mover.ask(right, SOON).await.unwrap();
         mover.stop().await.unwrap();
         assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new(), "{shown}");

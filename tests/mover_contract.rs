@@ -118,7 +118,7 @@ async fn a_hanging_request_passes_its_deadline_or_goes_on() {
     let world = FakeWorld::new();
     world.movers.hang("open");
     let mut mover = contract::started(&world, "m").await;
-    let open = || Request::Open { repository: world.repository(), same_device_ok: true, need_bytes: 0 };
+    let open = || Request::Open { repository: world.repository(), same_device_ok: true, need_bytes: 0, writer: None };
     let failure = mover.ask(open(), Duration::from_millis(100)).await.unwrap_err();
     assert_eq!(failure.code, Code::MoverUnresponsive);
     assert!(!world.movers.is_mounted(ADDRESS));

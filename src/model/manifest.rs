@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
 use super::instance::{DiskSource, PowerState};
-use super::job::{Quiesce, Verification};
+use super::job::Quiesce;
 
 /// How the bytes really travelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -14,8 +14,23 @@ use super::job::{Quiesce, Verification};
 pub enum TransferUsed {
     /// From the running instance's pull export.
     Pull,
+    /// QEMU wrote the running instance's disks to the share itself.
+    Push,
     /// From the volumes of the stopped instance.
     Stopped,
+}
+
+/// How far a backup was proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// Read back through the mount, past this host's cache, and compared with the source that stood still.
+    Compared,
+    /// The images are whole, durable and were read to the last byte, but their source had moved on, so that nothing was compared: the
+    /// best and the least of a push.
+    Structure,
+    /// Not read back. Promises nothing.
+    Unverified,
 }
 
 /// What moment of the guest the backup shows.
@@ -151,7 +166,7 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestRecord>,
     /// How it was proven.
-    pub verification: Verification,
+    pub verification: Proof,
     /// The disks.
     pub disks: Vec<ManifestDisk>,
     /// Disks left out.

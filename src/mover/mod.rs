@@ -5,8 +5,9 @@
 //! libvirt: it does what it is asked, one request at a time, over [`protocol`].
 //!
 //! ```text
-//!   open ─▶ lease ─▶ stage ─▶ record… ─▶ copy ─▶ compare ─▶ seal ─▶ publish ─▶ release ─▶ close
-//!                      └────────────── discard, at any point ──────────────┘
+//!   open ─▶ lease ─▶ stage ─▶ record… ─▶ copy ─▶ compare ──────┬─▶ seal ─▶ publish ─▶ release ─▶ close
+//!                      │                └▶ expose, (QEMU) ▶ inspect ┘     │
+//!                      └────────────── discard, at any point ─────────────┘
 //! ```
 
 pub mod command;
@@ -25,6 +26,8 @@ mod session;
 pub mod share;
 #[cfg(test)]
 mod testing;
+mod unmount;
+mod writer;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -38,7 +41,13 @@ use session::Places;
 
 /// The whole life of a mover process. `arguments` are those after the subcommand. To be called before the process has a
 /// second thread.
-pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.peekable();
+    match arguments.peek().and_then(|word| word.to_str()) {
+        Some(protocol::UNMOUNT) => return unmount::main(arguments.skip(1)),
+        Some(protocol::PROBE) => return writer::main(arguments.skip(1)),
+        _ => {}
+    }
     let mut absolute = || arguments.next().map(PathBuf::from).filter(|directory| directory.is_absolute());
     let (Some(directory), Some(dir), Some(host_key)) = (absolute(), absolute(), absolute()) else {
         return refuse(Failure::new(
@@ -46,10 +55,12 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
             "a mover is started by a worker, with absolute paths: a directory of its own, that of credentials, the host's key",
         ));
     };
-    let places = Places { directory, credentials: CredentialPlaces { dir, host_key } };
+    let credentials = CredentialPlaces { dir, host_key };
     match namespace::enter() {
         Ok(namespace::Side::Outer(code)) => code,
-        Ok(namespace::Side::Inner) => serve::run(places).unwrap_or_else(refuse),
+        Ok(namespace::Side::Inner { host }) => {
+            serve::run(Places { directory, credentials, host }).unwrap_or_else(refuse)
+        }
         Err(failure) => refuse(failure),
     }
 }

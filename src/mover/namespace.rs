@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,7 +31,10 @@ use crate::failure::{Code, Failure};
 /// Which side of the wall this process is on now.
 pub(super) enum Side {
     /// Inside: do the work.
-    Inner,
+    Inner {
+        /// The mount namespace outside.
+        host: OwnedFd,
+    },
     /// Outside: the inner process ended, exit like this.
     Outer(ExitCode),
 }
@@ -44,6 +48,9 @@ pub(super) fn enter() -> Result<Side, Failure> {
         ));
     }
     no_core_dumps()?;
+    let host = File::open("/proc/self/ns/mnt").map_err(|error| {
+        Failure::new(Code::HostUnfit, "the mover cannot see the mount namespace that it is in").because(&error)
+    })?;
     wall(
         "leave the mount and PID namespaces",
         nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID),
@@ -65,7 +72,7 @@ pub(super) fn enter() -> Result<Side, Failure> {
             drop(writing);
             wall("unblock signals", watched.thread_unblock())?;
             die_with_the_outer(&reading)?;
-            Ok(Side::Inner)
+            Ok(Side::Inner { host: host.into() })
         }
     }
 }

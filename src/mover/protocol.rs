@@ -23,6 +23,16 @@ use crate::model::repository::Repository;
 /// [`CredentialPlaces`].
 pub const SUBCOMMAND: &str = "mover";
 
+/// The word after [`SUBCOMMAND`] for a process that takes away what a mover has shown to the host: [`FORCE`] if need be, and the
+/// place.
+pub const UNMOUNT: &str = "unmount";
+
+/// The word after [`UNMOUNT`] that fails every call on the share that is under way, and leaves it mounted.
+pub const FORCE: &str = "force";
+
+/// The word after [`SUBCOMMAND`] for the process by which a mover proves that another one can write to its files.
+pub const PROBE: &str = "probe";
+
 /// Where on the host a share's credentials come from.
 #[derive(Clone, Debug)]
 pub struct CredentialPlaces {
@@ -66,6 +76,24 @@ pub struct CopyDisk {
     pub format: Option<ImageFormat>,
 }
 
+/// One disk that QEMU will write into an image itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushTarget {
+    /// The domain's disk, which also names the files `<target>.qcow2` and `<target>.blocks`.
+    pub target: DiskTarget,
+    /// The size the guest sees, bytes.
+    pub virtual_bytes: u64,
+}
+
+/// Numeric user and group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+}
+
 /// What the worker asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -79,6 +107,8 @@ pub enum Request {
         same_device_ok: bool,
         /// Free bytes without which the job has no sense.
         need_bytes: u64,
+        /// Who else will write there. A share whose mount decides whom its files belong to is mounted as theirs.
+        writer: Option<Owner>,
     },
     /// Takes the instance's lease, or fails with `lease_held`. The lease of a holder that died is taken over, which takes
     /// 2 minutes and at worst 6; its staging directories are fenced and removed. Answer: [`Reply::Leased`].
@@ -110,6 +140,20 @@ pub enum Request {
         /// The disks.
         disks: Vec<CopyDisk>,
     },
+    /// Makes an empty image for each disk in the staging directory, shows that directory to the host at `place`, and proves that
+    /// the process `writer` can write to the images there. What was shown is taken away by [`UNMOUNT`] and by nothing else.
+    /// Answer: [`Reply::Done`].
+    Expose {
+        /// An empty directory of the host.
+        place: PathBuf,
+        /// The disks.
+        disks: Vec<PushTarget>,
+        /// Process id of the instance's QEMU.
+        writer: u32,
+    },
+    /// For images that another process has written, and no longer has open: proves their structure, reads and hashes every byte;
+    /// [`Notice::Progress`] meanwhile. Answer: [`Reply::Copied`].
+    Inspect,
     /// Reads every image back past the cache and compares it with its source, which must still stand. Answer: [`Reply::Done`].
     Compare,
     /// For volumes of a stopped instance: the sources are unchanged since the copy began. What has no times to look at is
@@ -150,6 +194,8 @@ impl Request {
             Request::Stage { .. } => "stage",
             Request::Record { .. } => "record",
             Request::Copy { .. } => "copy",
+            Request::Expose { .. } => "expose",
+            Request::Inspect => "inspect",
             Request::Compare => "compare",
             Request::SourcesUnchanged => "sources_unchanged",
             Request::Seal => "seal",

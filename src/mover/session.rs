@@ -4,6 +4,7 @@
 //! While a backup is written its staging directory is bound, by its descriptor, on a place of the mover's own, and the
 //! tools find their files there: a share whose directories are exchanged for links leads nobody anywhere.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,14 +12,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::image::ImageSet;
+use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
-use super::mount::{Mounted, Pinned, Place};
-use super::protocol::{CopyDisk, CredentialPlaces, Notice, Reply, Request};
+use super::mount::{Mounted, Pinned, Place, expose};
+use super::protocol::{CopyDisk, CredentialPlaces, Notice, Owner, PushTarget, Reply, Request};
 use super::share::{Dir, Staging, fence_leftovers};
+use super::writer::Writer;
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
-use crate::model::id::{BackupId, InstanceId};
+use crate::model::id::{BackupId, DiskTarget, InstanceId};
 use crate::model::manifest::Manifest;
 use crate::model::repository::Repository;
 
@@ -30,21 +32,25 @@ pub(super) const SOCKETS: &str = "sockets";
 const STAGING: &str = "staging";
 
 /// Where on the host a mover is at home.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Places {
     /// Its own directory.
     pub directory: PathBuf,
     /// Where credentials come from.
     pub credentials: CredentialPlaces,
+    /// The host's mount namespace.
+    pub host: OwnedFd,
 }
 
 /// The mover's side of one job.
 pub(super) struct Session {
     directory: PathBuf,
     credentials: CredentialPlaces,
+    host: Arc<OwnedFd>,
     notices: mpsc::Sender<Notice>,
     progress: watch::Sender<Option<Notice>>,
     images: Option<ImageSet>,
+    pushed: Option<PushedSet>,
     pinned: Option<Pinned>,
     staging: Option<Arc<Staging>>,
     /// The number under which what is staged was to be published, when it isn't known what came of it.
@@ -60,9 +66,11 @@ impl Session {
         Self {
             directory: places.directory,
             credentials: places.credentials,
+            host: Arc::new(places.host),
             notices,
             progress,
             images: None,
+            pushed: None,
             pinned: None,
             staging: None,
             not_known: None,
@@ -75,8 +83,8 @@ impl Session {
     /// Does what is asked. `broken_off` ends a copy, a comparison, a sealing and a watch of somebody else's lease.
     pub async fn serve(&mut self, request: Request, broken_off: &CancellationToken) -> Result<Reply, Failure> {
         match request {
-            Request::Open { repository, same_device_ok, need_bytes } => {
-                self.open(repository, same_device_ok, need_bytes).await
+            Request::Open { repository, same_device_ok, need_bytes, writer } => {
+                self.open(repository, same_device_ok, need_bytes, writer).await
             }
             Request::Lease { instance, holder } => {
                 let root = self.root()?;
@@ -93,6 +101,10 @@ impl Session {
                 blocking(move || staging.record(&file, &content)).await.map(|()| Reply::Done)
             }
             Request::Copy { disks } => or_broken_off(broken_off, self.copy(disks)).await,
+            Request::Expose { place, disks, writer } => {
+                or_broken_off(broken_off, self.expose(place, disks, writer)).await
+            }
+            Request::Inspect => or_broken_off(broken_off, self.inspect()).await,
             Request::Compare => or_broken_off(broken_off, self.compare()).await,
             Request::SourcesUnchanged => or_broken_off(broken_off, self.sources_unchanged()).await,
             Request::Seal => self.seal(broken_off).await,
@@ -108,7 +120,13 @@ impl Session {
         }
     }
 
-    async fn open(&mut self, repository: Repository, same_device_ok: bool, need_bytes: u64) -> Result<Reply, Failure> {
+    async fn open(
+        &mut self,
+        repository: Repository,
+        same_device_ok: bool,
+        need_bytes: u64,
+        writer: Option<Owner>,
+    ) -> Result<Reply, Failure> {
         if self.mounted.is_some() {
             return Err(out_of_order("open", "close"));
         }
@@ -117,6 +135,7 @@ impl Session {
             private: self.directory.clone(),
             credentials: self.credentials.clone(),
             same_device_ok,
+            writer,
         };
         let (mounted, proof) = Mounted::open(&repository, &place, need_bytes).await?;
         self.mounted = Some(mounted);
@@ -172,17 +191,7 @@ impl Session {
         // What an earlier try of this step left is in the way of the next.
         self.images = None;
         let targets: Vec<_> = disks.iter().map(|disk| disk.target.clone()).collect();
-        blocking(move || {
-            for target in targets {
-                let image = format!("{target}.qcow2");
-                for file in [&image, &format!("{target}.blocks")] {
-                    staging.dir.remove_file(file)?;
-                }
-                staging.note_made(&image, None);
-            }
-            Ok(())
-        })
-        .await?;
+        blocking(move || make_room(&staging, &targets)).await?;
         let place = self.pinned.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?.place().to_owned();
         let mut images = ImageSet::new(place, self.directory.join(SOCKETS));
         let copied = images.copy(&disks, &reporter(&self.progress)).await?;
@@ -192,6 +201,40 @@ impl Session {
         // Only now: what was copied in part is neither compared nor sealed.
         self.images = Some(images);
         Ok(Reply::Copied { disks: copied })
+    }
+
+    async fn expose(&mut self, place: PathBuf, disks: Vec<PushTarget>, process: u32) -> Result<Reply, Failure> {
+        let staging = self.staging()?;
+        let pinned = self.pinned.as_ref().ok_or_else(|| out_of_order("expose", "stage"))?.place().to_owned();
+        self.pushed = None;
+        let targets: Vec<_> = disks.iter().map(|disk| disk.target.clone()).collect();
+        let (dir, room) = (staging.dir.clone(), staging);
+        let writer = blocking(move || make_room(&room, &targets).and_then(|()| Writer::of(process))).await?;
+        let images = PushedSet::make(pinned, self.directory.join(SOCKETS), &disks).await?;
+        images.give_to(&writer).await?;
+        let (host, shown) = (self.host.clone(), place.clone());
+        blocking(move || {
+            dir.let_others_pass(true)?;
+            expose(&dir, &shown, &host)
+        })
+        .await?;
+        writer.prove(&place, &images.known().await?).await?;
+        self.pushed = Some(images);
+        Ok(Reply::Done)
+    }
+
+    async fn inspect(&mut self) -> Result<Reply, Failure> {
+        let staging = self.staging()?;
+        let dir = staging.dir.clone();
+        // Only given back when all are good, as with a copy.
+        let mut images = self.pushed.take().ok_or_else(|| out_of_order("inspect", "expose"))?;
+        blocking(move || Ok(dir.let_others_pass(false)?)).await?;
+        let disks = images.inspect(&reporter(&self.progress)).await?;
+        for (file, sent) in images.blocks_sent() {
+            staging.note_made(&file, Some(sent));
+        }
+        self.pushed = Some(images);
+        Ok(Reply::Copied { disks })
     }
 
     async fn compare(&mut self) -> Result<Reply, Failure> {
@@ -209,9 +252,13 @@ impl Session {
     async fn seal(&mut self, broken_off: &CancellationToken) -> Result<Reply, Failure> {
         let staging = self.staging()?;
         // Given back only when all are good: what is broken off half-way is not sealed by asking once more.
-        let mut images = self.images.take().ok_or_else(|| out_of_order("seal", "copy"))?;
-        or_broken_off(broken_off, images.check()).await?;
-        self.images = Some(images);
+        if let Some(pushed) = self.pushed.take() {
+            or_broken_off(broken_off, pushed.check()).await?;
+        } else {
+            let mut images = self.images.take().ok_or_else(|| out_of_order("seal", "copy"))?;
+            or_broken_off(broken_off, images.check()).await?;
+            self.images = Some(images);
+        }
         // Not broken off: its thread would go on in the directory that is to be discarded. The images are long on the disk.
         blocking(move || seal::seal(&staging)).await.map(|files| Reply::Sealed { files })
     }
@@ -282,6 +329,7 @@ impl Session {
     /// Ends the tools and gives the bound path up; the staging directory itself stays.
     async fn leave_staging(&mut self) -> Result<(), Failure> {
         self.images = None;
+        self.pushed = None;
         if let Some(pinned) = self.pinned.take()
             && let Some(warning) = blocking(move || Ok(pinned.close())).await?
         {
@@ -297,6 +345,18 @@ impl Session {
     fn staging(&self) -> Result<Arc<Staging>, Failure> {
         self.staging.clone().ok_or_else(|| out_of_order("write", "stage"))
     }
+}
+
+/// Nothing of those names is there any more, and what will be is ours.
+fn make_room(staging: &Staging, targets: &[DiskTarget]) -> Result<(), Failure> {
+    for target in targets {
+        let image = format!("{target}.qcow2");
+        for file in [&image, &format!("{target}.blocks")] {
+            staging.dir.remove_file(file)?;
+        }
+        staging.note_made(&image, None);
+    }
+    Ok(())
 }
 
 fn published(done: publish::Published) -> Reply {

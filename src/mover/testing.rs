@@ -3,8 +3,10 @@
 
 use crate::model::id::{BackupId, InstanceId, JobId, RepositoryId};
 use crate::model::instance::{DiskSource, ImageFormat, PowerState};
-use crate::model::job::{Quiesce, Verification};
-use crate::model::manifest::{Consistency, MadeBy, Manifest, ManifestDisk, QuiesceRecord, RecordFile, TransferUsed};
+use crate::model::job::Quiesce;
+use crate::model::manifest::{
+    Consistency, MadeBy, Manifest, ManifestDisk, Proof, QuiesceRecord, RecordFile, TransferUsed,
+};
 
 const IMAGE: &[u8] = b"not really an image";
 const DEFINITION: &[u8] = b"<domain/>";
@@ -44,7 +46,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
             reason: None,
         },
         guest: None,
-        verification: Verification::Compared,
+        verification: Proof::Compared,
         disks: targets.iter().map(disk).collect(),
         skipped_disks: Vec::new(),
         records: vec![RecordFile {

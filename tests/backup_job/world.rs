@@ -186,6 +186,7 @@ impl World {
         found.extend(self.movers.staging(SHARE).into_iter().map(|name| format!("staging {name}")));
         found.extend(self.movers.is_leased(SHARE, self.instance).then(|| "a lease".to_owned()));
         found.extend((self.guards.standing() > 0).then(|| "a guard".to_owned()));
+        found.extend(self.movers.exposed().into_iter().map(|place| format!("shown at {}", place.display())));
         found.extend(files(&self.settings.run_dir));
         found.extend(files(&self.settings.scratch_dir));
         assert_eq!(files(self.directory.path()).len(), 2);

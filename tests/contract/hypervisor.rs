@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use longshore::failure::Code;
-use longshore::host::hypervisor::{DomainEvent, DomainJob, FreezeStatus, Hypervisor, PullBackup, PullDisk};
+use longshore::host::hypervisor::{
+    DomainEvent, DomainJob, EndedJob, FreezeStatus, Hypervisor, PullBackup, PullDisk, PushBackup, PushDisk,
+};
 use longshore::model::id::{InstanceId, InstanceRef};
 use longshore::model::instance::PowerState;
 
@@ -187,6 +189,29 @@ pub async fn the_end_of_a_job_is_hinted_for_each_disk(door: &dyn Hypervisor, id:
     ended.sort();
     assert_eq!(ended, ["vda", "vdb"]);
     eventually("the job is gone", || async { door.domain_job(id).await.unwrap().is_none() }).await;
+}
+
+/// `image` is a qcow2 file of the size of `vda` for a door that writes.
+pub async fn a_push_backup_ends_by_itself_and_its_end_is_remembered(
+    door: &dyn Hypervisor,
+    id: InstanceId,
+    image: &Path,
+) {
+    door.forget_ended_job(id).await.unwrap();
+    assert_eq!(door.ended_job(id).await.unwrap(), None);
+    let mut events = door.watch(id).await.unwrap();
+    let disks = vec![PushDisk { target: "vda".parse().unwrap(), image: image.to_owned() }];
+    door.begin_push(id, &PushBackup { disks, checkpoint: None }).await.unwrap();
+    let ended = DomainEvent::BlockJob { target: "vda".parse().unwrap(), completed: true };
+    assert_eq!(tokio::time::timeout(SOON, events.recv()).await.expect("it ends"), Some(ended));
+    eventually("the job is gone", || async { door.domain_job(id).await.unwrap().is_none() }).await;
+    eventually("no disk has a job", || async { door.block_jobs(id).await.unwrap().is_empty() }).await;
+    let success = EndedJob { success: true, message: None, remaining_bytes: Some(0) };
+    for _twice in 0..2 {
+        assert_eq!(door.ended_job(id).await.unwrap().as_ref(), Some(&success));
+    }
+    door.forget_ended_job(id).await.unwrap();
+    assert_eq!(door.ended_job(id).await.unwrap(), None);
 }
 
 pub async fn an_instance_without_an_agent_says_so(door: &dyn Hypervisor, id: InstanceId) {

@@ -6,9 +6,9 @@ use longshore::failure::{Code, Failure};
 use longshore::host::mover::{Mover, MoverName, Movers};
 use longshore::model::id::{BackupId, InstallationId, InstanceId, JobId, RepositoryId};
 use longshore::model::instance::{DiskSource, ImageFormat, PowerState};
-use longshore::model::job::{Quiesce, Verification};
+use longshore::model::job::Quiesce;
 use longshore::model::manifest::{
-    Consistency, MadeBy, Manifest, ManifestDisk, QuiesceRecord, RecordFile, TransferUsed,
+    Consistency, MadeBy, Manifest, ManifestDisk, Proof, QuiesceRecord, RecordFile, TransferUsed,
 };
 use longshore::model::repository::Repository;
 use longshore::mover::protocol::{CopiedDisk, CopyDisk, LeaseHolder, Reply, Request, SealedFile};
@@ -37,7 +37,7 @@ pub trait World {
 /// A mover with the repository open.
 pub async fn opened(world: &dyn World, name: &str) -> Box<dyn Mover> {
     let mut mover = started(world, name).await;
-    let request = Request::Open { repository: world.repository(), same_device_ok: true, need_bytes: 1 };
+    let request = Request::Open { repository: world.repository(), same_device_ok: true, need_bytes: 1, writer: None };
     assert!(matches!(mover.ask(request, SOON).await.unwrap(), Reply::Opened { free_bytes: 1.., .. }));
     mover
 }
@@ -152,7 +152,7 @@ pub fn manifest(
             reason: None,
         },
         guest: None,
-        verification: Verification::Compared,
+        verification: Proof::Compared,
         disks: copied.iter().map(disk).collect(),
         skipped_disks: Vec::new(),
         records: files.iter().filter_map(record).collect(),
@@ -211,10 +211,10 @@ pub async fn what_is_not_the_repository_that_was_meant_is_refused(world: &dyn Wo
         (elsewhere, 0, Code::RepositoryNotFound),
         (right.clone(), u64::MAX, Code::RepositoryFull),
     ] {
-        let request = Request::Open { repository, same_device_ok: true, need_bytes };
+        let request = Request::Open { repository, same_device_ok: true, need_bytes, writer: None };
         assert_eq!(refused(&mut mover, request).await.code, code);
     }
-    let request = Request::Open { repository: right, same_device_ok: false, need_bytes: 0 };
+    let request = Request::Open { repository: right, same_device_ok: false, need_bytes: 0, writer: None };
     assert_eq!(refused(&mut mover, request).await.code, Code::RepositoryNotSeparate);
     assert_eq!(refused(&mut mover, lease(InstanceId::draw())).await.code, Code::Internal, "nothing is open");
     mover.stop().await.unwrap();

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use longshore::model::job::{Quiesce, Verification};
-use longshore::model::manifest::{Consistency, Manifest, TransferUsed};
+use longshore::model::job::Quiesce;
+use longshore::model::manifest::{Consistency, Manifest, Proof, TransferUsed};
 
 use crate::fleet::Fleet;
 use crate::lab::LabInstance;
@@ -23,7 +23,7 @@ fn a_running_instance_is_quiesced_backed_up_and_proven() {
         (summary.number, summary.transfer, summary.consistency),
         (1, TransferUsed::Pull, Consistency::FileSystem)
     );
-    assert_eq!(summary.verification, Verification::Compared);
+    assert_eq!(summary.verification, Proof::Compared);
     assert!(summary.frozen_ms.is_some_and(|frozen| frozen < 10_000), "{:?}", summary.frozen_ms);
     assert!(!guest.is_frozen(), "the guest goes on");
     let noticed = summary.guest.expect("it ran");

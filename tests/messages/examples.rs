@@ -18,7 +18,7 @@ use longshore::model::instance::{DiskDevice, PowerState};
 use longshore::model::job::{
     BackupMode, BackupSpec, Job, JobKind, Quiesce, RetryPolicy, RunKey, Transfer, Verification, Work,
 };
-use longshore::model::manifest::{Consistency, GuestRecord, SkippedDisk, TransferUsed};
+use longshore::model::manifest::{Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
 
 pub const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
@@ -95,7 +95,7 @@ fn summary() -> BackupSummary {
         consistency: Consistency::FileSystem,
         frozen_ms: Some(41),
         guest: Some(GuestRecord { begin_ms: 28, worst_write_ms: Some(19) }),
-        verification: Verification::Compared,
+        verification: Proof::Compared,
         disks: vec![BackedUpDisk {
             target: "vda".parse().unwrap(),
             virtual_bytes: 10 << 30,

@@ -221,7 +221,7 @@ mod tests {
         );
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let duty = GuardDuty { instance: InstanceId::draw(), freeze_limit: ANSWER_LIMIT, pull: None };
+        let duty = GuardDuty { instance: InstanceId::draw(), freeze_limit: ANSWER_LIMIT, job: None };
         let mut guard = ProcessGuards::of_program(&program, "test:///default").arm(&duty).await.unwrap();
         assert_eq!(guard.fired().await.unwrap(), None);
         guard.disarm().await.unwrap();

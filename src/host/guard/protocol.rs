@@ -22,7 +22,7 @@ pub(super) enum Order {
         /// What to answer for.
         duty: GuardDuty,
     },
-    /// The pull job is about to be begun: a pause by an I/O error may be its doing from now on.
+    /// The backup job is about to be begun: a pause by an I/O error may be its doing from now on.
     Beginning,
     /// The guest is about to be frozen.
     Freezing,

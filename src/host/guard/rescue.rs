@@ -1,4 +1,4 @@
-//! What a guard does once it has fired: thaw the guest and end our pull job, again and again until both stay so.
+//! What a guard does once it has fired: thaw the guest and end our backup job, again and again until both stay so.
 //!
 //! "Once" is not enough. A freeze that timed out may reach the guest later, and a begin that the dead worker had sent may
 //! wait in libvirt for the domain's job lock. So the guard looks on for [`SETTLE`] after all is well.
@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{GuardDuty, PullDuty};
+use super::{GuardDuty, JobDuty};
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::{DomainJob, FreezeStatus, Hypervisor};
+use crate::host::hypervisor::{FreezeStatus, Hypervisor};
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
 
@@ -42,14 +42,14 @@ const TELL_PERIOD: Duration = Duration::from_secs(300);
 pub(super) struct Maybe {
     /// The guest is frozen or going to be.
     pub(super) frozen: bool,
-    /// The pull job has begun or is going to, so that a pause may be its doing.
+    /// The backup job has begun or is going to, so that a pause may be its doing.
     pub(super) begun: bool,
 }
 
-/// Thaws, if the guest was to be frozen, and ends the pull job, if there was to be one, until both have been well for a
+/// Thaws, if the guest was to be frozen, and ends the backup job, if there was to be one, until both have been well for a
 /// while.
 pub(super) async fn rescue(hypervisor: &dyn Hypervisor, duty: &GuardDuty, maybe: Maybe) {
-    if !maybe.frozen && duty.pull.is_none() {
+    if !maybe.frozen && duty.job.is_none() {
         return;
     }
     let began = Instant::now();
@@ -81,7 +81,7 @@ pub(super) async fn rescue(hypervisor: &dyn Hypervisor, duty: &GuardDuty, maybe:
         if told_at.is_none_or(|at| at.elapsed() >= TELL_PERIOD) {
             told_at = Some(Instant::now());
             tell(duty.instance, "thaw its guest", thawed);
-            tell(duty.instance, "end its pull backup", ended);
+            tell(duty.instance, "end its backup job", ended);
         }
         sleep(pause).await;
         if began.elapsed() >= HURRY {
@@ -121,9 +121,9 @@ async fn thaw(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<(), F
 
 /// A pause from before our job could begin is somebody else's, and stays.
 async fn end_and_resume(hypervisor: &dyn Hypervisor, duty: &GuardDuty, begun: bool) -> Result<(), Failure> {
-    let Some(pull) = &duty.pull else { return Ok(()) };
-    end_pull(hypervisor, duty.instance, pull).await?;
-    if pull.was_running && begun {
+    let Some(job) = &duty.job else { return Ok(()) };
+    end_job(hypervisor, duty.instance, job).await?;
+    if job.was_running && begun {
         resume_after_io_error(hypervisor, duty.instance).await?;
     }
     Ok(())
@@ -140,18 +140,17 @@ pub async fn resume_after_io_error(hypervisor: &dyn Hypervisor, instance: Instan
     }
 }
 
-/// Ends the domain's job if its socket is ours, and fails until it is gone. Somebody else's job is none of our business.
-async fn end_pull(hypervisor: &dyn Hypervisor, instance: InstanceId, pull: &PullDuty) -> Result<(), Failure> {
-    let ours = DomainJob::Pull { socket: pull.socket.clone() };
+/// Ends the domain's job if it is ours, and fails until it is gone. Somebody else's job is none of our business.
+async fn end_job(hypervisor: &dyn Hypervisor, instance: InstanceId, duty: &JobDuty) -> Result<(), Failure> {
     match hypervisor.domain_job(instance).await {
-        Ok(Some(job)) if job == ours => {}
+        Ok(Some(job)) if job == duty.ours => {}
         Ok(_) => return Ok(()),
         Err(failure) if failure.code == Code::InstanceNotHere => return Ok(()),
         Err(failure) => return Err(failure),
     }
-    hypervisor.abort_job(instance, &ours).await?;
-    if hypervisor.domain_job(instance).await? == Some(ours) {
-        return Err(Failure::new(Code::InstanceBusy, format!("the pull job of instance `{instance}` is ending")));
+    hypervisor.abort_job(instance, &duty.ours).await?;
+    if hypervisor.domain_job(instance).await?.as_ref() == Some(&duty.ours) {
+        return Err(Failure::new(Code::InstanceBusy, format!("the backup job of instance `{instance}` is ending")));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use nix::sys::statvfs::statvfs;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 
-use super::PullDuty;
+use super::ScratchDuty;
 
 /// How often the scratch is measured.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ struct Measured {
 
 /// Measures one job's scratch, one measurement at a time.
 pub(super) struct Scratch {
-    pull: PullDuty,
+    duty: ScratchDuty,
     ticks: Interval,
     measuring: Option<JoinHandle<std::io::Result<Measured>>>,
     asked_at: Instant,
@@ -40,11 +40,11 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new(pull: PullDuty) -> Self {
+    pub(super) fn new(duty: ScratchDuty) -> Self {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let now = Instant::now();
-        Self { pull, ticks, measuring: None, asked_at: now, measured_at: now }
+        Self { duty, ticks, measuring: None, asked_at: now, measured_at: now }
     }
 
     /// Measures until there is a reason to end the job. May be dropped and called again.
@@ -55,8 +55,8 @@ impl Scratch {
                 None => {
                     self.ticks.tick().await;
                     self.asked_at = Instant::now();
-                    let pull = self.pull.clone();
-                    self.measuring.insert(tokio::task::spawn_blocking(move || measure(&pull)))
+                    let duty = self.duty.clone();
+                    self.measuring.insert(tokio::task::spawn_blocking(move || measure(&duty)))
                 }
             };
             let unknown = match timeout_at(self.asked_at + UNKNOWN_MAX, task).await {
@@ -82,7 +82,7 @@ impl Scratch {
 
     fn reason(&self, measured: &Measured) -> Option<String> {
         let Measured { used_bytes, free_bytes } = measured;
-        let (limit, reserve) = (self.pull.scratch_limit_bytes, self.pull.scratch_reserve_bytes);
+        let (limit, reserve) = (self.duty.limit_bytes, self.duty.reserve_bytes);
         if *used_bytes >= limit / 100 * END_PERCENT {
             Some(format!("the scratch holds {used_bytes} of {limit} bytes, and the job is given up at {END_PERCENT} %"))
         } else if *free_bytes < reserve {
@@ -96,9 +96,9 @@ impl Scratch {
 }
 
 /// A file that isn't there, or not yet, holds nothing; its directory has to be there.
-fn measure(pull: &PullDuty) -> std::io::Result<Measured> {
+fn measure(duty: &ScratchDuty) -> std::io::Result<Measured> {
     let mut measured = Measured { used_bytes: 0, free_bytes: u64::MAX };
-    for file in &pull.scratch {
+    for file in &duty.files {
         measured.used_bytes += allocated_bytes(file)?;
         if let Some(directory) = file.parent() {
             let room = statvfs(directory)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::fake::FakeGuards;
-use super::{Guard, GuardDuty, Guards, PullDuty};
+use super::{Guard, GuardDuty, Guards, JobDuty, ScratchDuty};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::fake::{FakeAgent, FakeHypervisor, FakeInstance};
 use crate::host::hypervisor::{DomainJob, Hypervisor, PullBackup, PullDisk};
@@ -40,14 +40,17 @@ impl Scene {
     }
 
     async fn armed(&self) -> Box<dyn Guard> {
-        let pull = PullDuty {
-            socket: SOCKET.into(),
-            scratch: vec![self.scratch.clone()],
-            scratch_limit_bytes: 1 << 20,
-            scratch_reserve_bytes: self.scratch_reserve_bytes,
-            was_running: true,
+        let scratch = ScratchDuty {
+            files: vec![self.scratch.clone()],
+            limit_bytes: 1 << 20,
+            reserve_bytes: self.scratch_reserve_bytes,
         };
-        let duty = GuardDuty { instance: self.instance, freeze_limit: FREEZE_LIMIT, pull: Some(pull) };
+        let ours = DomainJob::Pull { socket: SOCKET.into() };
+        self.armed_for(JobDuty { ours, was_running: true, scratch: Some(scratch) }).await
+    }
+
+    async fn armed_for(&self, job: JobDuty) -> Box<dyn Guard> {
+        let duty = GuardDuty { instance: self.instance, freeze_limit: FREEZE_LIMIT, job: Some(job) };
         self.guards.arm(&duty).await.unwrap()
     }
 

@@ -20,7 +20,7 @@ pub(super) type Asked = (Order, oneshot::Sender<Answer>);
 
 /// Watches until it is disarmed, or until the worker is gone and what it left is cleared up.
 pub(super) async fn watch(hypervisor: Arc<dyn Hypervisor>, duty: GuardDuty, mut orders: mpsc::Receiver<Asked>) {
-    let mut scratch = duty.pull.clone().map(Scratch::new);
+    let mut scratch = duty.job.as_ref().and_then(|job| job.scratch.clone()).map(Scratch::new);
     let mut post = Post { hypervisor, duty, frozen_until: None, maybe: Maybe::default(), fired: None, rescue: None };
     loop {
         tokio::select! {
@@ -116,7 +116,7 @@ impl Post {
         let rescue = async move {
             loop {
                 rescue(hypervisor.as_ref(), &duty, maybe).await;
-                if !maybe.frozen && duty.pull.is_none() {
+                if !maybe.frozen && duty.job.is_none() {
                     return;
                 }
             }

@@ -129,7 +129,7 @@ pub struct PushBackup {
 }
 
 /// The libvirt job that a domain has now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum DomainJob {
     /// A pull backup, known by its socket.
     Pull {
@@ -154,6 +154,17 @@ pub struct DomainJobStats {
     pub processed_bytes: u64,
     /// In use by scratch files (pull).
     pub scratch_used_bytes: u64,
+}
+
+/// How a domain's latest backup job ended, as libvirt remembers it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndedJob {
+    /// libvirt calls it a success, which says nothing of what a target file holds.
+    pub success: bool,
+    /// What libvirt says went wrong.
+    pub message: Option<String>,
+    /// Bytes that were left to do; none where libvirt doesn't tell, as after a restart of its daemon.
+    pub remaining_bytes: Option<u64>,
 }
 
 /// What one disk has done for its guest so far. Only requests that are done are counted.
@@ -199,6 +210,9 @@ pub trait Hypervisor: Send + Sync {
     /// doesn't change the user, so that QEMU runs as libvirt itself does. Slow where libvirt has to look at the host for it; a running instance's own
     /// description is enough.
     async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure>;
+    /// The process id of the running instance's QEMU, which runs as `owner`, the answer of [`Hypervisor::qemu_owner`].
+    /// `instance_state_unsupported`: there is none to be seen.
+    async fn qemu_process(&self, instance: InstanceId, owner: Option<QemuOwner>) -> Result<u32, Failure>;
     /// All instances of the host.
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure>;
     /// One instance with its disks. `instance_not_here` when there is none, `instance_ambiguous` for a name that fits two.
@@ -231,6 +245,10 @@ pub trait Hypervisor: Send + Sync {
     async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure>;
     /// Figures of the running backup job; none when there is no job.
     async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure>;
+    /// How the domain's latest backup job ended; none when libvirt remembers none. It remembers one, until the next.
+    async fn ended_job(&self, instance: InstanceId) -> Result<Option<EndedJob>, Failure>;
+    /// Lets libvirt forget how the latest job ended, so that what it remembers later is a later one's.
+    async fn forget_ended_job(&self, instance: InstanceId) -> Result<(), Failure>;
     /// Asks for the end of the domain's job if it is `ours`, which for a pull backup is also its normal end. No job is no
     /// error; another job is `instance_busy` and left alone. It may return before the job is gone: that is so when
     /// [`Hypervisor::domain_job`] and [`Hypervisor::block_jobs`] say so.

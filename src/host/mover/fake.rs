@@ -8,6 +8,7 @@ mod mover;
 mod repository;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -35,6 +36,8 @@ struct World {
     hangs: BTreeSet<String>,
     movers: BTreeMap<u64, Alive>,
     started: u64,
+    exposed: BTreeSet<PathBuf>,
+    cut_off: BTreeSet<PathBuf>,
 }
 
 /// A failure that is waiting for its request.
@@ -123,6 +126,16 @@ impl FakeMovers {
         self.world().movers.values().any(|alive| alive.mounted.as_deref() == Some(address))
     }
 
+    /// Where something of a repository is shown to the host.
+    pub fn exposed(&self) -> Vec<PathBuf> {
+        self.world().exposed.iter().cloned().collect()
+    }
+
+    /// Where what was under way on the share has been made to fail.
+    pub fn were_cut_off(&self) -> Vec<PathBuf> {
+        self.world().cut_off.iter().cloned().collect()
+    }
+
     /// Names of the staging directories in a repository.
     pub fn staging(&self, address: &str) -> Vec<String> {
         self.repository(address, |repository| repository.staging()).unwrap_or_default()
@@ -185,5 +198,23 @@ impl Movers for FakeMovers {
             key
         };
         Ok(Box::new(FakeMover::new(self.clone(), key, name.clone(), lost, progress_in)))
+    }
+
+    async fn unmount(&self, place: &Path) -> Result<(), Failure> {
+        self.scripted("unmount", false)?;
+        self.world().exposed.remove(place);
+        // The place is a directory of the host's, and real.
+        match std::fs::remove_dir(place) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::new(Code::HostIo, format!("cannot remove `{}`", place.display())).because(&error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn cut_off(&self, place: &Path) -> Result<(), Failure> {
+        self.scripted("cut_off", false)?;
+        self.world().cut_off.insert(place.to_owned());
+        Ok(())
     }
 }

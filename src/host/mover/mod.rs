@@ -11,6 +11,7 @@ mod fake;
 mod process;
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::mover::protocol::{Reply, Request};
 pub use fake::FakeMovers;
 pub use process::{
     ProcessMovers,
+    exposed::exposed_in,
     sweep::{remove_unused, sweep},
 };
 
@@ -74,6 +76,14 @@ pub struct Progress {
 pub trait Movers: Send + Sync {
     /// Starts a mover for one attempt. `mover_died` when it does not come up, with its own words as the cause.
     async fn start(&self, name: &MoverName) -> Result<Box<dyn Mover>, Failure>;
+
+    /// Takes away what a mover has shown to the host at `place` ([`Request::Expose`]), whether that mover lives or not, and removes
+    /// the place. Nothing there is no error. `host_io`, with what remains.
+    async fn unmount(&self, place: &Path) -> Result<(), Failure>;
+
+    /// Fails every call that is under way on the share that is shown at `place`, for all processes that wait for it. What
+    /// waits for a dead server is free again; what comes after waits anew.
+    async fn cut_off(&self, place: &Path) -> Result<(), Failure>;
 }
 
 /// A running mover.

@@ -18,6 +18,7 @@ use crate::failure::{Code, Failure};
 use crate::host::remains;
 use crate::mover::protocol::{CredentialPlaces, Reply, Request, SUBCOMMAND, ToMover, frame};
 
+pub(super) mod exposed;
 mod listener;
 pub(super) mod sweep;
 use listener::{Heard, Listener};
@@ -92,6 +93,14 @@ impl Movers for ProcessMovers {
         };
         mover.started().await?;
         Ok(Box::new(mover))
+    }
+
+    async fn unmount(&self, place: &Path) -> Result<(), Failure> {
+        exposed::take_away(&self.program, place).await
+    }
+
+    async fn cut_off(&self, place: &Path) -> Result<(), Failure> {
+        exposed::cut_off(&self.program, place).await
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Context {
     pub late_freeze: Option<LateCall>,
     /// A begin that failed and may still come about.
     pub late_begin: Option<LateCall>,
-    /// The pull backup was asked to begin; after a crash, may have been.
+    /// libvirt was asked to begin the backup; after a crash, may have been.
     pub begin_asked: bool,
     /// How long the begin call took, milliseconds.
     pub begin_ms: Option<u64>,

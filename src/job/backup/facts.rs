@@ -10,6 +10,7 @@ use crate::failure::{Code, Failure};
 use crate::host::hypervisor::{Hypervisor, QemuOwner, Versions};
 use crate::model::id::InstanceRef;
 use crate::model::instance::{Instance, PowerState};
+use crate::model::job::Transfer;
 
 /// Longest time for asking the scratch's file system how much room it has. It is meant to be local, but a configured path
 /// can be anything.
@@ -28,17 +29,24 @@ pub struct Facts {
     pub scratch_free_bytes: Option<u64>,
 }
 
-/// Gathers the facts for a backup of `instance`.
+/// Gathers the facts for a backup of `instance` that travels so.
 pub async fn gather(
     hypervisor: &dyn Hypervisor,
     settings: &BackupSettings,
     instance: &InstanceRef,
+    transfer: Transfer,
 ) -> Result<Facts, Failure> {
     let instance = hypervisor.find(instance).await?;
     let versions = hypervisor.versions().await?;
     let (qemu_owner, scratch_free_bytes) = match instance.state {
         PowerState::ShutOff => (None, None),
-        _ => (hypervisor.qemu_owner(Some(instance.id)).await?, Some(free_bytes(&settings.scratch_dir).await?)),
+        _ => {
+            let scratch = match transfer {
+                Transfer::Push => None,
+                Transfer::Auto | Transfer::Pull => Some(free_bytes(&settings.scratch_dir).await?),
+            };
+            (hypervisor.qemu_owner(Some(instance.id)).await?, scratch)
+        }
     };
     Ok(Facts { instance, versions, qemu_owner, scratch_free_bytes })
 }

@@ -9,15 +9,28 @@ use tokio::time::{Instant, sleep};
 
 use crate::failure::{Code, Failure};
 use crate::host::guard::SETTLE;
-use crate::host::hypervisor::Hypervisor;
+use crate::host::hypervisor::{DomainJob, Hypervisor};
 use crate::model::id::InstanceId;
 
 /// The door's words for the calls that a guest or the host must not meet late.
 pub const FREEZE: &str = "freeze";
 /// Likewise.
-pub const BEGIN: &str = "begin_pull";
+const BEGIN_PULL: &str = "begin_pull";
+/// Likewise.
+const BEGIN_PUSH: &str = "begin_push";
 /// The door's word for a call that is only not to be asked twice.
 pub const COUNTERS: &str = "write_counters";
+
+/// The door's word for the call that begins that job.
+pub fn begin_of(job: &DomainJob) -> &'static str {
+    match job {
+        DomainJob::Push { .. } => BEGIN_PUSH,
+        DomainJob::Pull { .. } | DomainJob::Other => BEGIN_PULL,
+    }
+}
+
+/// The door's word for the call that a push asks again and again for how far it is.
+pub const STATS: &str = "domain_job_stats";
 
 /// Pause between two looks whether a late call has come back.
 pub const LOOK_SECONDS: u64 = 2;
@@ -53,7 +66,7 @@ impl LateCall {
 
 /// Resolves when no freeze and no begin on the instance is under way.
 pub async fn none_is_listed(hypervisor: Arc<dyn Hypervisor>, instance: InstanceId) {
-    while [FREEZE, BEGIN].iter().any(|word| is_listed(hypervisor.as_ref(), instance, word)) {
+    while [FREEZE, BEGIN_PULL, BEGIN_PUSH].iter().any(|word| is_listed(hypervisor.as_ref(), instance, word)) {
         sleep(Duration::from_secs(LOOK_SECONDS)).await;
     }
 }

@@ -1,6 +1,6 @@
 //! The backup of one instance, all of its disks at one moment, onto a repository.
 //!
-//! It promises: the guest never waits for the repository and is thawed on every way out; nothing is published that was not
+//! It promises: the guest never waits for the repository, unless the job wants QEMU itself to write there, and is thawed on every way out; nothing is published that was not
 //! proven as far as the job asks; what is published can be restored without us; the record says no more than is known. It
 //! deliberately never touches the share itself, which is its mover's to do, and makes no decision after the plan but the ones that
 //! the freeze policy leaves open.
@@ -8,7 +8,8 @@
 //! ```text
 //!   gather ──► plan ──► mover ─► repository ─► lease ─► staging, records
 //!                                                          │
-//!        running: source (guard, scratch) ─► moment (freeze, begin, thaw) ─► copy ─► compare ─┐
+//!        pull:    source (guard, scratch) ─► moment (freeze, begin, thaw) ─► copy ─► compare ─┐
+//!        push:    source (guard, images) ──► moment (freeze, begin, thaw) ─► push ──► inspect ┤
 //!        stopped: source (stays stopped) ──────────────────► copy ─► compare ─► unchanged ────┤
 //!                                                                                             ▼
 //!                                                                   publish ◄── seal ◄── source released
@@ -30,18 +31,20 @@ mod tests;
 
 use tokio::sync::watch;
 
+use self::plan::SourcePlan;
 pub use plan::BackupPlan;
 pub use result::BackupResult;
 pub use settings::BackupSettings;
 
 use self::context::Context;
 use self::steps::{
-    Compare, Copy, Lease, Moment, MoverProcess, OpenRepository, Publish, PullSource, Records, Seal, SourcesUnchanged,
-    Staging, StoppedSource,
+    Compare, Copy, Inspect, Lease, Moment, MoverProcess, OpenRepository, Publish, PullSource, Push, PushSource,
+    Records, Seal, SourcesUnchanged, Staging, StoppedSource,
 };
 use super::{Attempt, Doors, JobProgress};
 use crate::failure::{Code, Failure};
-use crate::model::job::{BackupSpec, Verification};
+use crate::model::job::BackupSpec;
+use crate::model::manifest::Proof;
 use crate::saga::step::{Step, commit, make, within};
 use crate::saga::{self, Outcome, Record, SagaLog, Stop};
 
@@ -59,7 +62,7 @@ impl PreparedBackup {
         attempt: &Attempt,
         spec: &BackupSpec,
     ) -> Result<Self, Failure> {
-        let facts = facts::gather(doors.hypervisor.as_ref(), settings, &attempt.job.instance).await?;
+        let facts = facts::gather(doors.hypervisor.as_ref(), settings, &attempt.job.instance, spec.transfer).await?;
         let plan = plan::plan(attempt, spec, settings, &facts)?;
         Ok(Self { plan, facts })
     }
@@ -117,18 +120,27 @@ pub async fn unwind(
 /// The recipe.
 fn recipe(plan: &BackupPlan, settings: &BackupSettings, attempt: &Attempt) -> Vec<Step<Context>> {
     let deadline = attempt.job.deadline;
-    let compare = (plan.verification == Verification::Compared).then(|| make(Compare { deadline }));
-    let source = if plan.pull().is_some() {
-        let mut inner = vec![make(Moment { freeze_limit: settings.freeze_limit }), make(Copy { deadline })];
-        inner.extend(compare);
-        within(PullSource, inner)
-    } else {
-        let mut inner = vec![make(Copy { deadline })];
-        inner.extend(compare);
-        inner.push(make(SourcesUnchanged { deadline }));
-        within(StoppedSource, inner)
-    };
-    let under_the_lease = vec![make(Staging), make(Records), source, make(Seal { deadline }), commit(Publish)];
+    let compare = (plan.verification == Proof::Compared).then(|| make(Compare { deadline }));
+    let moment = || make(Moment { freeze_limit: settings.freeze_limit });
+    let mut under_the_lease = vec![make(Staging), make(Records)];
+    match &plan.source {
+        SourcePlan::Pull(_) => {
+            let mut inner = vec![moment(), make(Copy { deadline })];
+            inner.extend(compare);
+            under_the_lease.push(within(PullSource, inner));
+        }
+        SourcePlan::Push(_) => {
+            under_the_lease.push(within(PushSource, vec![moment(), make(Push { deadline })]));
+            under_the_lease.push(make(Inspect { deadline }));
+        }
+        SourcePlan::Stopped => {
+            let mut inner = vec![make(Copy { deadline })];
+            inner.extend(compare);
+            inner.push(make(SourcesUnchanged { deadline }));
+            under_the_lease.push(within(StoppedSource, inner));
+        }
+    }
+    under_the_lease.extend([make(Seal { deadline }), commit(Publish)]);
     vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]
 }
 

@@ -9,9 +9,7 @@ use serde_json::Value;
 use super::context::Context;
 use super::plan::PlannedDisk;
 use crate::failure::{Code, Failure};
-use crate::model::manifest::{
-    Consistency, GuestRecord, MadeBy, Manifest, ManifestDisk, QuiesceRecord, RecordFile, TransferUsed,
-};
+use crate::model::manifest::{Consistency, GuestRecord, MadeBy, Manifest, ManifestDisk, QuiesceRecord, RecordFile};
 use crate::mover::protocol::{CopiedDisk, SealedFile};
 
 /// The published backup.
@@ -67,7 +65,7 @@ pub(super) fn manifest(context: &Context, files: &[SealedFile]) -> Result<Manife
         job_id: plan.key.job_id,
         run: plan.key.run,
         attempt: plan.attempt,
-        transfer: if plan.pull().is_some() { TransferUsed::Pull } else { TransferUsed::Stopped },
+        transfer: plan.transfer(),
         taken_at: context.taken_at.unwrap_or(finished_at),
         finished_at,
         quiesce: context.quiesce.clone().unwrap_or_else(|| not_frozen(context)),

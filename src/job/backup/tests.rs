@@ -1,4 +1,4 @@
-//! The harness that every saga has to stand, for the two recipes of a backup on the fakes.
+//! The harness that every saga has to stand, for the three recipes of a backup on the fakes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::host::hypervisor::fake::{FakeHypervisor, FakeInstance};
 use crate::host::mover::FakeMovers;
 use crate::model::id::{BackupId, InstallationId, InstanceRef, JobId};
 use crate::model::instance::PowerState;
-use crate::model::job::{Job, Quiesce, RetryPolicy, RunKey, Work};
+use crate::model::job::{Job, Quiesce, RetryPolicy, RunKey, Transfer, Work};
 use crate::model::repository::{Repository, RepositoryType};
 use crate::saga::harness::{self, Case};
 
@@ -33,7 +33,7 @@ struct World {
 }
 
 impl World {
-    fn new(state: PowerState) -> Self {
+    fn new(state: PowerState, transfer: Transfer) -> Self {
         let instance = match state {
             PowerState::ShutOff => FakeInstance::shut_off("web"),
             _ => FakeInstance::running("web"),
@@ -66,7 +66,7 @@ impl World {
                 options: Vec::new(),
                 credentials: None,
             },
-            work: Work::Backup(spec()),
+            work: Work::Backup(BackupSpec { transfer, ..spec() }),
             retry: RetryPolicy::default(),
             start_before: None,
             deadline: Job::DEFAULT_DEADLINE,
@@ -86,7 +86,8 @@ impl World {
     }
 
     async fn prepare(&self) -> PreparedBackup {
-        PreparedBackup::new(&self.doors(), &self.settings, &self.attempt, &spec()).await.unwrap()
+        let Work::Backup(spec) = &self.attempt.job.work;
+        PreparedBackup::new(&self.doors(), &self.settings, &self.attempt, spec).await.unwrap()
     }
 
     fn context(&self, plan: BackupPlan) -> Context {
@@ -104,6 +105,7 @@ impl World {
         if self.guards.standing() > 0 {
             found.push("a guard".to_owned());
         }
+        found.extend(self.movers.exposed().into_iter().map(|place| format!("shown at {}", place.display())));
         found.extend(files(&self.settings.run_dir));
         found.extend(files(self.directory.path()).into_iter().filter(|file| !file.ends_with("/run")));
         found
@@ -128,12 +130,17 @@ fn files(directory: &Path) -> Vec<String> {
 /// A backup of an instance in that state. The world is the one of the latest beginning.
 struct Backup {
     state: PowerState,
+    transfer: Transfer,
     world: Mutex<World>,
 }
 
 impl Backup {
     fn of(state: PowerState) -> Self {
-        Self { state, world: Mutex::new(World::new(state)) }
+        Self::by(state, Transfer::Pull)
+    }
+
+    fn by(state: PowerState, transfer: Transfer) -> Self {
+        Self { state, transfer, world: Mutex::new(World::new(state, transfer)) }
     }
 
     fn plan_of(context: &Context) -> BackupPlan {
@@ -158,7 +165,7 @@ impl Case for Backup {
     type Context = Context;
 
     async fn begin(&self) -> Context {
-        let world = World::new(self.state);
+        let world = World::new(self.state, self.transfer);
         let prepared = world.prepare().await;
         let mut context = world.context(prepared.plan);
         context.facts = Some(prepared.facts);
@@ -169,8 +176,13 @@ impl Case for Backup {
     fn steps(&self) -> Vec<Step<Context>> {
         let world = self.world.lock().unwrap();
         // The form of the recipe hangs on nothing but how the bytes travel.
-        let source = match self.state {
-            PowerState::ShutOff => plan::SourcePlan::Stopped,
+        let source = match (self.state, self.transfer) {
+            (PowerState::ShutOff, _) => plan::SourcePlan::Stopped,
+            (_, Transfer::Push) => plan::SourcePlan::Push(plan::PushPlan {
+                place: Default::default(),
+                images: Vec::new(),
+                qemu_owner: None,
+            }),
             _ => plan::SourcePlan::Pull(plan::PullPlan {
                 socket_dir: Default::default(),
                 socket: Default::default(),
@@ -235,4 +247,21 @@ async fn a_backup_of_a_stopped_instance_stands_the_harness() {
     harness::unwinds_from_every_step(&case).await;
     harness::every_step_may_run_twice(&case).await;
     harness::stopped_after_every_record_it_recovers(&case).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_qemu_pushes_unwinds_from_every_step() {
+    let case = Backup::by(PowerState::Running, Transfer::Push);
+    harness::completes(&case).await;
+    harness::unwinds_from_every_step(&case).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_step_of_a_backup_that_qemu_pushes_may_run_twice() {
+    harness::every_step_may_run_twice(&Backup::by(PowerState::Running, Transfer::Push)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_qemu_pushes_stopped_after_every_record_recovers() {
+    harness::stopped_after_every_record_it_recovers(&Backup::by(PowerState::Running, Transfer::Push)).await;
 }

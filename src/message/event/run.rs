@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Failure};
 use crate::model::id::{BackupId, DiskTarget, JobId};
-use crate::model::job::Verification;
-use crate::model::manifest::{Consistency, GuestRecord, SkippedDisk, TransferUsed};
+use crate::model::manifest::{Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 
 /// The host has the job in its journal and will bring it to an end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -194,7 +193,7 @@ pub struct BackupSummary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestRecord>,
     /// How it was proven.
-    pub verification: Verification,
+    pub verification: Proof,
     /// The disks in it.
     pub disks: Vec<BackedUpDisk>,
     /// Disks left out, and why.

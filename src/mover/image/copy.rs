@@ -1,4 +1,4 @@
-//! Copying one disk: read, hash, write what is not zeros.
+//! Passing through one disk: read, hash, and write what is not zeros where there is somebody to write it to.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,88 +13,106 @@ use crate::mover::nbd::Connection;
 /// Zero blocks that are passed over between two reports of progress.
 const ZERO_BLOCKS_A_REPORT: u64 = 1024;
 
+/// Where the bytes come from and go to.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'c> {
+    /// Is read.
+    pub source: &'c Arc<Connection>,
+    /// The code of a failure to read it.
+    pub source_device: Code,
+    /// Is written; none where the source is only hashed.
+    pub target: Option<&'c Arc<Connection>>,
+}
+
 /// What came of one block.
 struct Copied {
     index: u64,
     /// None for a block that turned out to be all zeros.
     hash: Option<BlockHash>,
-    written_bytes: u64,
+    data_bytes: u64,
     buffer: Vec<u8>,
 }
 
-/// Copies everything that does not read as zeros, and returns the hashes and the bytes written. `report` gets bytes passed
-/// and bytes written so far.
+/// Copies everything that does not read as zeros, and returns the hashes and the bytes that are data. `report` gets bytes
+/// passed and bytes of data so far.
 pub(super) async fn copy(
     disk: &str,
-    source: &Arc<Connection>,
-    target: &Arc<Connection>,
+    ends: Ends<'_>,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Blocks, u64), Failure> {
+    let Ends { source, source_device, target } = ends;
     let read_failed = || format!("cannot read disk `{disk}`");
     let mut blocks = Blocks::new(source.export().size)
         .map_err(|error| Failure::new(Code::DiskUnsupported, read_failed()).because(&error))?;
     let mut map = ZeroMap::new(source);
     let (mut pipeline, mut buffers) = (Pipeline::new(), Buffers::default());
-    let (mut passed, mut written) = (0, 0);
+    let (mut passed, mut data) = (0, 0);
     for index in 0..blocks.count() {
         let (start, bytes) = (index * BLOCK_BYTES, blocks.block_bytes(index));
         let zeros = map.reads_as_zeros(start, start + bytes).await;
-        if zeros.map_err(|error| error.failure(Code::SourceReadFailed, read_failed()))? {
+        if zeros.map_err(|error| error.failure(source_device, read_failed()))? {
             passed += bytes;
             if index % ZERO_BLOCKS_A_REPORT == 0 {
-                report(passed, written);
+                report(passed, data);
             }
             continue;
         }
         while let Some(copied) = pipeline.make_room().await? {
-            settle(copied, &mut blocks, &mut buffers, &mut passed, &mut written);
-            report(passed, written);
+            settle(copied, &mut blocks, &mut buffers, &mut passed, &mut data);
+            report(passed, data);
         }
-        let (source, target, buffer) = (Arc::clone(source), Arc::clone(target), buffers.take(bytes));
-        pipeline.start(copy_block(disk.to_owned(), source, target, index, buffer));
+        let ways = Ways { source: Arc::clone(source), source_device, target: target.cloned() };
+        pipeline.start(copy_block(disk.to_owned(), ways, index, buffers.take(bytes)));
     }
     while let Some(copied) = pipeline.next().await? {
-        settle(copied, &mut blocks, &mut buffers, &mut passed, &mut written);
-        report(passed, written);
+        settle(copied, &mut blocks, &mut buffers, &mut passed, &mut data);
+        report(passed, data);
     }
-    let flushed = target.flush().await;
-    flushed.map_err(|error| error.failure(Code::RepositoryIo, format!("cannot flush the image of disk `{disk}`")))?;
-    report(passed, written);
-    Ok((blocks, written))
+    if let Some(target) = target {
+        let flushed = target.flush().await;
+        flushed
+            .map_err(|error| error.failure(Code::RepositoryIo, format!("cannot flush the image of disk `{disk}`")))?;
+    }
+    report(passed, data);
+    Ok((blocks, data))
 }
 
-fn settle(copied: Copied, blocks: &mut Blocks, buffers: &mut Buffers, passed: &mut u64, written: &mut u64) {
+fn settle(copied: Copied, blocks: &mut Blocks, buffers: &mut Buffers, passed: &mut u64, data: &mut u64) {
     *passed += blocks.block_bytes(copied.index);
-    *written += copied.written_bytes;
+    *data += copied.data_bytes;
     if let Some(hash) = copied.hash {
         blocks.set(copied.index, hash);
     }
     buffers.give_back(copied.buffer);
 }
 
-async fn copy_block(
-    disk: String,
+/// [`Ends`], for a task of its own.
+struct Ways {
     source: Arc<Connection>,
-    target: Arc<Connection>,
-    index: u64,
-    buffer: Vec<u8>,
-) -> Result<Copied, Failure> {
+    source_device: Code,
+    target: Option<Arc<Connection>>,
+}
+
+async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Result<Copied, Failure> {
+    let Ways { source, source_device, target } = ways;
     let start = index * BLOCK_BYTES;
     let read = source.read(start, buffer).await;
     let mut buffer =
-        read.map_err(|error| error.failure(Code::SourceReadFailed, format!("cannot read disk `{disk}` at {start}")))?;
-    let data = runs_of_data(&buffer);
-    let hash = (!data.is_empty()).then(|| *blake3::hash(&buffer).as_bytes());
-    let mut written_bytes = 0;
-    for run in data {
+        read.map_err(|error| error.failure(source_device, format!("cannot read disk `{disk}` at {start}")))?;
+    let runs = runs_of_data(&buffer);
+    let hash = (!runs.is_empty()).then(|| *blake3::hash(&buffer).as_bytes());
+    let mut data_bytes = 0;
+    for run in runs {
         let (offset, bytes) = (start + position(run.start), position(run.len()));
-        let written = target.write(offset, buffer, run).await;
-        buffer = written.map_err(|error| {
-            error.failure(Code::RepositoryIo, format!("cannot write the image of disk `{disk}` at {offset}"))
-        })?;
-        written_bytes += bytes;
+        if let Some(target) = &target {
+            let written = target.write(offset, buffer, run).await;
+            buffer = written.map_err(|error| {
+                error.failure(Code::RepositoryIo, format!("cannot write the image of disk `{disk}` at {offset}"))
+            })?;
+        }
+        data_bytes += bytes;
     }
-    Ok(Copied { index, hash, written_bytes, buffer })
+    Ok(Copied { index, hash, data_bytes, buffer })
 }
 
 /// A place within a block as a place on the disk.

@@ -23,7 +23,9 @@ pub mod blocks;
 mod check;
 mod compare;
 mod copy;
+mod dense;
 mod pipeline;
+mod pushed;
 mod server;
 mod source;
 mod target;
@@ -41,6 +43,7 @@ use crate::mover::share::Sent;
 
 use blocks::Blocks;
 use compare::Sides;
+pub(super) use pushed::PushedSet;
 use server::Sockets;
 use source::{Opened, Source};
 use target::Target;
@@ -182,7 +185,8 @@ impl ImageSet {
         let target = Target::create(self.staging.join(format!("{name}.qcow2")), open.connection.export().size).await?;
         let (server, writing) = target.serve_to_write(&mut self.sockets).await?;
         let (reading, writing) = (Arc::new(open.connection), Arc::new(writing));
-        let (blocks, data_bytes) = copy::copy(name, &reading, &writing, report).await?;
+        let ends = copy::Ends { source: &reading, source_device: Code::SourceReadFailed, target: Some(&writing) };
+        let (blocks, data_bytes) = copy::copy(name, ends, report).await?;
         sole(writing)?.disconnect().await;
         server.end().await?;
         Opened { connection: sole(reading)?, server: open.server }.close().await?;

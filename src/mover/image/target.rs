@@ -70,11 +70,7 @@ impl Target {
     pub(super) async fn serve_from_storage(&self, sockets: &mut Sockets) -> Result<(Server, Connection), Failure> {
         self.sync().await?;
         if self.cache == Cache::Buffered {
-            // Clean pages are dropped; they are all clean after the fsync.
-            let dropped = on_file(&self.held, |file| {
-                posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from)
-            });
-            dropped.await.map_err(|error| self.failed("drop from the cache", &error))?;
+            self.drop_from_cache().await?;
         }
         Server::start(self.serve(false), &sockets.next()).await
     }
@@ -82,6 +78,31 @@ impl Target {
     /// Makes everything that was written durable, by whomever, or learns that it was not.
     pub(super) async fn sync(&self) -> Result<(), Failure> {
         on_file(&self.held, |file| file.sync_all()).await.map_err(|error| self.failed("fsync", &error))
+    }
+
+    /// Clean pages are dropped; they are all clean after an fsync.
+    async fn drop_from_cache(&self) -> Result<(), Failure> {
+        let dropped = on_file(&self.held, |file| {
+            posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from)
+        });
+        dropped.await.map_err(|error| self.failed("drop from the cache", &error))
+    }
+
+    /// Does something with the held file.
+    pub(super) async fn on_held<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        on_file(&self.held, act).await.map_err(|error| self.failed("look at", &error))
+    }
+
+    /// Likewise, with what was fsynced read from the storage.
+    pub(super) async fn on_stored<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.drop_from_cache().await?;
+        self.on_held(act).await
     }
 
     /// The path still leads to the file that was made.

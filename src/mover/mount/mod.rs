@@ -5,6 +5,7 @@
 
 mod credentials;
 mod directory;
+mod exposed;
 mod network;
 mod pinned;
 mod probe;
@@ -21,11 +22,12 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sys::statvfs::FsFlags;
 
 pub(super) use credentials::are_credentials;
+pub(super) use exposed::expose;
 pub use network::{KINDS, Kind};
 pub(super) use pinned::Pinned;
 
 use super::blocking;
-use super::protocol::CredentialPlaces;
+use super::protocol::{CredentialPlaces, Owner};
 use super::share::{Dir, INSTANCES, LOCKS, read_identity};
 use crate::failure::{Code, Failure};
 use crate::model::repository::Repository;
@@ -55,6 +57,8 @@ pub(super) struct Place {
     pub credentials: CredentialPlaces,
     /// A directory repository may be on the device of its parent.
     pub same_device_ok: bool,
+    /// Who else will write to the share.
+    pub writer: Option<Owner>,
 }
 
 /// A mounted repository.

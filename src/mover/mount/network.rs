@@ -15,7 +15,7 @@ use crate::failure::{Code, Failure};
 use crate::model::repository::{Repository, RepositoryType};
 use crate::mover::blocking;
 use crate::mover::command::{self, Command, CommandError, shown_end};
-use crate::mover::protocol::CredentialPlaces;
+use crate::mover::protocol::{CredentialPlaces, Owner};
 use crate::mover::share::Dir;
 
 /// Longest time for a helper to mount. It asks one server; a share that needs longer is of no use for a backup.
@@ -100,8 +100,18 @@ impl Kind {
         server.contains(':').then(|| format!("ip={server}"))
     }
 
+    /// A server that tells no owners leaves it to the mount whom its files belong to.
+    fn owner_options(&self, repository: &Repository, writer: Option<Owner>) -> Vec<String> {
+        let given = |name: &str| repository.options.iter().any(|option| option.key.eq_ignore_ascii_case(name));
+        let Some(Owner { user, group }) = writer.filter(|_| repository.repository_type == RepositoryType::Cifs) else {
+            return Vec::new();
+        };
+        let options = [("uid", user), ("gid", group)];
+        options.into_iter().filter(|(name, _)| !given(name)).map(|(name, id)| format!("{name}={id}")).collect()
+    }
+
     /// The options as one text, for the helper's `-o`.
-    fn options(&self, repository: &Repository, secrets: &[String]) -> String {
+    fn options(&self, repository: &Repository, secrets: &[String], writer: Option<Owner>) -> String {
         let given = |names: &[&str]| {
             repository.options.iter().any(|option| names.iter().any(|name| option.key.eq_ignore_ascii_case(name)))
         };
@@ -113,6 +123,7 @@ impl Kind {
         let all: Vec<_> = defaults
             .map(str::to_owned)
             .chain(address)
+            .chain(self.owner_options(repository, writer))
             .chain(own)
             .chain(secrets.iter().cloned())
             .chain(always)
@@ -140,7 +151,7 @@ pub(super) async fn mount(kind: &'static Kind, repository: &Repository, place: &
     let finished = Command::new(&program.to_string_lossy())
         .arg(&repository.address)
         .arg(&place.mount_point)
-        .args(["-o", &kind.options(repository, &extra)])
+        .args(["-o", &kind.options(repository, &extra, place.writer)])
         .run(MOUNT_LIMIT)
         .await;
     drop(file);
@@ -208,7 +219,7 @@ mod tests {
             RepositoryType::Ceph => "mon1:/",
             RepositoryType::Directory => "/srv/backup",
         };
-        Kind::of(repository_type).unwrap().options(&repository(repository_type, address, given), &[])
+        Kind::of(repository_type).unwrap().options(&repository(repository_type, address, given), &[], None)
     }
 
     #[test]
@@ -226,6 +237,17 @@ mod tests {
         assert_eq!(options(Ceph, "name=backup"), "name=backup,nosuid,nodev,noexec");
     }
 
+    #[test]
+    fn a_cifs_share_belongs_to_whom_writes_there_unless_the_repository_says_otherwise() {
+        let writer = Some(Owner { user: 64055, group: 64056 });
+        let of = |repository_type, address, given| {
+            Kind::of(repository_type).unwrap().options(&repository(repository_type, address, given), &[], writer)
+        };
+        assert!(of(RepositoryType::Cifs, "//nas/share", "").contains(",uid=64055,gid=64056,"));
+        assert!(of(RepositoryType::Cifs, "//nas/share", "uid=7").contains(",gid=64056,uid=7,"));
+        assert!(!of(RepositoryType::Nfs, "nas:/export", "").contains("uid="));
+    }
+
     #[tokio::test]
     async fn a_helper_that_is_missing_is_named_with_its_package() {
         static MISSING: Kind =
@@ -236,6 +258,7 @@ mod tests {
             private: directory.clone(),
             credentials: CredentialPlaces { dir: directory.clone(), host_key: directory },
             same_device_ok: false,
+            writer: None,
         };
         let repository = repository(RepositoryType::Nfs, "nas:/export", "");
         let failure = mount(&MISSING, &repository, &place).await.unwrap_err();

@@ -300,6 +300,16 @@ impl Dir {
         }
     }
 
+    /// Lets others pass through to files whose names they know, or no more. A share without permissions of its own keeps those that
+    /// its mount gives to all directories.
+    pub fn let_others_pass(&self, pass: bool) -> Result<()> {
+        let mode = if pass { DIRECTORY_MODE | Mode::S_IXGRP | Mode::S_IXOTH } else { DIRECTORY_MODE };
+        match nix::sys::stat::fchmod(&self.fd, mode) {
+            Ok(()) | Err(Errno::EPERM | Errno::EOPNOTSUPP) => Ok(()),
+            Err(errno) => Err(ShareError::refused("change who passes", shown(self.path.as_os_str()), errno)),
+        }
+    }
+
     /// Bytes free for us.
     pub fn free_bytes(&self) -> Result<u64> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd)

@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::{
-    DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
+    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
     PushBackup, QemuOwner, StuckCall, Versions, WriteCounters,
 };
 use super::script::Ruling;
 use super::world::{AgentAnswer, FakeDomain};
-use super::{CALL_DEADLINE, FakeHypervisor, JOB_ENDS_AFTER};
+use super::{CALL_DEADLINE, FAKE_QEMU, FakeHypervisor, JOB_ENDS_AFTER, PUSH_TAKES};
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
@@ -90,6 +90,15 @@ impl FakeHypervisor {
         self.changes(call, instance, begin).await
     }
 
+    /// Looking lets what is due happen, so that watchers hear of it without anybody asking.
+    fn look_in(&self, after: Duration) {
+        let world = self.clone();
+        tokio::spawn(async move {
+            sleep(after).await;
+            drop(world.lock());
+        });
+    }
+
     /// Waits until the agent would answer, or fails as `agent_silent` at the timeout.
     async fn agent_answers(&self, call: &'static str, instance: InstanceId, timeout: Duration) -> Result<(), Failure> {
         self.enter_with(call, Some(instance), timeout, move |domain| {
@@ -133,6 +142,17 @@ impl Hypervisor for FakeHypervisor {
             self.with(instance, |_| Ok(()))?;
         }
         Ok(self.lock().qemu_owner)
+    }
+
+    async fn qemu_process(&self, instance: InstanceId, _: Option<QemuOwner>) -> Result<u32, Failure> {
+        self.on("qemu_process", instance, |domain| {
+            if domain.state() == PowerState::ShutOff {
+                let text = format!("there is no QEMU of instance `{instance}`");
+                return Err(Failure::new(Code::InstanceStateUnsupported, text));
+            }
+            Ok(FAKE_QEMU)
+        })
+        .await
     }
 
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {
@@ -230,7 +250,9 @@ impl Hypervisor for FakeHypervisor {
     async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure> {
         let kind = DomainJob::Push { images: backup.disks.iter().map(|disk| disk.image.clone()).collect() };
         let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
-        self.begin("begin_push", instance, kind, disks, backup.checkpoint.clone()).await
+        self.begin("begin_push", instance, kind, disks, backup.checkpoint.clone()).await?;
+        self.look_in(PUSH_TAKES);
+        Ok(())
     }
 
     async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure> {
@@ -248,15 +270,22 @@ impl Hypervisor for FakeHypervisor {
         .await
     }
 
+    async fn ended_job(&self, instance: InstanceId) -> Result<Option<EndedJob>, Failure> {
+        self.on("ended_job", instance, |domain| Ok(domain.ended_job.clone())).await
+    }
+
+    async fn forget_ended_job(&self, instance: InstanceId) -> Result<(), Failure> {
+        self.on("forget_ended_job", instance, |domain| {
+            domain.ended_job = None;
+            Ok(())
+        })
+        .await
+    }
+
     async fn abort_job(&self, instance: InstanceId, ours: &DomainJob) -> Result<(), Failure> {
         let ours = ours.clone();
         self.changes("abort_job", instance, move |domain| domain.ask_job_to_end(&ours, Instant::now())).await?;
-        let world = self.clone();
-        tokio::spawn(async move {
-            sleep(JOB_ENDS_AFTER).await;
-            // Looking lets what is due happen, so that watchers hear of it without anybody asking.
-            drop(world.lock());
-        });
+        self.look_in(JOB_ENDS_AFTER);
         Ok(())
     }
 

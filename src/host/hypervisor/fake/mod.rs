@@ -37,8 +37,28 @@ use crate::model::instance::PowerState;
 /// How long a hung call keeps its caller before it fails as `hypervisor_timed_out`; agent calls have their own timeout.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(15);
 
+/// The process id of every fake QEMU; no process on Linux has it.
+pub const FAKE_QEMU: u32 = u32::MAX;
+
 /// From the call that ends a job until the job is gone.
 pub const JOB_ENDS_AFTER: Duration = Duration::from_millis(20);
+
+/// From the begin of a push job until it has written everything.
+pub const PUSH_TAKES: Duration = Duration::from_millis(200);
+
+/// What becomes of a push job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PushFate {
+    /// It writes everything.
+    #[default]
+    Completes,
+    /// It fails with libvirt's message, as every write to the share does.
+    Fails(&'static str),
+    /// Its share has no room: it fails, and the guest, which wrote as well, is paused.
+    PausesGuest,
+    /// It writes nothing more until it is told to end.
+    Stands,
+}
 
 /// The fake. Clones are the same hypervisor.
 #[derive(Clone)]
@@ -142,12 +162,19 @@ impl FakeHypervisor {
 
     /// Gives the domain a job that somebody else began.
     pub fn begin_foreign_job(&self, instance: InstanceId, kind: DomainJob) {
-        self.change(instance, |domain| domain.job = Some(Job { kind, disks: Vec::new(), ends: None }));
+        self.change(instance, |domain| {
+            domain.job = Some(Job { kind, disks: Vec::new(), ends: None, fate: PushFate::Stands })
+        });
+    }
+
+    /// What becomes of the next push job.
+    pub fn next_push(&self, instance: InstanceId, fate: PushFate) {
+        self.change(instance, |domain| domain.next_push = fate);
     }
 
     /// Ends whatever job the domain has, as somebody else or QEMU may.
     pub fn lose_job(&self, instance: InstanceId) {
-        self.change(instance, |domain| domain.end_job());
+        self.change(instance, |domain| domain.end_job(false));
     }
 
     /// Sends a hint to everybody who watches an instance.

@@ -11,8 +11,9 @@ use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
 /// Every call that can be named, which are the door's methods.
-const CALLS: [&str; 21] = [
+const CALLS: [&str; 24] = [
     "versions",
+    "qemu_process",
     "instances",
     "find",
     "survey",
@@ -27,6 +28,8 @@ const CALLS: [&str; 21] = [
     "begin_push",
     "domain_job",
     "domain_job_stats",
+    "ended_job",
+    "forget_ended_job",
     "abort_job",
     "resume",
     "block_jobs",

@@ -5,19 +5,24 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::{DomainEvent, DomainJob, GuestInfo, WATCH_EVENTS_MAX, WriteCounters};
-use super::JOB_ENDS_AFTER;
+use super::super::{DomainEvent, DomainJob, EndedJob, GuestInfo, WATCH_EVENTS_MAX, WriteCounters};
 use super::build::{FakeAgent, FakeInstance};
+use super::{JOB_ENDS_AFTER, PUSH_TAKES, PushFate};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
 use crate::model::instance::{Instance, PowerState};
+
+/// libvirt's word for a share without room.
+const NO_SPACE: &str = "No space left on device";
 
 /// The job of a domain.
 pub(super) struct Job {
     pub(super) kind: DomainJob,
     pub(super) disks: Vec<DiskTarget>,
-    /// Told to end: gone at that moment.
+    /// Told to end, or, for a push job, done: gone at that moment.
     pub(super) ends: Option<Instant>,
+    /// What becomes of it if nobody tells it to end.
+    pub(super) fate: PushFate,
 }
 
 pub(super) struct FakeDomain {
@@ -26,6 +31,8 @@ pub(super) struct FakeDomain {
     pub(super) frozen: bool,
     pub(super) next_freeze_takes: Option<Duration>,
     pub(super) job: Option<Job>,
+    pub(super) ended_job: Option<EndedJob>,
+    pub(super) next_push: PushFate,
     pub(super) checkpoints: Vec<String>,
     pub(super) latest_moment_frozen: Option<bool>,
     pub(super) written: Vec<WriteCounters>,
@@ -57,6 +64,8 @@ impl FakeDomain {
             frozen: false,
             next_freeze_takes: None,
             job: None,
+            ended_job: None,
+            next_push: PushFate::default(),
             checkpoints: checkpoints.clone(),
             latest_moment_frozen: None,
             written,
@@ -78,7 +87,7 @@ impl FakeDomain {
             self.frozen = false;
             self.freezes_at = None;
             self.freeze_waits = false;
-            self.end_job();
+            self.end_job(false);
         }
         self.tell(DomainEvent::Lifecycle);
     }
@@ -98,7 +107,7 @@ impl FakeDomain {
             self.frozen = true;
         }
         if self.job.as_ref().and_then(|job| job.ends).is_some_and(|ends| ends <= now) {
-            self.end_job();
+            self.end_job(true);
         }
     }
 
@@ -168,7 +177,12 @@ impl FakeDomain {
             self.checkpoints.push(name.to_owned());
         }
         self.latest_moment_frozen = Some(self.frozen);
-        self.job = Some(Job { kind, disks, ends: None });
+        let fate = match kind {
+            DomainJob::Push { .. } => std::mem::take(&mut self.next_push),
+            DomainJob::Pull { .. } | DomainJob::Other => PushFate::Stands,
+        };
+        let ends = (fate != PushFate::Stands).then(|| Instant::now() + PUSH_TAKES);
+        self.job = Some(Job { kind, disks, ends, fate });
         Ok(())
     }
 
@@ -176,7 +190,11 @@ impl FakeDomain {
     pub(super) fn ask_job_to_end(&mut self, ours: &DomainJob, now: Instant) -> Result<(), Failure> {
         match &mut self.job {
             Some(job) if job.kind == *ours => {
-                job.ends.get_or_insert(now + JOB_ENDS_AFTER);
+                // Once more is not later.
+                if job.fate != PushFate::Stands || job.ends.is_none() {
+                    job.ends = Some(now + JOB_ENDS_AFTER);
+                    job.fate = PushFate::Stands;
+                }
                 Ok(())
             }
             Some(_) => Err(self.failure(Code::InstanceBusy, "has another job")),
@@ -196,9 +214,24 @@ impl FakeDomain {
         Ok(())
     }
 
-    pub(super) fn end_job(&mut self) {
-        for target in self.job.take().map(|job| job.disks).unwrap_or_default() {
-            self.tell(DomainEvent::BlockJob { target, completed: false });
+    /// The job is gone, in its own time or all of a sudden.
+    pub(super) fn end_job(&mut self, in_time: bool) {
+        let Some(Job { kind, disks, fate, .. }) = self.job.take() else { return };
+        let completed = in_time && fate == PushFate::Completes;
+        let message = match fate {
+            PushFate::Fails(message) => Some(message),
+            PushFate::PausesGuest => Some(NO_SPACE),
+            PushFate::Completes | PushFate::Stands => None,
+        };
+        if in_time && fate == PushFate::PausesGuest {
+            self.set_state(PowerState::PausedByIoError);
+        }
+        // libvirt calls a pull job that was ended a success.
+        let success = completed || matches!(kind, DomainJob::Pull { .. });
+        self.ended_job =
+            Some(EndedJob { success, message: message.map(str::to_owned), remaining_bytes: completed.then_some(0) });
+        for target in disks {
+            self.tell(DomainEvent::BlockJob { target, completed });
         }
     }
 

@@ -82,6 +82,7 @@ fn text(value: &Value) -> Option<String> {
         Value::Text(text) => Some(text.chars().take(TEXT_CHARACTERS_MAX).collect()),
         Value::Unsigned(number) => Some(number.to_string()),
         Value::Signed(number) => Some(number.to_string()),
+        Value::Truth(truth) => Some(truth.to_string()),
         Value::Other => None,
     }
 }

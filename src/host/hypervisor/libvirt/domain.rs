@@ -6,11 +6,11 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt_sys as sys;
 
-use super::super::{DomainJob, DomainJobStats, GuestInfo, InstanceSummary, PullBackup, PushBackup, Version, Versions};
+use super::super::{GuestInfo, InstanceSummary, PullBackup, PushBackup, Version, Versions};
 use super::calls::Caller;
-use super::{agent, errors, parse, raw, render, stats};
+use super::{agent, errors, jobs, parse, raw, render, stats};
 use crate::failure::{Code, Failure};
-use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
+use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
 
 pub(super) fn look_up(connect: &Connect, instance: &InstanceRef) -> Result<Domain, Failure> {
@@ -72,23 +72,6 @@ fn not_begun(domain: &Domain, tried: &str, error: &virt::error::Error) -> Failur
     let failure = errors::failure(tried, error);
     let stopped = failure.code == Code::HypervisorFailed && matches!(domain.is_active(), Ok(false));
     if stopped { Failure { code: Code::InstanceStateUnsupported, ..failure } } else { failure }
-}
-
-/// libvirt ends whatever job there is, without a name: so it is looked at right before, in the same thread.
-pub(super) fn abort_job(domain: &Domain, ours: &DomainJob, caller: &Caller<'_>) -> Result<(), Failure> {
-    match domain_job(domain)? {
-        None => return Ok(()),
-        Some(job) if job == *ours => {}
-        Some(job) => {
-            let text = "the domain has another job, which is not ours to end";
-            return Err(Failure::new(Code::InstanceBusy, text).caused_by(format!("{job:?}")));
-        }
-    }
-    caller.still_waits()?;
-    match raw::abort_job(domain) {
-        Err(error) if !errors::is_invalid_now(&error) => Err(errors::failure("cannot end the domain's job", &error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 pub(super) fn resume(domain: &Domain, caller: &Caller<'_>) -> Result<(), Failure> {
@@ -177,55 +160,10 @@ fn whole_seconds(timeout: Duration) -> i32 {
 
 /// The domain's disk targets, or `instance_busy` where libvirt would wait 30 s for the job that is there.
 fn targets_if_idle(domain: &Domain) -> Result<Vec<String>, Failure> {
-    if let Some(job) = domain_job(domain)? {
+    if let Some(job) = jobs::domain_job(domain)? {
         return Err(Failure::new(Code::InstanceBusy, "the domain has another job").caused_by(format!("{job:?}")));
     }
     parse::targets(&description(domain, 0)?)
-}
-
-pub(super) fn domain_job(domain: &Domain) -> Result<Option<DomainJob>, Failure> {
-    match raw::backup_xml(domain) {
-        Ok(xml) => return parse::backup_job(&xml).map(Some),
-        Err(error) if errors::is_no_backup(&error) || errors::is_invalid_now(&error) => {}
-        Err(error) => return Err(errors::failure("cannot ask for the domain's backup job", &error)),
-    }
-    match raw::job_stats(domain) {
-        Ok((sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED, _)) => Ok(Some(DomainJob::Other)),
-        Ok(_) => Ok(None),
-        Err(error) if errors::is_invalid_now(&error) => Ok(None),
-        Err(error) => Err(errors::failure("cannot ask for the domain's job", &error)),
-    }
-}
-
-pub(super) fn job_stats(domain: &Domain) -> Result<Option<DomainJobStats>, Failure> {
-    let values = match raw::job_stats(domain) {
-        Ok((sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED, values)) => values,
-        Ok(_) => return Ok(None),
-        Err(error) if errors::is_invalid_now(&error) => return Ok(None),
-        Err(error) => return Err(errors::failure("cannot ask for the figures of the domain's job", &error)),
-    };
-    let figure = |wanted: &std::ffi::CStr| {
-        let found = values.iter().find(|(name, _)| name.as_bytes() == wanted.to_bytes());
-        if let Some((_, raw::Value::Unsigned(bytes))) = found { *bytes } else { 0 }
-    };
-    Ok(Some(DomainJobStats {
-        total_bytes: figure(sys::VIR_DOMAIN_JOB_DISK_TOTAL),
-        processed_bytes: figure(sys::VIR_DOMAIN_JOB_DISK_PROCESSED),
-        scratch_used_bytes: figure(sys::VIR_DOMAIN_JOB_DISK_TEMP_USED),
-    }))
-}
-
-pub(super) fn block_jobs(domain: &Domain) -> Result<Vec<DiskTarget>, Failure> {
-    let mut busy = Vec::new();
-    for target in parse::targets(&description(domain, 0)?)? {
-        match raw::has_block_job(domain, &target) {
-            Ok(true) => busy.extend(target.parse()),
-            Ok(false) => {}
-            Err(error) if errors::is_invalid_now(&error) => {}
-            Err(error) => return Err(errors::failure(format!("cannot ask disk `{target}` for its block job"), &error)),
-        }
-    }
-    Ok(busy)
 }
 
 pub(super) fn delete_checkpoint(domain: &Domain, name: &str) -> Result<(), Failure> {

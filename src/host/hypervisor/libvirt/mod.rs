@@ -17,6 +17,7 @@ mod connection;
 mod domain;
 mod errors;
 mod hub;
+mod jobs;
 mod owner;
 mod parse;
 mod raw;
@@ -35,7 +36,7 @@ use self::calls::{Caller, Calls, Subject};
 use self::connection::Connection;
 use self::hub::Hub;
 use super::{
-    DomainEvent, DomainJob, DomainJobStats, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
+    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
     PushBackup, QemuOwner, StuckCall, Versions, WriteCounters,
 };
 use crate::failure::Failure;
@@ -156,6 +157,12 @@ impl Hypervisor for Libvirt {
         self.ordinary.on_host("qemu_owner", EMULATORS_DEADLINE, ask).await
     }
 
+    async fn qemu_process(&self, instance: InstanceId, owner: Option<QemuOwner>) -> Result<u32, Failure> {
+        // Not libvirt's to tell; on a thread of its own, as it reads many files.
+        let look = move |_: &Domain| owner::qemu_process(instance, owner);
+        self.ordinary.on("qemu_process", instance, QUERY_DEADLINE, look).await
+    }
+
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {
         self.ordinary.on_host("instances", QUERY_DEADLINE, domain::instances).await
     }
@@ -226,16 +233,24 @@ impl Hypervisor for Libvirt {
     }
 
     async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure> {
-        self.release.on("domain_job", instance, QUERY_DEADLINE, domain::domain_job).await
+        self.release.on("domain_job", instance, QUERY_DEADLINE, jobs::domain_job).await
     }
 
     async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure> {
-        self.ordinary.on("domain_job_stats", instance, QUERY_DEADLINE, domain::job_stats).await
+        self.ordinary.on("domain_job_stats", instance, QUERY_DEADLINE, jobs::job_stats).await
+    }
+
+    async fn ended_job(&self, instance: InstanceId) -> Result<Option<EndedJob>, Failure> {
+        self.release.on("ended_job", instance, QUERY_DEADLINE, jobs::ended_job).await
+    }
+
+    async fn forget_ended_job(&self, instance: InstanceId) -> Result<(), Failure> {
+        self.release.on("forget_ended_job", instance, QUERY_DEADLINE, jobs::forget_ended_job).await
     }
 
     async fn abort_job(&self, instance: InstanceId, ours: &DomainJob) -> Result<(), Failure> {
         let ours = ours.clone();
-        let abort = move |domain: &Domain, caller: &Caller<'_>| domain::abort_job(domain, &ours, caller);
+        let abort = move |domain: &Domain, caller: &Caller<'_>| jobs::abort_job(domain, &ours, caller);
         self.release.while_waited_for("abort_job", instance, CHANGE_DEADLINE, abort).await
     }
 
@@ -244,7 +259,7 @@ impl Hypervisor for Libvirt {
     }
 
     async fn block_jobs(&self, instance: InstanceId) -> Result<Vec<DiskTarget>, Failure> {
-        self.ordinary.on("block_jobs", instance, QUERY_DEADLINE, domain::block_jobs).await
+        self.ordinary.on("block_jobs", instance, QUERY_DEADLINE, jobs::block_jobs).await
     }
 
     async fn checkpoints(&self, instance: InstanceId) -> Result<Vec<String>, Failure> {

@@ -2,6 +2,9 @@
 //! names or, with `+`, as numbers. A running domain's description has the label that its process got, whether it was
 //! chosen (`static`) or not; the host's capabilities have the one that all others get, from `user` and `group` in qemu.conf.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
 use nix::unistd::{Group, User};
 use virt::connect::Connect;
 
@@ -29,6 +32,34 @@ pub(super) fn qemu_owner(connect: &Connect, instance: Option<InstanceId>) -> Res
     let capabilities =
         capabilities.map_err(|error| errors::failure("cannot ask libvirt for the host's capabilities", &error))?;
     of_host(&capabilities, kind.as_deref())?.map(|label| owner(&label)).transpose()
+}
+
+/// The QEMU that libvirt has started for the instance: libvirt gives each one the instance's uuid as an argument. Anybody's
+/// process can say that of itself, so it also has to run as `owner`, or as we do where libvirt changes no users.
+pub(super) fn qemu_process(instance: InstanceId, owner: Option<QemuOwner>) -> Result<u32, Failure> {
+    let failed = |error: std::io::Error| Failure::new(Code::HostIo, "cannot list the processes").because(&error);
+    let uuid = instance.to_string();
+    let user = owner.map_or_else(|| nix::unistd::geteuid().as_raw(), |owner| owner.user);
+    for entry in std::fs::read_dir("/proc").map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that ended meanwhile is not it.
+        let Ok(line) = std::fs::read(format!("/proc/{process}/cmdline")) else { continue };
+        let runs_as = |status: Metadata| status.uid() == user;
+        if is_qemu_of(&line, uuid.as_bytes()) && std::fs::metadata(format!("/proc/{process}")).is_ok_and(runs_as) {
+            return Ok(process);
+        }
+    }
+    let text = format!("there is no QEMU of instance `{instance}` among this host's processes");
+    Err(Failure::new(Code::InstanceStateUnsupported, text))
+}
+
+fn is_qemu_of(command_line: &[u8], uuid: &[u8]) -> bool {
+    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    let names_qemu =
+        |program: &[u8]| ["qemu", "kvm"].iter().any(|name| String::from_utf8_lossy(program).contains(name));
+    let is_qemu = words.first().is_some_and(|program| names_qemu(program));
+    is_qemu && words.windows(2).any(|pair| pair == [&b"-uuid"[..], uuid])
 }
 
 /// What a domain's description says about its owner.

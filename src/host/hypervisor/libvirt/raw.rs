@@ -22,6 +22,7 @@ pub(super) enum Value {
     Unsigned(u64),
     Signed(i64),
     Text(String),
+    Truth(bool),
     /// A type that nobody here reads.
     Other,
 }
@@ -119,13 +120,13 @@ pub(super) fn abort_job(domain: &Domain) -> Result<(), Error> {
     Ok(())
 }
 
-/// Type and figures of the domain's job.
-pub(super) fn job_stats(domain: &Domain) -> Result<(u32, Values), Error> {
+/// Type and figures of the domain's job: of the one it has now, or of the latest one, as the flags say.
+pub(super) fn job_stats(domain: &Domain, flags: sys::virDomainGetJobStatsFlags) -> Result<(u32, Values), Error> {
     let mut kind: c_int = 0;
     let mut params: sys::virTypedParameterPtr = ptr::null_mut();
     let mut count: c_int = 0;
     // SAFETY: the handle outlives the call; the array that comes back is ours to free.
-    not_negative(unsafe { sys::virDomainGetJobStats(domain.as_ptr(), &mut kind, &mut params, &mut count, 0) })?;
+    not_negative(unsafe { sys::virDomainGetJobStats(domain.as_ptr(), &mut kind, &mut params, &mut count, flags) })?;
     // SAFETY: a call that succeeded left `count` parameters at `params`.
     let values = unsafe { owned_values(params, count) };
     Ok((u32::try_from(kind).unwrap_or(sys::VIR_DOMAIN_JOB_NONE), values))
@@ -354,6 +355,7 @@ unsafe fn value(param: &sys::virTypedParameter) -> Value {
             Ok(sys::VIR_TYPED_PARAM_LLONG) => Value::Signed(param.value.l),
             Ok(sys::VIR_TYPED_PARAM_ULLONG) => Value::Unsigned(param.value.ul),
             Ok(sys::VIR_TYPED_PARAM_STRING) => Value::Text(borrowed_text(param.value.s)),
+            Ok(sys::VIR_TYPED_PARAM_BOOLEAN) => Value::Truth(param.value.b != 0),
             _ => Value::Other,
         }
     }

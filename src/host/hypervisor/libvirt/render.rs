@@ -20,12 +20,13 @@ pub(super) fn pull(backup: &PullBackup, targets: &[String]) -> Result<String, Fa
     Ok(format!("<domainbackup mode='pull'>{server}{}</domainbackup>", all_disks(&disks, targets)?))
 }
 
-/// The job of a push backup into files that exist. `targets` are all disks of the domain.
+/// The job of a push backup into files that exist, and whose owners are right: libvirt would give them to QEMU's user, and
+/// afterwards to root, which a share may refuse or, worse, do. `targets` are all disks of the domain.
 pub(super) fn push(backup: &PushBackup, targets: &[String]) -> Result<String, Failure> {
     let mut disks = Vec::new();
     for disk in &backup.disks {
         let image = path(&disk.image)?;
-        let inside = format!("<driver type='qcow2'/><target file='{image}'/>");
+        let inside = format!("<driver type='qcow2'/><target file='{image}'>{KEEPS_OWNER}</target>");
         disks.push((disk.target.as_str(), format!("type='file'>{inside}</disk>")));
     }
     Ok(format!("<domainbackup mode='push'>{}</domainbackup>", all_disks(&disks, targets)?))
@@ -41,6 +42,9 @@ pub(super) fn checkpoint(name: &str, backed_up: &[&str], targets: &[String]) -> 
     }
     xml + "</disks></domaincheckpoint>"
 }
+
+/// Security driver `dac` is the one of owners.
+const KEEPS_OWNER: &str = "<seclabel model='dac' relabel='no'/>";
 
 fn all_disks(disks: &[(&str, String)], targets: &[String]) -> Result<String, Failure> {
     if let Some((missing, _)) = disks.iter().find(|(target, _)| !targets.iter().any(|known| known == target)) {

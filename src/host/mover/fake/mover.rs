@@ -10,10 +10,10 @@ use super::repository::{FakeFile, FakeRepository};
 use super::{FakeMovers, Mover, MoverName};
 use crate::failure::{Code, Failure};
 use crate::host::mover::Progress;
-use crate::model::id::{BackupId, InstanceId};
+use crate::model::id::{BackupId, DiskTarget, InstanceId};
 use crate::model::manifest::Manifest;
 use crate::model::repository::Repository;
-use crate::mover::protocol::{CopiedDisk, CopyDisk, Reply, Request, SealedFile};
+use crate::mover::protocol::{CopiedDisk, CopyDisk, PushTarget, Reply, Request, SealedFile};
 
 /// Size of a disk that nobody gave one.
 const VIRTUAL_BYTES: u64 = 64 << 20;
@@ -29,6 +29,7 @@ pub(super) struct FakeMover {
     lease: Option<InstanceId>,
     staging: Option<(InstanceId, BackupId, String)>,
     copied_bytes: Option<u64>,
+    pushed: Option<Vec<PushTarget>>,
 }
 
 impl FakeMover {
@@ -40,7 +41,7 @@ impl FakeMover {
         progress: watch::Sender<Progress>,
     ) -> Self {
         let lost = Some(lost);
-        Self { movers, key, name, lost, progress, lease: None, staging: None, copied_bytes: None }
+        Self { movers, key, name, lost, progress, lease: None, staging: None, copied_bytes: None, pushed: None }
     }
 
     /// Waits for as long as the request hangs; an error when the mover is killed meanwhile.
@@ -64,7 +65,7 @@ impl FakeMover {
 
     fn act(&mut self, request: Request) -> Result<Reply, Failure> {
         match request {
-            Request::Open { repository, same_device_ok, need_bytes } => {
+            Request::Open { repository, same_device_ok, need_bytes, .. } => {
                 self.open(&repository, same_device_ok, need_bytes)
             }
             Request::Lease { instance, .. } => {
@@ -83,6 +84,19 @@ impl FakeMover {
             }
             Request::Record { file, content } => self.write(file, FakeFile::Small(content)),
             Request::Copy { disks } => self.copy(&disks),
+            Request::Expose { place, disks, .. } => {
+                self.check_lease("expose")?;
+                for disk in &disks {
+                    self.write(format!("{}.qcow2", disk.target), FakeFile::Image(IMAGE_BYTES))?;
+                }
+                self.movers.world().exposed.insert(place);
+                self.pushed = Some(disks);
+                Ok(Reply::Done)
+            }
+            Request::Inspect => {
+                let pushed = self.pushed.take().ok_or_else(|| out_of_order("inspect", "expose"))?;
+                self.record_blocks(pushed.into_iter().map(|disk| (disk.target, disk.virtual_bytes)).collect())
+            }
             Request::Compare => {
                 let bytes = self.copied_bytes.ok_or_else(|| out_of_order("compare", "copy"))?;
                 self.report(bytes);
@@ -105,6 +119,7 @@ impl FakeMover {
                     })?;
                 }
                 self.copied_bytes = None;
+                self.pushed = None;
                 Ok(Reply::Done)
             }
             Request::Release => {
@@ -148,22 +163,23 @@ impl FakeMover {
     }
 
     fn copy(&mut self, disks: &[CopyDisk]) -> Result<Reply, Failure> {
-        let mut total = 0;
-        let mut copied = Vec::new();
         for disk in disks {
-            let virtual_bytes = disk.virtual_bytes.unwrap_or(VIRTUAL_BYTES);
-            let content_root = blake3::hash(disk.target.as_str().as_bytes()).to_hex().to_string();
             self.write(format!("{}.qcow2", disk.target), FakeFile::Image(IMAGE_BYTES))?;
-            self.write(format!("{}.blocks", disk.target), FakeFile::Small(content_root.clone().into_bytes()))?;
-            total += virtual_bytes;
-            copied.push(CopiedDisk {
-                target: disk.target.clone(),
-                virtual_bytes,
-                data_bytes: IMAGE_BYTES,
-                content_root,
-            });
         }
         self.staging.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?;
+        let sizes = disks.iter().map(|disk| (disk.target.clone(), disk.virtual_bytes.unwrap_or(VIRTUAL_BYTES)));
+        self.record_blocks(sizes.collect())
+    }
+
+    fn record_blocks(&mut self, disks: Vec<(DiskTarget, u64)>) -> Result<Reply, Failure> {
+        let mut total = 0;
+        let mut copied = Vec::new();
+        for (target, virtual_bytes) in disks {
+            let content_root = blake3::hash(target.as_str().as_bytes()).to_hex().to_string();
+            self.write(format!("{target}.blocks"), FakeFile::Small(content_root.clone().into_bytes()))?;
+            total += virtual_bytes;
+            copied.push(CopiedDisk { target, virtual_bytes, data_bytes: IMAGE_BYTES, content_root });
+        }
         self.report(total);
         self.copied_bytes = Some(total);
         Ok(Reply::Copied { disks: copied })
@@ -229,6 +245,7 @@ impl FakeMover {
     fn close(&mut self) {
         self.staging = None;
         self.copied_bytes = None;
+        self.pushed = None;
         let held = self.lease.take();
         let mut world = self.movers.world();
         if held.is_some() {

@@ -97,7 +97,7 @@ fn plan_disk(
     }
     match (source, transfer) {
         // Served by another process past QEMU's block layer, so that there is nothing to export.
-        (DiskSource::Other { kind }, TransferUsed::Pull) if kind.starts_with("vhost") => {
+        (DiskSource::Other { kind }, TransferUsed::Pull | TransferUsed::Push) if kind.starts_with("vhost") => {
             return Err(unsupported(format!("QEMU does not see the content of a source of type `{kind}`")));
         }
         (DiskSource::Other { kind }, TransferUsed::Stopped) => {
@@ -107,8 +107,12 @@ fn plan_disk(
             return Err(unsupported(format!("its `{protocol}` source is only read while the instance runs")));
         }
         // libvirt refuses block jobs on the old `sd` bus of emulated SD cards.
-        (_, TransferUsed::Pull) if disk.bus.as_deref() == Some("sd") => {
+        (_, TransferUsed::Pull | TransferUsed::Push) if disk.bus.as_deref() == Some("sd") => {
             return Err(unsupported("QEMU has no block jobs for the `sd` bus".to_owned()));
+        }
+        // An image has to be made before QEMU can write it.
+        (_, TransferUsed::Push) if disk.virtual_bytes.is_none() => {
+            return Err(unsupported("nobody can tell its size, without which it cannot be pushed".to_owned()));
         }
         _ => {}
     }

@@ -11,18 +11,18 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use disks::{PlannedDisk, refuse_if_changed};
-pub(super) use names::socket_dir_of;
+pub(super) use names::attempt_of;
 
 use super::facts::Facts;
 use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
 use crate::failure::{Code, Failure};
 use crate::host::guard::SCRATCH_RESERVE_BYTES;
-use crate::host::hypervisor::{PullDisk, QemuOwner};
+use crate::host::hypervisor::{DomainJob, PullDisk, PushDisk, QemuOwner};
 use crate::job::Attempt;
 use crate::model::id::{BackupId, InstanceId, InstanceName};
 use crate::model::instance::{DiskSource, Instance, PowerState};
 use crate::model::job::{BackupSpec, Quiesce, RunKey, Transfer, Verification};
-use crate::model::manifest::{SkippedDisk, TransferUsed};
+use crate::model::manifest::{Proof, SkippedDisk, TransferUsed};
 
 /// What will be done, and under which names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct BackupPlan {
     /// Whether the guest is frozen for the moment of the backup.
     pub freeze: FreezePlan,
     /// How far the backup is proven.
-    pub verification: Verification,
+    pub verification: Proof,
     /// The disks in the backup.
     pub disks: Vec<PlannedDisk>,
     /// The disks left out.
@@ -65,6 +65,8 @@ pub struct BackupPlan {
 pub enum SourcePlan {
     /// Through the pull export of the running instance.
     Pull(PullPlan),
+    /// QEMU writes the running instance's disks into the staging directory.
+    Push(PushPlan),
     /// From the volumes of the stopped instance.
     Stopped,
 }
@@ -86,6 +88,17 @@ pub struct PullPlan {
     pub qemu_owner: Option<QemuOwner>,
 }
 
+/// The host-local things of a push backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushPlan {
+    /// Where the host sees the staging directory.
+    pub place: PathBuf,
+    /// One image a disk as the host sees it, in the order of the plan's disks.
+    pub images: Vec<PathBuf>,
+    /// Who QEMU runs as, where libvirt says; else it runs as we do.
+    pub qemu_owner: Option<QemuOwner>,
+}
+
 /// The freeze policy, with what the facts say about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FreezePlan {
@@ -102,8 +115,40 @@ impl BackupPlan {
     pub fn pull(&self) -> Option<&PullPlan> {
         match &self.source {
             SourcePlan::Pull(pull) => Some(pull),
+            SourcePlan::Push(_) | SourcePlan::Stopped => None,
+        }
+    }
+
+    /// The push backup to begin, for a plan that pushes.
+    pub fn push(&self) -> Option<&PushPlan> {
+        match &self.source {
+            SourcePlan::Push(push) => Some(push),
+            SourcePlan::Pull(_) | SourcePlan::Stopped => None,
+        }
+    }
+
+    /// libvirt's job, as it is known to be ours; none where there will be none.
+    pub fn domain_job(&self) -> Option<DomainJob> {
+        match &self.source {
+            SourcePlan::Pull(pull) => Some(DomainJob::Pull { socket: pull.socket.clone() }),
+            SourcePlan::Push(push) => Some(DomainJob::Push { images: push.images.clone() }),
             SourcePlan::Stopped => None,
         }
+    }
+
+    /// How the bytes travel, in a word.
+    pub fn transfer(&self) -> TransferUsed {
+        match &self.source {
+            SourcePlan::Pull(_) => TransferUsed::Pull,
+            SourcePlan::Push(_) => TransferUsed::Push,
+            SourcePlan::Stopped => TransferUsed::Stopped,
+        }
+    }
+
+    /// The disks of the push backup with their images.
+    pub fn push_disks(&self, push: &PushPlan) -> Vec<PushDisk> {
+        let pairs = self.disks.iter().zip(&push.images);
+        pairs.map(|(disk, image)| PushDisk { target: disk.target.clone(), image: image.clone() }).collect()
     }
 
     /// The disks of the pull backup with their scratch files.
@@ -127,6 +172,11 @@ pub fn plan(
     let name = names::attempt_name(settings, attempt);
     let source = match transfer {
         TransferUsed::Stopped => SourcePlan::Stopped,
+        TransferUsed::Push => {
+            let place = settings.run_dir.join(&name);
+            let images = disks.iter().map(|disk| names::image(&place, &disk.target)).collect();
+            SourcePlan::Push(PushPlan { place, images, qemu_owner: facts.qemu_owner })
+        }
         TransferUsed::Pull => {
             let socket_dir = settings.run_dir.join(&name);
             let scratch_dir = settings.scratch_dir.join(&name);
@@ -147,7 +197,7 @@ pub fn plan(
         instance_id: instance.id,
         instance_name: instance.name.clone(),
         instance_state: instance.state,
-        verification: choose_verification(spec.verification, transfer, &disks),
+        verification: choose_proof(spec.verification, transfer, &disks),
         need_bytes: need_bytes(&disks, |_| 0),
         need_bytes_max: need_bytes(&disks, |disk| disk.virtual_bytes.unwrap_or(0)),
         staging_suffix: names::staging_suffix(settings, attempt),
@@ -159,19 +209,19 @@ pub fn plan(
     })
 }
 
-/// A paused instance is pulled from like a running one: QEMU serves the export and its disks stand still anyway. One that
-/// QEMU paused for an I/O error is refused, since its disks lack writes that its guest believes to be under way.
+/// A paused instance is backed up like a running one: QEMU does the work, and its disks stand still anyway. One that QEMU paused
+/// for an I/O error is refused, since its disks lack writes that its guest believes to be under way. A stopped one has nobody
+/// who could push.
 fn choose_transfer(spec: &BackupSpec, facts: &Facts) -> Result<TransferUsed, Failure> {
     let instance = &facts.instance;
-    if spec.transfer == Transfer::Push {
-        let text = format!("instance `{}` cannot be backed up by push: this version only pulls", instance.name);
-        return Err(Failure::new(Code::PushNotPossible, text).caused_by("ask for `auto` or `pull`"));
-    }
     match instance.state {
         PowerState::ShutOff => Ok(TransferUsed::Stopped),
         PowerState::Running | PowerState::Paused => {
             facts.versions.allow_full()?;
-            Ok(TransferUsed::Pull)
+            Ok(match spec.transfer {
+                Transfer::Push => TransferUsed::Push,
+                Transfer::Auto | Transfer::Pull => TransferUsed::Pull,
+            })
         }
         PowerState::PausedByIoError => {
             Err(unsupported_state(instance, "QEMU paused it because of an I/O error on a disk"))
@@ -213,10 +263,16 @@ fn plan_freeze(requested: Quiesce, instance: &Instance) -> Result<FreezePlan, Fa
     }
 }
 
-/// A block device has no modification time worth looking at: only comparing shows that it stood still.
-fn choose_verification(asked: Verification, transfer: TransferUsed, disks: &[PlannedDisk]) -> Verification {
+/// A block device has no modification time worth looking at: only comparing shows that it stood still. A push has nothing to be
+/// compared with, and without its proof is no backup: libvirt calls an empty one a success.
+fn choose_proof(asked: Verification, transfer: TransferUsed, disks: &[PlannedDisk]) -> Proof {
     let on_devices = disks.iter().any(|disk| matches!(disk.source, DiskSource::Block { .. }));
-    if transfer == TransferUsed::Stopped && on_devices { Verification::Compared } else { asked }
+    match (transfer, asked) {
+        (TransferUsed::Push, _) => Proof::Structure,
+        (TransferUsed::Stopped, _) if on_devices => Proof::Compared,
+        (_, Verification::Compared) => Proof::Compared,
+        (_, Verification::Unverified) => Proof::Unverified,
+    }
 }
 
 /// What the backup will take in the repository: what the disks hold, and never more than what the guest can see. `unknown`

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 
 use super::super::settings::{BackupSettings, SOCKET_PATH_BYTES_MAX};
 use crate::failure::{Code, Failure};
+use crate::host::hypervisor::DomainJob;
 use crate::job::Attempt;
 use crate::model::id::DiskTarget;
 
 /// Hexadecimal digits of a job id that go into its paths: the last ones, which are random in a UUIDv7. The socket's path
 /// has no room for all of them.
 const JOB_ID_DIGITS: usize = 12;
+
+/// The name of a pull export's socket in its directory.
+const SOCKET: &str = "nbd";
 
 /// `<job>.<run>.<attempt>`: the mover's name, unique on the host.
 pub fn mover_name(attempt: &Attempt) -> String {
@@ -33,7 +37,7 @@ pub fn staging_suffix(settings: &BackupSettings, attempt: &Attempt) -> String {
 
 /// The pull export's socket, in a directory that QEMU's user may write to.
 pub fn socket(socket_dir: &Path) -> Result<PathBuf, Failure> {
-    let socket = socket_dir.join("nbd");
+    let socket = socket_dir.join(SOCKET);
     if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
         let text = format!("the socket path `{}` has more than {SOCKET_PATH_BYTES_MAX} bytes", socket.display());
         return Err(Failure::new(Code::InvalidField, text).caused_by("the worker's `run_dir` is too long"));
@@ -41,11 +45,24 @@ pub fn socket(socket_dir: &Path) -> Result<PathBuf, Failure> {
     Ok(socket)
 }
 
-/// The directory of an attempt of this host, whatever worker made it, in whose socket's path `socket` is one of ours.
-pub fn socket_dir_of(settings: &BackupSettings, socket: &Path) -> Option<String> {
-    let directory = socket.strip_prefix(&settings.run_dir).ok()?.to_str()?.strip_suffix("/nbd")?;
-    let of_host = directory.strip_prefix(settings.host.as_str())?.starts_with('.');
-    (of_host && !directory.contains('/')).then(|| directory.to_owned())
+/// The attempt of this host, whatever worker made it, whose libvirt job that is: the name of its directory in the run directory.
+pub fn attempt_of(settings: &BackupSettings, job: &DomainJob) -> Option<String> {
+    let directory = match job {
+        DomainJob::Pull { socket } => socket.parent().filter(|_| socket.ends_with(SOCKET))?,
+        DomainJob::Push { images } => {
+            let place = images.first()?.parent()?;
+            images.iter().all(|image| image.parent() == Some(place)).then_some(place)?
+        }
+        DomainJob::Other => return None,
+    };
+    let name = directory.strip_prefix(&settings.run_dir).ok()?.to_str()?;
+    let of_host = name.strip_prefix(settings.host.as_str())?.starts_with('.');
+    (of_host && !name.contains('/')).then(|| name.to_owned())
+}
+
+/// The image of a disk in a push backup, where the host sees it.
+pub fn image(place: &Path, target: &DiskTarget) -> PathBuf {
+    place.join(format!("{target}.qcow2"))
 }
 
 /// The scratch file of a disk.
@@ -62,7 +79,7 @@ mod tests {
     use crate::model::id::InstallationId;
 
     #[test]
-    fn only_sockets_of_this_hosts_attempts_are_ours() {
+    fn only_jobs_of_this_hosts_attempts_are_ours() {
         let settings = BackupSettings {
             host: "kvm-07".parse().unwrap(),
             installation: InstallationId::draw(),
@@ -73,7 +90,7 @@ mod tests {
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
         };
-        let found = |path: &str| socket_dir_of(&settings, Path::new(path));
+        let found = |path: &str| attempt_of(&settings, &DomainJob::Pull { socket: path.into() });
         assert_eq!(found("/run/longshore/kvm-07.0123456789ab.1.2/nbd").as_deref(), Some("kvm-07.0123456789ab.1.2"));
         for others in [
             "/run/longshore/kvm-077.0123456789ab.1.2/nbd",
@@ -85,5 +102,17 @@ mod tests {
         ] {
             assert_eq!(found(others), None, "{others}");
         }
+        let images = |paths: &[&str]| {
+            let images = paths.iter().map(PathBuf::from).collect();
+            attempt_of(&settings, &DomainJob::Push { images })
+        };
+        let (vda, vdb) =
+            ("/run/longshore/kvm-07.0123456789ab.1.2/vda.qcow2", "/run/longshore/kvm-07.0123456789ab.1.2/vdb.qcow2");
+        assert_eq!(images(&[vda, vdb]).as_deref(), Some("kvm-07.0123456789ab.1.2"));
+        for others in [&[][..], &[vda, "/backup/vdb.qcow2"], &["/run/longshore/vda.qcow2"], &["/backup/web/vda.qcow2"]]
+        {
+            assert_eq!(images(others), None, "{others:?}");
+        }
+        assert_eq!(attempt_of(&settings, &DomainJob::Other), None);
     }
 }

@@ -148,8 +148,23 @@ fn what_cannot_be_backed_up_is_refused_with_its_own_code() {
     let without = BackupSpec { exclude_disks: vec!["vdb".parse().unwrap()], ..spec.clone() };
     assert!(check(&without, &running(encrypted())).is_ok());
     assert_eq!(refusal(&spec, &running(vec![Disk { bus: Some("sd".into()), ..disk("sda") }])), Code::DiskUnsupported);
-    let push = BackupSpec { transfer: Transfer::Push, ..spec.clone() };
-    assert_eq!(refusal(&push, &running(vec![disk("vda")])), Code::PushNotPossible);
+}
+
+#[test]
+fn a_running_instance_is_pushed_only_where_the_job_says_so_and_a_stopped_one_never() {
+    let push = BackupSpec { transfer: Transfer::Push, verification: Verification::Unverified, ..BackupSpec::default() };
+    let without_scratch = |state| Facts { scratch_free_bytes: None, ..facts(state, vec![disk("vda")]) };
+    let plan = check(&push, &without_scratch(PowerState::Running)).unwrap();
+    assert_eq!((plan.transfer(), plan.verification), (TransferUsed::Push, Proof::Structure));
+    let push_plan = plan.push().unwrap();
+    assert_eq!(push_plan.images, [push_plan.place.join("vda.qcow2")]);
+    assert!(plan.pull().is_none());
+    assert_eq!(check(&push, &without_scratch(PowerState::Paused)).unwrap().transfer(), TransferUsed::Push);
+    assert_eq!(check(&push, &without_scratch(PowerState::ShutOff)).unwrap().transfer(), TransferUsed::Stopped);
+    let auto = check(&BackupSpec::default(), &facts(PowerState::Running, vec![disk("vda")])).unwrap();
+    assert_eq!(auto.transfer(), TransferUsed::Pull);
+    let of_no_size = Disk { virtual_bytes: None, ..disk("vda") };
+    assert_eq!(refusal(&push, &facts(PowerState::Running, vec![of_no_size])), Code::DiskUnsupported);
 }
 
 #[test]
@@ -257,8 +272,8 @@ fn a_stopped_block_device_is_compared_even_if_nobody_asked() {
     let block = DiskSource::Block { path: "/dev/vg/vda".into(), format: ImageFormat::Raw };
     let disks = vec![Disk { source: Some(block), ..disk("vda") }];
     let spec = BackupSpec { verification: Verification::Unverified, ..BackupSpec::default() };
-    assert_eq!(check(&spec, &facts(PowerState::ShutOff, disks.clone())).unwrap().verification, Verification::Compared);
-    assert_eq!(check(&spec, &facts(PowerState::Running, disks)).unwrap().verification, Verification::Unverified);
+    assert_eq!(check(&spec, &facts(PowerState::ShutOff, disks.clone())).unwrap().verification, Proof::Compared);
+    assert_eq!(check(&spec, &facts(PowerState::Running, disks)).unwrap().verification, Proof::Unverified);
 }
 
 #[test]

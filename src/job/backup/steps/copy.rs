@@ -61,7 +61,10 @@ fn copy_disk(disk: &PlannedDisk, source: &SourcePlan) -> CopyDisk {
         SourcePlan::Pull(pull) => {
             (ByteSource::Export { socket: pull.socket.clone(), name: disk.target.to_string() }, None)
         }
-        SourcePlan::Stopped => (ByteSource::Volume { source: disk.source.clone() }, stored_format(&disk.source)),
+        // QEMU copies by itself in a push, so that nobody asks.
+        SourcePlan::Stopped | SourcePlan::Push(_) => {
+            (ByteSource::Volume { source: disk.source.clone() }, stored_format(&disk.source))
+        }
     };
     CopyDisk { target: disk.target.clone(), source, virtual_bytes: disk.virtual_bytes, format }
 }
@@ -141,7 +144,11 @@ impl Make<Context> for SourcesUnchanged {
 }
 
 /// Asks for something that moves bytes, and fails as `stalled` when none moves for the stall limit.
-async fn ask_moving(context: &mut Context, step: &(dyn Named + Sync), request: Request) -> Result<Reply, Failure> {
+pub(super) async fn ask_moving(
+    context: &mut Context,
+    step: &(dyn Named + Sync),
+    request: Request,
+) -> Result<Reply, Failure> {
     let (name, sender) = (step.name(), context.progress.clone());
     let report = move |Progress { done_bytes, total_bytes, data_bytes }| {
         sender.send_replace(JobProgress { step: name, done_bytes, total_bytes, data_bytes });

@@ -1,8 +1,10 @@
 //! The steps of a backup, each with its way back.
 
 mod copy;
+mod ending;
 mod moment;
 mod publish;
+mod push;
 mod repository;
 mod source;
 mod staging;
@@ -11,6 +13,7 @@ mod watch;
 pub(super) use copy::{Compare, Copy, SourcesUnchanged};
 pub(super) use moment::Moment;
 pub(super) use publish::{Publish, Seal};
+pub(super) use push::{Inspect, Push, PushSource};
 pub(super) use repository::{Lease, MoverProcess, OpenRepository};
 pub(super) use source::{PullSource, StoppedSource};
 pub(super) use staging::{Records, Staging};

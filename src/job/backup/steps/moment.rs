@@ -16,11 +16,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::super::context::Context;
 use super::super::freeze::{AGENT_ANSWER_SECONDS_MAX, Reached, THAW_SECONDS_MAX, Thawed, judge, thaw_until_confirmed};
 use super::super::late::{self, LateCall};
-use super::super::plan::refuse_if_changed;
-use super::source::{leave_guard, name_guard};
+use super::super::plan::{BackupPlan, SourcePlan, refuse_if_changed};
+use super::ending::{leave_guard, name_guard};
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::PullBackup;
+use crate::host::hypervisor::{Hypervisor, PullBackup, PushBackup};
 use crate::model::id::InstanceRef;
 use crate::model::job::{Quiesce, Work};
 use crate::model::manifest::{Consistency, QuiesceRecord};
@@ -32,7 +32,7 @@ const UNDO_SECONDS_MAX: u64 = THAW_SECONDS_MAX + 60;
 /// Longest time from the begin call to its answer where no guest is frozen. With 8 disks it takes half a second.
 const BEGIN_SECONDS_MAX: u64 = 60;
 
-/// Freezes if the plan says so, begins the pull backup, and thaws.
+/// Freezes if the plan says so, begins the backup, and thaws.
 pub(in super::super) struct Moment {
     /// Longest time that the guest may be frozen.
     pub freeze_limit: Duration,
@@ -96,7 +96,7 @@ impl Make<Context> for Moment {
         }
     }
 
-    /// The pull job itself is ended by the source's release: ending it may take a while, and the guest comes first.
+    /// The job itself is ended by the source's release: ending it may take a while, and the guest comes first.
     async fn undo(&self, context: &mut Context, made: Option<&Value>) -> Result<(), Failure> {
         let interrupted_before = made.is_none() && context.facts.is_none() && context.plan.freeze.attempted;
         if !(context.maybe_frozen || interrupted_before) {
@@ -233,27 +233,52 @@ fn refusal(requested: Quiesce, reached: &Result<Reached, Failure>) -> Option<Fai
 /// The call goes on by itself when it is no longer waited for; the source's release waits for what became of it.
 async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     let plan = context.plan.clone();
-    let Some(pull) = plan.pull() else {
-        return Err(Failure::new(Code::Internal, "a pull backup was begun without a plan for one"));
+    let Some(job) = plan.domain_job() else {
+        return Err(Failure::new(Code::Internal, "a backup was begun in libvirt without a plan for one"));
     };
-    let backup = PullBackup { socket: pull.socket.clone(), disks: plan.pull_disks(pull), checkpoint: None };
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), plan.instance_id);
     context.begin_asked = true;
     let asked_at = Instant::now();
-    let call = context.begin.insert(tokio::spawn(async move { hypervisor.begin_pull(instance, &backup).await }));
+    let call = context.begin.insert(tokio::spawn(async move { ask_to_begin(hypervisor.as_ref(), &plan).await }));
     let answer = timeout(limit, call).await.map_err(|_| {
-        let text = format!("the pull backup of instance `{instance}` had not begun after {limit:?}");
+        let text = format!("the backup of instance `{instance}` had not begun after {limit:?}");
         Failure::new(Code::HypervisorTimedOut, text)
     })?;
     context.begin = None;
-    let answer = answer.map_err(|error| {
-        Failure::new(Code::Internal, "the call that begins a pull backup broke off").because(&error)
-    })?;
-    context.late_begin = LateCall::after(late::BEGIN, &answer);
+    let answer = answer
+        .map_err(|error| Failure::new(Code::Internal, "the call that begins a backup broke off").because(&error))?;
+    context.late_begin = LateCall::after(late::begin_of(&job), &answer);
     answer?;
     context.taken_at = Some(Timestamp::now());
     context.begin_ms = Some(milliseconds(asked_at.elapsed()));
     Ok(())
+}
+
+async fn ask_to_begin(hypervisor: &dyn Hypervisor, plan: &BackupPlan) -> Result<(), Failure> {
+    let instance = plan.instance_id;
+    match &plan.source {
+        SourcePlan::Pull(pull) => {
+            let disks = plan.pull_disks(pull);
+            hypervisor.begin_pull(instance, &PullBackup { socket: pull.socket.clone(), disks, checkpoint: None }).await
+        }
+        SourcePlan::Push(push) => {
+            let backup = PushBackup { disks: plan.push_disks(push), checkpoint: None };
+            hypervisor.begin_push(instance, &backup).await.map_err(as_push_refusal)
+        }
+        SourcePlan::Stopped => Err(Failure::new(Code::Internal, "a stopped instance has nothing to begin")),
+    }
+}
+
+/// What is permitted to QEMU's user, which has been tried, can be forbidden to its process.
+fn as_push_refusal(failure: Failure) -> Failure {
+    if !format!("{failure:#}").contains("Permission denied") {
+        return failure;
+    }
+    Failure::new(
+        Code::PushNotPossible,
+        "QEMU may not write to the share, though its user may: AppArmor or SELinux forbids it",
+    )
+    .because(&failure)
 }
 
 /// On a task of its own, like begin: a thaw means nothing while a freeze is still on its way to the agent.
@@ -330,5 +355,5 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 fn no_guard() -> Failure {
-    Failure::new(Code::Internal, "a pull backup was begun without a guard")
+    Failure::new(Code::Internal, "a backup was begun in libvirt without a guard")
 }

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::super::context::Context;
 use crate::failure::{Code, Failure};
+use crate::host::hypervisor::QemuOwner;
 use crate::host::mover::MoverName;
-use crate::mover::protocol::{LeaseHolder, Reply, Request};
+use crate::mover::protocol::{LeaseHolder, Owner, Reply, Request};
 use crate::saga::step::{Held, Hold, Named};
 
 /// Longest time for starting or stopping a mover.
@@ -125,9 +126,11 @@ impl Hold<Context> for OpenRepository {
 /// Answers the free bytes of the repository.
 async fn open(context: &mut Context, need_bytes: u64) -> Result<u64, Failure> {
     let repository = context.job.repository.clone();
+    let writer = context.plan.push().and_then(|push| push.qemu_owner);
+    let writer = writer.map(|QemuOwner { user, group }| Owner { user, group });
     let same_device_ok = context.settings.same_device_ok;
     let limit = Duration::from_secs(OPEN_SECONDS_MAX);
-    match context.session.ask(Request::Open { repository, same_device_ok, need_bytes }, limit).await? {
+    match context.session.ask(Request::Open { repository, same_device_ok, need_bytes, writer }, limit).await? {
         Reply::Opened { warnings, free_bytes } => {
             context.warnings.extend(warnings);
             Ok(free_bytes)

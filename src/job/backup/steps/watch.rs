@@ -1,7 +1,6 @@
 //! Watching over the source while its bytes are read: a running instance has to go on running with our job, a stopped one
 //! has to stay stopped. libvirt's events only say when to look; what counts is what is found by looking.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,8 +23,8 @@ pub(super) const LOOK_SECONDS: u64 = 5;
 pub(super) struct Source {
     hypervisor: Arc<dyn Hypervisor>,
     instance: InstanceId,
-    /// The socket of our pull job; none for a stopped instance.
-    socket: Option<PathBuf>,
+    /// Our job; none for a stopped instance.
+    job: Option<DomainJob>,
     guard: GuardSlot,
     reached: Arc<AtomicBool>,
 }
@@ -35,7 +34,7 @@ impl Source {
         Self {
             hypervisor: context.doors.hypervisor.clone(),
             instance: context.plan.instance_id,
-            socket: context.plan.pull().map(|pull| pull.socket.clone()),
+            job: context.plan.domain_job(),
             guard: context.guard.clone(),
             reached: context.reached.clone(),
         }
@@ -43,8 +42,8 @@ impl Source {
 
     /// Why the source can no longer be read, if that is so. What can't be found out now is asked again later.
     pub(super) async fn lost(&self) -> Option<Failure> {
-        match &self.socket {
-            Some(socket) => self.lost_while_pulled(socket).await,
+        match &self.job {
+            Some(job) => self.lost_while_running(job).await,
             None => self.lost_while_stopped().await,
         }
     }
@@ -59,7 +58,7 @@ impl Source {
         }
     }
 
-    async fn lost_while_pulled(&self, socket: &PathBuf) -> Option<Failure> {
+    async fn lost_while_running(&self, job: &DomainJob) -> Option<Failure> {
         if let Some(stopped) = self.stopped().await {
             return Some(stopped);
         }
@@ -74,12 +73,16 @@ impl Source {
             Ok(None) => {}
             Ok(Some(failure)) | Err(failure) => return Some(failure),
         }
+        // A push ends by itself. Who waits for that sees how, and whether the guest had to pay for it.
+        if matches!(job, DomainJob::Push { .. }) {
+            return None;
+        }
         if let Ok(PowerState::PausedByIoError) = self.hypervisor.state(self.instance).await {
             let text = "the instance was paused by an I/O error during its backup, perhaps for want of scratch";
             return Some(Failure::new(Code::HypervisorFailed, text));
         }
         match self.hypervisor.domain_job(self.instance).await {
-            Ok(Some(DomainJob::Pull { socket: found })) if found == *socket => None,
+            Ok(Some(found)) if found == *job => None,
             Err(_) => None,
             Ok(_) => Some(match self.stopped().await {
                 Some(stopped) => stopped,

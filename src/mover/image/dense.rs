@@ -1,0 +1,90 @@
+//! Whether an image that another process has written is whole to its last table.
+//!
+//! QEMU's push job flushes nothing, and what fails when it closes an image is told to nobody (`block.c`, `bdrv_close`): libvirt
+//! calls the backup a success. Where neither a table nor the counts of what it names have arrived, `qemu-img check` finds no
+//! fault, since nothing contradicts anything: the data is in the file and belongs to nothing. But a file that was written once,
+//! from its beginning to its end, has no cluster that is free. So each one has to be counted.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::target::CLUSTER_BYTES;
+
+/// Bytes of the header that are read: all of version 3's fixed part.
+const HEADER_BYTES: usize = 104;
+/// `incompatible_features`: the counts may be wrong (bit 0), the image is corrupt (bit 1).
+const DIRTY_OR_CORRUPT: u64 = 0b11;
+/// Bits of a count, as a power of two: images of our making have 16.
+const REFCOUNT_ORDER: u32 = 4;
+/// Counts in one block of them.
+const COUNTS_A_BLOCK: usize = CLUSTER_BYTES / 2;
+/// Largest table of count blocks, in clusters: for a file of 4 PiB.
+const TABLE_CLUSTERS_MAX: u32 = 256;
+
+/// What is wrong, in words; none where every cluster of the file belongs to something.
+pub(super) fn fault(file: &File) -> io::Result<Option<String>> {
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact_at(&mut header, 0)?;
+    let Some(table) = Table::of(&header) else {
+        return Ok(Some("its header is not the one that it was made with".to_owned()));
+    };
+    let cluster = bytes_of(CLUSTER_BYTES);
+    let clusters = file.metadata()?.len().div_ceil(cluster);
+    let mut entries = vec![0; usize::try_from(u64::from(table.clusters) * cluster).unwrap_or(0)];
+    file.read_exact_at(&mut entries, table.offset)?;
+    let mut counts = vec![0; CLUSTER_BYTES];
+    let mut first = 0;
+    for entry in entries.chunks_exact(8) {
+        if first >= clusters {
+            return Ok(None);
+        }
+        let offset = number(entry);
+        if offset == 0 {
+            return Ok(Some(belongs_to_nothing(first)));
+        }
+        file.read_exact_at(&mut counts, offset)?;
+        let here = usize::try_from(clusters - first).unwrap_or(usize::MAX).min(COUNTS_A_BLOCK);
+        if let Some(free) = counts.chunks_exact(2).take(here).position(|count| count == [0, 0]) {
+            return Ok(Some(belongs_to_nothing(first + bytes_of(free))));
+        }
+        first += bytes_of(COUNTS_A_BLOCK);
+    }
+    Ok((first < clusters).then(|| belongs_to_nothing(first)))
+}
+
+/// Where the count blocks are listed.
+struct Table {
+    offset: u64,
+    clusters: u32,
+}
+
+impl Table {
+    /// None where the header says anything else than we had it made with.
+    fn of(header: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let u32_at = |at: usize| header.get(at..at + 4).map(|bytes| u32::try_from(number(bytes)).unwrap_or(u32::MAX));
+        let u64_at = |at: usize| header.get(at..at + 8).map(number);
+        let ours = u32_at(0)? == 0x5146_49fb
+            && u32_at(4)? == 3
+            && u64_at(8)? == 0
+            && 1_usize.checked_shl(u32_at(20)?) == Some(CLUSTER_BYTES)
+            && u32_at(60)? == 0
+            && u64_at(72)? & DIRTY_OR_CORRUPT == 0
+            && u32_at(96)? == REFCOUNT_ORDER;
+        let table = Self { offset: u64_at(48)?, clusters: u32_at(56)? };
+        (ours && (1..=TABLE_CLUSTERS_MAX).contains(&table.clusters)).then_some(table)
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn bytes_of(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+fn belongs_to_nothing(cluster: u64) -> String {
+    let at = cluster.saturating_mul(bytes_of(CLUSTER_BYTES));
+    format!("what is stored at {at} of the file belongs to nothing: tables of the image were lost")
+}

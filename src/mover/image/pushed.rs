@@ -1,0 +1,166 @@
+//! The images of a push backup: made by us, written by QEMU, and then looked at as if nobody had said that all is well.
+//!
+//! It promises `structure`: after [`PushedSet::inspect`] and [`PushedSet::check`] each image is the file that was made, a descriptor
+//! older than the writing was fsynced without an error, the image has no fault, no leak and no cluster that belongs to nothing,
+//! ends where its file ends, and every byte of it was read back from the storage and hashed. It cannot promise that the bytes are
+//! the guest's: the source has moved on.
+
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::blocks::Blocks;
+use super::copy::{self, Ends};
+use super::server::Sockets;
+use super::target::{self, Target};
+use super::{Progress, blocks_file, check, dense, of_disk, sole};
+use crate::failure::{Code, Failure};
+use crate::model::id::DiskTarget;
+use crate::mover::protocol::{CopiedDisk, PushTarget};
+use crate::mover::share::Sent;
+use crate::mover::writer::{Known, Writer};
+
+/// For its owner alone, whoever that is.
+const IMAGE_MODE: u32 = 0o600;
+
+/// The images of one job in its staging directory.
+#[derive(Debug)]
+pub(in crate::mover) struct PushedSet {
+    staging: PathBuf,
+    sockets: Sockets,
+    images: Vec<Image>,
+}
+
+#[derive(Debug)]
+struct Image {
+    disk: DiskTarget,
+    target: Target,
+    blocks_sent: Option<Sent>,
+}
+
+impl PushedSet {
+    /// Makes an empty image for each disk below `staging`; `sockets` is a private directory with a short path.
+    pub async fn make(staging: PathBuf, sockets: PathBuf, disks: &[PushTarget]) -> Result<Self, Failure> {
+        let mut images = Vec::with_capacity(disks.len());
+        for PushTarget { target: disk, virtual_bytes } in disks {
+            let path = staging.join(format!("{disk}.qcow2"));
+            let made = Target::create(path, *virtual_bytes).await;
+            let target = made.map_err(|failure| of_disk(failure, disk))?;
+            images.push(Image { disk: disk.clone(), target, blocks_sent: None });
+        }
+        Ok(Self { staging, sockets: Sockets::new(sockets), images })
+    }
+
+    /// Gives the images to the user that will write them. A share that knows no owners, or only one, may refuse; whether the user
+    /// can write there is for the proof to say.
+    pub async fn give_to(&self, writer: &Writer) -> Result<(), Failure> {
+        let (user, group) = (writer.user.as_raw(), writer.group.as_raw());
+        for image in &self.images {
+            image.target.on_held(move |file| own(file, user, group)).await?;
+        }
+        Ok(())
+    }
+
+    /// The files as they were made.
+    pub async fn known(&self) -> Result<Vec<Known>, Failure> {
+        let mut known = Vec::with_capacity(self.images.len());
+        for image in &self.images {
+            let identity = |file: &File| file.metadata().map(|status| (status.dev(), status.ino()));
+            let identity = image.target.on_held(identity).await?;
+            known.push(Known { name: format!("{}.qcow2", image.disk), identity });
+        }
+        Ok(known)
+    }
+
+    /// Once nobody else writes: takes the images back, proves their structure, reads and hashes every byte, and writes
+    /// `<target>.blocks` for each.
+    pub async fn inspect(&mut self, progress: Progress<'_>) -> Result<Vec<CopiedDisk>, Failure> {
+        let us = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        for image in &self.images {
+            image.target.on_held(move |file| own(file, us.0, us.1)).await?;
+            image.target.is_still_ours().await?;
+            image.target.sync().await?;
+        }
+        let (mut total, mut connections) = (0, Vec::new());
+        for image in &self.images {
+            image.is_whole().await.map_err(|failure| of_disk(failure, &image.disk))?;
+            let opened = image.target.serve_from_storage(&mut self.sockets).await?;
+            total += opened.1.export().size;
+            connections.push(opened);
+        }
+        let (mut before, mut data_before, mut copied) = (0, 0, Vec::new());
+        for (image, (server, connection)) in self.images.iter_mut().zip(connections) {
+            let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
+            let connection = Arc::new(connection);
+            let ends = Ends { source: &connection, source_device: Code::RepositoryIo, target: None };
+            let (blocks, data_bytes) = copy::copy(image.disk.as_str(), ends, &report).await?;
+            sole(connection)?.disconnect().await;
+            server.end().await?;
+            copied.push(image.record(&blocks, data_bytes, &self.staging).await?);
+            before += blocks.virtual_bytes();
+            data_before += data_bytes;
+        }
+        progress(before, total, data_before);
+        Ok(copied)
+    }
+
+    /// The names of the block hash files, and what was written into each.
+    pub fn blocks_sent(&self) -> impl Iterator<Item = (String, Sent)> {
+        self.images.iter().filter_map(|image| Some((blocks_file(&image.disk), image.blocks_sent.clone()?)))
+    }
+
+    /// Checks every image once more, makes it durable, and closes it. The last thing that is done with a set.
+    pub async fn check(self) -> Result<(), Failure> {
+        for image in &self.images {
+            image.target.is_still_ours().await?;
+            image.target.sync().await?;
+            check::check(&image.target).await?;
+        }
+        for image in self.images {
+            image.target.close().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    async fn is_whole(&self) -> Result<(), Failure> {
+        check::check(&self.target).await?;
+        match self.target.on_stored(dense::fault).await? {
+            None => Ok(()),
+            Some(fault) => {
+                let text = format!("the image `{}` is not what was written", self.target.path().display());
+                Err(Failure::new(Code::ImageDamaged, text).caused_by(fault))
+            }
+        }
+    }
+
+    async fn record(
+        &mut self,
+        blocks: &Blocks,
+        data_bytes: u64,
+        staging: &std::path::Path,
+    ) -> Result<CopiedDisk, Failure> {
+        let encoded = blocks.encode();
+        self.blocks_sent = Some(Sent::of(&encoded));
+        target::write_file(&staging.join(blocks_file(&self.disk)), encoded).await?;
+        Ok(CopiedDisk {
+            target: self.disk.clone(),
+            virtual_bytes: blocks.virtual_bytes(),
+            data_bytes,
+            content_root: blake3::Hash::from_bytes(blocks.root()).to_hex().to_string(),
+        })
+    }
+}
+
+/// Refused as a rule where all of a share's files belong to one user whoever made them.
+fn own(file: &File, user: u32, group: u32) -> std::io::Result<()> {
+    if let Err(error) = std::os::unix::fs::fchown(file, Some(user), Some(group)) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the share takes no other owner for an image");
+    }
+    match file.set_permissions(Permissions::from_mode(IMAGE_MODE)) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
