@@ -18,7 +18,6 @@ use longshore::host::hypervisor::{Hypervisor, QemuOwner};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const HOST: &str = "qemu-user";
 const STARTED: Duration = Duration::from_secs(120);
 const ENDED: Duration = Duration::from_secs(120);
 
@@ -41,11 +40,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn starts(folder: &Path, uri: &str) -> Self {
+    fn starts(folder: &Path, host: &str, uri: &str) -> Self {
         // A closed journal beside open directories, as by default.
         let directory = |name: &str| folder.join(name).display().to_string();
         let config = format!(
-            "host = '{HOST}'\n[broker]\nuri = '{}'\n[libvirt]\nuri = '{uri}'\n[worker]\nstate_dir = '{}'\n\
+            "host = '{host}'\n[broker]\nuri = '{}'\n[libvirt]\nuri = '{uri}'\n[worker]\nstate_dir = '{}'\n\
              run_dir = '{}'\n[scratch]\ndir = '{}'\n[backup]\nsame_device_ok = true\n",
             lab::variable("LONGSHORE_LAB_AMQP_URI"),
             directory("lib/journal"),
@@ -106,7 +105,18 @@ fn names_in(directory: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_running_instance_whose_qemu_is_not_root_is_backed_up() {
+async fn a_running_instance_whose_qemu_is_not_root_is_backed_up_by_pull() {
+    is_backed_up_by("pull").await;
+}
+
+/// QEMU comes to its images through what it is shown, and by no other way: the share is closed to it.
+#[tokio::test]
+async fn a_running_instance_whose_qemu_is_not_root_is_backed_up_by_push() {
+    is_backed_up_by("push").await;
+}
+
+async fn is_backed_up_by(transfer: &str) {
+    let host = format!("qemu-{transfer}");
     let bare = LabInstance::bare();
     let uri = lab::libvirt_uri();
     let process = process_owner(&bare);
@@ -116,14 +126,15 @@ async fn a_running_instance_whose_qemu_is_not_root_is_backed_up() {
     assert_eq!(door.qemu_owner(None).await.unwrap(), Some(process));
 
     // Short, since sockets lie below, and closed to QEMU by nothing but what is under test.
-    let place = tempfile::tempdir().unwrap();
+    let fleet = PathBuf::from(lab::variable("LONGSHORE_LAB_DIR")).join("fleet");
+    let place = tempfile::Builder::new().prefix("q").rand_bytes(3).tempdir_in(fleet).unwrap();
     std::fs::set_permissions(place.path(), Permissions::from_mode(0o711)).unwrap();
     let share = place.path().join("share");
     // Root alone, so that a QEMU which wrote there itself would not get far.
     std::fs::DirBuilder::new().mode(0o700).create(&share).unwrap();
-    let worker = Worker::starts(place.path(), &uri);
+    let worker = Worker::starts(place.path(), &host, &uri);
     let repository = worker.says(&["repository", "init", share.to_str().unwrap()]);
-    let job = ["job", "publish", "backup", "--host", HOST, "--instance", &bare.name, "--transfer", "pull"];
+    let job = ["job", "publish", "backup", "--host", &host, "--instance", &bare.name, "--transfer", transfer];
     let to = ["--repository-id", repository.trim(), "--address", share.to_str().unwrap()];
     worker.publishes(&[&job[..], &to[..]].concat());
 
@@ -145,7 +156,9 @@ async fn a_running_instance_whose_qemu_is_not_root_is_backed_up() {
         // What stands now, with everything on the way that belongs to this job.
         let own =
             [&run, &scratch].into_iter().flat_map(|above| std::fs::read_dir(above).into_iter().flatten().flatten());
-        modes.extend(own.filter_map(|entry| Some(entry.metadata().ok()?.mode() & 0o007)));
+        // What QEMU is shown of the share is to be passed, and held open by it to nobody.
+        let closed = if transfer == "push" { 0o006 } else { 0o007 };
+        modes.extend(own.filter_map(|entry| Some(entry.metadata().ok()?.mode() & closed)));
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(!modes.is_empty() && modes.iter().all(|others| *others == 0), "open to others: {modes:?}");

@@ -26,6 +26,8 @@ mod heard;
 mod killed;
 #[path = "live_worker/moment.rs"]
 mod moment;
+#[path = "live_worker/push.rs"]
+mod push;
 #[path = "live_worker/running.rs"]
 mod running;
 #[path = "live_worker/secrets.rs"]

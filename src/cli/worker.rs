@@ -17,7 +17,7 @@ use crate::broker;
 use crate::config::{Config, LogFormat};
 use crate::host::guard::ProcessGuards;
 use crate::host::hypervisor::libvirt::Libvirt;
-use crate::host::mover::{ProcessMovers, sweep};
+use crate::host::mover::{Movers, ProcessMovers, shown_by_the_gone, sweep};
 use crate::job::{BackupSettings, Doors};
 use crate::journal::Journal;
 use crate::model::id::{HostId, InstallationId};
@@ -60,11 +60,12 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     }
     let journal = Journal::open(&config.worker.state_dir).await.map_err(CliError::failed)?;
     tracing::info!(host = %host, installation = %journal.installation(), version = env!("CARGO_PKG_VERSION"), "starting");
+    let doors = doors(config);
+    take_away_what_was_shown(&config.worker.run_dir, doors.movers.as_ref()).await;
     // What the movers of an earlier worker left in the run directory; one that still runs keeps its own.
     for left in tokio::task::block_in_place(|| sweep(&config.worker.run_dir))? {
         tracing::info!(directory = %left.display(), "removed what an earlier mover left");
     }
-    let doors = doors(config);
     let parts = Parts {
         settings: worker_settings(config, host.clone(), host_key(config)),
         broker: broker::connect(settings(&config.broker, host.as_str())?).map_err(CliError::failed)?,
@@ -79,6 +80,22 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     journal.close().await;
     tracing::info!("stopped");
     Ok(Exit::Done)
+}
+
+/// What the movers of an earlier worker have shown to the host, for QEMU to write to. The journal knows of it as a rule; a journal that
+/// was lost does not. Behind a dead share it may have to stay for now, which keeps no worker from starting.
+async fn take_away_what_was_shown(run_dir: &Path, movers: &dyn Movers) {
+    match tokio::task::block_in_place(|| shown_by_the_gone(run_dir)) {
+        Ok(places) => {
+            for place in places {
+                match movers.unmount(&place).await {
+                    Ok(()) => tracing::info!(place = %place.display(), "took away what an earlier worker had shown"),
+                    Err(failure) => tracing::error!("{failure:#}"),
+                }
+            }
+        }
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot read the mount table"),
+    }
 }
 
 /// The real doors to the host.

@@ -22,6 +22,11 @@ use crate::failure::{Code, Failure};
 const PROBE_SECONDS_MAX: u64 = 30;
 /// What the proof writes, with its own content: as much as a file system writes at least.
 const PROBE_BYTES: usize = 512;
+/// The exit status of a proof that did not find a file.
+const NOT_THERE: u8 = 3;
+/// What that means as a rule, and what to do.
+const NOT_SPREAD: &str = "mounts do not spread from the worker's namespace into QEMU's: the worker's `run_dir` has to be on a mount \
+    that is `shared` (`findmnt -o TARGET,PROPAGATION -T DIRECTORY`), and to have been when libvirt was started";
 /// Our own program, also where it was replaced on the disk.
 const OURSELVES: &str = "/proc/self/exe";
 
@@ -80,7 +85,11 @@ impl Writer {
         };
         let finished = match probe.run(Duration::from_secs(PROBE_SECONDS_MAX)).await {
             Ok(finished) if finished.status.success() => finished,
-            Ok(finished) => return Err(refused().caused_by(shown_end(&finished.stderr))),
+            Ok(finished) => {
+                let failure = refused().caused_by(shown_end(&finished.stderr));
+                let not_there = finished.status.code() == Some(i32::from(NOT_THERE));
+                return Err(if not_there { failure.caused_by(NOT_SPREAD) } else { failure });
+            }
             Err(error @ CommandError::Deadline { .. }) => {
                 return Err(Failure::new(Code::RepositoryIo, refused().text).because(&error));
             }
@@ -91,13 +100,8 @@ impl Writer {
         if found == expected {
             return Ok(());
         }
-        Err(refused().caused_by(format!(
-            "what it finds there is something else: mounts do not spread from the worker's namespace into QEMU's; is the \
-             directory above on a mount that is `shared` (findmnt -o TARGET,PROPAGATION), and was it when libvirt was started? \
-             (`{}` where `{}` was meant)",
-            found.escape_debug(),
-            expected.escape_debug()
-        )))
+        let differs = format!("it finds `{}` where `{}` was meant", found.escape_debug(), expected.escape_debug());
+        Err(refused().caused_by(differs).caused_by(NOT_SPREAD))
     }
 
     /// Becomes as the process is: its mount namespace, user and groups. For a process with one thread.
@@ -141,7 +145,8 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Err(error) => {
                 let (user, group) = (writer.user, writer.group);
                 eprintln!("user {user} of group {group} cannot write to `{}`: {error}", path.display());
-                return ExitCode::FAILURE;
+                let not_there = error.kind() == io::ErrorKind::NotFound;
+                return if not_there { ExitCode::from(NOT_THERE) } else { ExitCode::FAILURE };
             }
         }
     }

@@ -215,8 +215,13 @@ impl Fleet {
 
     /// Waits until the job has moved some of its bytes.
     pub fn is_copying(&self, job: JobId) {
-        self.heard.of_run(job, "the job copies", JOB, |event| {
-            matches!(&event.detail, RunDetail::Progress(progress) if progress.step == "copy" && progress.done_bytes > 0)
+        self.is_moving(job, "copy");
+    }
+
+    /// Waits until that step of the job has moved some of its bytes.
+    pub fn is_moving(&self, job: JobId, step: &str) {
+        self.heard.of_run(job, &format!("the job moves bytes in `{step}`"), JOB, |event| {
+            matches!(&event.detail, RunDetail::Progress(progress) if progress.step == step && progress.done_bytes > 0)
         });
     }
 

@@ -25,8 +25,7 @@ use crate::mover::protocol::{Reply, Request};
 pub use fake::FakeMovers;
 pub use process::{
     ProcessMovers,
-    exposed::exposed_in,
-    sweep::{remove_unused, sweep},
+    sweep::{remove_unused, shown_by_the_gone, sweep},
 };
 
 /// A mover's name: unique on the host among all movers that may be alive at once, so made of job, run and attempt. It

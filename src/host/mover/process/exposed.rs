@@ -24,7 +24,7 @@ const LAYERS_MAX: usize = 4;
 const TABLE: &str = "/proc/self/mountinfo";
 
 /// Mount points right below a directory.
-pub fn exposed_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(super) fn exposed_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found: Vec<_> = mount_points()?.into_iter().filter(|place| place.parent() == Some(directory)).collect();
     found.dedup();
     Ok(found)

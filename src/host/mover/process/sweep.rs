@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::exposed::exposed_in;
 use crate::failure::{Code, Failure};
 use crate::host::mover::MoverName;
 use crate::mover::protocol::SUBCOMMAND;
@@ -37,6 +38,17 @@ pub fn sweep(run_directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
     removed.sort();
     Ok(removed)
+}
+
+/// Places in `run_directory` that hold what movers that are gone have shown to the host. Each is called as its mover's directory, after
+/// a word and a dot; what a living one has shown is its worker's to take away.
+pub fn shown_by_the_gone(run_directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let alive = of_living_movers()?;
+    let lives = |place: &PathBuf| {
+        let name = place.file_name().and_then(OsStr::to_str);
+        name.and_then(|name| name.split_once('.')).is_some_and(|(_, mover)| alive.contains(&run_directory.join(mover)))
+    };
+    Ok(exposed_in(run_directory)?.into_iter().filter(|place| !lives(place)).collect())
 }
 
 /// Removes the directory of a mover that has ended, unless it is another mover's by now or has something in it.
