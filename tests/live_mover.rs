@@ -4,6 +4,8 @@
 
 #[path = "contract/mover.rs"]
 mod contract;
+#[path = "live_mover/push.rs"]
+mod push;
 
 use std::fs;
 use std::os::unix::fs::symlink;

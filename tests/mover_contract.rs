@@ -86,6 +86,15 @@ contract! {
 }
 
 #[tokio::test]
+async fn what_is_shown_to_the_host_is_written_inspected_and_taken_away() {
+    let above = tempfile::tempdir().unwrap();
+    let place = above.path().join("place");
+    let world = FakeWorld::new();
+    contract::what_is_shown_to_the_host_is_written_inspected_and_taken_away(&world, &place, 1 << 20, |_| {}).await;
+    assert!(world.movers.exposed().is_empty());
+}
+
+#[tokio::test]
 async fn a_scripted_failure_comes_as_often_as_it_was_told_and_has_no_effect() {
     let world = FakeWorld::new();
     let mut mover = opened(&world, "m").await;

@@ -1,5 +1,6 @@
 //! What both the real mover and its fake have to do: the same questions, put to each by a test of its own.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use longshore::failure::{Code, Failure};
@@ -11,7 +12,7 @@ use longshore::model::manifest::{
     Consistency, MadeBy, Manifest, ManifestDisk, Proof, QuiesceRecord, RecordFile, TransferUsed,
 };
 use longshore::model::repository::Repository;
-use longshore::mover::protocol::{CopiedDisk, CopyDisk, LeaseHolder, Reply, Request, SealedFile};
+use longshore::mover::protocol::{CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, SealedFile};
 
 /// Longer than anything here takes but a lease that has to be watched.
 pub const SOON: Duration = Duration::from_secs(120);
@@ -98,6 +99,39 @@ pub async fn sealed(world: &dyn World, mover: &mut Box<dyn Mover>, instance: Ins
     let reply = mover.ask(Request::Seal, SOON).await.unwrap();
     let Reply::Sealed { files } = reply else { panic!("{reply:?}") };
     manifest(world.repository().id, instance, backup, &copied, &files)
+}
+
+/// Answers the hash of what `write` has written to the image of a disk of `virtual_bytes` in the place that it is given.
+pub async fn what_is_shown_to_the_host_is_written_inspected_and_taken_away(
+    world: &dyn World,
+    place: &Path,
+    virtual_bytes: u64,
+    write: impl FnOnce(&Path),
+) -> String {
+    std::fs::create_dir(place).unwrap();
+    let mut mover = opened(world, "push").await;
+    let (instance, backup) = (InstanceId::draw(), BackupId::draw());
+    done(&mut mover, lease(instance)).await;
+    done(&mut mover, stage(instance, backup)).await;
+    assert_eq!(refused(&mut mover, Request::Inspect).await.code, Code::Internal);
+    let disks = vec![PushTarget { target: "vda".parse().unwrap(), virtual_bytes }];
+    done(&mut mover, Request::Expose { place: place.to_owned(), disks, writer: std::process::id() }).await;
+    write(place);
+    for _twice in 0..2 {
+        world.movers().unmount(place).await.unwrap();
+        assert!(!place.exists());
+    }
+    let reply = mover.ask(Request::Inspect, SOON).await.unwrap();
+    let Reply::Copied { disks: copied } = reply else { panic!("{reply:?}") };
+    assert_eq!((copied.len(), copied[0].virtual_bytes), (1, virtual_bytes));
+    assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "there is nothing to compare with");
+    let reply = mover.ask(Request::Seal, SOON).await.unwrap();
+    let Reply::Sealed { files } = reply else { panic!("{reply:?}") };
+    let manifest = manifest(world.repository().id, instance, backup, &copied, &files);
+    publish(&mut mover, &manifest).await;
+    assert_eq!(world.published().len(), 1);
+    mover.stop().await.unwrap();
+    copied[0].content_root.clone()
 }
 
 pub async fn publish(mover: &mut Box<dyn Mover>, manifest: &Manifest) -> u64 {

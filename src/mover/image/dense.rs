@@ -88,3 +88,64 @@ fn belongs_to_nothing(cluster: u64) -> String {
     let at = cluster.saturating_mul(bytes_of(CLUSTER_BYTES));
     format!("what is stored at {at} of the file belongs to nothing: tables of the image were lost")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Header, table of count blocks, one block of them, and `data` clusters; each counted once.
+    fn image(data: usize) -> Vec<u8> {
+        let mut image = vec![0; (3 + data) * CLUSTER_BYTES];
+        for (at, number) in [(0, 0x5146_49fb_u32), (4, 3), (20, 16), (56, 1), (96, 4)] {
+            image[at..at + 4].copy_from_slice(&number.to_be_bytes());
+        }
+        image[48..56].copy_from_slice(&bytes_of(CLUSTER_BYTES).to_be_bytes());
+        image[CLUSTER_BYTES..CLUSTER_BYTES + 8].copy_from_slice(&bytes_of(2 * CLUSTER_BYTES).to_be_bytes());
+        for cluster in 0..3 + data {
+            image[2 * CLUSTER_BYTES + cluster * 2 + 1] = 1;
+        }
+        image
+    }
+
+    fn of(image: &[u8]) -> Option<String> {
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, image).unwrap();
+        fault(&file).unwrap()
+    }
+
+    #[test]
+    fn every_cluster_has_to_belong_to_something() {
+        assert_eq!(of(&image(0)), None);
+        assert_eq!(of(&image(40)), None);
+        for free in [3, 20, 42] {
+            let mut image = image(40);
+            image[2 * CLUSTER_BYTES + free * 2 + 1] = 0;
+            assert!(of(&image).unwrap().contains(&format!("at {} ", free * CLUSTER_BYTES)), "{free}");
+        }
+        let mut cut = image(40);
+        cut.truncate(cut.len() - CLUSTER_BYTES / 2);
+        assert_eq!(of(&cut), None, "a last cluster that is not written whole is QEMU's way");
+    }
+
+    #[test]
+    fn counts_that_are_not_there_count_nothing() {
+        let mut lost = image(1);
+        lost[CLUSTER_BYTES..CLUSTER_BYTES + 8].fill(0);
+        assert!(of(&lost).unwrap().contains("belongs to nothing"));
+        let beyond = [image(1), vec![0; COUNTS_A_BLOCK * CLUSTER_BYTES]].concat();
+        assert!(of(&beyond).is_some());
+    }
+
+    #[test]
+    fn a_header_that_we_did_not_have_made_is_a_fault_and_reading_past_the_end_an_error() {
+        for (at, byte) in [(0, 0), (7, 2), (15, 8), (23, 12), (63, 1), (79, 1), (79, 2), (99, 3), (56, 1), (59, 0)] {
+            let mut image = image(1);
+            image[at] = byte;
+            assert!(of(&image).unwrap().contains("header"), "{at}");
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &image(1)[..HEADER_BYTES]).unwrap();
+        assert!(fault(&file).is_err());
+    }
+}
