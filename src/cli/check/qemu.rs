@@ -10,7 +10,9 @@ use nix::unistd::{Uid, User};
 use super::Finding;
 use super::passage::Walker;
 use crate::config::Config;
-use crate::host::hypervisor::{Hypervisor, QemuOwner};
+use crate::host::hypervisor::{Hypervisor, InstanceSummary, QemuOwner};
+use crate::host::mover::mounts_spread;
+use crate::model::instance::PowerState;
 
 /// `Y` where the kernel enforces AppArmor's profiles.
 const APPARMOR_SWITCH: &str = "/sys/module/apparmor/parameters/enabled";
@@ -32,10 +34,45 @@ pub async fn check(config: &Config, hypervisor: &dyn Hypervisor) -> Vec<Finding>
         Ok(None) => vec![Finding::ok("qemu", "runs as the user of libvirt itself")],
         Err(failure) => vec![Finding::fail("qemu", format!("{failure:#}"), "`virsh capabilities`")],
     };
+    findings.push(push(&config.worker.run_dir, hypervisor).await);
     if std::fs::read_to_string(APPARMOR_SWITCH).is_ok_and(|switch| switch.starts_with('Y')) {
         findings.push(apparmor(&config.worker.run_dir, &rules()));
     }
     findings
+}
+
+/// Whether QEMU sees what is mounted for it to write to, tried with every instance that runs, of which some may be older than a mount
+/// that was made shared since. What pull needs is looked at elsewhere, so that this is no failure of the host.
+async fn push(run_dir: &Path, hypervisor: &dyn Hypervisor) -> Finding {
+    let running = |summary: &InstanceSummary| matches!(summary.state, PowerState::Running | PowerState::Paused);
+    let instances = hypervisor.instances().await.unwrap_or_default();
+    let mut blind = Vec::new();
+    let mut tried = 0;
+    for instance in instances.iter().filter(|summary| running(summary)) {
+        let owner = hypervisor.qemu_owner(Some(instance.id)).await.ok().flatten();
+        let Ok(process) = hypervisor.qemu_process(instance.id, owner).await else { continue };
+        tried += 1;
+        if !matches!(mounts_spread(run_dir, Some(process)), Ok(true)) {
+            blind.push(instance.name.to_string());
+        }
+    }
+    let shown = run_dir.display();
+    let remedy = format!(
+        "`transfer: push` needs `{shown}` on a mount that is `shared` and was so when libvirt was started: `mount --make-shared`, then \
+         start libvirt and the instances anew; pull works without"
+    );
+    match mounts_spread(run_dir, None) {
+        Ok(true) if blind.is_empty() && tried > 0 => {
+            Finding::ok("push", format!("what is mounted below `{shown}` is seen by all {tried} running instances"))
+        }
+        Ok(true) if blind.is_empty() => Finding::ok("push", format!("what is mounted below `{shown}` spreads")),
+        Ok(true) => {
+            let text = format!("what is mounted below `{shown}` is not seen by: {}", blind.join(", "));
+            Finding::warn("push", text, remedy)
+        }
+        Ok(false) => Finding::warn("push", format!("what is mounted below `{shown}` does not spread"), remedy),
+        Err(error) => Finding::warn("push", format!("cannot try a mount below `{shown}`: {error}"), remedy),
+    }
 }
 
 fn name(owner: QemuOwner) -> String {

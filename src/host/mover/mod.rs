@@ -25,6 +25,7 @@ use crate::mover::protocol::{Reply, Request};
 pub use fake::FakeMovers;
 pub use process::{
     ProcessMovers,
+    exposed::mounts_spread,
     sweep::{remove_unused, shown_by_the_gone, sweep},
 };
 

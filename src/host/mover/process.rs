@@ -18,7 +18,7 @@ use crate::failure::{Code, Failure};
 use crate::host::remains;
 use crate::mover::protocol::{CredentialPlaces, Reply, Request, SUBCOMMAND, ToMover, frame};
 
-mod exposed;
+pub(super) mod exposed;
 mod listener;
 pub(super) mod sweep;
 use listener::{Heard, Listener};

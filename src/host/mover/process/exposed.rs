@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -20,6 +21,8 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 const FORCE_LIMIT: Duration = Duration::from_secs(10);
 /// How many mounts may lie on each other in one place: one for each time that an attempt has shown it.
 const LAYERS_MAX: usize = 4;
+/// What is mounted to see whether it spreads.
+const PROBE_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 /// The table of the mounts that this process sees (proc_pid_mountinfo(5)).
 const TABLE: &str = "/proc/self/mountinfo";
 
@@ -28,6 +31,36 @@ pub(super) fn exposed_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found: Vec<_> = mount_points()?.into_iter().filter(|place| place.parent() == Some(directory)).collect();
     found.dedup();
     Ok(found)
+}
+
+/// Whether what is mounted in `directory` arrives where `process` is; without one, whether it spreads at all. Mounts an empty file system
+/// there for a moment, so it is root's to ask.
+pub fn mounts_spread(directory: &Path, process: Option<u32>) -> std::io::Result<bool> {
+    let place = directory.join(format!("probe-{}", std::process::id()));
+    std::fs::create_dir(&place)?;
+    let mounted = nix::mount::mount(Some("longshore"), &place, Some("tmpfs"), PROBE_FLAGS, Some("size=4k,mode=0700"));
+    let found = match mounted {
+        Ok(()) => spreads(&place, process),
+        Err(errno) => Err(errno.into()),
+    };
+    let unmounted = if mounted.is_ok() { nix::mount::umount2(&place, MntFlags::UMOUNT_NOFOLLOW) } else { Ok(()) };
+    let removed = std::fs::remove_dir(&place);
+    unmounted?;
+    removed?;
+    found
+}
+
+fn spreads(place: &Path, process: Option<u32>) -> std::io::Result<bool> {
+    let table = process.map_or(TABLE.to_owned(), |process| format!("/proc/{process}/mountinfo"));
+    let table = std::fs::read_to_string(table)?;
+    let mut lines = table.lines().filter(|line| mount_point(line).as_deref() == Some(place));
+    // Fields from the seventh on, up to a dash, say how a mount spreads.
+    let is_shared =
+        |line: &str| line.split(' ').skip(6).take_while(|tag| *tag != "-").any(|tag| tag.starts_with("shared:"));
+    Ok(match process {
+        Some(_) => lines.next().is_some(),
+        None => lines.any(is_shared),
+    })
 }
 
 /// Unmounts what is mounted at `place`, if anything is, and removes the place.
