@@ -85,10 +85,13 @@ fn host_can_do_its_work(fleet: &Fleet) {
     let output = fleet.command(&["check", "host", "--json"]).output().unwrap();
     assert!(matches!(output.status.code(), Some(0 | 3)), "{}", text(&output.stderr));
     let findings = json_lines(&output.stdout);
-    for subject in ["host", "user", "libvirt", "instances", "tool", "scratch", "mover", "broker"] {
+    for subject in ["host", "user", "libvirt", "instances", "tool", "scratch", "mover", "host key", "push", "broker"] {
         assert!(findings.iter().any(|finding| finding["subject"] == subject), "{subject}: {findings:?}");
     }
     assert!(findings.iter().all(|finding| finding["level"] != "fail"), "{findings:?}");
+    let level =
+        |subject| findings.iter().find(|finding| finding["subject"] == subject).map(|finding| &finding["level"]);
+    assert_eq!((level("push"), level("host key")), (Some(&"ok".into()), Some(&"ok".into())), "{findings:?}");
     let lost = fleet
         .command(&["check", "host"])
         .env("LONGSHORE__LIBVIRT__URI", "qemu+unix:///system?socket=/nonexistent")

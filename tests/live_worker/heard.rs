@@ -38,6 +38,8 @@ impl Heard {
                 let mut kept = kept.lock().unwrap();
                 kept.bodies.push(message.body);
                 match event {
+                    // One that its worker could not see confirmed comes twice, the same to the letter.
+                    Event::Run(event) if kept.runs.contains(&event) => {}
                     Event::Run(event) => kept.runs.push(event),
                     Event::Host(event) => kept.hosts.push(event),
                 }

@@ -10,6 +10,7 @@ use super::{Finding, qemu};
 use crate::broker::HostOnBroker;
 use crate::broker::topology::jobs_queue;
 use crate::cli::broker::{block_on, settings};
+use crate::cli::host::credential_places;
 use crate::cli::output::{self, CliError};
 use crate::cli::worker::doors;
 use crate::config::Config;
@@ -18,6 +19,7 @@ use crate::host::mover::MoverName;
 use crate::job::Doors;
 use crate::model::id::{HostId, InstanceRef};
 use crate::model::instance::PowerState;
+use crate::mover::sealed::HostKey;
 use crate::mover::{KINDS, Kind, command};
 
 /// Longest wait for one part of the host.
@@ -42,6 +44,7 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
         findings.extend(KINDS.map(share));
         findings.push(scratch(&config.scratch.dir));
         findings.push(mover(&doors).await);
+        findings.push(host_key(&credential_places(config).host_key));
         findings.push(broker(config, &host).await?);
         Ok(findings)
     })
@@ -153,6 +156,23 @@ async fn mover(doors: &Doors) -> Finding {
         Ok(Ok(())) => Finding::ok("mover", "starts, with mount and PID namespaces of its own"),
         Ok(Err(failure)) => Finding::fail("mover", format!("{failure:#}"), remedy),
         Err(_) => Finding::fail("mover", format!("no answer within {} s", PART_MAX.as_secs()), remedy),
+    }
+}
+
+/// The key that opens sealed credentials.
+fn host_key(file: &Path) -> Finding {
+    let shown = file.display();
+    if !file.exists() {
+        let text = format!("there is no `{shown}` yet");
+        return Finding::note("host key", text, "the worker makes it when it first starts; sealed credentials need it");
+    }
+    match HostKey::read(file) {
+        Ok(key) => Finding::ok("host key", format!("`{shown}` is that of {}", key.public())),
+        Err(failure) => {
+            let remedy = "`chown root` and `chmod 600` it, or put a copy of it in its place; where it is lost, remove it, start the \
+                          worker and seal anew";
+            Finding::fail("host key", format!("no sealed credentials can be opened: {failure:#}"), remedy)
+        }
     }
 }
 

@@ -51,9 +51,11 @@ async fn push(run_dir: &Path, hypervisor: &dyn Hypervisor) -> Finding {
     for instance in instances.iter().filter(|summary| running(summary)) {
         let owner = hypervisor.qemu_owner(Some(instance.id)).await.ok().flatten();
         let Ok(process) = hypervisor.qemu_process(instance.id, owner).await else { continue };
-        tried += 1;
-        if !matches!(mounts_spread(run_dir, Some(process)), Ok(true)) {
-            blind.push(instance.name.to_string());
+        match mounts_spread(run_dir, Some(process)) {
+            Ok(true) => tried += 1,
+            Ok(false) => blind.push(instance.name.to_string()),
+            // It has ended meanwhile, or mounting failed, which is looked at below.
+            Err(_) => {}
         }
     }
     let shown = run_dir.display();

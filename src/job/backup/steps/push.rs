@@ -44,8 +44,11 @@ const LOOK_FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause between two looks without a hint. A guest that QEMU has paused waits for as long.
 const LOOK_PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// How long a job may still stand after QEMU has paused its guest: what paused it ends the job as a rule, and says why.
+/// How long a job may still stand after QEMU has paused its guest before it is told to end.
 const PAUSED_SECONDS_MAX: u64 = 1;
+
+/// How long it may stand in all before nobody waits any more for what it has to say.
+const PAUSED_END_SECONDS_MAX: u64 = 10;
 
 /// Everything that a push backup needs on the host and the share, and the push job itself once it has begun.
 pub(in super::super) struct PushSource;
@@ -192,15 +195,14 @@ impl Writing {
         loop {
             match self.hypervisor.domain_job(self.instance).await {
                 Ok(job) if job == self.ours => {}
+                Ok(_) if paused_at.is_some() => return Err(self.verdict().await.err().unwrap_or_else(paused)),
                 Ok(_) => return self.verdict().await,
                 // What can't be found out now is asked again; for how long, the stall limit says.
                 Err(_) => {}
             }
-            if let Ok(PowerState::PausedByIoError) = self.hypervisor.state(self.instance).await
-                && paused_at.get_or_insert_with(Instant::now).elapsed() >= Duration::from_secs(PAUSED_SECONDS_MAX)
-            {
-                let text = "the guest was paused by an I/O error while QEMU wrote to the share";
-                return Err(Failure::new(Code::RepositoryIo, text));
+            if let Ok(PowerState::PausedByIoError) = self.hypervisor.state(self.instance).await {
+                let since = *paused_at.get_or_insert_with(Instant::now);
+                self.let_go(since).await?;
             }
             if let Some(figures) = self.figures().await
                 && self.report(figures) != done
@@ -217,6 +219,22 @@ impl Writing {
             self.wait(pause).await;
             pause = (pause * 2).min(LOOK_PAUSE_MAX);
         }
+    }
+
+    /// A guest that is paused waits for nothing that is worth the wait. What has paused it ends the job as a rule, and how the job
+    /// ended says what it was; so it is told to end, and waited for a little.
+    async fn let_go(&self, paused_since: Instant) -> Result<(), Failure> {
+        if paused_since.elapsed() >= Duration::from_secs(PAUSED_END_SECONDS_MAX) {
+            return Err(paused());
+        }
+        if let Some(ours) =
+            self.ours.as_ref().filter(|_| paused_since.elapsed() >= Duration::from_secs(PAUSED_SECONDS_MAX))
+        {
+            // The source's release goes on trying.
+            let asked = self.hypervisor.abort_job(self.instance, ours).await;
+            asked.unwrap_or_else(|failure| tracing::warn!("cannot end the job that paused its guest: {failure:#}"));
+        }
+        Ok(())
     }
 
     /// Not asked again while one such question has not come back: behind a dead share none does.
@@ -270,6 +288,10 @@ impl Writing {
         }
         judge(hypervisor.ended_job(instance).await?)
     }
+}
+
+fn paused() -> Failure {
+    Failure::new(Code::RepositoryIo, "the guest was paused by an I/O error while QEMU wrote to the share")
 }
 
 /// What libvirt remembers of a push that is gone. Pure.
