@@ -66,7 +66,7 @@ pub struct BackupArgs {
     /// Freeze the guest's file systems for the moment of the backup
     #[arg(long, default_value = "off", value_parser = ["off", "prefer", "require"])]
     quiesce: String,
-    /// How the bytes travel: `pull`, so that the guest never waits for the share, or `push`, where QEMU writes there itself (`auto`: pull)
+    /// How the bytes travel: `pull`, so that the guest never waits for the share, or `push`, where QEMU writes there itself (`auto`: as the host is configured, `pull` as a rule)
     #[arg(long, default_value = "auto", value_parser = ["auto", "pull", "push"])]
     transfer: String,
     /// How far the backup is proven before it is published

@@ -14,7 +14,7 @@ use super::exit::Exit;
 use super::host::credential_places;
 use super::output::CliError;
 use crate::broker;
-use crate::config::{Config, LogFormat};
+use crate::config::{AutoTransfer, Config, LogFormat};
 use crate::host::guard::ProcessGuards;
 use crate::host::hypervisor::libvirt::Libvirt;
 use crate::host::mover::{Movers, ProcessMovers, shown_by_the_gone, sweep};
@@ -149,6 +149,7 @@ pub fn backup_settings(config: &Config, host: HostId, installation: Installation
         stall_limit: config.backup.stall,
         freeze_limit: config.backup.freeze_limit,
         same_device_ok: config.backup.same_device_ok,
+        auto_push: config.backup.auto == AutoTransfer::Push,
     }
 }
 

@@ -12,8 +12,8 @@ use super::error::ConfigError;
 use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawScratch, RawWorker};
 use super::source::Layers;
 use super::values::{
-    BackupConfig, BrokerConfig, ClientFiles, Config, CredentialsConfig, HOST_RULE, LibvirtConfig, LogConfig, LogFormat,
-    NamedFile, QueueType, ScratchConfig, WorkerConfig,
+    AutoTransfer, BackupConfig, BrokerConfig, ClientFiles, Config, CredentialsConfig, HOST_RULE, LibvirtConfig,
+    LogConfig, LogFormat, NamedFile, QueueType, ScratchConfig, WorkerConfig,
 };
 
 /// A number that a key may have, and the one it has when it is absent.
@@ -236,10 +236,12 @@ impl Checker<'_> {
     fn backup(&self, raw: &RawBackup) -> Result<BackupConfig, ConfigError> {
         let stall = Number { default: 300, range: 5..=DAY_SECONDS };
         let freeze_limit = Number { default: 30, range: 1..=300 };
+        let ways = [("pull", AutoTransfer::Pull), ("push", AutoTransfer::Push)];
         Ok(BackupConfig {
             stall: self.seconds("backup.stall_seconds", raw.stall_seconds, &stall)?,
             freeze_limit: self.seconds("backup.freeze_limit_seconds", raw.freeze_limit_seconds, &freeze_limit)?,
             same_device_ok: raw.same_device_ok.unwrap_or(false),
+            auto: self.word("backup.auto", raw.auto.as_ref(), &ways, AutoTransfer::Pull)?,
         })
     }
 

@@ -17,8 +17,8 @@ use std::path::Path;
 
 pub use error::ConfigError;
 pub use values::{
-    BackupConfig, BrokerConfig, ClientFiles, Config, LibvirtConfig, LogConfig, LogFormat, NamedFile, QueueType,
-    ScratchConfig, WorkerConfig,
+    AutoTransfer, BackupConfig, BrokerConfig, ClientFiles, Config, LibvirtConfig, LogConfig, LogFormat, NamedFile,
+    QueueType, ScratchConfig, WorkerConfig,
 };
 
 /// Reads the file, then the environment of this process, and checks what comes of it.

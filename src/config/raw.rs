@@ -75,6 +75,7 @@ pub(super) struct RawBackup {
     pub stall_seconds: Option<u64>,
     pub freeze_limit_seconds: Option<u64>,
     pub same_device_ok: Option<bool>,
+    pub auto: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

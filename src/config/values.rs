@@ -45,6 +45,15 @@ impl Config {
 /// What a host id looks like.
 pub(super) const HOST_RULE: &str = "it has 1 to 63 of a-z, 0-9 and `-`";
 
+/// How the bytes of a running instance travel where the job leaves it to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoTransfer {
+    /// We read from QEMU: its guest never waits for the share.
+    Pull,
+    /// QEMU writes to the share itself, without scratch.
+    Push,
+}
+
 /// Type of the job queues. It is part of a queue's identity on the broker: changing it later needs new queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueType {
@@ -146,6 +155,8 @@ pub struct BackupConfig {
     pub freeze_limit: Duration,
     /// A directory repository may be on the same device as its parent directory.
     pub same_device_ok: bool,
+    /// What a job means that leaves it to the host.
+    pub auto: AutoTransfer,
 }
 
 /// Form of the log.

@@ -167,6 +167,7 @@ impl Fleet {
             stall_limit: PATIENCE,
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
+            auto_push: false,
         };
         let (publish_wait, prefetch) = (self.publish_wait, self.prefetch);
         let broker = MemorySettings { publish_wait, prefetch, ..MemorySettings::default() };

@@ -41,9 +41,9 @@ pub async fn gather(
     let (qemu_owner, scratch_free_bytes) = match instance.state {
         PowerState::ShutOff => (None, None),
         _ => {
-            let scratch = match transfer {
-                Transfer::Push => None,
-                Transfer::Auto | Transfer::Pull => Some(free_bytes(&settings.scratch_dir).await?),
+            let scratch = match settings.pushes(transfer) {
+                true => None,
+                false => Some(free_bytes(&settings.scratch_dir).await?),
             };
             (hypervisor.qemu_owner(Some(instance.id)).await?, scratch)
         }

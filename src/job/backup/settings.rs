@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::id::{HostId, InstallationId};
+use crate::model::job::Transfer;
 
 /// The host's part of every backup.
 #[derive(Clone, Debug)]
@@ -25,6 +26,19 @@ pub struct BackupSettings {
     pub freeze_limit: Duration,
     /// A repository may be on the device of its parent directory.
     pub same_device_ok: bool,
+    /// A job that leaves it to the host is pushed, and not pulled.
+    pub auto_push: bool,
+}
+
+impl BackupSettings {
+    /// Whether QEMU is to write a running instance's images to the share itself.
+    pub fn pushes(&self, asked: Transfer) -> bool {
+        match asked {
+            Transfer::Push => true,
+            Transfer::Pull => false,
+            Transfer::Auto => self.auto_push,
+        }
+    }
 }
 
 /// Longest path of a unix socket, bytes: `sun_path` has 108 with its closing zero (unix(7)).

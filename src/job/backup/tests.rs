@@ -53,6 +53,7 @@ impl World {
             stall_limit: Duration::from_secs(60),
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
+            auto_push: false,
         };
         std::fs::create_dir(&settings.run_dir).unwrap();
         let job = Job {

@@ -21,7 +21,7 @@ use crate::host::hypervisor::{DomainJob, PullDisk, PushDisk, QemuOwner};
 use crate::job::Attempt;
 use crate::model::id::{BackupId, InstanceId, InstanceName};
 use crate::model::instance::{DiskSource, Instance, PowerState};
-use crate::model::job::{BackupSpec, Quiesce, RunKey, Transfer, Verification};
+use crate::model::job::{BackupSpec, Quiesce, RunKey, Verification};
 use crate::model::manifest::{Proof, SkippedDisk, TransferUsed};
 
 /// What will be done, and under which names.
@@ -166,7 +166,7 @@ pub fn plan(
     facts: &Facts,
 ) -> Result<BackupPlan, Failure> {
     let instance = &facts.instance;
-    let transfer = choose_transfer(spec, facts)?;
+    let transfer = choose_transfer(spec, settings, facts)?;
     let (disks, skipped_disks) = disks::select(instance, &spec.exclude_disks, transfer)?;
     let freeze = plan_freeze(spec.quiesce, instance)?;
     let name = names::attempt_name(settings, attempt);
@@ -212,16 +212,13 @@ pub fn plan(
 /// A paused instance is backed up like a running one: QEMU does the work, and its disks stand still anyway. One that QEMU paused
 /// for an I/O error is refused, since its disks lack writes that its guest believes to be under way. A stopped one has nobody
 /// who could push.
-fn choose_transfer(spec: &BackupSpec, facts: &Facts) -> Result<TransferUsed, Failure> {
+fn choose_transfer(spec: &BackupSpec, settings: &BackupSettings, facts: &Facts) -> Result<TransferUsed, Failure> {
     let instance = &facts.instance;
     match instance.state {
         PowerState::ShutOff => Ok(TransferUsed::Stopped),
         PowerState::Running | PowerState::Paused => {
             facts.versions.allow_full()?;
-            Ok(match spec.transfer {
-                Transfer::Push => TransferUsed::Push,
-                Transfer::Auto | Transfer::Pull => TransferUsed::Pull,
-            })
+            Ok(if settings.pushes(spec.transfer) { TransferUsed::Push } else { TransferUsed::Pull })
         }
         PowerState::PausedByIoError => {
             Err(unsupported_state(instance, "QEMU paused it because of an I/O error on a disk"))

@@ -89,6 +89,7 @@ mod tests {
             stall_limit: Duration::from_secs(60),
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
+            auto_push: false,
         };
         let found = |path: &str| attempt_of(&settings, &DomainJob::Pull { socket: path.into() });
         assert_eq!(found("/run/longshore/kvm-07.0123456789ab.1.2/nbd").as_deref(), Some("kvm-07.0123456789ab.1.2"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::host::hypervisor::{QemuOwner, Version, Versions};
 use crate::model::instance::{Disk, DiskDevice, ImageFormat};
-use crate::model::job::{Job, RetryPolicy, Work};
+use crate::model::job::{Job, RetryPolicy, Transfer, Work};
 use crate::model::repository::{Repository, RepositoryType};
 
 const GIB: u64 = 1024 * 1024 * 1024;
@@ -22,6 +22,7 @@ fn settings() -> BackupSettings {
         stall_limit: Duration::from_secs(600),
         freeze_limit: Duration::from_secs(30),
         same_device_ok: false,
+        auto_push: false,
     }
 }
 
@@ -163,6 +164,14 @@ fn a_running_instance_is_pushed_only_where_the_job_says_so_and_a_stopped_one_nev
     assert_eq!(check(&push, &without_scratch(PowerState::ShutOff)).unwrap().transfer(), TransferUsed::Stopped);
     let auto = check(&BackupSpec::default(), &facts(PowerState::Running, vec![disk("vda")])).unwrap();
     assert_eq!(auto.transfer(), TransferUsed::Pull);
+    let pushing = BackupSettings { auto_push: true, ..settings() };
+    let by_the_host = |transfer| {
+        let spec = BackupSpec { transfer, ..BackupSpec::default() };
+        super::plan(&attempt(&spec), &spec, &pushing, &facts(PowerState::Running, vec![disk("vda")]))
+            .unwrap()
+            .transfer()
+    };
+    assert_eq!((by_the_host(Transfer::Auto), by_the_host(Transfer::Pull)), (TransferUsed::Push, TransferUsed::Pull));
     let of_no_size = Disk { virtual_bytes: None, ..disk("vda") };
     assert_eq!(refusal(&push, &facts(PowerState::Running, vec![of_no_size])), Code::DiskUnsupported);
 }
