@@ -15,6 +15,7 @@ pub mod topology;
 use async_trait::async_trait;
 
 pub use crate::message::envelope::Properties;
+use crate::message::vouch::Sent;
 use crate::model::id::HostId;
 
 /// A message to publish.
@@ -135,6 +136,13 @@ pub struct Delivery {
     pub settle: Box<dyn Settle>,
 }
 
+impl Delivery {
+    /// What it says of who sent it.
+    pub fn sent(&self) -> Sent<'_> {
+        Sent { routing_key: &self.routing_key, has_cc: self.has_cc, properties: &self.properties }
+    }
+}
+
 /// Tells the broker what became of a delivery.
 #[async_trait]
 pub trait Settle: Send + Sync {
@@ -188,10 +196,19 @@ pub trait HostSession: Send {
 pub struct EventMessage {
     /// Its routing key.
     pub routing_key: String,
+    /// It carried a CC header, with which a publisher can reach keys that it has no right to.
+    pub has_cc: bool,
     /// Properties.
     pub properties: Properties,
     /// Body, cut to [`LETTER_BYTES_KEPT_MAX`].
     pub body: Vec<u8>,
+}
+
+impl EventMessage {
+    /// What it says of who sent it.
+    pub fn sent(&self) -> Sent<'_> {
+        Sent { routing_key: &self.routing_key, has_cc: self.has_cc, properties: &self.properties }
+    }
 }
 
 /// What a subscriber hears.

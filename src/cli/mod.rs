@@ -13,6 +13,7 @@ mod host;
 mod job;
 mod output;
 mod publish;
+mod refused;
 mod repository;
 mod watch;
 #[cfg(feature = "libvirt")]
