@@ -4,11 +4,14 @@
 //! that names its routing key; a lost connection comes back by itself, with everything declared and subscribed again; nothing
 //! waits without a bound. It deliberately does not know what a job is: bodies are bytes.
 
+pub mod access;
 pub mod address;
 mod amqp;
 pub mod backoff;
+pub mod management;
 pub mod memory;
 pub mod settings;
+pub mod setup;
 pub mod tls;
 pub mod topology;
 
@@ -262,6 +265,25 @@ pub trait Broker: Send + Sync {
 /// The thread that serves the connections could not be started.
 pub fn connect(settings: settings::BrokerSettings) -> Result<std::sync::Arc<dyn Broker>, BrokerError> {
     amqp::AmqpBroker::start(settings).map(|broker| std::sync::Arc::new(broker) as std::sync::Arc<dyn Broker>)
+}
+
+/// Tries out what the user of `settings` may, in order.
+///
+/// # Errors
+/// The broker cannot be reached, or an attempt was answered by neither yes nor no.
+pub async fn try_out(
+    settings: settings::BrokerSettings,
+    attempts: Vec<setup::probe::Try>,
+) -> Result<Vec<setup::probe::Answer>, BrokerError> {
+    amqp::try_out(settings, attempts).await
+}
+
+/// Whether the broker lets the user of `settings` in.
+///
+/// # Errors
+/// The broker cannot be reached.
+pub async fn lets_in(settings: settings::BrokerSettings) -> Result<bool, BrokerError> {
+    amqp::lets_in(settings).await
 }
 
 /// The broker could not be reached or refused what was asked.

@@ -40,6 +40,15 @@ pub(super) enum LinkError {
         #[source]
         source: lapin::Error,
     },
+    /// Nobody has made the host's queues, and the worker may not.
+    #[error("broker_not_set_up: there is no queue `{queue}`; `longshore broker setup` makes it")]
+    NotSetUp {
+        /// The missing queue.
+        queue: String,
+        /// What the broker said.
+        #[source]
+        source: Box<LinkError>,
+    },
     /// A connection cannot be encrypted.
     #[error("cannot connect to the broker with TLS")]
     Tls(#[from] TlsError),

@@ -170,6 +170,9 @@ impl SessionTask {
                     return Ok(control);
                 }
                 Err(error) if error.is_in_use() => error,
+                Err(error) if error.is_not_found() => {
+                    return Err(LinkError::NotSetUp { queue: control_queue(&self.host), source: Box::new(error) });
+                }
                 Err(error) => return Err(error),
             };
             let since = *self.refused_since.get_or_insert_with(Instant::now);
