@@ -55,9 +55,10 @@ async fn one(link: &Link, attempt: &Try) -> Result<Answer, LinkError> {
             };
         }
         Try::Get(queue) => get(&channel, queue).await,
-        Try::GetIfEmpty(queue) => match waiting(&channel, queue).await? {
-            0 => get(&channel, queue).await,
-            _ => return Ok(Answer::Untried),
+        Try::GetIfEmpty(queue) => match waiting(&channel, queue).await {
+            Ok(0) => get(&channel, queue).await,
+            Ok(_) => return Ok(Answer::Untried),
+            Err(error) => Err(error),
         },
         Try::Purge(queue) => {
             let request = channel.queue_purge(queue.as_str().into(), QueuePurgeOptions::default());

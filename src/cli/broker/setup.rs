@@ -89,7 +89,10 @@ pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
     let server = Server::of(&management).map_err(failed)?;
     args.tell_server(server, "found")?;
     let mut counts = Counts::default();
-    for step in steps(&wanted, server.version, server.has_user_limits) {
+    let steps = steps(&wanted, server.version, server.has_user_limits);
+    // Whatever is in the way is found before anything is changed.
+    steps.iter().try_for_each(|step| ground.look(step).map(drop)).map_err(failed)?;
+    for step in steps {
         let found = if args.dry_run { ground.look(&step) } else { ground.make_so(&step) }.map_err(failed)?;
         counts.add(found);
         args.tell(&step, word(found, args.dry_run))?;
