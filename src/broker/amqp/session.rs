@@ -138,7 +138,7 @@ impl SessionTask {
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(()),
-            error = &mut serving => Err(error),
+            error = &mut serving => Err(if error.is_not_found() { LinkError::NotSetUp(Box::new(error)) } else { error }),
         };
         // Before the channels go with `serving`: lapin makes an error of a goodbye that crosses that of a channel.
         link.close().await;
@@ -170,9 +170,6 @@ impl SessionTask {
                     return Ok(control);
                 }
                 Err(error) if error.is_in_use() => error,
-                Err(error) if error.is_not_found() => {
-                    return Err(LinkError::NotSetUp { queue: control_queue(&self.host), source: Box::new(error) });
-                }
                 Err(error) => return Err(error),
             };
             let since = *self.refused_since.get_or_insert_with(Instant::now);
