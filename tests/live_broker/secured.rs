@@ -121,8 +121,13 @@ fn setup_says_what_it_does_and_does_it_once(operator: &Operator, release: Releas
     // What somebody opens is closed again, and a password that somebody changed is the file's again.
     operator.rabbit.ctl(&["set_permissions", "-p", VHOST, HERE, ".*", ".*", ".*"]);
     operator.rabbit.ctl(&["change_password", THERE, "guessed"]);
+    operator.rabbit.ctl(&["set_permissions", "-p", "/", LETTERS, "^$", "^$", "^$"]);
     let third = said(&operator.setup(&["--json"]), 0);
     assert!(third.contains(r#"{"changed":2,"made":0,"#), "{third}");
+    assert!(
+        !second.contains("rights in the virtual host")
+            && third.contains("fleet.letters has rights in the virtual host `/`")
+    );
     // A type can't be changed, and is not.
     let refused = said(&operator.setup(&["--queue-type", "quorum"]), 2);
     assert!(refused.contains("longshore.jobs.kvm-07.urgent` is there as classic"), "{refused}");

@@ -157,6 +157,16 @@ impl Ground<'_> {
         Ok(found)
     }
 
+    /// Other virtual hosts in which a user has rights.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn elsewhere(&self, user: &str) -> Result<Vec<String>, SetupError> {
+        let rights = self.management.get(&format!("users/{}/permissions", segment(user)))?.unwrap_or_default();
+        let vhosts = rights.as_array().into_iter().flatten().filter_map(|one| one.get("vhost")?.as_str());
+        Ok(vhosts.filter(|vhost| *vhost != self.vhost).map(str::to_owned).collect())
+    }
+
     fn password(&self, step: &Step) -> Result<Option<SecretString>, SetupError> {
         match (step, self.passwords) {
             (Step::Password(user), Some(passwords)) => Ok(passwords.read(user)?),

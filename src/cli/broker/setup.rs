@@ -100,6 +100,14 @@ pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
     for rival in ground.rivals().map_err(failed)? {
         args.note(&rival)?;
     }
+    for member in wanted.members() {
+        for vhost in ground.elsewhere(&member.user).map_err(failed)? {
+            args.note(&format!(
+                "{} has rights in the virtual host `{vhost}` as well, which are left as they are",
+                member.user
+            ))?;
+        }
+    }
     args.sum_up(&counts)?;
     match &args.amqp {
         Some(place) if !args.dry_run => {
