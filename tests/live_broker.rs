@@ -8,6 +8,8 @@ mod odd;
 mod proxy;
 #[path = "support/rabbit.rs"]
 mod rabbit;
+#[path = "live_broker/secured.rs"]
+mod secured;
 #[path = "live_broker/tls.rs"]
 mod tls;
 
@@ -28,7 +30,7 @@ use tokio::time::timeout;
 use contract::broker::{Ground, job, message, next, open_up, reach, some_host};
 use contract::wanted_jobs::flip_with_every_job;
 use proxy::Proxy;
-use rabbit::Rabbit;
+use rabbit::{Rabbit, Release};
 
 /// Longest wait for anything that has to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,9 +53,21 @@ fn settings(rabbit: &Rabbit, name: &str) -> BrokerSettings {
     BrokerSettings::new(rabbit.uri().parse().unwrap(), name)
 }
 
-#[tokio::test]
-async fn the_real_broker_keeps_the_contract() {
-    contract::broker::all(&Rabbit::start()).await;
+/// The contract in one virtual host and the secured fleet in another, at once: both mostly wait.
+async fn keeps_the_contract_and_its_secrets(release: Release) {
+    let rabbit = Arc::new(blocking(move || Rabbit::start_managed(release)).await);
+    tokio::join!(contract::broker::all(rabbit.as_ref()), secured::all(&rabbit, release));
+    blocking(move || drop(rabbit)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn debian_12s_broker_keeps_the_contract_and_its_secrets() {
+    keeps_the_contract_and_its_secrets(Release::Debian12).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn debian_13s_broker_keeps_the_contract_and_its_secrets() {
+    keeps_the_contract_and_its_secrets(Release::Debian13).await;
 }
 
 /// Runs `body` on a thread, for what blocks.
@@ -322,7 +336,7 @@ async fn an_enrolled_worker_needs_no_right_to_declare(rabbit: &Arc<Rabbit>) {
     let stranger = broker.open_host(&nobody).await;
     let mut state = stranger.state();
     let told =
-        state.wait_for(|state| matches!(state, SessionState::Connecting { reason } if reason.contains("NOT_FOUND")));
+        state.wait_for(|state| matches!(state, SessionState::Connecting { reason } if reason.contains("broker_not_set_up") && reason.contains("NOT_FOUND")));
     timeout(PATIENCE, told).await.expect("a host that is not enrolled is not told so").unwrap();
 }
 

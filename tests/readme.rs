@@ -41,7 +41,10 @@ fn every_command_in_the_readme_has_a_help_page_with_its_options() {
     assert!(commands.len() >= 8, "{commands:?}");
     for line in commands {
         let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().skip(1).collect();
-        let verb = |word: &&&str| word.chars().all(|c| c.is_ascii_lowercase());
+        let verb = |word: &&&str| {
+            word.starts_with(|c: char| c.is_ascii_lowercase())
+                && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+        };
         let command: Vec<&str> = words.iter().take_while(verb).copied().collect();
         let help = help(&command);
         for option in words.iter().filter(|word| word.starts_with("--")) {

@@ -32,6 +32,7 @@ const ALONE: &[(&str, &[&str])] = &[
     ("virt_sys", &["src/host/"]),
     ("nix::mount", &["src/host/", "src/mover/"]),
     ("sqlx", &["src/journal/"]),
+    ("ureq", &["src/broker/"]),
 ];
 
 /// Words that only these places may use.

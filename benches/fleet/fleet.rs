@@ -153,6 +153,7 @@ fn parts(uri: &str, host: HostId, journal: Journal, scratch_dir: PathBuf, work: 
             slots: Slots { host: SLOTS, repository: SLOTS },
             open_runs_max: OPEN_RUNS_MAX,
             host_key: None,
+            controllers: Vec::new(),
             drain_limit: day,
             heartbeat: day,
             inventory: day,

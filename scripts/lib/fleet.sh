@@ -6,10 +6,22 @@ fleet_host=demo
 fleet_share=$fleet_dir/share
 fleet_repository=$fleet_dir/repository-id
 fleet_config=$fleet_dir/worker.toml
+fleet_passwords=$fleet_dir/passwords
+# Publishes its jobs and reads their events.
+fleet_planner=demo.planner
 worker_start_seconds=30
 # More than its drain and the way back of what it then stops.
 worker_stop_seconds=60
 longshore=${LONGSHORE_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/longshore}
+
+# broker_of USER: where that user finds the broker.
+broker_of() { echo "amqp://$1:$(cat "$fleet_passwords/$1")@127.0.0.1:$LONGSHORE_LAB_AMQP_PORT/%2f"; }
+
+secure_broker() {
+    LONGSHORE_MANAGEMENT_PASSWORD=guest "$longshore" broker setup --management "http://${LONGSHORE_LAB_MANAGEMENT_URI#*@}" --user guest \
+        --host "$fleet_host" --publisher "$fleet_planner" --event-reader "$fleet_planner" --passwords "$fleet_passwords" \
+        --amqp "amqp://127.0.0.1:$LONGSHORE_LAB_AMQP_PORT"
+}
 
 # The share is a directory beside the disks, on the same file system: the worker must be told that this is meant.
 write_worker_config() {
@@ -20,7 +32,7 @@ write_worker_config() {
 host = "$fleet_host"
 
 [broker]
-uri = "$LONGSHORE_LAB_AMQP_URI"
+uri = "$(broker_of "$fleet_host")"
 
 [libvirt]
 uri = "$LONGSHORE_LAB_LIBVIRT_URI"
@@ -42,6 +54,8 @@ worker_consumes() { "$LONGSHORE_LAB_RABBITMQCTL" -q list_consumers queue_name 2>
 
 # Its home is the laboratory's, by which `lab down` ends it and its guards too where we can't.
 start_worker() {
+    mkdir -p "$fleet_dir"
+    secure_broker >"$fleet_dir/setup.log" || { cat "$fleet_dir/setup.log" >&2; return 1; }
     write_worker_config
     "$longshore" repository init "$fleet_share" >"$fleet_repository" || return
     HOME=$fleet_dir "$longshore" worker --config "$fleet_config" >"$fleet_dir/worker.log" 2>&1 </dev/null &
@@ -74,7 +88,7 @@ back_up() {
     shift
     instance=$(cat "$lab_dir/guests/$guest/uuid")
     before=$(backups_of "$instance")
-    "$longshore" job publish backup --config "$fleet_config" --host "$fleet_host" --instance "$guest" \
+    LONGSHORE__BROKER__URI=$(broker_of "$fleet_planner") "$longshore" job publish backup --host "$fleet_host" --instance "$guest" \
         --repository-id "$(cat "$fleet_repository")" --type directory --address "$fleet_share" --watch "$@"
     backup=$(comm -13 <(echo "$before") <(backups_of "$instance"))
     [ -d "$backup" ] || die "the job is done, but no new backup is on \`$fleet_share\`"

@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 
 lab_name=${LONGSHORE_LAB:-main}
-[[ $lab_name =~ ^[a-z0-9][a-z0-9-]{0,12}$ && $lab_name != cache && $lab_name != venv ]] ||
-    die "laboratory name \`$lab_name\` is not usable: 1 to 13 of a-z, 0-9 and -, and neither cache nor venv"
+[[ $lab_name =~ ^[a-z0-9][a-z0-9-]{0,12}$ && $lab_name != cache && $lab_name != venv && $lab_name != rabbitmq-4 ]] ||
+    die "laboratory name \`$lab_name\` is not usable: 1 to 13 of a-z, 0-9 and -, and none of cache, venv, rabbitmq-4"
 # A worker's run directory has at most 49 bytes (unix sockets lie below it), of which the tests take `/fleet/001/run`.
 longest_lab_dir=35
 # Elsewhere only where other users have to come to it and can't come to the checkout, or where the checkout's path is too long.

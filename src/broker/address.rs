@@ -45,6 +45,11 @@ impl BrokerUri {
         self.given.1
     }
 
+    /// The same place, entered by another user into another virtual host.
+    pub fn entered_by(&self, user: &str, password: SecretString, vhost: &str) -> Self {
+        Self { user: user.to_owned(), password, given: (true, true), vhost: vhost.to_owned(), ..self.clone() }
+    }
+
     /// Whether connections to it are encrypted.
     pub fn is_tls(&self) -> bool {
         self.scheme == AMQPScheme::AMQPS

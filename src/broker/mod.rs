@@ -4,17 +4,21 @@
 //! that names its routing key; a lost connection comes back by itself, with everything declared and subscribed again; nothing
 //! waits without a bound. It deliberately does not know what a job is: bodies are bytes.
 
+pub mod access;
 pub mod address;
 mod amqp;
 pub mod backoff;
+pub mod management;
 pub mod memory;
 pub mod settings;
+pub mod setup;
 pub mod tls;
 pub mod topology;
 
 use async_trait::async_trait;
 
 pub use crate::message::envelope::Properties;
+use crate::message::vouch::Sent;
 use crate::model::id::HostId;
 
 /// A message to publish.
@@ -135,6 +139,13 @@ pub struct Delivery {
     pub settle: Box<dyn Settle>,
 }
 
+impl Delivery {
+    /// What it says of who sent it.
+    pub fn sent(&self) -> Sent<'_> {
+        Sent { routing_key: &self.routing_key, has_cc: self.has_cc, properties: &self.properties }
+    }
+}
+
 /// Tells the broker what became of a delivery.
 #[async_trait]
 pub trait Settle: Send + Sync {
@@ -188,10 +199,19 @@ pub trait HostSession: Send {
 pub struct EventMessage {
     /// Its routing key.
     pub routing_key: String,
+    /// It carried a CC header, with which a publisher can reach keys that it has no right to.
+    pub has_cc: bool,
     /// Properties.
     pub properties: Properties,
     /// Body, cut to [`LETTER_BYTES_KEPT_MAX`].
     pub body: Vec<u8>,
+}
+
+impl EventMessage {
+    /// What it says of who sent it.
+    pub fn sent(&self) -> Sent<'_> {
+        Sent { routing_key: &self.routing_key, has_cc: self.has_cc, properties: &self.properties }
+    }
 }
 
 /// What a subscriber hears.
@@ -245,6 +265,25 @@ pub trait Broker: Send + Sync {
 /// The thread that serves the connections could not be started.
 pub fn connect(settings: settings::BrokerSettings) -> Result<std::sync::Arc<dyn Broker>, BrokerError> {
     amqp::AmqpBroker::start(settings).map(|broker| std::sync::Arc::new(broker) as std::sync::Arc<dyn Broker>)
+}
+
+/// Tries out what the user of `settings` may, in order.
+///
+/// # Errors
+/// The broker cannot be reached, or an attempt was answered by neither yes nor no.
+pub async fn try_out(
+    settings: settings::BrokerSettings,
+    attempts: Vec<setup::probe::Try>,
+) -> Result<Vec<setup::probe::Answer>, BrokerError> {
+    amqp::try_out(settings, attempts).await
+}
+
+/// Whether the broker lets the user of `settings` in.
+///
+/// # Errors
+/// The broker cannot be reached.
+pub async fn lets_in(settings: settings::BrokerSettings) -> Result<bool, BrokerError> {
+    amqp::lets_in(settings).await
 }
 
 /// The broker could not be reached or refused what was asked.

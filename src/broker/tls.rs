@@ -88,7 +88,7 @@ impl TlsFiles {
     }
 }
 
-fn certificates(file: TlsFile, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(file: TlsFile, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = |rule: String| TlsError::File { file, path: path.to_owned(), rule };
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)

@@ -1,5 +1,12 @@
 //! The broker as commands reach it: the configuration's broker section, with a name of the command's own.
 
+pub mod command;
+mod members;
+mod probes;
+mod remove;
+mod server;
+mod setup;
+
 use std::sync::Arc;
 use std::time::Duration;
 

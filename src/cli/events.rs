@@ -6,8 +6,10 @@ use super::ConfigArgs;
 use super::broker::{block_on, connect};
 use super::exit::Exit;
 use super::output::{self, CliError};
+use super::refused::Refused;
 use crate::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
 use crate::broker::{EventMessage, Heard};
+use crate::message::vouch::{self, Disbelief};
 use crate::message::{decode_dead_letter, decode_event};
 
 #[derive(Debug, Args)]
@@ -34,16 +36,22 @@ pub fn run(args: &EventsArgs) -> Result<Exit, CliError> {
         let exchange = if args.dead { DEAD_EXCHANGE } else { EVENTS_EXCHANGE };
         let mut events = broker.subscribe(exchange, &args.key).await.map_err(CliError::failed)?;
         let mut seen = 0;
+        let mut refused = Refused::default();
         while args.count.is_none_or(|count| seen < count) {
             let heard = tokio::select! {
                 heard = events.next() => heard,
                 _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
             };
             match heard.ok_or_else(|| CliError::failed("the subscription to the events has ended"))? {
-                Heard::Message(message) => {
-                    print(args, &message)?;
-                    seen += 1;
-                }
+                Heard::Message(message) => match believed(args, &message) {
+                    Ok(body) => {
+                        print(args, &message, &body?)?;
+                        seen += 1;
+                    }
+                    Err(reason) => {
+                        refused.add(&message.routing_key, &reason).into_iter().for_each(|line| eprintln!("{line}"));
+                    }
+                },
                 Heard::Lost(reason) => tell_gap(args, "lost", &format!("events are missed from now on: {reason}"))?,
                 Heard::Back => tell_gap(args, "back", "the broker is back; what was published meanwhile is missed")?,
             }
@@ -61,17 +69,26 @@ fn tell_gap(args: &EventsArgs, connection: &str, text: &str) -> Result<(), CliEr
     Ok(())
 }
 
-fn print(args: &EventsArgs, message: &EventMessage) -> Result<(), CliError> {
+/// The body of a message that comes from whom it speaks for.
+fn believed(args: &EventsArgs, message: &EventMessage) -> Result<Result<serde_json::Value, CliError>, Disbelief> {
+    let sender = if args.dead { vouch::letter(message.sent()) } else { vouch::event(message.sent()) }?;
     let decoded = if args.dead {
-        decode_dead_letter(&message.properties, &message.body).map(|letter| serde_json::to_value(&letter))
+        decode_dead_letter(&message.properties, &message.body).map(|letter| (letter.host.clone(), json(&letter)))
     } else {
-        decode_event(&message.properties, &message.body).map(|event| serde_json::to_value(&event))
+        decode_event(&message.properties, &message.body).map(|event| (event.host().clone(), json(&event)))
     };
-    let body = match decoded {
-        Ok(body) => body.map_err(CliError::failed)?,
+    match decoded {
+        Ok((host, body)) => vouch::same_host(&sender, &host).map(|()| body),
         // A newer version's event is shown as far as it can be.
-        Err(refusal) => serde_json::json!({ "unreadable": refusal.to_string() }),
-    };
+        Err(refusal) => Ok(Ok(serde_json::json!({ "unreadable": refusal.to_string() }))),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<serde_json::Value, CliError> {
+    serde_json::to_value(value).map_err(CliError::failed)
+}
+
+fn print(args: &EventsArgs, message: &EventMessage, body: &serde_json::Value) -> Result<(), CliError> {
     if args.json {
         let line = serde_json::json!({
             "routing_key": message.routing_key,
@@ -83,6 +100,6 @@ fn print(args: &EventsArgs, message: &EventMessage) -> Result<(), CliError> {
     }
     let time = body.get("time").and_then(|time| time.as_str()).unwrap_or("-");
     let job = body.get("job_id").and_then(|job| job.as_str()).unwrap_or("-");
-    let detail = body.get("detail").or_else(|| body.get("failure")).unwrap_or(&body);
+    let detail = body.get("detail").or_else(|| body.get("failure")).unwrap_or(body);
     output::line(&format!("{time}  {}  {job}  {detail}", message.routing_key))
 }

@@ -13,6 +13,7 @@ mod host;
 mod job;
 mod output;
 mod publish;
+mod refused;
 mod repository;
 mod watch;
 #[cfg(feature = "libvirt")]
@@ -51,6 +52,9 @@ enum Command {
     /// Look at the backups of a repository, straight from its directory
     #[command(subcommand)]
     Backup(backup::BackupCommand),
+    /// Secure the broker of a fleet
+    #[command(subcommand)]
+    Broker(broker::command::BrokerCommand),
     /// What others have to know of this host
     #[command(subcommand)]
     Host(host::HostCommand),
@@ -120,6 +124,7 @@ fn dispatch(command: Command) -> Result<Exit, output::CliError> {
         Command::Job(command) => job::run(&command),
         Command::Events(args) => events::run(&args),
         Command::Backup(command) => backup::run(&command),
+        Command::Broker(command) => broker::command::run(&command),
         Command::Host(command) => host::run(&command),
         Command::Check(command) => check::run(&command),
         Command::Codes(args) => codes::run(&args),

@@ -173,7 +173,11 @@ async fn publish(args: &BackupArgs, job: &JobMessage, encoded: Encoded) -> Resul
         Some(events) => {
             let timeout = args.timeout_seconds.map(Duration::from_secs);
             let again = Some((publisher, outgoing));
-            follow(events, Follow { job_id, run: Some(job.run), json: args.json, timeout, again }).await
+            follow(
+                events,
+                Follow { job_id, run: Some(job.run), host: Some(args.host.clone()), json: args.json, timeout, again },
+            )
+            .await
         }
     }
 }

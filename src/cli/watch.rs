@@ -11,11 +11,13 @@ use super::ConfigArgs;
 use super::broker::{block_on, connect};
 use super::exit::Exit;
 use super::output::{self, CliError, printable};
+use super::refused::Refused;
 use crate::broker::topology::EVENTS_EXCHANGE;
-use crate::broker::{Heard, Outgoing, Publisher, Subscription};
+use crate::broker::{EventMessage, Heard, Outgoing, Publisher, Subscription};
 use crate::message::event::{BackupSummary, Completed, FailureReport, HostDetail, RunDetail};
+use crate::message::vouch::{self, Disbelief};
 use crate::message::{Event, HostEvent, RunEvent, decode_event};
-use crate::model::id::JobId;
+use crate::model::id::{HostId, JobId};
 
 #[derive(Debug, Args)]
 pub struct WatchArgs {
@@ -40,6 +42,8 @@ pub struct Follow {
     pub job_id: JobId,
     /// Its run; none for whichever comes.
     pub run: Option<u32>,
+    /// The host that does it; none until its first event names it. Another host can know the job's id, and has nothing to say.
+    pub host: Option<HostId>,
     /// Lines of JSON in place of a bar.
     pub json: bool,
     /// Longest silence.
@@ -51,7 +55,7 @@ pub struct Follow {
 
 pub fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     let timeout = args.timeout_seconds.map(Duration::from_secs);
-    let what = Follow { job_id: args.job_id, run: args.run, json: args.json, timeout, again: None };
+    let what = Follow { job_id: args.job_id, run: args.run, host: None, json: args.json, timeout, again: None };
     block_on(async {
         let broker = connect(&args.config, "watch")?;
         let events = broker.subscribe(EVENTS_EXCHANGE, &["#".to_owned()]).await.map_err(CliError::failed)?;
@@ -60,19 +64,21 @@ pub fn run(args: &WatchArgs) -> Result<Exit, CliError> {
 }
 
 /// Shows the job's events up to the final one.
-pub async fn follow(mut events: Box<dyn Subscription>, what: Follow) -> Result<Exit, CliError> {
+pub async fn follow(mut events: Box<dyn Subscription>, mut what: Follow) -> Result<Exit, CliError> {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     let template = "{msg:<10} [{bar:32}] {bytes}/{total_bytes}  {prefix}";
     bar.set_style(ProgressStyle::with_template(template).map_err(CliError::failed)?.progress_chars("=> "));
     let mut taken = false;
+    let mut refused = Refused::default();
     loop {
         let event = tokio::select! {
-            event = next(&mut events, &what, &bar) => event?,
+            event = next(&mut events, &what, &bar, &mut refused) => event?,
             _ = tokio::signal::ctrl_c() => {
                 bar.abandon();
                 return Ok(Exit::Interrupted);
             }
         };
+        what.host.get_or_insert_with(|| event.host().clone());
         if what.json {
             output::json_line(&Line { message_type: event.message_type(), event: &event })?;
         }
@@ -107,7 +113,12 @@ fn show_refusal(event: &HostEvent, bar: &ProgressBar) -> Option<Exit> {
 }
 
 /// The next event that is about the job.
-async fn next(events: &mut Box<dyn Subscription>, what: &Follow, bar: &ProgressBar) -> Result<Event, CliError> {
+async fn next(
+    events: &mut Box<dyn Subscription>,
+    what: &Follow,
+    bar: &ProgressBar,
+    refused: &mut Refused,
+) -> Result<Event, CliError> {
     let wait = async {
         loop {
             let message = match events.next().await {
@@ -123,7 +134,13 @@ async fn next(events: &mut Box<dyn Subscription>, what: &Follow, bar: &ProgressB
                 None => return Err(CliError::failed("the subscription to the events has ended")),
             };
             match decode_event(&message.properties, &message.body) {
-                Ok(event) if is_about(&event, what) => return Ok(event),
+                Ok(event) if is_about(&event, what) => match told_by(&message, &event, what.host.as_ref()) {
+                    Ok(()) => return Ok(event),
+                    Err(reason) => {
+                        let line = refused.add(&message.routing_key, &reason);
+                        bar.suspend(|| line.into_iter().for_each(|line| eprintln!("{line}")));
+                    }
+                },
                 _ => {}
             }
         }
@@ -133,6 +150,16 @@ async fn next(events: &mut Box<dyn Subscription>, what: &Follow, bar: &ProgressB
         Some(limit) => tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
             Err(CliError::failed(format!("no event of job `{}` for {} s", what.job_id, limit.as_secs())))
         }),
+    }
+}
+
+/// Whether the event comes from the host that it speaks for, which is the job's.
+fn told_by(message: &EventMessage, event: &Event, host: Option<&HostId>) -> Result<(), Disbelief> {
+    let sender = vouch::event(message.sent())?;
+    vouch::same_host(&sender, event.host())?;
+    match host {
+        Some(host) if *host != sender => Err(Disbelief::NotTheJobs { host: sender }),
+        _ => Ok(()),
     }
 }
 

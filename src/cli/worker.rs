@@ -114,6 +114,7 @@ pub fn doors(config: &Config) -> Doors {
 fn worker_settings(config: &Config, host: HostId, host_key: Option<String>) -> Settings {
     Settings {
         host,
+        controllers: config.broker.controllers.clone(),
         host_key,
         slots: worker::admit::Slots {
             host: config.worker.slots as usize,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::ConfigError;
-use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawScratch, RawWorker};
+use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawScratch, RawWorker, Words};
 use super::source::Layers;
 use super::values::{
     AutoTransfer, BackupConfig, BrokerConfig, ClientFiles, Config, CredentialsConfig, HOST_RULE, LibvirtConfig,
@@ -197,6 +197,7 @@ impl Checker<'_> {
             uri_place,
             ca_file: raw.ca_file.map(|path| self.file("broker.ca_file", path)),
             client: self.client(raw.client_certificate_file, raw.client_key_file)?,
+            controllers: raw.controllers.map(Words::list).unwrap_or_default(),
             queue_type: self.word("broker.queue_type", raw.queue_type.as_ref(), &types, QueueType::Classic)?,
             job_prefetch: self.narrow("broker.job_prefetch", raw.job_prefetch, &prefetch)?,
             heartbeat: self.seconds("broker.heartbeat_seconds", raw.heartbeat_seconds, &heartbeat)?,

@@ -125,8 +125,12 @@ mod tests {
         assert_eq!((config.worker.slots, config.worker.slots_per_repository, config.host().unwrap()), (5, 5, "07"));
         let alone =
             owned(&[("LONGSHORE__BROKER__URI", "amqp://broker"), ("LONGSHORE__BACKUP__SAME_DEVICE_OK", "true")]);
+        let alone = alone.into_iter().chain(owned(&[("LONGSHORE__BROKER__CONTROLLERS", "ops, night-shift,")]));
         let config = load_with(None, alone).unwrap();
         assert!(config.backup.same_device_ok);
+        assert_eq!(config.broker.controllers, ["ops", "night-shift"]);
+        let listed = files.write("listed.toml", &format!("{URI}controllers = ['ops']\n"), 0o600);
+        assert_eq!(load_with(Some(&listed), []).unwrap().broker.controllers, ["ops"]);
         assert_eq!(config.broker.uri_place, "`broker.uri` in the environment (`LONGSHORE__BROKER__URI`)");
     }
 

@@ -24,10 +24,30 @@ pub(super) struct RawBroker {
     pub ca_file: Option<String>,
     pub client_certificate_file: Option<String>,
     pub client_key_file: Option<String>,
+    pub controllers: Option<Words>,
     pub queue_type: Option<String>,
     pub job_prefetch: Option<u64>,
     pub heartbeat_seconds: Option<u64>,
     pub publish_wait_seconds: Option<u64>,
+}
+
+/// A list, which in the environment is a text with commas.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Words {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Words {
+    pub(super) fn list(self) -> Vec<String> {
+        match self {
+            Words::List(words) => words,
+            Words::Text(text) => {
+                text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for RawBroker {

@@ -74,6 +74,8 @@ pub struct BrokerConfig {
     pub ca_file: Option<NamedFile>,
     /// Certificate and key with which we prove who we are, in place of a password.
     pub client: Option<ClientFiles>,
+    /// Broker users whose control messages the worker obeys.
+    pub controllers: Vec<String>,
     /// Type of the job queues.
     pub queue_type: QueueType,
     /// Deliveries that may be on their way to the journal at a time.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::codec::{BODY_BYTES_MAX, Encoding, LETTER_BYTES_MAX, write};
 use super::dead_letter::DeadLetter;
-use super::envelope::{APP_ID, CloudEvent, Encoded, Properties, TRACEPARENT};
+use super::envelope::{APP_ID, CloudEvent, Encoded, Properties, TRACEPARENT, source_of};
 use super::event::Event;
 use super::job::JobMessage;
 use crate::failure::{Code, Failure};
@@ -57,7 +57,7 @@ pub fn encode_event(
     };
     let cloud_event = CloudEvent {
         id: &id.to_string(),
-        source: &format!("/longshore/hosts/{}", event.host()),
+        source: &source_of(event.host()),
         event_type: &event.message_type(),
         subject: &event.subject(),
         time: &event.time().to_string(),

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::id::HostId;
+
 /// Properties of a message, as far as Longshore uses them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Properties {
@@ -46,6 +48,11 @@ pub const TRACEPARENT: &str = "traceparent";
 /// Prefix of the headers that carry the attributes of a CloudEvent.
 pub const CLOUD_EVENTS_PREFIX: &str = "cloudEvents_";
 
+/// Who tells an event, as a CloudEvent's `source`: the host.
+pub fn source_of(host: &HostId) -> String {
+    format!("/longshore/hosts/{host}")
+}
+
 /// `app-id` of what this program publishes.
 pub const APP_ID: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
 
@@ -82,6 +89,11 @@ impl CloudEvent<'_> {
 }
 
 impl Properties {
+    /// One attribute of the CloudEvent that the headers make.
+    pub fn cloud_event(&self, attribute: &str) -> Option<&str> {
+        self.headers.get(&format!("{CLOUD_EVENTS_PREFIX}{attribute}")).map(String::as_str)
+    }
+
     /// The trace context, if the header is one: `00-<32 hex>-<16 hex>-<2 hex>`.
     /// Anything else is treated as absent, as the W3C text asks.
     pub fn traceparent(&self) -> Option<&str> {

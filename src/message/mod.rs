@@ -25,6 +25,7 @@ mod named;
 pub mod redact;
 pub mod refusal;
 mod secret;
+pub mod vouch;
 mod walk;
 
 pub use codec::{Encoding, LETTER_BYTES_MAX};

@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use super::conclude::cancel;
 use super::report::{host_draft, letter_draft, origin, stored};
 use super::run::Run;
-use super::shared::Shared;
+use super::shared::{Settings, Shared};
 use crate::broker::{Delivery, HostQueue};
 use crate::failure::{Code, Failure};
 use crate::journal::{Admission, Draft, StoredMessage, Taken};
 use crate::message::dead_letter::Original;
 use crate::message::envelope::{Properties, TRACEPARENT};
 use crate::message::event::{Accepted, FailureReport, HostDetail, MessageRefused, RunDetail};
-use crate::message::{DeadLetter, Encoding, Refusal, decode_job, masked};
+use crate::message::{DeadLetter, Encoding, Refusal, decode_job, masked, vouch};
 use crate::model::job::Job;
 
 /// Pause before a delivery that could not be written down is tried again; doubles up to the longest.
@@ -46,7 +46,13 @@ pub async fn take(shared: Arc<Shared>, delivery: Delivery, order: u64) -> Option
 
 async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Option<Run>, Failure> {
     if delivery.queue == HostQueue::Control {
-        tracing::warn!(routing_key = delivery.routing_key, "a control message that this version does not know");
+        let Settings { host, controllers, .. } = &shared.settings;
+        match vouch::command(delivery.sent(), host, controllers) {
+            Ok(command) => {
+                tracing::warn!(command = masked(command), "a control message that this version does not know")
+            }
+            Err(reason) => tracing::warn!(%reason, "a control message that is not obeyed"),
+        }
         return Ok(None);
     }
     match decode_job(&delivery.properties, &delivery.body, &shared.settings.host) {

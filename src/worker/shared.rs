@@ -23,6 +23,8 @@ use crate::model::id::{HostId, IncarnationId, InstanceRef};
 pub struct Settings {
     /// The host.
     pub host: HostId,
+    /// Broker users whose control messages are obeyed.
+    pub controllers: Vec<String>,
     /// What credentials are sealed to, base64, if this host has a key.
     pub host_key: Option<String>,
     /// How much may run at once.

@@ -24,20 +24,25 @@ fn frame(kind: u8, channel: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// As much of a client as it takes to publish whatever bytes.
-struct Raw(TcpStream);
+pub struct Raw(TcpStream);
 
 impl Raw {
     fn connect(to: SocketAddr) -> Self {
+        Self::connect_as(to, "guest", "guest", "/")
+    }
+
+    pub fn connect_as(to: SocketAddr, user: &str, password: &str, vhost: &str) -> Self {
+        let login = format!("\0{user}\0{password}");
         let mut raw = Self(TcpStream::connect(to).unwrap());
         raw.0.write_all(b"AMQP\0\0\x09\x01").unwrap();
         raw.wait_for(10, 10);
         raw.method(
             0,
-            &[&[0, 10, 0, 11, 0, 0, 0, 0][..], &short(b"PLAIN"), &long(b"\0guest\0guest"), &short(b"en_US")].concat(),
+            &[&[0, 10, 0, 11, 0, 0, 0, 0][..], &short(b"PLAIN"), &long(login.as_bytes()), &short(b"en_US")].concat(),
         );
         raw.wait_for(10, 30);
         raw.method(0, &[0, 10, 0, 31, 0, 9, 0, 2, 0, 0, 0, 0]);
-        raw.method(0, &[&[0, 10, 0, 40][..], &short(b"/"), &[0, 0]].concat());
+        raw.method(0, &[&[0, 10, 0, 40][..], &short(vhost.as_bytes()), &[0, 0]].concat());
         raw.wait_for(10, 41);
         raw.method(1, &[0, 20, 0, 10, 0]);
         raw.wait_for(20, 11);
@@ -52,6 +57,13 @@ impl Raw {
 
     /// Reads frames up to the one with that method.
     fn wait_for(&mut self, class: u8, method: u8) {
+        if let Err(refusal) = self.answered(class, method) {
+            panic!("the broker closed the channel: {refusal}");
+        }
+    }
+
+    /// Reads frames up to the one with that method, or to the broker's reason for closing the channel.
+    fn answered(&mut self, class: u8, method: u8) -> Result<(), String> {
         loop {
             let mut head = [0; 7];
             self.0.read_exact(&mut head).unwrap();
@@ -59,10 +71,12 @@ impl Raw {
             let mut payload = vec![0; bytes as usize + 1];
             self.0.read_exact(&mut payload).unwrap();
             let got = (head[0] == 1).then(|| (payload[1], payload[3]));
-            assert_ne!(got, Some((20, 40)), "the broker closed the channel: {}", String::from_utf8_lossy(&payload));
+            if got == Some((20, 40)) {
+                return Err(String::from_utf8_lossy(&payload).into_owned());
+            }
             assert_ne!(got, Some((10, 50)), "the broker closed the connection: {}", String::from_utf8_lossy(&payload));
             if got == Some((class, method)) {
-                return;
+                return Ok(());
             }
         }
     }
@@ -74,6 +88,21 @@ impl Raw {
         let header = [&[0, 60, 0, 0][..], &size, &flags.to_be_bytes(), properties].concat();
         self.0.write_all(&[frame(2, 1, &header), frame(3, 1, body)].concat()).unwrap();
         self.wait_for(60, 80);
+    }
+
+    /// Publishes with a copy to the key `further`; what the broker says if it does not allow that.
+    pub fn publish_copied(&mut self, exchange: &str, key: &str, further: &str, user: &str) -> Result<(), String> {
+        const USER_ID: u16 = 1 << 4;
+        self.method(
+            1,
+            &[&[0, 60, 0, 40, 0, 0][..], &short(exchange.as_bytes()), &short(key.as_bytes()), &[0]].concat(),
+        );
+        let keys = long(&[&b"S"[..], &long(further.as_bytes())].concat());
+        let headers = long(&[&b"\x02CCA"[..], &keys].concat());
+        let flags = (HEADERS | USER_ID).to_be_bytes();
+        let header = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &flags, &headers, &short(user.as_bytes())].concat();
+        self.0.write_all(&frame(2, 1, &header)).unwrap();
+        self.answered(60, 80)
     }
 }
 

@@ -7,7 +7,7 @@ use longshore::model::id::JobId;
 
 use crate::fleet::{Fleet, Settings};
 use crate::lab::{LabInstance, eventually, variable};
-use crate::rabbit::Rabbit;
+use crate::rabbit::{Rabbit, Release};
 use crate::share::Share;
 
 /// A consumer in another language, whose durable queue outlives the broker: `declare`, then `read` all words in it.
@@ -36,8 +36,9 @@ fn consumer(verb: &str, uri: &str) -> String {
 #[test]
 fn a_publisher_that_watches_hears_the_end_though_the_broker_was_killed_meanwhile() {
     let bare = LabInstance::bare();
-    let mut rabbit = Rabbit::start();
-    let fleet = Fleet::with("watched", Settings { broker_uri: rabbit.uri(), ..Settings::default() });
+    let mut rabbit = Rabbit::start_managed(Release::Debian12);
+    let (broker_uri, management_uri) = (rabbit.uri(), Some(rabbit.management()));
+    let fleet = Fleet::with("watched", Settings { broker_uri, management_uri, ..Settings::default() });
     let share = Share::faulty("watched");
     share.order(r#"{"bw_mb": 4}"#);
     let mut publish = fleet.command(&["job", "publish", "backup", "--host", &fleet.host, "--instance", &bare.name]);
@@ -63,7 +64,7 @@ fn a_publisher_that_watches_hears_the_end_though_the_broker_was_killed_meanwhile
 fn the_end_of_a_job_is_told_though_the_broker_was_killed_meanwhile() {
     let bare = LabInstance::bare();
     let mut rabbit = Rabbit::start();
-    let fleet = Fleet::with("lost", Settings { broker_uri: rabbit.uri(), ..Settings::default() });
+    let fleet = Fleet::with("lost", Settings { broker_uri: rabbit.uri(), management_uri: None, ..Settings::default() });
     let share = Share::faulty("lost");
     share.order(r#"{"bw_mb": 4}"#);
     consumer("declare", &rabbit.uri());

@@ -40,7 +40,7 @@ fn every_command_explains_itself() {
             }
         }
     }
-    assert!(seen >= 14, "only {seen} commands");
+    assert!(seen >= 17, "only {seen} commands");
     run(Command::new(LONGSHORE).arg("--version"), 0);
     run(&mut Command::new(LONGSHORE), 2);
     run(Command::new(LONGSHORE).arg("bakcup"), 2);
@@ -54,7 +54,7 @@ fn checks_and_listings_say_what_is_so() {
     let path = share.path.to_str().unwrap();
     let config = fleet.config();
     let config = config.to_str().unwrap();
-    run(&mut fleet.command(&["check", "config", config]), 0);
+    run(&mut fleet.command_on_host(&["check", "config", config]), 0);
     let wrong = fleet.folder.join("wrong.toml");
     std::fs::write(&wrong, "[worker]\nslotz = 2\n").unwrap();
     let refused = run(&mut fleet.command(&["check", "config", wrong.to_str().unwrap()]), 2);
@@ -82,7 +82,7 @@ fn checks_and_listings_say_what_is_so() {
 
 fn host_can_do_its_work(fleet: &Fleet) {
     // Whether agents and scratch are to its taste depends on the machine; whether anything fails does not.
-    let output = fleet.command(&["check", "host", "--json"]).output().unwrap();
+    let output = fleet.command_on_host(&["check", "host", "--json"]).output().unwrap();
     assert!(matches!(output.status.code(), Some(0 | 3)), "{}", text(&output.stderr));
     let findings = json_lines(&output.stdout);
     for subject in ["host", "user", "libvirt", "instances", "tool", "scratch", "mover", "host key", "push", "broker"] {
@@ -93,7 +93,7 @@ fn host_can_do_its_work(fleet: &Fleet) {
         |subject| findings.iter().find(|finding| finding["subject"] == subject).map(|finding| &finding["level"]);
     assert_eq!((level("push"), level("host key")), (Some(&"ok".into()), Some(&"ok".into())), "{findings:?}");
     let lost = fleet
-        .command(&["check", "host"])
+        .command_on_host(&["check", "host"])
         .env("LONGSHORE__LIBVIRT__URI", "qemu+unix:///system?socket=/nonexistent")
         .output()
         .unwrap();

@@ -32,7 +32,11 @@ pub const JOB: Duration = Duration::from_secs(90);
 
 /// What a worker is started with, where it isn't the usual.
 pub struct Settings {
+    /// As an administrator.
     pub broker_uri: String,
+    /// The broker's management API. The worker then is the host's own user, with the rights that `longshore broker setup` gives it,
+    /// and else the administrator, who makes his queues himself.
+    pub management_uri: Option<String>,
     pub libvirt_uri: String,
     pub drain_seconds: u64,
     pub stall_seconds: u64,
@@ -43,7 +47,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let (broker_uri, libvirt_uri) = (variable("LONGSHORE_LAB_AMQP_URI"), libvirt_uri());
-        Self { broker_uri, libvirt_uri, drain_seconds: 60, stall_seconds: 60, mount_helper: None }
+        let management_uri = Some(variable("LONGSHORE_LAB_MANAGEMENT_URI"));
+        Self { broker_uri, management_uri, libvirt_uri, drain_seconds: 60, stall_seconds: 60, mount_helper: None }
     }
 }
 
@@ -84,7 +89,8 @@ impl Fleet {
 
     /// Writes the configuration for the worker's next start.
     pub fn configure(&self, settings: &Settings) {
-        let Settings { broker_uri, libvirt_uri, drain_seconds, stall_seconds, .. } = settings;
+        let Settings { broker_uri, management_uri, libvirt_uri, drain_seconds, stall_seconds, .. } = settings;
+        let broker_uri = management_uri.as_ref().map_or_else(|| broker_uri.clone(), |at| self.secured(broker_uri, at));
         let (host, folder) = (&self.host, self.folder.display());
         let text = format!(
             "host = \"{host}\"\n\
@@ -98,6 +104,22 @@ impl Fleet {
         std::fs::write(self.config(), text).unwrap();
         // The broker's password is in it.
         std::fs::set_permissions(self.config(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Sets the broker up for the host; gives the URI of its user.
+    fn secured(&self, broker_uri: &str, management_uri: &str) -> String {
+        let passwords = self.folder.join("passwords");
+        let place = |uri: &str| uri.rsplit(['@', '/']).find(|part| part.contains(':')).unwrap().to_owned();
+        let output = Command::new(LONGSHORE)
+            .args(["broker", "setup", "--host", &self.host, "--user", "guest", "--no-probe", "--passwords"])
+            .arg(&passwords)
+            .args(["--management", &format!("http://{}", place(management_uri))])
+            .env("LONGSHORE_MANAGEMENT_PASSWORD", "guest")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let password = std::fs::read_to_string(passwords.join(&self.host)).unwrap();
+        format!("amqp://{}:{}@{}", self.host, password.trim(), place(broker_uri))
     }
 
     /// The worker's configuration file.
@@ -143,8 +165,15 @@ impl Fleet {
             .unwrap()
     }
 
-    /// The command line, with this host's configuration in the environment.
+    /// The command line of somebody who publishes and reads events.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command_on_host(arguments);
+        command.env("LONGSHORE__BROKER__URI", &self.settings.broker_uri);
+        command
+    }
+
+    /// The command line, with this host's configuration.
+    pub fn command_on_host(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(LONGSHORE);
         command.args(arguments).env("LONGSHORE_CONFIG", self.config()).stdin(Stdio::null());
         command

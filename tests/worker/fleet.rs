@@ -367,6 +367,7 @@ fn settings(host: &HostId, directory: &Path) -> Settings {
         slots: Slots { host: 4, repository: 4 },
         open_runs_max: 100,
         host_key: None,
+        controllers: vec!["ops".to_owned()],
         drain_limit: PATIENCE,
         heartbeat: Duration::from_millis(50),
         inventory: Duration::from_millis(200),

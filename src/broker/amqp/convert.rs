@@ -9,8 +9,8 @@ use crate::broker::Properties;
 const PERSISTENT: u8 = 2;
 /// AMQP's delivery mode of a message that does not.
 const TRANSIENT: u8 = 1;
-/// Header with further routing keys. Its twin BCC is taken off by the broker.
-const CC_HEADER: &str = "CC";
+/// Headers with further routing keys. The broker takes the second off; one that is there all the same was not looked at by it.
+const CC_HEADERS: [&str; 2] = ["CC", "BCC"];
 
 /// A text that AMQP's short strings, at most 255 bytes, cannot hold.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ pub(super) fn from_lapin(basic: &BasicProperties) -> (Properties, bool) {
     };
     let mut has_cc = false;
     for (name, value) in basic.headers().iter().flat_map(FieldTable::inner) {
-        has_cc |= name.as_str().eq_ignore_ascii_case(CC_HEADER);
+        has_cc |= CC_HEADERS.iter().any(|header| name.as_str().eq_ignore_ascii_case(header));
         if let Some(value) = header_text(value) {
             properties.headers.insert(name.to_string(), value);
         }

@@ -40,6 +40,9 @@ pub(super) enum LinkError {
         #[source]
         source: lapin::Error,
     },
+    /// Nobody has made the host's queues, and the worker may not.
+    #[error("broker_not_set_up: not all queues of this host are there; `longshore broker setup` makes them")]
+    NotSetUp(#[source] Box<LinkError>),
     /// A connection cannot be encrypted.
     #[error("cannot connect to the broker with TLS")]
     Tls(#[from] TlsError),

@@ -17,7 +17,7 @@ use crate::model::id::HostId;
 const PUBLISHED_TO: [(&str, &str); 2] = [(EVENTS_EXCHANGE, "worker.heartbeat"), (DEAD_EXCHANGE, "backup.internal")];
 /// A user that nobody is. RabbitMQ looks at the right to publish first and at the user id next, so a message in this name is
 /// refused for the one or the other, and never kept.
-const NOBODY: &str = "longshore check: nobody";
+pub(super) const NOBODY: &str = "longshore check: nobody";
 
 /// Looks for the host's queues and for the rights that it needs.
 pub(super) async fn host(settings: &BrokerSettings, host: &HostId) -> Result<HostOnBroker, LinkError> {

@@ -25,6 +25,7 @@ mod link;
 mod mend;
 mod outbox;
 mod ping;
+mod probe;
 mod publish;
 mod publisher;
 mod session;
@@ -36,9 +37,11 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 
+use self::failure::LinkError;
 use self::publisher::PublishHandle;
 use self::thread::AmqpThread;
 use super::settings::BrokerSettings;
+use super::setup::probe::{Answer, Try};
 use super::{Broker, BrokerError, HostOnBroker, HostSession, Publisher, Subscription};
 use crate::model::id::HostId;
 
@@ -62,9 +65,41 @@ impl AmqpBroker {
         Ok(Self { settings, thread, publisher: OnceLock::new() })
     }
 
+    /// Does something on the thread where connections live.
+    async fn on_thread<T, F>(&self, action: &str, job: impl FnOnce(Arc<BrokerSettings>) -> F) -> Result<T, BrokerError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, LinkError>> + Send + 'static,
+    {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        let job = job(Arc::clone(&self.settings));
+        self.thread.spawn(async move {
+            // Whoever asked may have gone.
+            _ = sender.send(job.await);
+        });
+        let source = match done.await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => error.into(),
+            Err(_) => "the door to the broker is closed".into(),
+        };
+        Err(BrokerError { action: action.to_owned(), address: self.settings.uri.address(), source })
+    }
+
     fn publishing(&self) -> &PublishHandle {
         self.publisher.get_or_init(|| publish::start(&self.thread, Arc::clone(&self.settings)))
     }
+}
+
+/// Tries out what a user may.
+pub(super) async fn try_out(settings: BrokerSettings, attempts: Vec<Try>) -> Result<Vec<Answer>, BrokerError> {
+    let action = format!("try out the rights of user `{}`", settings.uri.user());
+    AmqpBroker::start(settings)?.on_thread(&action, async move |settings| probe::run(&settings, &attempts).await).await
+}
+
+/// Whether a user is let in.
+pub(super) async fn lets_in(settings: BrokerSettings) -> Result<bool, BrokerError> {
+    let action = format!("try to log in as user `{}`", settings.uri.user());
+    AmqpBroker::start(settings)?.on_thread(&action, async move |settings| probe::lets_in(&settings).await).await
 }
 
 #[async_trait]
@@ -78,22 +113,8 @@ impl Broker for AmqpBroker {
     }
 
     async fn inspect(&self, host: &HostId) -> Result<HostOnBroker, BrokerError> {
-        let (settings, host) = (Arc::clone(&self.settings), host.clone());
-        let (sender, found) = tokio::sync::oneshot::channel();
-        self.thread.spawn(async move {
-            // Whoever asked may have gone.
-            _ = sender.send(inspect::host(&settings, &host).await);
-        });
-        let source = match found.await {
-            Ok(Ok(found)) => return Ok(found),
-            Ok(Err(error)) => error.into(),
-            Err(_) => "the door to the broker is closed".into(),
-        };
-        Err(BrokerError {
-            action: "look at the host's queues".to_owned(),
-            address: self.settings.uri.address(),
-            source,
-        })
+        let host = host.clone();
+        self.on_thread("look at the host's queues", async move |settings| inspect::host(&settings, &host).await).await
     }
 
     async fn subscribe(

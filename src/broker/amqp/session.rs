@@ -30,6 +30,7 @@ use crate::broker::backoff::Backoff;
 use crate::broker::settings::BrokerSettings;
 use crate::broker::topology::{PING_COMMAND, control_key, control_queue, host_queues, shared_queues};
 use crate::broker::{Delivery, HostSession, PublishError, SessionState, WantedJobs};
+use crate::message::vouch::is_own_ping;
 use crate::model::id::HostId;
 
 /// How long a session may take to end.
@@ -137,7 +138,7 @@ impl SessionTask {
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(()),
-            error = &mut serving => Err(error),
+            error = &mut serving => Err(if error.is_not_found() { LinkError::NotSetUp(Box::new(error)) } else { error }),
         };
         // Before the channels go with `serving`: lapin makes an error of a goodbye that crosses that of a channel.
         link.close().await;
@@ -239,7 +240,7 @@ impl SessionTask {
         if delivery.routing_key != control_key(&self.host, PING_COMMAND) {
             return self.inbox.push(delivery);
         }
-        if !delivery.has_cc {
+        if is_own_ping(delivery.sent(), self.settings.uri.user()) {
             ping.arrived(&delivery.properties.message_id);
         }
         // Were it lost, the ping would come again and count for nothing.

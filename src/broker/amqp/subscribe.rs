@@ -162,9 +162,9 @@ impl Task {
                 Some(Err(source)) => return Err(LinkError::Failed { action: "read the queue".to_owned(), source }),
                 None => return Err(LinkError::Lost("the broker ended reading the queue".to_owned())),
             };
-            let (properties, _) = from_lapin(&delivery.properties);
+            let (properties, has_cc) = from_lapin(&delivery.properties);
             let body = cut(delivery.data, LETTER_BYTES_KEPT_MAX);
-            let message = EventMessage { routing_key: delivery.routing_key.to_string(), properties, body };
+            let message = EventMessage { routing_key: delivery.routing_key.to_string(), has_cc, properties, body };
             if self.sender.send(Heard::Message(Box::new(message))).await.is_err() {
                 return Ok(());
             }

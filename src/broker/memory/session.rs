@@ -221,7 +221,7 @@ impl HostSession for MemorySession {
                     queue,
                     routing_key: message.routing_key,
                     redelivered: stored.redelivered,
-                    has_cc: message.properties.headers.contains_key("CC"),
+                    has_cc: message.has_cc,
                     properties: message.properties,
                     body,
                     settle: Box::new(settle),

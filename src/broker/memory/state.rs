@@ -161,8 +161,12 @@ impl State {
             if let Some(queue) = self.queues.get_mut(&name) {
                 let mut properties = outgoing.properties.clone();
                 properties.user_id.get_or_insert_with(|| USER.to_owned());
-                let message =
-                    EventMessage { routing_key: outgoing.routing_key.clone(), properties, body: outgoing.body.clone() };
+                let message = EventMessage {
+                    routing_key: outgoing.routing_key.clone(),
+                    has_cc: properties.headers.contains_key("CC"),
+                    properties,
+                    body: outgoing.body.clone(),
+                };
                 queue.ready.insert(queue.next_place, Stored { message, redelivered: false });
                 queue.next_place += 1;
             }

@@ -195,7 +195,7 @@ fn on_broker(found: &HostOnBroker, host: &HostId, address: &str) -> Finding {
     let named = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     if !found.closed_exchanges.is_empty() {
         let text = format!("{address} lets this user not publish to {}", named(found.closed_exchanges.clone()));
-        return Finding::fail("broker", text, "give the user the right to write there");
+        return Finding::fail("broker", text, "set the broker up for this host (`longshore broker setup`)");
     }
     if !found.missing.is_empty() {
         let names = named(found.missing.iter().map(String::as_str).collect());
@@ -203,7 +203,7 @@ fn on_broker(found: &HostOnBroker, host: &HostId, address: &str) -> Finding {
         return Finding::warn(
             "broker",
             text,
-            "a worker whose user may configure makes them when it starts; else declare them for it",
+            "`longshore broker setup` makes them; a worker whose user may configure makes them when it starts",
         );
     }
     Finding::ok("broker", format!("reached at {address}; jobs will come from `{}`", jobs_queue(host)))

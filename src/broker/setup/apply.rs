@@ -1,0 +1,181 @@
+//! Steps done against a broker, each only where something else is there.
+
+use secrecy::SecretString;
+use serde_json::Value;
+
+use super::look::{Conflict, Found, compare};
+use super::password::{PasswordError, Passwords};
+use super::policy::PRIORITY;
+use super::step::{Step, segment};
+use super::version::{InvalidVersion, ServerVersion};
+use crate::broker::management::{Management, ManagementError, Method, Request};
+
+/// A setup could not go on. What was done until then stays, and is found by the next.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The server.
+    #[error(transparent)]
+    Management(#[from] ManagementError),
+    /// Its version.
+    #[error(transparent)]
+    Version(#[from] InvalidVersion),
+    /// What is there already.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// A password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The answer lacks what every server says.
+    #[error("the management API does not say its {0}")]
+    Silent(&'static str),
+    /// It is not tried with such an old one.
+    #[error("RabbitMQ {0} is too old: {oldest} is the oldest that is supported", oldest = ServerVersion::OLDEST)]
+    TooOld(ServerVersion),
+    /// Messages would be lost.
+    #[error("queue `{0}` still holds messages, and takes no more: see to them, or say that they are to be discarded")]
+    NotEmpty(String),
+}
+
+/// What a setup has to know of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    /// Its version.
+    pub version: ServerVersion,
+    /// It can bound what a user opens.
+    pub has_user_limits: bool,
+}
+
+impl Server {
+    /// Asks it.
+    ///
+    /// # Errors
+    /// It does not answer, lets us not in, or is too old.
+    pub fn of(management: &Management) -> Result<Self, SetupError> {
+        let overview = management.get("overview")?.unwrap_or_default();
+        let version = overview.get("rabbitmq_version").and_then(Value::as_str).ok_or(SetupError::Silent("version"))?;
+        let flags = management.get("feature-flags")?.unwrap_or_default();
+        let word = |flag: &Value, key: &str| flag.get(key).and_then(Value::as_str).map(str::to_owned);
+        let has_user_limits = flags.as_array().into_iter().flatten().any(|flag| {
+            word(flag, "name").as_deref() == Some("user_limits") && word(flag, "state").as_deref() == Some("enabled")
+        });
+        Self { version: version.parse()?, has_user_limits }.supported()
+    }
+
+    /// The server of a version, as it is when it is new.
+    ///
+    /// # Errors
+    /// It is too old.
+    pub fn told(version: ServerVersion) -> Result<Self, SetupError> {
+        Self { version, has_user_limits: true }.supported()
+    }
+
+    fn supported(self) -> Result<Self, SetupError> {
+        if self.version < ServerVersion::OLDEST { Err(SetupError::TooOld(self.version)) } else { Ok(self) }
+    }
+}
+
+/// The broker of a setup.
+pub struct Ground<'a> {
+    /// Its API.
+    pub management: &'a Management,
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// Passwords; none where users log in with certificates.
+    pub passwords: Option<&'a Passwords>,
+}
+
+impl Ground<'_> {
+    /// Looks whether a step has anything to do.
+    ///
+    /// # Errors
+    /// The server does not answer, or what is there is not for this setup to change.
+    pub fn look(&self, step: &Step) -> Result<Found, SetupError> {
+        self.compare(step, self.password(step)?.as_ref())
+    }
+
+    /// Does a step where it has something to do. Gives what was found before.
+    ///
+    /// # Errors
+    /// As for [`Ground::look`], or the server refused.
+    pub fn make_so(&self, step: &Step) -> Result<Found, SetupError> {
+        let mut password = self.password(step)?;
+        let found = self.compare(step, password.as_ref())?;
+        if found == Found::AsWanted {
+            return Ok(found);
+        }
+        // Written down before the broker has it: what is set and not known to anybody would have to be set again.
+        if let (Step::Password(user), None, Some(passwords)) = (step, &password, self.passwords) {
+            password = Some(passwords.make(user)?);
+        }
+        self.management.ask(&step.request(self.vhost, password.as_ref()))?;
+        Ok(found)
+    }
+
+    /// Gives a user a password that is kept nowhere.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub fn give_password(&self, user: &str, password: &SecretString) -> Result<(), SetupError> {
+        self.management.ask(&Step::Password(user.to_owned()).request(self.vhost, Some(password)))?;
+        Ok(())
+    }
+
+    /// Removes a user, which closes its connections. One that is not there is no error.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub fn remove_user(&self, user: &str) -> Result<bool, SetupError> {
+        let place = format!("users/{}", segment(user));
+        Ok(self.management.ask(&Request { method: Method::Delete, place, body: None })?.is_some())
+    }
+
+    /// Policies that are not ours and may count in place of them.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn rivals(&self) -> Result<Vec<String>, SetupError> {
+        let mut found = Vec::new();
+        for (place, operators) in [("policies", false), ("operator-policies", true)] {
+            let policies = self.management.get(&format!("{place}/{}", segment(self.vhost)))?.unwrap_or_default();
+            for policy in policies.as_array().into_iter().flatten() {
+                let text = |key: &str| policy.get(key).and_then(Value::as_str).unwrap_or_default();
+                let before_ours = policy.get("priority").and_then(Value::as_i64).unwrap_or_default() >= PRIORITY;
+                let (name, pattern) = (text("name"), text("pattern"));
+                match operators {
+                    _ if text("apply-to") == "exchanges" || name.starts_with("longshore-") => {}
+                    true => {
+                        found.push(format!("the operator policy `{name}` for `{pattern}` holds for queues as well"))
+                    }
+                    false if before_ours => {
+                        found
+                            .push(format!("the policy `{name}` counts in place of Longshore's where `{pattern}` fits"));
+                    }
+                    false => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Other virtual hosts in which a user has rights.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn elsewhere(&self, user: &str) -> Result<Vec<String>, SetupError> {
+        let rights = self.management.get(&format!("users/{}/permissions", segment(user)))?.unwrap_or_default();
+        let vhosts = rights.as_array().into_iter().flatten().filter_map(|one| one.get("vhost")?.as_str());
+        Ok(vhosts.filter(|vhost| *vhost != self.vhost).map(str::to_owned).collect())
+    }
+
+    fn password(&self, step: &Step) -> Result<Option<SecretString>, SetupError> {
+        match (step, self.passwords) {
+            (Step::Password(user), Some(passwords)) => Ok(passwords.read(user)?),
+            _ => Ok(None),
+        }
+    }
+
+    fn compare(&self, step: &Step, password: Option<&SecretString>) -> Result<Found, SetupError> {
+        let answer = self.management.get(&step.place(self.vhost))?;
+        Ok(compare(step, answer.as_ref(), password)?)
+    }
+}
