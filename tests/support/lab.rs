@@ -38,6 +38,11 @@ impl LabInstance {
         Self::make("bare", &[])
     }
 
+    /// The same with disks of other sizes, in the words of `scripts/lab bare`.
+    pub fn bare_with(disks: &str) -> Self {
+        Self::make("bare", &["--disks", disks])
+    }
+
     /// A small Linux with a guest agent, its file system on `vda`.
     pub fn guest() -> Self {
         Self::make("guest", &[])

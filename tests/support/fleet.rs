@@ -1,4 +1,5 @@
 //! One worker of its own for each test: host id, directories, configuration, repository, and a listener to all it says.
+#![allow(dead_code)] // Each live target uses its own part.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -13,7 +14,7 @@ use longshore::broker::settings::BrokerSettings;
 use longshore::broker::topology::JOBS_EXCHANGE;
 use longshore::broker::{self, Broker, Outgoing};
 use longshore::message::event::{BackupSummary, Failed, HostDetail, RunDetail};
-use longshore::message::job::{BackupPart, InstancePart, JobMessage, RepositoryPart, RetryPart};
+use longshore::message::job::{BackupPart, InstancePart, JobMessage, RetryPart};
 use longshore::message::{Encoding, encode_job};
 use longshore::model::id::JobId;
 use nix::sys::signal::{Signal, kill};
@@ -25,10 +26,10 @@ use crate::lab::{LabInstance, eventually, libvirt_uri, variable};
 use crate::share::{LONGSHORE, Share};
 use crate::slate;
 
-/// Longest time for a worker to be up.
-pub const START: Duration = Duration::from_secs(30);
-/// Longest time for a job that nothing holds up, on a machine with other things to do.
-pub const JOB: Duration = Duration::from_secs(90);
+/// Longest time for a worker to be up, also under emulation.
+pub const START: Duration = Duration::from_secs(60);
+/// Longest time for a job that nothing holds up, on a machine with other things to do or under emulation.
+pub const JOB: Duration = Duration::from_secs(180);
 
 /// What a worker is started with, where it isn't the usual.
 pub struct Settings {
@@ -93,6 +94,7 @@ impl Fleet {
              [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 4\nheartbeat_seconds = 1\n\
              drain_seconds = {drain_seconds}\n\
              [scratch]\ndir = \"{folder}/scratch\"\n\
+             [credentials]\ndir = \"{folder}/credentials\"\n\
              [backup]\nsame_device_ok = true\nstall_seconds = {stall_seconds}\n"
         );
         std::fs::write(self.config(), text).unwrap();
@@ -158,13 +160,7 @@ impl Fleet {
             kind: "backup".to_owned(),
             host: self.host.clone(),
             instance: InstancePart { id: None, name: Some(instance.name.clone()) },
-            repository: RepositoryPart {
-                id: share.id.clone(),
-                repository_type: "directory".to_owned(),
-                address: share.path.to_str().unwrap().to_owned(),
-                options: String::new(),
-                credentials: None,
-            },
+            repository: share.part(),
             backup: Some(BackupPart::default()),
             retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(1), longest_pause_seconds: Some(1) }),
             start_before: None,
