@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use longshore::message::event::{BackupSummary, RunDetail};
 use longshore::message::job::{BackupPart, JobMessage, RetryPart};
 use longshore::model::id::JobId;
-use longshore::model::job::Verification;
-use longshore::model::manifest::TransferUsed;
+use longshore::model::manifest::{Proof, TransferUsed};
 
 use crate::fleet::{Fleet, JOB};
 use crate::image::equal;
-use crate::lab::{LabInstance, eventually, guard_stands};
+use crate::lab::{LabInstance, eventually, guard_stands, virsh};
 use crate::nas::{Nas, WRONG, by};
 use crate::share::Share;
 use crate::slate::{everything_in, mounts_below, processes_of};
@@ -24,6 +23,7 @@ const SOON: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Pull,
+    Push,
     Stopped,
 }
 
@@ -31,23 +31,30 @@ impl Mode {
     fn name(self) -> &'static str {
         match self {
             Mode::Pull => "pull",
+            Mode::Push => "push",
             Mode::Stopped => "stopped",
         }
     }
 
     /// What the job asks for: a stopped instance has only one way.
     fn transfer(self) -> Option<String> {
-        match self {
-            Mode::Pull => Some("pull".to_owned()),
-            Mode::Stopped => None,
-        }
+        (self != Mode::Stopped).then(|| self.name().to_owned())
     }
 
     /// What the backup must say of itself.
-    fn proven(self) -> (TransferUsed, Verification) {
+    fn proven(self) -> (TransferUsed, Proof) {
         match self {
-            Mode::Pull => (TransferUsed::Pull, Verification::Compared),
-            Mode::Stopped => (TransferUsed::Stopped, Verification::Compared),
+            Mode::Pull => (TransferUsed::Pull, Proof::Compared),
+            Mode::Push => (TransferUsed::Push, Proof::Structure),
+            Mode::Stopped => (TransferUsed::Stopped, Proof::Compared),
+        }
+    }
+
+    /// The step in which bytes are on their way.
+    fn step(self) -> &'static str {
+        match self {
+            Mode::Pull | Mode::Stopped => "copy",
+            Mode::Push => "push",
         }
     }
 }
@@ -104,7 +111,7 @@ pub struct Place {
 impl Place {
     fn instance(&self, mode: Mode) -> &LabInstance {
         match mode {
-            Mode::Pull => &self.running,
+            Mode::Pull | Mode::Push => &self.running,
             Mode::Stopped => &self.stopped,
         }
     }
@@ -159,13 +166,13 @@ impl Place {
         let filling = self.small.path.join("filling");
         match fault {
             Fault::ServerStopped => {
-                self.fleet.is_copying(job);
+                self.fleet.is_moving(job, mode.step());
                 self.nas.stop_server();
                 self.is_let_go(mode);
                 self.nas.start_server();
             }
             Fault::ShareFull => {
-                self.fleet.is_copying(job);
+                self.fleet.is_moving(job, mode.step());
                 fill(&filling);
                 self.is_let_go(mode);
                 fs::remove_file(&filling).unwrap();
@@ -213,6 +220,10 @@ impl Place {
         }
         if instance.has_backup_job() || guard_stands(instance.id) {
             left.push("a libvirt job or its guard is left".to_owned());
+        }
+        let state = virsh(&["domstate", &instance.name]);
+        if state != if mode == Mode::Stopped { "shut off" } else { "running" } {
+            left.push(format!("the instance is {state}"));
         }
         let is_staging = |name: &String| name.starts_with('.');
         let entries = self.share(fault).entries_of(&instance.id);

@@ -9,16 +9,19 @@ use crate::row::{Fault, Mode, Place};
 const DISKS: &str = "vda:qcow2:8,vdb:raw:2";
 
 /// After what goes wrong comes a job that must complete.
-const JOBS: [(Mode, Fault); 9] = [
+const JOBS: [(Mode, Fault); 12] = [
     (Mode::Stopped, Fault::ReadOnly),
     (Mode::Stopped, Fault::WrongName),
     (Mode::Stopped, Fault::WrongPassword),
     (Mode::Stopped, Fault::Nothing),
-    (Mode::Pull, Fault::Nothing),
     (Mode::Pull, Fault::ServerStopped),
     (Mode::Pull, Fault::Nothing),
     (Mode::Pull, Fault::ShareFull),
+    (Mode::Push, Fault::Nothing),
+    (Mode::Push, Fault::ServerStopped),
     (Mode::Pull, Fault::Nothing),
+    (Mode::Push, Fault::ShareFull),
+    (Mode::Push, Fault::Nothing),
 ];
 
 fn try_out(nas: Nas) {
