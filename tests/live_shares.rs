@@ -102,18 +102,21 @@ impl Remote {
         (mover, answer)
     }
 
-    /// Opening fails with this code, leaves nothing mounted, and does not keep the mover from opening the right one.
-    async fn refuses(&self, repository: Repository, code: Code) {
-        let shown = format!("{} with {:?}", repository.address, repository.options);
-        let (mut mover, answer) = self.open(repository).await;
-        let failure = answer.map(|reply| panic!("{shown}: {reply:?}")).unwrap_err();
-        assert_eq!(failure.code, code, "{shown}: {failure:#}");
-        assert!(!format!("{failure:#}").contains(variable("LONGSHORE_SHARES_PASSWORD").trim()), "{failure:#}");
-        assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new(), "{shown}");
-        let right = Request::Open { repository: self.repository(), same_device_ok: false, need_bytes: 1, writer: None };
-        mover.ask(right, SOON).await.unwrap();
+    /// Opening each fails with its code and leaves nothing mounted, and none keeps the mover from opening the right one.
+    async fn refuses(&self, wrong: Vec<(Repository, Code)>) {
+        let mut mover = started(self, "opens").await;
+        let open = |repository| Request::Open { repository, same_device_ok: false, need_bytes: 1, writer: None };
+        for (repository, code) in wrong {
+            let shown = format!("{} with {:?}", repository.address, repository.options);
+            let answer = mover.ask(open(repository), MOUNT_GIVEN_UP + SOON).await;
+            let failure = answer.map(|reply| panic!("{shown}: {reply:?}")).unwrap_err();
+            assert_eq!(failure.code, code, "{shown}: {failure:#}");
+            assert!(!format!("{failure:#}").contains(variable("LONGSHORE_SHARES_PASSWORD").trim()), "{failure:#}");
+            assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new(), "{shown}");
+        }
+        mover.ask(open(self.repository()), SOON).await.unwrap();
         mover.stop().await.unwrap();
-        assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new(), "{shown}");
+        assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new());
     }
 }
 
@@ -296,36 +299,34 @@ async fn credentials_that_python_sealed_to_this_host_open_a_share_and_those_for_
 async fn what_an_operator_gets_wrong_about_nfs_has_its_own_code() {
     let remote = Remote::nfs();
     let wrong = |address: &str, options: &str| repository(RepositoryType::Nfs, address, options, remote.repository.id);
-    remote.refuses(wrong("127.0.0.1:/nowhere", ""), Code::RepositoryNotFound).await;
-    remote.refuses(wrong("192.0.2.9:/good", ""), Code::MountDenied).await;
-    remote.refuses(wrong("127.0.0.1:/good", "vers=4.9"), Code::InvalidMountOption).await;
-    remote.refuses(wrong("127.0.0.1:/good", "vers=2"), Code::InvalidMountOption).await;
-    remote.refuses(wrong("127.0.0.1:/good", "nosuchoption"), Code::InvalidMountOption).await;
-    remote.refuses(wrong("127.0.0.1:/good", "port=9"), Code::MountFailed).await;
-    remote.refuses(wrong("127.0.0.1:/good", ""), Code::RepositoryNotFound).await;
     let with = Credentials::Reference { name: "missing".to_owned() };
-    remote
-        .refuses(Repository { credentials: Some(with), ..wrong("127.0.0.1:/good", "") }, Code::CredentialsUnreadable)
-        .await;
+    let wrong = vec![
+        (wrong("192.0.2.9:/good", ""), Code::MountDenied),
+        (wrong("127.0.0.1:/good", "vers=4.9"), Code::InvalidMountOption),
+        (wrong("127.0.0.1:/good", "vers=2"), Code::InvalidMountOption),
+        (wrong("127.0.0.1:/good", "nosuchoption"), Code::InvalidMountOption),
+        (wrong("127.0.0.1:/good", "port=9"), Code::MountFailed),
+        (wrong("127.0.0.1:/good", ""), Code::RepositoryNotFound),
+        (Repository { credentials: Some(with), ..wrong("127.0.0.1:/good", "") }, Code::CredentialsUnreadable),
+    ];
+    remote.refuses(wrong).await;
 }
 
 #[tokio::test]
 async fn what_an_operator_gets_wrong_about_cifs_has_its_own_code() {
-    let mut remote = Remote::cifs();
+    let remote = Remote::cifs();
     let right = remote.repository();
     let wrong = |address: &str, options: &str| Repository {
         credentials: right.credentials.clone(),
         ..repository(RepositoryType::Cifs, address, options, right.id)
     };
-    remote.refuses(wrong("//127.0.0.1/nowhere", ""), Code::RepositoryNotFound).await;
-    remote.refuses(wrong("//127.0.0.1/good", "vers=9"), Code::InvalidMountOption).await;
-    remote.refuses(wrong("//127.0.0.1/good", "nosuchoption"), Code::InvalidMountOption).await;
-    remote.refuses(wrong("//127.0.0.1/good", "port=9"), Code::MountFailed).await;
-    remote.refuses(Repository { credentials: None, ..right.clone() }, Code::MountDenied).await;
-    remote.log_in(&variable("LONGSHORE_SHARES_USER"), "wrong");
-    let (mut mover, answer) = remote.open(remote.repository()).await;
-    assert_eq!(answer.unwrap_err().code, Code::MountDenied);
-    mover.stop().await.unwrap();
+    let wrong = vec![
+        (wrong("//127.0.0.1/good", "vers=9"), Code::InvalidMountOption),
+        (wrong("//127.0.0.1/good", "nosuchoption"), Code::InvalidMountOption),
+        (wrong("//127.0.0.1/good", "port=9"), Code::MountFailed),
+        (Repository { credentials: None, ..right.clone() }, Code::MountDenied),
+    ];
+    remote.refuses(wrong).await;
 }
 
 #[tokio::test]
@@ -334,12 +335,8 @@ async fn a_server_that_takes_the_connection_and_says_nothing_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let options = format!("vers=4.2,port={}", silent.local_addr().unwrap().port());
     let began = Instant::now();
-    remote
-        .refuses(
-            repository(RepositoryType::Nfs, "127.0.0.1:/good", &options, remote.repository.id),
-            Code::MountTimedOut,
-        )
-        .await;
+    let wrong = repository(RepositoryType::Nfs, "127.0.0.1:/good", &options, remote.repository.id);
+    remote.refuses(vec![(wrong, Code::MountTimedOut)]).await;
     assert!(began.elapsed() < MOUNT_GIVEN_UP, "{:?}", began.elapsed());
 }
 
