@@ -36,6 +36,7 @@ pub struct Settings {
     pub broker_uri: String,
     pub libvirt_uri: String,
     pub drain_seconds: u64,
+    pub heartbeat_seconds: u64,
     pub stall_seconds: u64,
     /// What the worker finds in the place of mount.cifs.
     pub mount_helper: Option<PathBuf>,
@@ -44,7 +45,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let (broker_uri, libvirt_uri) = (variable("LONGSHORE_LAB_AMQP_URI"), libvirt_uri());
-        Self { broker_uri, libvirt_uri, drain_seconds: 60, stall_seconds: 60, mount_helper: None }
+        Self { broker_uri, libvirt_uri, drain_seconds: 60, heartbeat_seconds: 1, stall_seconds: 60, mount_helper: None }
     }
 }
 
@@ -85,13 +86,13 @@ impl Fleet {
 
     /// Writes the configuration for the worker's next start.
     pub fn configure(&self, settings: &Settings) {
-        let Settings { broker_uri, libvirt_uri, drain_seconds, stall_seconds, .. } = settings;
+        let Settings { broker_uri, libvirt_uri, drain_seconds, heartbeat_seconds, stall_seconds, .. } = settings;
         let (host, folder) = (&self.host, self.folder.display());
         let text = format!(
             "host = \"{host}\"\n\
              [broker]\nuri = \"{broker_uri}\"\nheartbeat_seconds = 5\n\
              [libvirt]\nuri = \"{libvirt_uri}\"\n\
-             [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 4\nheartbeat_seconds = 1\n\
+             [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 4\nheartbeat_seconds = {heartbeat_seconds}\n\
              drain_seconds = {drain_seconds}\n\
              [scratch]\ndir = \"{folder}/scratch\"\n\
              [credentials]\ndir = \"{folder}/credentials\"\n\
