@@ -84,15 +84,16 @@ impl Fault {
         }
     }
 
-    /// The code that says so; none where the job completes.
-    fn code(self) -> Option<&'static str> {
+    /// The codes that say so; none where the job completes.
+    fn codes(self) -> &'static [&'static str] {
         match self {
-            Fault::Nothing => None,
-            Fault::ReadOnly => Some("repository_read_only"),
-            Fault::WrongName => Some("repository_not_found"),
-            Fault::WrongPassword => Some("mount_denied"),
-            Fault::ServerStopped => Some("repository_io"),
-            Fault::ShareFull => Some("repository_full"),
+            Fault::Nothing => &[],
+            Fault::ReadOnly => &["repository_read_only"],
+            Fault::WrongName => &["repository_not_found"],
+            Fault::WrongPassword => &["mount_denied"],
+            // A client that waits for its server for long keeps the lease's counter from being written as well.
+            Fault::ServerStopped => &["repository_io", "lease_lost"],
+            Fault::ShareFull => &["repository_full"],
         }
     }
 }
@@ -149,12 +150,14 @@ impl Place {
         };
         let (nas, mode_name, fault_name) = (self.nas.name(), mode.name(), fault.name());
         let line = format!("{nas} {mode_name} {fault_name} -> {outcome} in {seconds:.1} s");
-        let mut wrong = match (&end, fault.code()) {
-            (RunDetail::Completed(completed), None) if completed.warnings.is_empty() => {
+        let mut wrong = match (&end, fault.codes()) {
+            (RunDetail::Completed(completed), []) if completed.warnings.is_empty() => {
                 self.proven(mode, completed.backup.as_ref().expect("a backup job makes a backup"))
             }
-            (RunDetail::Failed(failed), Some(code)) if failed.failure.code == code && failed.left_overs.is_empty() => {
-                self.told_in_a_letter(job, code)
+            (RunDetail::Failed(failed), codes)
+                if codes.contains(&failed.failure.code.as_str()) && failed.left_overs.is_empty() =>
+            {
+                self.told_in_a_letter(job, &failed.failure.code)
             }
             _ => vec![format!("{end:#?}")],
         };

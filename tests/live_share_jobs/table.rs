@@ -11,12 +11,12 @@ const DISKS: &str = "vda:qcow2:8,vdb:raw:2";
 /// Nobody waits for heartbeats, which cost something where everything is emulated.
 const HEARTBEAT: u64 = 15;
 
-/// What goes wrong is followed by a job that must complete.
-const JOBS: [(Mode, Fault); 11] = [
+/// What goes wrong is followed by a job that must complete. A full share is not among what goes wrong with a push: QEMU is done with
+/// disks of this size before anybody can fill it (`live_worker/push.rs` has a share that fills up when told to).
+const JOBS: [(Mode, Fault); 10] = [
     (Mode::Push, Fault::Nothing),
     (Mode::Push, Fault::ServerStopped),
     (Mode::Pull, Fault::Nothing),
-    (Mode::Push, Fault::ShareFull),
     (Mode::Pull, Fault::ShareFull),
     (Mode::Pull, Fault::ServerStopped),
     (Mode::Push, Fault::Nothing),
