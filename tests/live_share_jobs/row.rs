@@ -93,7 +93,8 @@ impl Fault {
             Fault::WrongPassword => &["mount_denied"],
             // A client that waits for its server for long keeps the lease's counter from being written as well.
             Fault::ServerStopped => &["repository_io", "lease_lost"],
-            Fault::ShareFull => &["repository_full"],
+            // Where qemu-img meets it first, as with the next disk's image, it doesn't say which error it was but in words.
+            Fault::ShareFull => &["repository_full", "image_tool_failed"],
         }
     }
 }
