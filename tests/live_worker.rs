@@ -3,10 +3,20 @@
 //! share and the journal are as they should be. Needs the laboratory: `scripts/lab up`, then `eval "$(scripts/lab env)"`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/fleet.rs"]
+mod fleet;
+#[path = "support/heard.rs"]
+mod heard;
+#[path = "support/image.rs"]
+mod image;
 #[path = "support/lab.rs"]
 mod lab;
 #[path = "support/rabbit.rs"]
 mod rabbit;
+#[path = "support/share.rs"]
+mod share;
+#[path = "support/slate.rs"]
+mod slate;
 
 #[path = "live_worker/agentless.rs"]
 mod agentless;
@@ -16,12 +26,8 @@ mod bad_share;
 mod broker_lost;
 #[path = "live_worker/command_line.rs"]
 mod command_line;
-#[path = "live_worker/fleet.rs"]
-mod fleet;
 #[path = "live_worker/gate.rs"]
 mod gate;
-#[path = "live_worker/heard.rs"]
-mod heard;
 #[path = "live_worker/killed.rs"]
 mod killed;
 #[path = "live_worker/moment.rs"]
@@ -32,10 +38,6 @@ mod push;
 mod running;
 #[path = "live_worker/secrets.rs"]
 mod secrets;
-#[path = "live_worker/share.rs"]
-mod share;
-#[path = "live_worker/slate.rs"]
-mod slate;
 #[path = "live_worker/stopped.rs"]
 mod stopped;
 #[path = "live_worker/stopping.rs"]

@@ -24,16 +24,33 @@ disk_xml() {
 XML
 }
 
-# quiet_disks FOLDER GUEST SPECS: makes the disks of `TARGET:FORMAT:SIZE_MIB,…` and prints their XML.
-quiet_disks() {
-    local folder=$1 guest=$2 spec target format size_mib
-    for spec in ${3//,/ }; do
-        IFS=: read -r target format size_mib <<<"$spec"
-        [[ $target =~ ^vd[a-z]$ && $format =~ ^(qcow2|raw)$ && $size_mib =~ ^[1-9][0-9]{0,4}$ ]] ||
+# disk_words SPECS: of `TARGET:FORMAT:SIZE_MIB,…` each disk's three words on a line of its own
+disk_words() {
+    local spec
+    for spec in ${1//,/ }; do
+        [[ $spec =~ ^(vd[a-z]):(qcow2|raw):([1-9][0-9]{0,4})$ ]] ||
             die "disk \`$spec\` is not TARGET:FORMAT:SIZE_MIB, such as vdb:qcow2:256"
+        echo "${BASH_REMATCH[@]:1}"
+    done
+}
+
+# lab_disks SPECS
+lab_disks() {
+    local words target format size_mib
+    words=$(disk_words "${1:?usage: lab disks TARGET:FORMAT:SIZE_MIB,...}")
+    while read -r target format size_mib; do
+        build_once "$(quiet_disk_dir "$target" "$format" "$size_mib")" fill_quiet_disk "$target" "$format" "$size_mib"
+    done <<<"$words"
+}
+
+# quiet_disks FOLDER GUEST SPECS: makes the disks and prints their XML.
+quiet_disks() {
+    local folder=$1 guest=$2 words target format size_mib
+    words=$(disk_words "$3")
+    while read -r target format size_mib; do
         copy_quiet_disk "$folder" "$target" "$format" "$size_mib"
         disk_xml "$folder" "$guest" "$target" "$format"
-    done
+    done <<<"$words"
 }
 
 # domain_xml NAME MEMORY_MIB OS_XML DISKS_XML CHANNEL_XML
@@ -66,11 +83,20 @@ kernel_xml() {
         "<cmdline>console=ttyS0 quiet loglevel=3 panic=-1 $1</cmdline>"
 }
 
-define_and_start() {
-    local name=$1 folder
+# A firmware that does nothing but wait for what never comes: a machine that searched for an OS would cost more than all else where
+# it is emulated by a machine that is emulated itself. 64 KiB, of which the processor begins with the last 16 bytes: hlt, and back to it.
+halting_firmware() {
+    head -c 65520 /dev/zero
+    printf '\xf4\xeb\xfd'
+    head -c 13 /dev/zero
+}
+
+# define NAME on|off: and starts it, or not
+define() {
+    local name=$1 power=$2 folder
     folder=$(guest_dir "$name")
     virsh_lab -q define "$folder/domain.xml"
-    virsh_lab -q start "$name"
+    [ "$power" = off ] || virsh_lab -q start "$name"
     virsh_lab -q domuuid "$name" | awk NF >"$folder/uuid"
 }
 
@@ -122,22 +148,31 @@ lab_guest() {
     quiet=$(quiet_disks "$folder" "$name" "$disks")
     domain_xml "$name" 128 "$(kernel_xml "longshore.agent=$agent")" "$(disk_xml "$folder" "$name" vda qcow2; echo "$quiet")" \
         "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>" >"$folder/domain.xml"
-    define_and_start "$name"
+    define "$name" on
     wait_for_guest "$name" "$agent"
     echo "$folder"
 }
 
-# A domain without an OS sits in its firmware; its disks back up all the same and it runs within a second.
+# A domain without an OS; its disks back up all the same and it runs within a second.
 lab_bare() {
-    local name=${1:-} disks=$default_bare_disks folder quiet
-    [ -n "$name" ] || die "usage: lab bare NAME [--disks TARGET:FORMAT:SIZE_MIB,...]"
-    [ "${2:-}" != --disks ] || disks=${3:?--disks wants TARGET:FORMAT:SIZE_MIB,...}
+    local name=${1:-} disks=$default_bare_disks power=on folder quiet
+    [ -n "$name" ] || die "usage: lab bare NAME [--off] [--disks TARGET:FORMAT:SIZE_MIB,...]"
+    shift
+    while (($#)); do
+        case $1 in
+        --off) power=off ;;
+        --disks) disks=${2:?--disks wants TARGET:FORMAT:SIZE_MIB,...}; shift ;;
+        *) die "unknown option \`$1\` of lab bare" ;;
+        esac
+        shift
+    done
     folder=$(guest_dir "$name")
     remove_guest "$name"
     mkdir -p "$folder"
+    halting_firmware >"$folder/firmware.rom"
     quiet=$(quiet_disks "$folder" "$name" "$disks")
-    domain_xml "$name" 16 "" "$quiet" "" >"$folder/domain.xml"
-    define_and_start "$name"
+    domain_xml "$name" 16 "<loader readonly='yes' type='rom'>$folder/firmware.rom</loader>" "$quiet" "" >"$folder/domain.xml"
+    define "$name" "$power"
     echo "$folder"
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::fleet::Fleet;
+use crate::image::equal;
 use crate::lab::LabInstance;
-use crate::running::equal;
 use crate::share::Share;
 
 /// Slow enough for both disks to be overwritten before the first bytes of either are all read.

@@ -9,8 +9,9 @@ use longshore::message::job::{BackupPart, JobMessage, RetryPart};
 use longshore::model::manifest::{Consistency, Proof, TransferUsed};
 
 use crate::fleet::{Fleet, JOB, Settings};
+use crate::image::equal;
 use crate::lab::{LabInstance, eventually, virsh};
-use crate::running::{equal, everything_is_there, image_is_sound, manifest_in};
+use crate::running::{everything_is_there, image_is_sound, manifest_in};
 use crate::share::Share;
 use crate::slate::mounts_below;
 

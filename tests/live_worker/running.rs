@@ -1,12 +1,12 @@
 //! The backup of a running instance whose guest agent answers: whole, proven, and the guest none the worse for it.
 
 use std::path::Path;
-use std::process::Command;
 
 use longshore::model::job::Quiesce;
 use longshore::model::manifest::{Consistency, Manifest, Proof, TransferUsed};
 
 use crate::fleet::Fleet;
+use crate::image::{equal, qemu_img};
 use crate::lab::LabInstance;
 
 /// Room that qcow2's own tables and half-filled clusters may take beside the data, bytes.
@@ -88,16 +88,4 @@ pub fn image_is_sound(image: &Path, data_bytes: u64, file_bytes: u64, besides: u
         (info["virtual-size"].as_u64().unwrap(), std::fs::metadata(image).unwrap().blocks() * 512);
     assert!(data_bytes < virtual_bytes, "the disk has zeros: {data_bytes} of {virtual_bytes}");
     assert!(allocated <= data_bytes + besides, "{allocated} allocated for {data_bytes} of data");
-}
-
-/// Says with qemu-img's own comparison that two images read the same.
-pub fn equal(one: &Path, one_format: &str, other: &Path, other_format: &str) {
-    qemu_img(&["compare", "-q", "-f", one_format, "-F", other_format, one.to_str().unwrap(), other.to_str().unwrap()]);
-}
-
-fn qemu_img(arguments: &[&str]) -> String {
-    let output = Command::new("qemu-img").args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "qemu-img {arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
 }

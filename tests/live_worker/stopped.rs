@@ -4,8 +4,8 @@ use longshore::message::event::RunDetail;
 use longshore::model::manifest::{Consistency, TransferUsed};
 
 use crate::fleet::{Fleet, JOB};
+use crate::image::equal;
 use crate::lab::{LabInstance, virsh};
-use crate::running::equal;
 use crate::share::Share;
 
 #[test]

@@ -38,6 +38,16 @@ impl LabInstance {
         Self::make("bare", &[])
     }
 
+    /// The same with other disks, in the words of `scripts/lab bare`.
+    pub fn bare_with(disks: &str) -> Self {
+        Self::make("bare", &["--disks", disks])
+    }
+
+    /// The same, never started.
+    pub fn bare_off_with(disks: &str) -> Self {
+        Self::make("bare", &["--off", "--disks", disks])
+    }
+
     /// A small Linux with a guest agent, its file system on `vda`.
     pub fn guest() -> Self {
         Self::make("guest", &[])

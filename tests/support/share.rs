@@ -1,31 +1,54 @@
-//! Repositories for one test: a plain directory, or a share that misbehaves when told to (`tests/lab/faulty-share`).
+//! Repositories for one test: a plain directory, a share that misbehaves when told to (`tests/lab/faulty-share`), or what a server
+//! of network shares serves from a directory of this host.
+#![allow(dead_code)] // Each live target uses its own part.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use longshore::message::job::RepositoryPart;
 
 /// The product.
 pub const LONGSHORE: &str = env!("CARGO_BIN_EXE_longshore");
 
 /// A repository.
 pub struct Share {
-    /// Its address.
+    /// Its address, or the directory that it is served from.
     pub path: PathBuf,
     /// Its identity.
     pub id: String,
     faulty: Option<String>,
+    served: Option<RepositoryPart>,
 }
 
 impl Share {
     /// A directory at `path`.
     pub fn directory(path: PathBuf) -> Self {
         std::fs::create_dir_all(&path).unwrap();
-        Self { id: init(&path), path, faulty: None }
+        Self { id: init(&path), path, faulty: None, served: None }
     }
 
     /// A file system of its own, on which faults can be ordered.
     pub fn faulty(name: &str) -> Self {
         let path = PathBuf::from(tool(&["up", name]));
-        Self { id: init(&path), path, faulty: Some(name.to_owned()) }
+        Self { id: init(&path), path, faulty: Some(name.to_owned()), served: None }
+    }
+
+    /// What jobs know as `part`, but for its id, served from `path`.
+    pub fn served(path: PathBuf, part: RepositoryPart) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        Self { id: init(&path), path, faulty: None, served: Some(part) }
+    }
+
+    /// As it stands in jobs.
+    pub fn part(&self) -> RepositoryPart {
+        let directory = || RepositoryPart {
+            id: String::new(),
+            repository_type: "directory".to_owned(),
+            address: self.path.to_str().unwrap().to_owned(),
+            options: String::new(),
+            credentials: None,
+        };
+        RepositoryPart { id: self.id.clone(), ..self.served.clone().unwrap_or_else(directory) }
     }
 
     /// From now on what `orders` says goes wrong, in the words of `tests/lab/nasfs.py`.

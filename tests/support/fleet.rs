@@ -1,4 +1,5 @@
 //! One worker of its own for each test: host id, directories, configuration, repository, and a listener to all it says.
+#![allow(dead_code)] // Each live target uses its own part.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -13,7 +14,7 @@ use longshore::broker::settings::BrokerSettings;
 use longshore::broker::topology::JOBS_EXCHANGE;
 use longshore::broker::{self, Broker, Outgoing};
 use longshore::message::event::{BackupSummary, Failed, HostDetail, RunDetail};
-use longshore::message::job::{BackupPart, InstancePart, JobMessage, RepositoryPart, RetryPart};
+use longshore::message::job::{BackupPart, InstancePart, JobMessage, RetryPart};
 use longshore::message::{Encoding, encode_job};
 use longshore::model::id::JobId;
 use nix::sys::signal::{Signal, kill};
@@ -25,10 +26,10 @@ use crate::lab::{LabInstance, eventually, libvirt_uri, variable};
 use crate::share::{LONGSHORE, Share};
 use crate::slate;
 
-/// Longest time for a worker to be up.
-pub const START: Duration = Duration::from_secs(30);
-/// Longest time for a job that nothing holds up, on a machine with other things to do.
-pub const JOB: Duration = Duration::from_secs(90);
+/// Longest time for a worker to be up, also under emulation.
+pub const START: Duration = Duration::from_secs(60);
+/// Longest time for a job that nothing holds up, on a machine with other things to do or under emulation.
+pub const JOB: Duration = Duration::from_secs(180);
 
 /// What a worker is started with, where it isn't the usual.
 pub struct Settings {
@@ -39,6 +40,7 @@ pub struct Settings {
     pub management_uri: Option<String>,
     pub libvirt_uri: String,
     pub drain_seconds: u64,
+    pub heartbeat_seconds: u64,
     pub stall_seconds: u64,
     /// What the worker finds in the place of mount.cifs.
     pub mount_helper: Option<PathBuf>,
@@ -48,7 +50,15 @@ impl Default for Settings {
     fn default() -> Self {
         let (broker_uri, libvirt_uri) = (variable("LONGSHORE_LAB_AMQP_URI"), libvirt_uri());
         let management_uri = Some(variable("LONGSHORE_LAB_MANAGEMENT_URI"));
-        Self { broker_uri, management_uri, libvirt_uri, drain_seconds: 60, stall_seconds: 60, mount_helper: None }
+        Self {
+            broker_uri,
+            management_uri,
+            libvirt_uri,
+            drain_seconds: 60,
+            heartbeat_seconds: 1,
+            stall_seconds: 60,
+            mount_helper: None,
+        }
     }
 }
 
@@ -89,16 +99,19 @@ impl Fleet {
 
     /// Writes the configuration for the worker's next start.
     pub fn configure(&self, settings: &Settings) {
-        let Settings { broker_uri, management_uri, libvirt_uri, drain_seconds, stall_seconds, .. } = settings;
+        let Settings {
+            broker_uri, management_uri, libvirt_uri, drain_seconds, heartbeat_seconds, stall_seconds, ..
+        } = settings;
         let broker_uri = management_uri.as_ref().map_or_else(|| broker_uri.clone(), |at| self.secured(broker_uri, at));
         let (host, folder) = (&self.host, self.folder.display());
         let text = format!(
             "host = \"{host}\"\n\
              [broker]\nuri = \"{broker_uri}\"\nheartbeat_seconds = 5\n\
              [libvirt]\nuri = \"{libvirt_uri}\"\n\
-             [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 4\nheartbeat_seconds = 1\n\
+             [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 4\nheartbeat_seconds = {heartbeat_seconds}\n\
              drain_seconds = {drain_seconds}\n\
              [scratch]\ndir = \"{folder}/scratch\"\n\
+             [credentials]\ndir = \"{folder}/credentials\"\n\
              [backup]\nsame_device_ok = true\nstall_seconds = {stall_seconds}\n"
         );
         std::fs::write(self.config(), text).unwrap();
@@ -187,13 +200,7 @@ impl Fleet {
             kind: "backup".to_owned(),
             host: self.host.clone(),
             instance: InstancePart { id: None, name: Some(instance.name.clone()) },
-            repository: RepositoryPart {
-                id: share.id.clone(),
-                repository_type: "directory".to_owned(),
-                address: share.path.to_str().unwrap().to_owned(),
-                options: String::new(),
-                credentials: None,
-            },
+            repository: share.part(),
             backup: Some(BackupPart::default()),
             retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(1), longest_pause_seconds: Some(1) }),
             start_before: None,
