@@ -1,6 +1,8 @@
 //! The door against a real RabbitMQ, which these tests start, kill, block and lie to.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "support/authority.rs"]
+mod authority;
 mod contract;
 #[path = "live_broker/odd.rs"]
 mod odd;

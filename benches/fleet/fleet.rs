@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use longshore::broker::settings::BrokerSettings;
+use longshore::broker::tls::TlsFiles;
 use longshore::broker::topology::{JOBS_EXCHANGE, jobs_key};
 use longshore::host::hypervisor::fake::FakeHypervisor;
 use longshore::job::{Attempt, JobProgress};
@@ -37,6 +38,16 @@ const PREFETCH: u16 = 512;
 /// As many as the real worker's runtime has.
 const THREADS: usize = 2;
 
+/// How the worker comes to the broker; publisher and listener always come in plain.
+pub struct Way {
+    /// In a word.
+    pub name: &'static str,
+    /// The broker.
+    pub uri: String,
+    /// Whom it is believed from.
+    pub tls: TlsFiles,
+}
+
 /// From the moment at which each job was to be published.
 pub struct Paced {
     /// Until its work began: it is in the journal, acked, and its attempt is in the journal.
@@ -46,10 +57,10 @@ pub struct Paced {
 }
 
 /// Publishes jobs at their pace to a worker that is idle otherwise.
-pub async fn paced(rabbit: &Rabbit, round: usize) -> Paced {
+pub async fn paced(rabbit: &Rabbit, way: &Way, round: usize) -> Paced {
     let host: HostId = format!("paced-{round}").parse().unwrap();
     let (wire, mut listener) = (Wire::open(rabbit).await, Listener::open(rabbit, EVENTS, &["#"]).await);
-    let worker = Worker::start(rabbit, &host);
+    let worker = Worker::start(way, &host);
     until(&mut listener, ONLINE).await;
     let messages = jobs::messages(&host, PACED);
     let listen = async {
@@ -73,15 +84,15 @@ pub async fn paced(rabbit: &Rabbit, round: usize) -> Paced {
 
 /// Jobs a second of a worker that finds its queue full: from the moment at which it takes jobs until a listener that hears
 /// all events has the last final one.
-pub async fn rate(rabbit: &Rabbit, round: usize) -> f64 {
-    let host: HostId = format!("rate-{round}").parse().unwrap();
+pub async fn rate(rabbit: &Rabbit, way: &Way, round: usize) -> f64 {
+    let host: HostId = format!("rate-{}-{round}", way.name).parse().unwrap();
     let (wire, mut listener) = (Wire::open(rabbit).await, Listener::open(rabbit, EVENTS, &["#"]).await);
     // The first start of a host's worker makes its queues.
-    let worker = Worker::start(rabbit, &host);
+    let worker = Worker::start(way, &host);
     until(&mut listener, ONLINE).await;
     worker.stop();
     wire.publish_all(&target(&host), &jobs::messages(&host, MANY)).await;
-    let worker = Worker::start(rabbit, &host);
+    let worker = Worker::start(way, &host);
     until(&mut listener, ONLINE).await;
     let begun = Instant::now();
     let mut completed = BTreeSet::new();
@@ -117,9 +128,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(rabbit: &Rabbit, host: &HostId) -> Self {
+    fn start(way: &Way, host: &HostId) -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (path, host, uri) = (folder.path().to_owned(), host.clone(), rabbit.uri());
+        let (path, host) = (folder.path().to_owned(), host.clone());
+        let mut broker = BrokerSettings::new(way.uri.parse().unwrap(), host.as_str());
+        (broker.prefetch, broker.tls) = (PREFETCH, way.tls.clone());
         let (switch, shutdown) = switch();
         let begun = Begun::default();
         let work = NoWork { begun: begun.clone() };
@@ -127,7 +140,7 @@ impl Worker {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
             runtime.unwrap().block_on(async {
                 let journal = Journal::open(&path).await.unwrap();
-                longshore::worker::run(parts(&uri, host, journal.clone(), path, work), shutdown).await.unwrap();
+                longshore::worker::run(parts(broker, host, journal.clone(), path, work), shutdown).await.unwrap();
                 let unsent = journal.outbox_depth().await.unwrap();
                 journal.close().await;
                 unsent
@@ -143,9 +156,7 @@ impl Worker {
     }
 }
 
-fn parts(uri: &str, host: HostId, journal: Journal, scratch_dir: PathBuf, work: NoWork) -> Parts {
-    let mut broker = BrokerSettings::new(uri.parse().unwrap(), host.as_str());
-    broker.prefetch = PREFETCH;
+fn parts(broker: BrokerSettings, host: HostId, journal: Journal, scratch_dir: PathBuf, work: NoWork) -> Parts {
     let day = Duration::from_secs(24 * 60 * 60);
     Parts {
         settings: Settings {

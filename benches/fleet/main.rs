@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
+#[path = "../../tests/support/authority.rs"]
+mod authority;
 mod bare;
 mod disk;
 mod fleet;
@@ -18,7 +20,10 @@ mod wire;
 
 use std::time::Duration;
 
-use rabbit::Rabbit;
+use authority::Authority;
+use fleet::Way;
+use longshore::broker::tls::TlsFiles;
+use rabbit::{Rabbit, free_ports};
 use spread::Spread;
 
 /// Jobs of one round of the latency, the first second of which warms up.
@@ -34,27 +39,45 @@ const ROUNDS: usize = 5;
 
 fn main() {
     let rounds = std::env::var("LONGSHORE_BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
-    let rabbit = Rabbit::start();
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::make(folder.path(), "bench");
+    let server = authority.sign("127.0.0.1", "subjectAltName=IP:127.0.0.1");
+    let [port] = free_ports();
+    let rabbit = Rabbit::start_with(&authority.broker_conf(port, &server), &["rabbitmq_auth_mechanism_ssl"]);
+    let plain = Way { name: "plain", uri: rabbit.uri(), tls: TlsFiles::default() };
+    let over_tls = Way {
+        name: "tls",
+        uri: format!("amqps://guest:guest@127.0.0.1:{port}/%2f"),
+        tls: TlsFiles { ca: Some(authority.ca()), client: None },
+    };
     println!("| fdatasync of 4 KiB, p50 | {:.2} ms | | | |", disk::sync_milliseconds());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(measure(&rabbit, rounds));
+    runtime.block_on(measure(&rabbit, &plain, &over_tls, rounds));
 }
 
-async fn measure(rabbit: &Rabbit, rounds: usize) {
+async fn measure(rabbit: &Rabbit, plain: &Way, over_tls: &Way, rounds: usize) {
     let (mut ours, mut begun, mut theirs) = (Rounds::default(), Rounds::default(), Rounds::default());
+    let mut secured = Spread::default();
     for round in 0..rounds {
         theirs.paced(&bare::paced(rabbit).await);
-        let paced = fleet::paced(rabbit, round).await;
+        let paced = fleet::paced(rabbit, plain, round).await;
         ours.paced(&paced.told);
         begun.paced(&paced.begun);
         theirs.rates.add(bare::rate(rabbit).await);
-        ours.rates.add(fleet::rate(rabbit, round).await);
+        ours.rates.add(fleet::rate(rabbit, plain, round).await);
+        secured.add(fleet::rate(rabbit, over_tls, round).await);
     }
     row("published → work begun, p50, at 50 jobs/s", &begun.p50, &theirs.p50, "ms", "≤ 2 ms");
     row("published → work begun, p99, at 50 jobs/s", &begun.p99, &theirs.p99, "ms", "≤ 10 ms");
     row("published → `started` told, p50, at 50 jobs/s", &ours.p50, &theirs.p50, "ms", "≤ 2 ms");
     row("published → `started` told, p99, at 50 jobs/s", &ours.p99, &theirs.p99, "ms", "≤ 10 ms");
     row("jobs taken from a full queue to their final event", &ours.rates, &theirs.rates, "/s", "≥ 3000 /s");
+    let ratio = secured.median() / ours.rates.median();
+    println!(
+        "| the same over TLS | {} | in plain {} | {ratio:.2} | ≥ 0.90 |",
+        secured.show("/s"),
+        ours.rates.show("/s")
+    );
 }
 
 #[derive(Default)]

@@ -15,12 +15,15 @@ use super::host::credential_places;
 use super::output::CliError;
 use crate::broker;
 use crate::config::{AutoTransfer, Config, LogFormat};
+use crate::failure::{Code, Failure};
 use crate::host::guard::ProcessGuards;
 use crate::host::hypervisor::libvirt::Libvirt;
 use crate::host::mover::{Movers, ProcessMovers, shown_by_the_gone, sweep};
+use crate::job::backup::is_abandoned;
 use crate::job::{BackupSettings, Doors};
 use crate::journal::Journal;
 use crate::model::id::{HostId, InstallationId};
+use crate::model::job::RunKey;
 use crate::mover::sealed::HostKey;
 use crate::worker::jobs::Jobs;
 use crate::worker::{self, Parts, Settings, WorkerError};
@@ -60,8 +63,11 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     }
     let journal = Journal::open(&config.worker.state_dir).await.map_err(CliError::failed)?;
     tracing::info!(host = %host, installation = %journal.installation(), version = env!("CARGO_PKG_VERSION"), "starting");
+    let config = &resolved(config)?;
     let doors = doors(config);
-    take_away_what_was_shown(&config.worker.run_dir, doors.movers.as_ref()).await;
+    let open: Vec<RunKey> =
+        journal.open_runs().await.map_err(CliError::failed)?.into_iter().map(|run| run.key).collect();
+    take_away_what_was_shown(&config.worker.run_dir, &host, &open, doors.movers.as_ref()).await;
     // What the movers of an earlier worker left in the run directory; one that still runs keeps its own.
     for left in tokio::task::block_in_place(|| sweep(&config.worker.run_dir))? {
         tracing::info!(directory = %left.display(), "removed what an earlier mover left");
@@ -82,10 +88,12 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// What the movers of an earlier worker have shown to the host, for QEMU to write to. The journal knows of it as a rule; a journal that
-/// was lost does not. Behind a dead share it may have to stay for now, which keeps no worker from starting.
-async fn take_away_what_was_shown(run_dir: &Path, movers: &dyn Movers) {
-    match tokio::task::block_in_place(|| shown_by_the_gone(run_dir)) {
+/// What the movers of an earlier worker have shown to the host, for QEMU to write to, of runs that the journal does not know: it was lost.
+/// Those of an open run are its own to clear up, as they may still be needed for it. Behind a dead share one may have to stay for
+/// now, which keeps no worker from starting.
+async fn take_away_what_was_shown(run_dir: &Path, host: &HostId, open: &[RunKey], movers: &dyn Movers) {
+    let is_ours = |name: &str| is_abandoned(host, open, name);
+    match tokio::task::block_in_place(|| shown_by_the_gone(run_dir, is_ours)) {
         Ok(places) => {
             for place in places {
                 match movers.unmount(&place).await {
@@ -96,6 +104,17 @@ async fn take_away_what_was_shown(run_dir: &Path, movers: &dyn Movers) {
         }
         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot read the mount table"),
     }
+}
+
+/// The configuration with its run directory as the mount table has it, which names no links (`/var/run`).
+fn resolved(config: &Config) -> Result<Config, CliError> {
+    let mut config = config.clone();
+    config.worker.run_dir = config.worker.run_dir.canonicalize().map_err(|error| {
+        CliError::failed(
+            Failure::new(Code::HostIo, format!("cannot find `{}`", config.worker.run_dir.display())).because(&error),
+        )
+    })?;
+    Ok(config)
 }
 
 /// The real doors to the host.

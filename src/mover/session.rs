@@ -210,7 +210,7 @@ impl Session {
         let targets: Vec<_> = disks.iter().map(|disk| disk.target.clone()).collect();
         let (dir, room) = (staging.dir.clone(), staging);
         let writer = blocking(move || make_room(&room, &targets).and_then(|()| Writer::of(process))).await?;
-        let images = PushedSet::make(pinned, self.directory.join(SOCKETS), &disks).await?;
+        let mut images = PushedSet::make(pinned, self.directory.join(SOCKETS), &disks).await?;
         images.give_to(&writer).await?;
         let (host, shown) = (self.host.clone(), place.clone());
         blocking(move || {
@@ -219,6 +219,7 @@ impl Session {
         })
         .await?;
         writer.prove(&place, &images.known().await?).await?;
+        images.flush_while_written();
         self.pushed = Some(images);
         Ok(Reply::Done)
     }

@@ -43,7 +43,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 const NAMES_MAX: Duration = Duration::from_secs(10);
 /// Longest time that a stopped attempt may take to unwind when the worker is in a hurry. What is left then is unwound at
 /// the next start.
-const UNWIND_MAX: Duration = Duration::from_secs(150);
+/// One that QEMU writes to a share which does not answer takes longest: five minutes, and the rest.
+const UNWIND_MAX: Duration = Duration::from_secs(330);
 
 /// The worker's state of mind.
 pub struct Driver {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use longshore::failure::{Code, Failure};
+use longshore::failure::{Code, Failure, Remains};
 use longshore::host::hypervisor::Hypervisor;
 use longshore::host::hypervisor::fake::PushFate;
+use longshore::host::mover::Movers;
 use longshore::model::instance::PowerState;
 use longshore::model::job::{BackupSpec, Quiesce, Transfer};
 use longshore::model::manifest::{Consistency, Proof, TransferUsed};
@@ -97,16 +98,23 @@ async fn a_share_that_hangs_is_cut_off_so_that_qemu_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_does_not_end_is_left_to_the_guard_and_nothing_stays_mounted() {
+async fn a_job_that_does_not_end_is_left_to_the_guard_with_what_can_free_qemu() {
     let world = World::of(running(), pushed(Quiesce::Off));
     world.hypervisor.next_push(world.instance, PushFate::Stands);
     world.hypervisor.hang("abort_job");
     let outcome = world.run().await;
     assert_eq!(failed(&outcome).code, Code::Stalled);
-    assert!(outcome.left_over.iter().any(|left| left.step == "source"), "{:?}", outcome.left_over);
-    assert_eq!(world.movers.exposed(), [] as [std::path::PathBuf; 0]);
+    let place = world.movers.exposed();
+    let left = outcome.left_over.iter().find(|left| left.step == "source").expect("it is named");
+    let remains = left.failure.remains.as_deref();
+    assert!(
+        matches!(remains, Some(Remains::Process { directory: Some(found), .. }) if [found.clone()] == place[..]),
+        "it goes when the guard has ended: {remains:?}"
+    );
     assert_eq!(world.guards.standing(), 1);
     world.hypervisor.let_go("abort_job");
+    world.until(|world| world.guards.standing() == 0).await;
+    world.movers.unmount(&place[0]).await.unwrap();
     world.assert_clean().await;
 }
 

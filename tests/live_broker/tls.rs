@@ -1,7 +1,6 @@
 //! TLS against a real broker with an authority made for the test: with a password, and with a certificate in its place.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore::broker::settings::BrokerSettings;
@@ -10,50 +9,10 @@ use longshore::broker::topology::EVENTS_EXCHANGE;
 use longshore::broker::{Broker, WantedJobs};
 use tokio::time::timeout;
 
+use crate::authority::Authority;
 use crate::contract::broker::{job, next, open_up, some_host};
 use crate::rabbit::{Rabbit, free_ports};
 use crate::{PATIENCE, blocking};
-
-/// An authority and what it signed, made with the `openssl` tool.
-struct Authority(PathBuf);
-
-impl Authority {
-    fn make(folder: &Path, name: &str) -> Self {
-        let authority = Self(folder.join(name));
-        std::fs::create_dir_all(&authority.0).unwrap();
-        authority.openssl(&[
-            "req",
-            "-x509",
-            "-subj",
-            &format!("/CN=authority {name}"),
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
-        ]);
-        authority
-    }
-
-    /// Certificate and key for `name`, which is an address or a user.
-    fn sign(&self, name: &str, extension: &str) -> ClientFiles {
-        let (certificate, key) = (format!("{name}.pem"), format!("{name}.key"));
-        let subject = format!("/CN={name}");
-        let arguments = ["req", "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", &subject, "-addext", extension];
-        let own = ["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &certificate];
-        self.openssl(&[&arguments[..], &own].concat());
-        ClientFiles { certificate: self.0.join(certificate), key: self.0.join(key) }
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.0.join("ca.pem")
-    }
-
-    fn openssl(&self, arguments: &[&str]) {
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-        let output = Command::new("openssl").args(arguments).args(key).current_dir(&self.0).output().unwrap();
-        assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-}
 
 fn connect(uri: &str, ca: Option<PathBuf>, client: Option<ClientFiles>) -> Arc<dyn Broker> {
     let mut settings = BrokerSettings::new(uri.parse().unwrap(), "tls");
@@ -93,14 +52,7 @@ async fn the_broker_and_we_prove_who_we_are() {
     let known = ours.sign("kvm-07", "extendedKeyUsage=clientAuth");
     let unknown = ours.sign("nobody", "extendedKeyUsage=clientAuth");
     let [port] = free_ports();
-    let conf = format!(
-        "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
-         ssl_options.keyfile = {}\nssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = false\n\
-         ssl_cert_login_from = common_name\nauth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\n",
-        ours.ca().display(),
-        server.certificate.display(),
-        server.key.display(),
-    );
+    let conf = ours.broker_conf(port, &server);
     let rabbit = blocking(move || {
         let rabbit = Rabbit::start_with(&conf, &["rabbitmq_auth_mechanism_ssl"]);
         rabbit.ctl(&["add_user", "kvm-07", "pw"]);

@@ -91,10 +91,9 @@ impl Fault {
             Fault::ReadOnly => &["repository_read_only"],
             Fault::WrongName => &["repository_not_found"],
             Fault::WrongPassword => &["mount_denied"],
-            // Where qemu-img meets it first, as with the next disk's image, it doesn't say which error it was but in words. A client that
-            // waits for its server for long keeps the lease's counter from being written as well.
-            Fault::ServerStopped => &["repository_io", "image_tool_failed", "lease_lost"],
-            Fault::ShareFull => &["repository_full", "image_tool_failed"],
+            // A client that waits for its server for long keeps the lease's counter from being written as well.
+            Fault::ServerStopped => &["repository_io", "lease_lost"],
+            Fault::ShareFull => &["repository_full"],
         }
     }
 }

@@ -146,6 +146,33 @@ fn a_share_that_hangs_keeps_neither_qemu_nor_its_guest() {
     fleet.finish(&[&guest, &bare], &[&good]);
 }
 
+/// The next worker still has what frees QEMU: where the share is mounted for it.
+#[test]
+fn a_worker_that_dies_while_its_share_hangs_leaves_qemu_to_the_next_one() {
+    let bare = LabInstance::bare();
+    let mut fleet = Fleet::start("pushdies");
+    let hanging = Share::faulty("pushdies");
+    hanging.order(r#"{"bw_mb": 2}"#);
+    let job = fleet.publish(&push_job(&fleet, &bare, &hanging, "off"));
+    fleet.is_moving(job, "push");
+    hanging.order(r#"{"mode": "hang"}"#);
+    fleet.kill_worker();
+    fleet.start_worker();
+    eventually("QEMU is free of the share, which still hangs", FREED, || !bare.has_backup_job());
+    eventually("the instance runs", RUNS_AGAIN, || virsh(&["domstate", &bare.name]) == "running");
+    let run = fleet.folder.join("run");
+    eventually("nothing is shown any more", FREED, || {
+        mounts_below(&run).iter().all(|point| !point.contains("pushdies"))
+    });
+    assert!(hanging.entries_of(&bare.id).iter().all(|name| name.starts_with('.')), "nothing is published");
+    drop(hanging);
+    let RunDetail::Failed(_) = fleet.heard.end_of(job, STUCK) else { panic!("the job did not fail") };
+    fleet.finish(&[&bare], &[]);
+}
+
+/// The guard tries as well, and each of its tries may be stuck for a while.
+const FREED: Duration = Duration::from_secs(180);
+
 /// The way back behind a dead share takes its deadlines one after the other.
 const STUCK: Duration = Duration::from_secs(400);
 

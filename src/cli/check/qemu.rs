@@ -58,6 +58,8 @@ async fn push(run_dir: &Path, hypervisor: &dyn Hypervisor) -> Finding {
             Err(_) => {}
         }
     }
+    // The mount table names no links.
+    let run_dir = &run_dir.canonicalize().unwrap_or_else(|_| run_dir.to_owned());
     let shown = run_dir.display();
     let remedy = format!(
         "`transfer: push` needs `{shown}` on a mount that is `shared` and was so when libvirt was started: `mount --make-shared`, then \

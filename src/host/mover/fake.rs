@@ -212,9 +212,13 @@ impl Movers for FakeMovers {
         }
     }
 
-    async fn cut_off(&self, place: &Path) -> Result<(), Failure> {
+    async fn cut_off(&self, place: &Path) -> Result<bool, Failure> {
         self.scripted("cut_off", false)?;
-        self.world().cut_off.insert(place.to_owned());
-        Ok(())
+        let mut world = self.world();
+        let is_shown = world.exposed.contains(place);
+        if is_shown {
+            world.cut_off.insert(place.to_owned());
+        }
+        Ok(is_shown)
     }
 }

@@ -81,9 +81,10 @@ pub trait Movers: Send + Sync {
     /// the place. Nothing there is no error. `host_io`, with what remains.
     async fn unmount(&self, place: &Path) -> Result<(), Failure>;
 
-    /// Fails every call that is under way on the share that is shown at `place`, for all processes that wait for it. What
-    /// waits for a dead server is free again; what comes after waits anew.
-    async fn cut_off(&self, place: &Path) -> Result<(), Failure>;
+    /// Fails every call that is under way on the share that is shown at `place`, for all processes that wait for it; false where
+    /// nothing is shown there. What waits for a dead server is free again. What comes after waits anew, but on CephFS and FUSE, where
+    /// the mount is of no use any more.
+    async fn cut_off(&self, place: &Path) -> Result<bool, Failure>;
 }
 
 /// A running mover.

@@ -99,7 +99,7 @@ impl Movers for ProcessMovers {
         exposed::take_away(&self.program, place).await
     }
 
-    async fn cut_off(&self, place: &Path) -> Result<(), Failure> {
+    async fn cut_off(&self, place: &Path) -> Result<bool, Failure> {
         exposed::cut_off(&self.program, place).await
     }
 }

@@ -32,7 +32,7 @@ mod tests;
 use tokio::sync::watch;
 
 use self::plan::SourcePlan;
-pub use plan::BackupPlan;
+pub use plan::{BackupPlan, is_abandoned};
 pub use result::BackupResult;
 pub use settings::BackupSettings;
 

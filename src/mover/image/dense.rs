@@ -4,6 +4,9 @@
 //! calls the backup a success. Where neither a table nor the counts of what it names have arrived, `qemu-img check` finds no
 //! fault, since nothing contradicts anything: the data is in the file and belongs to nothing. But a file that was written once,
 //! from its beginning to its end, has no cluster that is free. So each one has to be counted.
+//!
+//! The header comes first: what wrote the image may have been taken over by its guest, and tools that run as root follow what a header
+//! says. Nothing opens the image before it is known to be the plain one that it was made as.
 
 use std::fs::File;
 use std::io;
@@ -13,8 +16,6 @@ use super::target::CLUSTER_BYTES;
 
 /// Bytes of the header that are read: all of version 3's fixed part.
 const HEADER_BYTES: usize = 104;
-/// `incompatible_features`: the counts may be wrong (bit 0), the image is corrupt (bit 1).
-const DIRTY_OR_CORRUPT: u64 = 0b11;
 /// Bits of a count, as a power of two: images of our making have 16.
 const REFCOUNT_ORDER: u32 = 4;
 /// Counts in one block of them.
@@ -69,7 +70,9 @@ impl Table {
             && u64_at(8)? == 0
             && 1_usize.checked_shl(u32_at(20)?) == Some(CLUSTER_BYTES)
             && u32_at(60)? == 0
-            && u64_at(72)? & DIRTY_OR_CORRUPT == 0
+            // Neither dirty, nor corrupt, nor with its data in another file, which may be any that root can read.
+            && u64_at(72)? == 0
+            && u32_at(32)? == 0
             && u32_at(96)? == REFCOUNT_ORDER;
         let table = Self { offset: u64_at(48)?, clusters: u32_at(56)? };
         (ours && (1..=TABLE_CLUSTERS_MAX).contains(&table.clusters)).then_some(table)
@@ -139,7 +142,23 @@ mod tests {
 
     #[test]
     fn a_header_that_we_did_not_have_made_is_a_fault_and_reading_past_the_end_an_error() {
-        for (at, byte) in [(0, 0), (7, 2), (15, 8), (23, 12), (63, 1), (79, 1), (79, 2), (99, 3), (56, 1), (59, 0)] {
+        for (at, byte) in [
+            (0, 0),
+            (7, 2),
+            (15, 8),
+            (23, 12),
+            (63, 1),
+            (79, 1),
+            (79, 2),
+            (79, 4),
+            (79, 8),
+            (79, 16),
+            (72, 1),
+            (35, 1),
+            (99, 3),
+            (56, 1),
+            (59, 0),
+        ] {
             let mut image = image(1);
             image[at] = byte;
             assert!(of(&image).unwrap().contains("header"), "{at}");

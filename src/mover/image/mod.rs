@@ -24,6 +24,7 @@ mod check;
 mod compare;
 mod copy;
 mod dense;
+mod flusher;
 mod pipeline;
 mod pushed;
 mod server;

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use super::blocks::Blocks;
 use super::copy::{self, Ends};
+use super::flusher::Flusher;
 use super::server::Sockets;
 use super::target::{self, Target};
-use super::{Progress, blocks_file, check, dense, of_disk, sole};
+use super::{Progress, SECTOR_BYTES, blocks_file, check, dense, of_disk, sole};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
 use crate::mover::protocol::{CopiedDisk, PushTarget};
@@ -30,11 +31,13 @@ pub(in crate::mover) struct PushedSet {
     staging: PathBuf,
     sockets: Sockets,
     images: Vec<Image>,
+    flusher: Option<Flusher>,
 }
 
 #[derive(Debug)]
 struct Image {
     disk: DiskTarget,
+    virtual_bytes: u64,
     target: Target,
     blocks_sent: Option<Sent>,
 }
@@ -47,9 +50,9 @@ impl PushedSet {
             let path = staging.join(format!("{disk}.qcow2"));
             let made = Target::create(path, *virtual_bytes).await;
             let target = made.map_err(|failure| of_disk(failure, disk))?;
-            images.push(Image { disk: disk.clone(), target, blocks_sent: None });
+            images.push(Image { disk: disk.clone(), virtual_bytes: *virtual_bytes, target, blocks_sent: None });
         }
-        Ok(Self { staging, sockets: Sockets::new(sockets), images })
+        Ok(Self { staging, sockets: Sockets::new(sockets), images, flusher: None })
     }
 
     /// Gives the images to the user that will write them. A share that knows no owners, or only one, may refuse; whether the user
@@ -60,6 +63,11 @@ impl PushedSet {
             image.target.on_held(move |file| own(file, user, group)).await?;
         }
         Ok(())
+    }
+
+    /// From now on what is written goes to the storage as it comes, and not all at once when its writer closes the images.
+    pub fn flush_while_written(&mut self) {
+        self.flusher = Some(Flusher::start(self.images.iter().map(|image| image.target.held()).collect()));
     }
 
     /// The files as they were made.
@@ -76,18 +84,23 @@ impl PushedSet {
     /// Once nobody else writes: takes the images back, proves their structure, reads and hashes every byte, and writes
     /// `<target>.blocks` for each.
     pub async fn inspect(&mut self, progress: Progress<'_>) -> Result<Vec<CopiedDisk>, Failure> {
+        if let Some(flusher) = self.flusher.take() {
+            flusher.stop().await?;
+        }
         let us = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let total = self.images.iter().map(|image| image.virtual_bytes).sum();
+        let mut connections = Vec::new();
         for image in &self.images {
             image.target.on_held(move |file| own(file, us.0, us.1)).await?;
             image.target.is_still_ours().await?;
             image.target.sync().await?;
-        }
-        let (mut total, mut connections) = (0, Vec::new());
-        for image in &self.images {
+            // Each takes its time, in which no byte is read yet.
+            progress(0, total, 0);
             image.is_whole().await.map_err(|failure| of_disk(failure, &image.disk))?;
             let opened = image.target.serve_from_storage(&mut self.sockets).await?;
-            total += opened.1.export().size;
+            image.has_its_size(opened.1.export().size)?;
             connections.push(opened);
+            progress(0, total, 0);
         }
         let (mut before, mut data_before, mut copied) = (0, 0, Vec::new());
         for (image, (server, connection)) in self.images.iter_mut().zip(connections) {
@@ -115,7 +128,7 @@ impl PushedSet {
         for image in &self.images {
             image.target.is_still_ours().await?;
             image.target.sync().await?;
-            check::check(&image.target).await?;
+            image.is_whole().await.map_err(|failure| of_disk(failure, &image.disk))?;
         }
         for image in self.images {
             image.target.close().await?;
@@ -125,10 +138,18 @@ impl PushedSet {
 }
 
 impl Image {
+    fn has_its_size(&self, found: u64) -> Result<(), Failure> {
+        if self.virtual_bytes.checked_next_multiple_of(SECTOR_BYTES) == Some(found) {
+            return Ok(());
+        }
+        let text =
+            format!("the image of disk `{}` is one of {found} bytes and not of {}", self.disk, self.virtual_bytes);
+        Err(Failure::new(Code::ImageDamaged, text))
+    }
+
     async fn is_whole(&self) -> Result<(), Failure> {
-        check::check(&self.target).await?;
         match self.target.on_stored(dense::fault).await? {
-            None => Ok(()),
+            None => check::check(&self.target).await,
             Some(fault) => {
                 let text = format!("the image `{}` is not what was written", self.target.path().display());
                 Err(Failure::new(Code::ImageDamaged, text).caused_by(fault))

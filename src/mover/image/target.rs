@@ -18,6 +18,8 @@ use crate::mover::nbd::Connection;
 
 /// Clusters of the images: QEMU's own default, and small enough that little is rounded up.
 pub(super) const CLUSTER_BYTES: usize = 64 * 1024;
+/// Free bytes below which a share counts as full: what an empty image takes.
+const ROOM_MIN_BYTES: u64 = 4 * 64 * 1024;
 /// How long `qemu-img create` may take.
 const CREATE_DEADLINE_SECONDS: u64 = 60;
 
@@ -54,7 +56,8 @@ impl Target {
             (Err(replaced), _) if replaced.code == Code::RepositoryUnsafe => return Err(replaced),
             // A tool that fails removes the file, so that looking at it says less.
             (_, Err(error)) => {
-                return Err(error.failure(Code::ImageToolFailed, format!("cannot make the image `{name}`")));
+                let failed = error.failure(Code::ImageToolFailed, format!("cannot make the image `{name}`"));
+                return Err(target.storage_fault(failed).await);
             }
             (Err(unseen), Ok(_)) => return Err(unseen),
         }
@@ -86,6 +89,11 @@ impl Target {
             posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from)
         });
         dropped.await.map_err(|error| self.failed("drop from the cache", &error))
+    }
+
+    /// The held file and its path.
+    pub(super) fn held(&self) -> (PathBuf, Arc<File>) {
+        (self.path.clone(), Arc::clone(&self.held))
     }
 
     /// Does something with the held file.
@@ -125,6 +133,22 @@ impl Target {
     pub(super) async fn file_bytes(&self) -> Result<u64, Failure> {
         let length = on_file(&self.held, |file| file.metadata().map(|metadata| metadata.len()));
         length.await.map_err(|error| self.failed("look at", &error))
+    }
+
+    /// A tool says in words alone what kept it from its work, and other words on each file system. So the storage is asked itself: the
+    /// tool's failure with the storage's own code, if that is what it was.
+    async fn storage_fault(&self, failed: Failure) -> Failure {
+        let asked = on_file(&self.held, |file| {
+            file.sync_all()?;
+            let room = nix::sys::statvfs::fstatvfs(file)?;
+            Ok(room.blocks_available().saturating_mul(room.fragment_size()))
+        });
+        let code = match asked.await {
+            Ok(free) if free < ROOM_MIN_BYTES => Code::RepositoryFull,
+            Ok(_) => failed.code,
+            Err(error) => io_failure("look at", &self.path, &error).code,
+        };
+        Failure { code, ..failed }
     }
 
     /// Closes the held descriptor; the last place where a file system can report a failed write (NFS does).
@@ -205,7 +229,7 @@ async fn create_file(path: &Path) -> Result<File, Failure> {
 }
 
 /// Does something with a file on a thread of its own: a share may answer late.
-async fn on_file<T: Send + 'static>(
+pub(super) async fn on_file<T: Send + 'static>(
     file: &Arc<File>,
     act: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

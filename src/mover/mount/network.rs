@@ -41,6 +41,8 @@ pub struct Kind {
     /// What statfs(2) says of it.
     magic: &'static [u32],
     defaults: &'static [Default],
+    /// What keeps this mount apart from others of the same share.
+    alone: &'static [Default],
 }
 
 /// An unreachable server must end as an error in bounded time: with the kernel's default, `hard`, calls wait for ever, and so
@@ -58,6 +60,7 @@ const NFS: Kind = Kind {
         // The helper would try for two minutes by itself; retries are the job's, which says so.
         Default { instead: &["retry"], option: "retry=0" },
     ],
+    alone: &[Default { instead: &["sharecache", "nosharecache"], option: "nosharecache" }],
 };
 
 /// Byte-range locks of a Windows server are mandatory: QEMU's own would keep it from its file (CloudStack's pull request 9666).
@@ -72,10 +75,17 @@ const CIFS: Kind = Kind {
         Default { instead: &["file_mode"], option: "file_mode=0600" },
         Default { instead: &["dir_mode"], option: "dir_mode=0700" },
     ],
+    alone: &[Default { instead: &["nosharesock"], option: "nosharesock" }],
 };
 
-const CEPH: Kind =
-    Kind { name: "CephFS", helper: "mount.ceph", package: "ceph-common", magic: &[0x00c3_6400], defaults: &[] };
+const CEPH: Kind = Kind {
+    name: "CephFS",
+    helper: "mount.ceph",
+    package: "ceph-common",
+    magic: &[0x00c3_6400],
+    defaults: &[],
+    alone: &[Default { instead: &["share", "noshare"], option: "noshare" }],
+};
 
 /// All types of network shares.
 pub const KINDS: [&Kind; 3] = [&NFS, &CIFS, &CEPH];
@@ -100,14 +110,18 @@ impl Kind {
         server.contains(':').then(|| format!("ip={server}"))
     }
 
-    /// A server that tells no owners leaves it to the mount whom its files belong to.
-    fn owner_options(&self, repository: &Repository, writer: Option<Owner>) -> Vec<String> {
-        let given = |name: &str| repository.options.iter().any(|option| option.key.eq_ignore_ascii_case(name));
-        let Some(Owner { user, group }) = writer.filter(|_| repository.repository_type == RepositoryType::Cifs) else {
-            return Vec::new();
+    /// For a share that somebody else writes to: a server that tells no owners leaves it to the mount whom its files belong to; and what
+    /// is made to fail on this mount must not fail on another one of the same share.
+    fn writers_options(&self, repository: &Repository, writer: Option<Owner>) -> Vec<String> {
+        let given = |names: &[&str]| {
+            repository.options.iter().any(|option| names.iter().any(|name| option.key.eq_ignore_ascii_case(name)))
         };
-        let options = [("uid", user), ("gid", group)];
-        options.into_iter().filter(|(name, _)| !given(name)).map(|(name, id)| format!("{name}={id}")).collect()
+        let Some(Owner { user, group }) = writer else { return Vec::new() };
+        let alone =
+            self.alone.iter().filter(|default| !given(default.instead)).map(|default| default.option.to_owned());
+        let owner = [("uid", user), ("gid", group)].into_iter();
+        let owner = owner.filter(|(name, _)| repository.repository_type == RepositoryType::Cifs && !given(&[name]));
+        alone.chain(owner.map(|(name, id)| format!("{name}={id}"))).collect()
     }
 
     /// The options as one text, for the helper's `-o`.
@@ -123,7 +137,7 @@ impl Kind {
         let all: Vec<_> = defaults
             .map(str::to_owned)
             .chain(address)
-            .chain(self.owner_options(repository, writer))
+            .chain(self.writers_options(repository, writer))
             .chain(own)
             .chain(secrets.iter().cloned())
             .chain(always)
@@ -238,20 +252,28 @@ mod tests {
     }
 
     #[test]
-    fn a_cifs_share_belongs_to_whom_writes_there_unless_the_repository_says_otherwise() {
+    fn a_share_that_others_write_to_is_theirs_and_mounted_apart_unless_the_repository_says_otherwise() {
         let writer = Some(Owner { user: 64055, group: 64056 });
         let of = |repository_type, address, given| {
             Kind::of(repository_type).unwrap().options(&repository(repository_type, address, given), &[], writer)
         };
-        assert!(of(RepositoryType::Cifs, "//nas/share", "").contains(",uid=64055,gid=64056,"));
+        assert!(of(RepositoryType::Cifs, "//nas/share", "").contains(",nosharesock,uid=64055,gid=64056,"));
         assert!(of(RepositoryType::Cifs, "//nas/share", "uid=7").contains(",gid=64056,uid=7,"));
-        assert!(!of(RepositoryType::Nfs, "nas:/export", "").contains("uid="));
+        let nfs = of(RepositoryType::Nfs, "nas:/export", "");
+        assert!(nfs.contains(",nosharecache,") && !nfs.contains("uid="), "{nfs}");
+        assert!(!of(RepositoryType::Nfs, "nas:/export", "sharecache").contains("nosharecache"));
     }
 
     #[tokio::test]
     async fn a_helper_that_is_missing_is_named_with_its_package() {
-        static MISSING: Kind =
-            Kind { name: "X", helper: "mount.nowhere", package: "nowhere-utils", magic: &[], defaults: &[] };
+        static MISSING: Kind = Kind {
+            name: "X",
+            helper: "mount.nowhere",
+            package: "nowhere-utils",
+            magic: &[],
+            defaults: &[],
+            alone: &[],
+        };
         let directory = tempfile::tempdir().unwrap().path().to_owned();
         let place = Place {
             mount_point: directory.clone(),

@@ -21,6 +21,8 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 const FORCE_LIMIT: Duration = Duration::from_secs(10);
 /// How many mounts may lie on each other in one place: one for each time that an attempt has shown it.
 const LAYERS_MAX: usize = 4;
+/// Our own program, also where it was replaced on the disk.
+const OURSELVES: &str = "/proc/self/exe";
 /// What is mounted to see whether it spreads.
 const PROBE_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 /// The table of the mounts that this process sees (proc_pid_mountinfo(5)).
@@ -84,12 +86,29 @@ pub(super) async fn take_away(program: &Path, place: &Path) -> Result<(), Failur
     Err(Failure::new(Code::HostIo, text).leaving(Remains::Path(place.to_owned())))
 }
 
-/// Fails every call that is under way on the share that is mounted at `place`, whose ever it is.
-pub(super) async fn cut_off(program: &Path, place: &Path) -> Result<(), Failure> {
-    if mount_points().is_ok_and(|found| found.iter().any(|found| found == place)) {
-        run(program, &[UNMOUNT, FORCE], place, FORCE_LIMIT).await?;
+/// Fails every call that is under way on the share that is mounted at `place`, whose ever it is; false where nothing is mounted.
+pub(super) async fn cut_off(program: &Path, place: &Path) -> Result<bool, Failure> {
+    let found = mount_points().map_err(|error| {
+        Failure::new(Code::HostIo, format!("cannot see whether `{}` is mounted", place.display())).because(&error)
+    })?;
+    if !found.iter().any(|found| found == place) {
+        return Ok(false);
     }
-    Ok(())
+    run(program, &[UNMOUNT, FORCE], place, FORCE_LIMIT).await.map(|()| true)
+}
+
+/// Begins to unmount what is mounted at `place`, if anything is; whoever asks looks again later. For code that may not wait.
+pub(super) fn begin_to_unmount(place: &Path) {
+    if mount_points().is_ok_and(|found| found.iter().any(|found| found == place)) {
+        let mut command = std::process::Command::new(OURSELVES);
+        command.args([SUBCOMMAND, UNMOUNT]).arg(place).env_clear().current_dir("/");
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        match command.spawn() {
+            // It is this process's child, whose end somebody has to see.
+            Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot unmount what was shown"),
+        }
+    }
 }
 
 /// One that does not end in its time is left: it can't be killed, and is what remains.
@@ -160,7 +179,7 @@ mod tests {
         let place = directory.path().join("place");
         std::fs::create_dir(&place).unwrap();
         let nothing_to_run = Path::new("/nonexistent");
-        cut_off(nothing_to_run, &place).await.unwrap();
+        assert!(!cut_off(nothing_to_run, &place).await.unwrap());
         for _twice in 0..2 {
             take_away(nothing_to_run, &place).await.unwrap();
             assert!(!place.exists());

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::exposed::exposed_in;
+use super::exposed::{begin_to_unmount, exposed_in};
 use crate::failure::{Code, Failure};
 use crate::host::mover::MoverName;
 use crate::mover::protocol::SUBCOMMAND;
@@ -40,20 +40,23 @@ pub fn sweep(run_directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(removed)
 }
 
-/// Places in `run_directory` that hold what movers that are gone have shown to the host. Each is called as its mover's directory, after
-/// a word and a dot; what a living one has shown is its worker's to take away.
-pub fn shown_by_the_gone(run_directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// Places in `run_directory` that hold what movers that are gone have shown to the host. `is_ours` says of a name whether it is one that
+/// nobody answers for any more: what else is mounted there is not ours to touch.
+pub fn shown_by_the_gone(run_directory: &Path, is_ours: impl Fn(&str) -> bool) -> std::io::Result<Vec<PathBuf>> {
     let alive = of_living_movers()?;
-    let lives = |place: &PathBuf| {
+    let gone = |place: &PathBuf| {
         let name = place.file_name().and_then(OsStr::to_str);
-        name.and_then(|name| name.split_once('.')).is_some_and(|(_, mover)| alive.contains(&run_directory.join(mover)))
+        let mover = name.filter(|name| is_ours(name)).and_then(|name| name.split_once('.'));
+        mover.is_some_and(|(_, mover)| !alive.contains(&run_directory.join(mover)))
     };
-    Ok(exposed_in(run_directory)?.into_iter().filter(|place| !lives(place)).collect())
+    Ok(exposed_in(run_directory)?.into_iter().filter(gone).collect())
 }
 
 /// Removes the directory of a mover that has ended, unless it is another mover's by now or has something in it.
 pub fn remove_unused(directory: &Path) {
     if of_living_movers().is_ok_and(|alive| !alive.contains(directory)) {
+        // What a mover has shown to the host stays mounted as long as its guard needs it.
+        begin_to_unmount(directory);
         // It stays where it is not empty, which its caller sees.
         let _kept = std::fs::remove_dir(directory);
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use disks::{PlannedDisk, refuse_if_changed};
 pub(super) use names::attempt_of;
+pub use names::is_abandoned;
 
 use super::facts::Facts;
 use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};

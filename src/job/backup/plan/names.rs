@@ -9,7 +9,8 @@ use super::super::settings::{BackupSettings, SOCKET_PATH_BYTES_MAX};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::DomainJob;
 use crate::job::Attempt;
-use crate::model::id::DiskTarget;
+use crate::model::id::{DiskTarget, HostId};
+use crate::model::job::RunKey;
 
 /// Hexadecimal digits of a job id that go into its paths: the last ones, which are random in a UUIDv7. The socket's path
 /// has no room for all of them.
@@ -20,14 +21,27 @@ const SOCKET: &str = "nbd";
 
 /// `<job>.<run>.<attempt>`: the mover's name, unique on the host.
 pub fn mover_name(attempt: &Attempt) -> String {
-    let job = attempt.job.key.job_id.0.simple().to_string();
-    let job: String = job.chars().skip(job.len().saturating_sub(JOB_ID_DIGITS)).collect();
-    format!("{job}.{}.{}", attempt.job.key.run, attempt.attempt)
+    let key = &attempt.job.key;
+    format!("{}.{}.{}", job_digits(key), key.run, attempt.attempt)
 }
 
 /// `<host>.<job>.<run>.<attempt>`; a host id has no dots, so the host can be read back.
 pub fn attempt_name(settings: &BackupSettings, attempt: &Attempt) -> String {
     format!("{}.{}", settings.host, mover_name(attempt))
+}
+
+/// Whether `name` is that of an attempt of this host, of none of the runs `open`: nobody answers any more for what is called so.
+pub fn is_abandoned(host: &HostId, open: &[RunKey], name: &str) -> bool {
+    let Some(parts) = name.strip_prefix(host.as_str()).and_then(|rest| rest.strip_prefix('.')) else { return false };
+    let [job, run, attempt] = parts.split('.').collect::<Vec<_>>()[..] else { return false };
+    let is_job = job.len() == JOB_ID_DIGITS && job.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_open = |key: &RunKey| job_digits(key) == job && key.run.to_string() == run;
+    is_job && run.parse::<u32>().is_ok() && attempt.parse::<u32>().is_ok() && !open.iter().any(is_open)
+}
+
+fn job_digits(key: &RunKey) -> String {
+    let job = key.job_id.0.simple().to_string();
+    job.chars().skip(job.len().saturating_sub(JOB_ID_DIGITS)).collect()
 }
 
 /// Suffix of the staging directory: two attempts never write into the same one, whichever worker they belong to.
@@ -77,6 +91,29 @@ mod tests {
 
     use super::*;
     use crate::model::id::InstallationId;
+
+    #[test]
+    fn only_attempts_of_this_host_that_no_open_run_answers_for_are_abandoned() {
+        let host = "kvm-07".parse().unwrap();
+        let open = [RunKey { job_id: "019a0f3e-7c00-7000-8000-0123456789ab".parse().unwrap(), run: 2 }];
+        for abandoned in ["kvm-07.0123456789ab.1.1", "kvm-07.ffffffffffff.2.1"] {
+            assert!(is_abandoned(&host, &open, abandoned), "{abandoned}");
+        }
+        for kept in [
+            "kvm-07.0123456789ab.2.1",
+            "kvm-07.0123456789ab.2.7",
+            "kvm-08.0123456789ab.1.1",
+            "scratch",
+            "lock",
+            "kvm-07",
+            "kvm-07.scratch",
+            "kvm-07.0123456789ab.1",
+            "kvm-07.0123456789ab.1.1.1",
+            "kvm-07.0123456789ab.x.1",
+        ] {
+            assert!(!is_abandoned(&host, &open, kept), "{kept}");
+        }
+    }
 
     #[test]
     fn only_jobs_of_this_hosts_attempts_are_ours() {

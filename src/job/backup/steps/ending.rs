@@ -5,6 +5,7 @@
 
 use std::future::pending;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -30,9 +31,16 @@ pub(super) const LATE_BEGIN_SECONDS_MAX: u64 = 90;
 /// Likewise, for a push job: QEMU may wait for a share that does not answer, and then it is freed from it, more than once if need be.
 pub(super) const PUSH_END_SECONDS_MAX: u64 = 150;
 
-/// How long a push job may go on after it was asked to end before everything that is under way on its share is made to fail, and
-/// the pause until that is done once more. A dead share keeps QEMU itself, so that nothing it is asked comes back.
-const CUT_OFF_PAUSE: Duration = Duration::from_secs(15);
+/// How long QEMU may leave a question about a push job unanswered before it counts as stuck behind its share: nothing it is asked
+/// comes back then.
+const SILENT_MAX: Duration = Duration::from_secs(15);
+
+/// How long a push job may stand after it was told to end, with QEMU answering: what it has under way to a slow share comes to its end
+/// first, as a rule 64 MiB.
+const STANDING_MAX: Duration = Duration::from_secs(60);
+
+/// Pause between two looks whether QEMU is stuck, and between two times that it is freed.
+const CUT_OFF_PAUSE: Duration = Duration::from_secs(5);
 
 /// First pause between two looks whether the job is gone: as a rule it is by then, and the backup would wait for nothing.
 const JOB_END_FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -41,7 +49,7 @@ const JOB_END_FIRST_PAUSE: Duration = Duration::from_millis(20);
 const JOB_END_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Longest time in which a job that an earlier attempt has left has to be gone.
-const STRAY_END_MAX: Duration = Duration::from_secs(30);
+const STRAY_END_MAX: Duration = Duration::from_secs(120);
 
 /// Ends a backup job that an earlier attempt of this host has left behind, with its guard gone as well: nobody else would, and
 /// no other backup of the instance could begin. It has no attempt behind it, since each holds the instance's guard as long as
@@ -50,18 +58,27 @@ pub(super) async fn end_stray(context: &mut Context) -> Result<(), Failure> {
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
     let Some(job) = hypervisor.domain_job(instance).await? else { return Ok(()) };
     let Some(attempt) = attempt_of(&context.settings, &job) else { return Ok(()) };
-    let until = Instant::now() + STRAY_END_MAX;
-    let (mut was_there, mut pause) = (false, JOB_END_FIRST_PAUSE);
-    while !end_once(hypervisor.as_ref(), instance, &job, &mut was_there).await? {
-        if Instant::now() >= until {
-            let text = format!("the backup job that attempt `{attempt}` left does not end");
-            return Err(Failure::new(Code::InstanceBusy, text));
+    let place = context.settings.run_dir.join(&attempt);
+    let calls = Outstanding::default();
+    let end = async {
+        let until = Instant::now() + STRAY_END_MAX;
+        let (mut was_there, mut pause) = (false, JOB_END_FIRST_PAUSE);
+        while !end_once(hypervisor.as_ref(), instance, &job, &mut was_there, &calls).await? {
+            if Instant::now() >= until {
+                let text = format!("the backup job that attempt `{attempt}` left does not end");
+                return Err(Failure::new(Code::InstanceBusy, text));
+            }
+            sleep(pause).await;
+            pause = longer(pause);
         }
-        sleep(pause).await;
-        pause = longer(pause);
+        Ok(())
+    };
+    let shown = matches!(job, DomainJob::Push { .. }).then(|| place.clone());
+    tokio::select! {
+        ended = end => ended?,
+        never = cut_off(context.doors.movers.as_ref(), shown, &calls) => match never {},
     }
     tracing::warn!(instance.id = %instance, %attempt, "ended the backup job that an earlier attempt had left");
-    let place = context.settings.run_dir.join(&attempt);
     let cleared = match &job {
         DomainJob::Pull { socket } => {
             let scratch_dir = context.settings.scratch_dir.join(&attempt);
@@ -80,28 +97,67 @@ pub(super) async fn end_stray(context: &mut Context) -> Result<(), Failure> {
 /// Ends our job, and lets a guest run again that it has paused.
 pub(super) async fn end_and_resume(context: &mut Context) -> Result<(), Failure> {
     let (movers, place) = (context.doors.movers.clone(), context.plan.push().map(|push| push.place.clone()));
+    let calls = Outstanding::default();
     tokio::select! {
-        ended = end_job(context) => ended?,
-        never = cut_off(movers.as_ref(), place) => match never {},
+        ended = end_job(context, &calls) => ended?,
+        never = cut_off(movers.as_ref(), place, &calls) => match never {},
     }
     resume(context).await
 }
 
-/// Frees QEMU from a share that does not answer, again and again. Where there is nothing to be cut off it just waits.
-async fn cut_off(movers: &dyn Movers, place: Option<PathBuf>) -> std::convert::Infallible {
+/// Since when QEMU is asked something and has not answered, and since when our job has been seen to stand.
+#[derive(Default)]
+struct Outstanding {
+    asked_at: Mutex<Option<Instant>>,
+    standing_since: Mutex<Option<Instant>>,
+}
+
+impl Outstanding {
+    /// Waits for QEMU's answer, and lets others see for how long.
+    async fn wait<T>(&self, call: impl Future<Output = T>) -> T {
+        *lock(&self.asked_at) = Some(Instant::now());
+        let answer = call.await;
+        *lock(&self.asked_at) = None;
+        answer
+    }
+
+    fn stands(&self) {
+        lock(&self.standing_since).get_or_insert_with(Instant::now);
+    }
+
+    /// QEMU waits for its share, as far as can be told from outside.
+    fn is_wedged(&self) -> bool {
+        let since = |mutex, limit| lock(mutex).is_some_and(|since| since.elapsed() >= limit);
+        since(&self.asked_at, SILENT_MAX) || since(&self.standing_since, STANDING_MAX)
+    }
+}
+
+fn lock(mutex: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Frees QEMU from a share that does not answer, again and again. What QEMU waits for fails, its guest's own writes among it, which is
+/// worse for a guest than to wait for a moment: so not before it is clear. Where there is nothing to be cut off it just waits.
+async fn cut_off(movers: &dyn Movers, place: Option<PathBuf>, calls: &Outstanding) -> std::convert::Infallible {
     let Some(place) = place else { return pending().await };
     loop {
         sleep(CUT_OFF_PAUSE).await;
+        if !calls.is_wedged() {
+            continue;
+        }
         match movers.cut_off(&place).await {
-            Ok(()) => tracing::warn!(place = %place.display(), "made everything fail that waits for the share"),
-            Err(failure) => tracing::warn!("cannot free QEMU from its share: {failure:#}"),
+            Ok(true) => tracing::warn!(place = %place.display(), "made everything fail that waits for the share"),
+            Ok(false) => {
+                tracing::error!(place = %place.display(), "QEMU waits for a share that is no longer mounted here")
+            }
+            Err(failure) => tracing::error!("cannot free QEMU from its share: {failure:#}"),
         }
     }
 }
 
 /// Ends our job and waits until nothing of it is left. Another's job is left alone. Where none was
 /// asked for there is none, whatever libvirt can say now.
-async fn end_job(context: &mut Context) -> Result<(), Failure> {
+async fn end_job(context: &mut Context, calls: &Outstanding) -> Result<(), Failure> {
     let Some(ours) = context.plan.domain_job().filter(|_| context.begin_asked) else { return Ok(()) };
     let seconds_max = match ours {
         DomainJob::Push { .. } => PUSH_END_SECONDS_MAX,
@@ -123,7 +179,7 @@ async fn end_job(context: &mut Context) -> Result<(), Failure> {
     let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
     let (mut ours_was_there, mut pause) = (false, JOB_END_FIRST_PAUSE);
     loop {
-        let once = end_once(hypervisor.as_ref(), instance, &ours, &mut ours_was_there);
+        let once = end_once(hypervisor.as_ref(), instance, &ours, &mut ours_was_there, calls);
         let last = match timeout_at(until, once).await {
             Ok(Ok(true)) => {
                 let over = |late: &mut LateCall| late.is_over(hypervisor.as_ref(), instance);
@@ -178,16 +234,18 @@ async fn end_once(
     instance: InstanceId,
     ours: &DomainJob,
     ours_was_there: &mut bool,
+    calls: &Outstanding,
 ) -> Result<bool, Failure> {
     let ended = async {
         match hypervisor.domain_job(instance).await? {
             Some(job) if job == *ours => {
                 *ours_was_there = true;
-                hypervisor.abort_job(instance, ours).await?;
+                calls.stands();
+                calls.wait(hypervisor.abort_job(instance, ours)).await?;
                 Ok(hypervisor.domain_job(instance).await?.is_none()
-                    && hypervisor.block_jobs(instance).await?.is_empty())
+                    && calls.wait(hypervisor.block_jobs(instance)).await?.is_empty())
             }
-            None if *ours_was_there => Ok(hypervisor.block_jobs(instance).await?.is_empty()),
+            None if *ours_was_there => Ok(calls.wait(hypervisor.block_jobs(instance)).await?.is_empty()),
             _ => Ok(true),
         }
     };
@@ -224,10 +282,11 @@ pub(super) async fn leave_guard(context: &mut Context) -> Option<u32> {
     context.left_guard
 }
 
-/// Says in the failure that the guard goes on, and names its process as what remains.
-pub(super) fn name_guard(failure: &mut Failure, process: Option<u32>) {
+/// Says in the failure that the guard goes on, and names its process as what remains, with the directory that is to go when it has
+/// ended.
+pub(super) fn name_guard(failure: &mut Failure, process: Option<u32>, directory: Option<PathBuf>) {
     if let Some(process) = process {
         failure.causes.push(format!("its guard, process {process}, goes on"));
-        failure.remains = Some(Box::new(remains::of_process(process, None)));
+        failure.remains = Some(Box::new(remains::of_process(process, directory)));
     }
 }

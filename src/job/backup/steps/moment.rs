@@ -314,7 +314,7 @@ async fn thaw(context: &mut Context) -> Result<Thawed, Failure> {
         }
         Err(failure) => {
             context.maybe_frozen = true;
-            name_guard(failure, leave_guard(context).await);
+            name_guard(failure, leave_guard(context).await, None);
         }
     }
     thawed

@@ -85,7 +85,7 @@ impl Hold<Context> for PushSource {
         watch_running(context).await
     }
 
-    /// What the host was shown goes in any case: as long as it is mounted, so is the share.
+    /// What the host was shown goes when our job has: as long as it is mounted, so is the share.
     async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
         context.watch = None;
         let push = push_of(context)?;
@@ -93,12 +93,12 @@ impl Hold<Context> for PushSource {
         if let Some(sampler) = context.sampler.take() {
             context.worst_write_ms = sampler.stop().await;
         }
-        let unmounted = context.doors.movers.unmount(&push.place).await;
         if let Err(mut failure) = ended {
-            context.late_warnings.extend(unmounted.err());
-            name_guard(&mut failure, leave_guard(context).await);
+            // It stays mounted: by that QEMU can be freed from the share. It goes with the guard, which ends when our job has.
+            name_guard(&mut failure, leave_guard(context).await, Some(push.place));
             return Err(failure);
         }
+        let unmounted = context.doors.movers.unmount(&push.place).await;
         ending::let_guard_go(context).await;
         unmounted
     }
@@ -267,6 +267,8 @@ impl Writing {
     /// The job is gone from the domain. That every disk's is too has to be seen: till then QEMU has the images open.
     async fn verdict(&self) -> Result<(), Failure> {
         let (hypervisor, instance) = (&self.hypervisor, self.instance);
+        // Before anything is waited for: libvirt remembers one job, and another may begin and end meanwhile.
+        let ended = hypervisor.ended_job(instance).await?;
         let until = Instant::now() + Duration::from_secs(CLOSE_SECONDS_MAX);
         let mut pause = LOOK_FIRST_PAUSE;
         loop {
@@ -282,11 +284,7 @@ impl Writing {
             sleep(pause).await;
             pause = (pause * 2).min(LOOK_PAUSE_MAX);
         }
-        if let Ok(Some(other)) = hypervisor.domain_job(instance).await {
-            let text = "the push has ended and another job has begun, so that nobody can tell how it ended";
-            return Err(Failure::new(Code::InstanceBusy, text).caused_by(format!("{other:?}")));
-        }
-        judge(hypervisor.ended_job(instance).await?)
+        judge(ended)
     }
 }
 

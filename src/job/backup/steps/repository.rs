@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
 use super::super::context::Context;
@@ -126,8 +127,11 @@ impl Hold<Context> for OpenRepository {
 /// Answers the free bytes of the repository.
 async fn open(context: &mut Context, need_bytes: u64) -> Result<u64, Failure> {
     let repository = context.job.repository.clone();
-    let writer = context.plan.push().and_then(|push| push.qemu_owner);
-    let writer = writer.map(|QemuOwner { user, group }| Owner { user, group });
+    // Where libvirt changes no users QEMU runs as we do.
+    let writer = context.plan.push().map(|push| match push.qemu_owner {
+        Some(QemuOwner { user, group }) => Owner { user, group },
+        None => Owner { user: geteuid().as_raw(), group: getegid().as_raw() },
+    });
     let same_device_ok = context.settings.same_device_ok;
     let limit = Duration::from_secs(OPEN_SECONDS_MAX);
     match context.session.ask(Request::Open { repository, same_device_ok, need_bytes, writer }, limit).await? {

@@ -69,7 +69,7 @@ impl Hold<Context> for PullSource {
             context.worst_write_ms = sampler.stop().await;
         }
         if let Err(mut failure) = ended {
-            name_guard(&mut failure, leave_guard(context).await);
+            name_guard(&mut failure, leave_guard(context).await, None);
             return Err(failure);
         }
         let removed = remove_files(&pull).await;
