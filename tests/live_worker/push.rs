@@ -10,7 +10,7 @@ use longshore::model::manifest::{Consistency, Proof, TransferUsed};
 
 use crate::fleet::{Fleet, JOB, Settings};
 use crate::image::equal;
-use crate::lab::{LabInstance, eventually, virsh};
+use crate::lab::{LabInstance, eventually, guard_stands, virsh};
 use crate::running::{everything_is_there, image_is_sound, manifest_in};
 use crate::share::Share;
 use crate::slate::mounts_below;
@@ -164,6 +164,7 @@ fn a_worker_that_dies_while_its_share_hangs_leaves_qemu_to_the_next_one() {
     eventually("nothing is shown any more", FREED, || {
         mounts_below(&run).iter().all(|point| !point.contains("pushdies"))
     });
+    eventually("the dead worker's guard believes that all is well", FREED, || !guard_stands(bare.id));
     assert!(hanging.entries_of(&bare.id).iter().all(|name| name.starts_with('.')), "nothing is published");
     drop(hanging);
     let RunDetail::Failed(_) = fleet.heard.end_of(job, STUCK) else { panic!("the job did not fail") };
