@@ -18,6 +18,12 @@
 //!     └── pipe ──► guard ── libvirt ──► thaws, ends the pull job   when the worker can't
 //! ```
 //!
+//! That is a **pull**. In a **push** QEMU writes to the share itself, into the one directory of it that the mover shows to the host; the
+//! mover then proves what was written. A stopped instance's volumes the mover reads alone.
+//!
+//! What a broker lets a host do is little ([`broker::access`]): it is made so by `longshore broker setup`, and readers believe what the
+//! broker vouches for ([`message::vouch`]).
+//!
 //! # Words
 //!
 //! | word | means |
