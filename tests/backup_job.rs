@@ -46,6 +46,7 @@ async fn a_stopped_instance_is_backed_up_from_its_volumes_and_never_touched() {
     let world = World::of(stopped(), quiesced(Quiesce::Require));
     let manifest = completed(&world.run().await).manifest;
     assert_eq!((manifest.transfer, manifest.instance_state), (TransferUsed::Stopped, PowerState::ShutOff));
+    assert!(manifest.taken_at < manifest.finished_at, "the moment is that from which its volumes had to stand still");
     assert_eq!(manifest.quiesce.consistency, Consistency::Crash);
     assert!(manifest.quiesce.reason.unwrap().contains("shut off"));
     assert_eq!(world.hypervisor.latest_moment_was_frozen(world.instance), None);

@@ -75,6 +75,9 @@ stop_worker() {
     return "$status"
 }
 
+# The folder itself is a mount (share_fleet_mounts), and stays.
+empty_fleet() { rm -rf "${fleet_dir:?}"/*; }
+
 backups_of() {
     local manifest
     for manifest in "$fleet_share/instances/$1"/*/manifest.json; do

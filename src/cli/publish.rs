@@ -66,10 +66,11 @@ pub struct BackupArgs {
     /// Freeze the guest's file systems for the moment of the backup
     #[arg(long, default_value = "off", value_parser = ["off", "prefer", "require"])]
     quiesce: String,
-    /// How the bytes travel: `pull`, so that the guest never waits for the share, or `push`, where QEMU writes there itself (`auto`: as the host is configured, `pull` as a rule)
+    /// How the bytes of a running instance travel: `pull`, so that the guest never waits for the share, or `push`, where QEMU writes there
+    /// itself, proven as `structure` (`auto`: as the host is configured, `pull` as a rule). A stopped one's volumes are read
     #[arg(long, default_value = "auto", value_parser = ["auto", "pull", "push"])]
     transfer: String,
-    /// How far the backup is proven before it is published
+    /// How far the backup is proven before it is published; a push is always proven as `structure`
     #[arg(long, default_value = "compared", value_parser = ["compared", "unverified"])]
     verification: String,
     /// Disk to leave out, by its target; may be repeated

@@ -141,29 +141,35 @@ impl Checker<'_> {
                 let uri = self.secret_file("broker.uri_file", Path::new(&path))?;
                 Ok((uri.into(), format!("{}, which names `{path}`", self.named_place("broker.uri_file"))))
             }
-            (Some(_), Some(_)) => Err(self.value("broker.uri_file", "`broker.uri` is set, too; one is enough")),
+            (Some(_), Some(_)) => {
+                let other = self.named_place("broker.uri");
+                Err(self.value("broker.uri_file", format!("{other} is set, too; one is enough")))
+            }
             (None, None) => Err(ConfigError::Missing {
                 key: "broker.uri_file".to_owned(),
                 place: self.layers.place("broker.uri_file"),
-                rule: "the broker's URI, in a file of its own or as `broker.uri`".to_owned(),
+                rule: "the broker's URI, in a file of its own or as `broker.uri` (`LONGSHORE__BROKER__URI`)".to_owned(),
             }),
         }
     }
 
     fn secret_file(&self, key: &str, path: &Path) -> Result<String, ConfigError> {
         self.closed(key, path)?;
-        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-        Ok(fs::read_to_string(path).map_err(unreadable)?.trim().to_owned())
+        Ok(fs::read_to_string(path).map_err(|error| self.unreadable(key, path, &error))?.trim().to_owned())
     }
 
     /// Refuses a file with a secret that others can read.
     fn closed(&self, key: &str, path: &Path) -> Result<(), ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-        if fs::metadata(path).map_err(unreadable)?.mode() & 0o077 != 0 {
+        if fs::metadata(path).map_err(|error| self.unreadable(key, path, &error))?.mode() & 0o077 != 0 {
             let rule = format!("`{}` can be read by others; `chmod 600` it", path.display());
             return Err(self.value(key, rule));
         }
         Ok(())
+    }
+
+    /// A file that a key names and that cannot be read: who looks for the remedy has to know of the key.
+    fn unreadable(&self, key: &str, path: &Path, error: &std::io::Error) -> ConfigError {
+        self.value(key, format!("cannot read `{}`, which it names: {error}", path.display()))
     }
 
     /// The certificate that stands in place of a password. Whether it is one is known to the broker's door.

@@ -143,7 +143,8 @@ mod tests {
             ("[brokers]\nuri = 'amqp://broker'", "unknown key `brokers` in `worker.toml`"),
             (
                 "",
-                "`broker.uri_file` is missing in `worker.toml`: the broker's URI, in a file of its own or as `broker.uri`",
+                "`broker.uri_file` is missing in `worker.toml`: the broker's URI, in a file of its own or as `broker.uri` \
+                 (`LONGSHORE__BROKER__URI`)",
             ),
             (
                 "broker = 'amqp://worker:hunter2@broker'",

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::context::Context;
@@ -150,6 +151,8 @@ impl Hold<Context> for StoppedSource {
         if let Some(lost) = source.lost().await {
             return Err(lost);
         }
+        // What is read stands still from here on, or the backup is none.
+        context.taken_at = Some(Timestamp::now());
         Ok(Held { value: Value::Null, lost: Some(lost) })
     }
 
