@@ -50,10 +50,14 @@ impl Operator {
     }
 
     fn setup(&self, more: &[&str]) -> Output {
+        self.setup_with(&self.folder(), more)
+    }
+
+    fn setup_with(&self, folder: &Path, more: &[&str]) -> Output {
         let roles = ["--publisher", PLANNER, "--controller", OPS, "--event-reader", WALL, "--letter-reader", LETTERS];
         let mut command = self.command(&["setup", "--host", HERE, "--host", THERE]);
         let amqp = format!("amqp://{}", self.rabbit.address());
-        command.args(roles).arg("--passwords").arg(self.folder()).args(["--amqp", &amqp]).args(more);
+        command.args(roles).arg("--passwords").arg(folder).args(["--amqp", &amqp]).args(more);
         command.output().unwrap()
     }
 
@@ -128,11 +132,22 @@ fn setup_says_what_it_does_and_does_it_once(operator: &Operator, release: Releas
         !second.contains("rights in the virtual host")
             && third.contains("fleet.letters has rights in the virtual host `/`")
     );
+    passwords_that_nobody_knows_are_not_replaced_unasked(operator);
     // A type can't be changed, and is not.
     let refused = said(&operator.setup(&["--queue-type", "quorum"]), 2);
     assert!(refused.contains("longshore.jobs.kvm-07.urgent` is there as classic"), "{refused}");
     said(&operator.setup(&["--publisher", "guest"]), 2);
     with_certificates_alone(operator);
+}
+
+/// Another directory than the one that has them.
+fn passwords_that_nobody_knows_are_not_replaced_unasked(operator: &Operator) {
+    let other = operator.passwords.path().join("other");
+    let refused = said(&operator.setup_with(&other, &["--host", "kvm-10"]), 2);
+    assert!(refused.contains("user `kvm-07` has a password, and no file with it"), "{refused}");
+    assert!(!other.exists() && !operator.rabbit.ctl(&["list_users"]).contains("kvm-10"), "something was done");
+    let told = said(&operator.setup_with(&other, &["--new-passwords", "--dry-run"]), 0);
+    assert!(told.contains("change   password of kvm-07\n") && told.contains(" 0 to make, 6 to change"), "{told}");
 }
 
 fn is_private(file: &Path) {

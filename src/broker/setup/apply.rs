@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::look::{Conflict, Found, compare};
+use super::look::{Conflict, Found, Known, compare};
 use super::password::{PasswordError, Passwords};
 use super::policy::PRIORITY;
 use super::step::{Step, segment};
@@ -82,6 +82,8 @@ pub struct Ground<'a> {
     pub vhost: &'a str,
     /// Passwords; none where users log in with certificates.
     pub passwords: Option<&'a Passwords>,
+    /// Who has a password that no file holds gets a new one.
+    pub new_passwords: bool,
 }
 
 impl Ground<'_> {
@@ -176,6 +178,12 @@ impl Ground<'_> {
 
     fn compare(&self, step: &Step, password: Option<&SecretString>) -> Result<Found, SetupError> {
         let answer = self.management.get(&step.place(self.vhost))?;
-        Ok(compare(step, answer.as_ref(), password)?)
+        let known = match (password, self.passwords) {
+            (Some(password), _) => Known::Password(password),
+            (None, None) => Known::NotAsked,
+            (None, Some(_)) if self.new_passwords => Known::Replaceable,
+            (None, Some(_)) => Known::NoFile,
+        };
+        Ok(compare(step, answer.as_ref(), known)?)
     }
 }

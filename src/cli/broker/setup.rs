@@ -52,6 +52,9 @@ pub struct SetupArgs {
     /// Directory with a password file a user; those that are missing are made
     #[arg(long, value_name = "DIR", conflicts_with = "external")]
     passwords: Option<PathBuf>,
+    /// Who has a password that no file holds gets a new one; else that is refused, before anything is changed
+    #[arg(long, requires = "passwords")]
+    new_passwords: bool,
     /// Users log in with certificates that bear their names (EXTERNAL), and have no passwords
     #[arg(long)]
     external: bool,
@@ -85,7 +88,12 @@ pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
     args.complete()?;
     let management = args.server.connect()?;
     let passwords = args.passwords.clone().map(Passwords::new);
-    let ground = Ground { management: &management, vhost: &wanted.vhost, passwords: passwords.as_ref() };
+    let ground = Ground {
+        management: &management,
+        vhost: &wanted.vhost,
+        passwords: passwords.as_ref(),
+        new_passwords: args.new_passwords,
+    };
     let server = Server::of(&management).map_err(failed)?;
     args.tell_server(server, "found")?;
     let mut counts = Counts::default();
