@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::look::{Conflict, Found, Known, compare};
 use super::password::{PasswordError, Passwords};
-use super::policy::PRIORITY;
+use super::policy::{JOBS_POLICY, PRIORITY, URGENT_JOBS_POLICY};
 use super::step::{Step, segment};
+use super::terms::{Asked, Terms};
 use super::version::{InvalidVersion, ServerVersion};
 use crate::broker::management::{Management, ManagementError, Method, Request};
 
@@ -111,6 +112,15 @@ impl Ground<'_> {
         }
         self.management.ask(&step.request(self.vhost, password.as_ref()))?;
         Ok(found)
+    }
+
+    /// The terms on which jobs wait, beside the policies that are there.
+    ///
+    /// # Errors
+    /// The server does not answer, or other terms hold already.
+    pub fn terms(&self, asked: Asked) -> Result<Terms, SetupError> {
+        let policy = |name| self.management.get(&format!("policies/{}/{name}", segment(self.vhost)));
+        Ok(asked.beside(policy(JOBS_POLICY)?.as_ref(), policy(URGENT_JOBS_POLICY)?.as_ref())?)
     }
 
     /// Gives a user a password that is kept nowhere.

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod probe;
 pub mod removal;
 pub mod step;
+pub mod terms;
 pub mod version;
 
 use secrecy::SecretString;

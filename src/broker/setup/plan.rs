@@ -6,9 +6,10 @@
 
 use super::policy::policies;
 use super::step::Step;
+use super::terms::Terms;
 use super::version::ServerVersion;
 use crate::broker::access::{Rights, Role};
-use crate::broker::topology::{EXCHANGES, Queue, QueueType, host_queues, shared_queues};
+use crate::broker::topology::{EXCHANGES, Queue, host_queues, shared_queues};
 use crate::model::id::HostId;
 
 /// Connections of one user: a worker has two, after a lost network the broker holds the two before it for a while, and somebody
@@ -47,10 +48,8 @@ impl Member {
 pub struct Wanted {
     /// The virtual host.
     pub vhost: String,
-    /// How the broker keeps the job queues.
-    pub jobs_type: QueueType,
-    /// Jobs that may wait in a host's normal queue.
-    pub backlog_max: u32,
+    /// On what terms jobs wait.
+    pub terms: Terms,
     /// Hosts.
     pub hosts: Vec<HostId>,
     /// The users that are no hosts.
@@ -60,6 +59,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The queues that all share, and those of the hosts.
+    pub fn queues(&self) -> Vec<Queue> {
+        let of_hosts = self.hosts.iter().flat_map(|host| host_queues(host, self.terms.jobs_type));
+        shared_queues().into_iter().chain(of_hosts).collect()
+    }
+
     /// Everybody, hosts first.
     pub fn members(&self) -> Vec<Member> {
         self.hosts.iter().map(Member::host).chain(self.others.iter().cloned()).collect()
@@ -70,9 +75,9 @@ impl Wanted {
 pub fn steps(wanted: &Wanted, version: ServerVersion, has_user_limits: bool) -> Vec<Step> {
     let mut steps = vec![Step::VirtualHost];
     steps.extend(EXCHANGES.map(Step::Exchange));
-    steps.extend(policies(wanted.jobs_type, wanted.backlog_max, version).into_iter().map(Step::Policy));
-    let queues = shared_queues().into_iter().chain(wanted.hosts.iter().flat_map(|h| host_queues(h, wanted.jobs_type)));
-    steps.extend(queues.flat_map(queue_steps));
+    let Terms { jobs_type, backlog_max } = wanted.terms;
+    steps.extend(policies(jobs_type, backlog_max, version).into_iter().map(Step::Policy));
+    steps.extend(wanted.queues().into_iter().flat_map(queue_steps));
     for member in wanted.members() {
         steps.extend(closed_user(&member, has_user_limits));
         steps.push(match wanted.login {
@@ -106,12 +111,12 @@ pub fn closed_user(member: &Member, has_user_limits: bool) -> Vec<Step> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::broker::topology::QueueType;
 
     fn wanted(login: Login) -> Wanted {
         Wanted {
             vhost: "fleet".to_owned(),
-            jobs_type: QueueType::Quorum,
-            backlog_max: 1000,
+            terms: Terms { jobs_type: QueueType::Quorum, backlog_max: 1000 },
             hosts: vec!["kvm-07".parse().unwrap()],
             others: vec![Member { user: "planner".to_owned(), roles: vec![Role::Publisher] }],
             login,

@@ -15,6 +15,7 @@ use crate::broker::setup::look::Found;
 use crate::broker::setup::password::Passwords;
 use crate::broker::setup::plan::{Login, Wanted, steps};
 use crate::broker::setup::step::Step;
+use crate::broker::setup::terms::Asked;
 use crate::broker::setup::version::ServerVersion;
 use crate::broker::topology::QueueType;
 use crate::cli::exit::Exit;
@@ -43,12 +44,13 @@ pub struct SetupArgs {
     /// User who reads dead letters
     #[arg(long = "letter-reader", value_name = "NAME")]
     letter_readers: Vec<String>,
-    /// Type of the job queues: classic for a single broker, quorum for a cluster
-    #[arg(long, value_name = "TYPE", default_value = "classic", value_parser = ["classic", "quorum"])]
-    queue_type: String,
-    /// Jobs that may wait in a host's queue; with as many the next publisher is refused. Urgent ones have no bound
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    backlog: u32,
+    /// Type of the job queues: classic for a single broker, quorum for a cluster; else the fleet's, or classic for a new one
+    #[arg(long, value_name = "TYPE", value_parser = ["classic", "quorum"])]
+    queue_type: Option<String>,
+    /// Jobs that may wait in a host's queue; with as many the next publisher is refused. Urgent ones have no bound.
+    /// Else as the fleet has it, or 1000 for a new one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    backlog: Option<u32>,
     /// Directory with a password file a user; those that are missing are made
     #[arg(long, value_name = "DIR", conflicts_with = "external")]
     passwords: Option<PathBuf>,
@@ -76,7 +78,7 @@ pub struct SetupArgs {
 }
 
 pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
-    let wanted = args.wanted().map_err(CliError::usage)?;
+    let mut wanted = args.wanted().map_err(CliError::usage)?;
     if let Some(version) = args.server_version {
         let server = Server::told(version).map_err(failed)?;
         args.tell_server(server, "told")?;
@@ -90,12 +92,13 @@ pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
     let passwords = args.passwords.clone().map(Passwords::new);
     let ground = Ground {
         management: &management,
-        vhost: &wanted.vhost,
+        vhost: &args.server.vhost,
         passwords: passwords.as_ref(),
         new_passwords: args.new_passwords,
     };
     let server = Server::of(&management).map_err(failed)?;
     args.tell_server(server, "found")?;
+    wanted.terms = ground.terms(args.asked()).map_err(failed)?;
     let mut counts = Counts::default();
     let steps = steps(&wanted, server.version, server.has_user_limits);
     // Whatever is in the way is found before anything is changed.
@@ -154,6 +157,15 @@ const fn word(found: Found, dry_run: bool) -> &'static str {
 }
 
 impl SetupArgs {
+    fn asked(&self) -> Asked {
+        let jobs_type = self.queue_type.as_deref().map(|name| match name {
+            "quorum" => QueueType::Quorum,
+            _ => QueueType::Classic,
+        });
+        Asked { jobs_type, backlog_max: self.backlog }
+    }
+
+    /// As for a new fleet.
     fn wanted(&self) -> Result<Wanted, String> {
         let hosts = hosts(&self.hosts, self.hosts_file.as_deref())?;
         let others = members(&[
@@ -165,9 +177,9 @@ impl SetupArgs {
         if others.iter().any(|member| Some(member.user.as_str()) == self.server.user()) {
             return Err("the administrator is none of the roles: take another name".to_owned());
         }
-        let jobs_type = if self.queue_type == "quorum" { QueueType::Quorum } else { QueueType::Classic };
+        let terms = self.asked().beside(None, None).map_err(|error| error.to_string())?;
         let login = if self.external { Login::Certificate } else { Login::Password };
-        Ok(Wanted { vhost: self.server.vhost.clone(), jobs_type, backlog_max: self.backlog, hosts, others, login })
+        Ok(Wanted { vhost: self.server.vhost.clone(), terms, hosts, others, login })
     }
 
     /// What cannot be left out where something is done.
