@@ -312,11 +312,23 @@ async fn a_reader_is_not_deceived(operator: &Arc<Operator>, release: Release) {
     assert_eq!(said.contains("further routing keys"), release == Release::Debian12, "{said}");
 }
 
+/// Whoever has the name of a host, or is one in another virtual host.
+fn nobody_elses_user_is_removed(operator: &Operator) {
+    let remove = |vhost: &str, host: &str| operator.command_in(vhost, &["remove-host", host]).output().unwrap();
+    assert!(said(&remove(VHOST, "guest"), 2).contains("user `guest` has the tags `administrator`"));
+    let wrong = said(&remove("certified", THERE), 2);
+    assert!(wrong.contains("user `kvm-08` has rights in the virtual host `fleet`"), "{wrong}");
+    assert!(said(&remove("certified", "kvm-77"), 10).contains("has neither user nor queues here"));
+    let users = operator.rabbit.ctl(&["list_users"]);
+    assert!(users.contains("guest") && users.contains(THERE), "{users}");
+}
+
 async fn a_host_is_removed_and_its_jobs_are_not_lost_unasked(operator: &Arc<Operator>) {
     let there: HostId = THERE.parse().unwrap();
     let session = open_up(operator.broker(THERE).as_ref(), &there).await;
     let of_operator = Arc::clone(operator);
     let (kept, gone, none) = blocking(move || {
+        nobody_elses_user_is_removed(&of_operator);
         let remove = |more: &[&str]| of_operator.command(&[&["remove-host", THERE], more].concat()).output().unwrap();
         (said(&remove(&[]), 1), said(&remove(&["--discard-messages"]), 0), said(&remove(&[]), 10))
     })

@@ -4,7 +4,9 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use super::look::{Conflict, Found, Known, compare};
+use super::owner::{Standing, is_ours};
 use super::password::{PasswordError, Passwords};
+use super::plan::Member;
 use super::policy::{JOBS_POLICY, PRIORITY, URGENT_JOBS_POLICY};
 use super::step::{Step, segment};
 use super::terms::{Asked, Terms};
@@ -130,6 +132,19 @@ impl Ground<'_> {
     pub fn give_password(&self, user: &str, password: &SecretString) -> Result<(), SetupError> {
         self.management.ask(&Step::Password(user.to_owned()).request(self.vhost, Some(password)))?;
         Ok(())
+    }
+
+    /// Whether a user is there and as a setup makes it.
+    ///
+    /// # Errors
+    /// The server does not answer, or the user is somebody else's.
+    pub fn has(&self, member: &Member) -> Result<bool, SetupError> {
+        let place = format!("users/{}", segment(&member.user));
+        let Some(user) = self.management.get(&place)? else { return Ok(false) };
+        let more = |what: &str| self.management.get(&format!("{place}/{what}")).map(Option::unwrap_or_default);
+        let standing = Standing { user, rights: more("permissions")?, topics: more("topic-permissions")? };
+        is_ours(member, self.vhost, &standing)?;
+        Ok(true)
     }
 
     /// Removes a user, which closes its connections. One that is not there is no error.

@@ -121,7 +121,7 @@ fn other_type(found: &str, durable: bool) -> String {
 }
 
 /// Whether every part of `wanted` is in `found`, which may say more.
-fn same(wanted: &Value, found: &Value) -> Found {
+pub(super) fn same(wanted: &Value, found: &Value) -> Found {
     let wanted = wanted.as_object().into_iter().flatten();
     let all = wanted.into_iter().all(|(key, value)| found.get(key) == Some(value));
     if all { Found::AsWanted } else { Found::Otherwise }
@@ -132,7 +132,7 @@ fn list(answer: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// A user's tags, if it has any: a list, or before 3.9 and in some answers a text.
-fn tags(user: &Value) -> Option<String> {
+pub(super) fn tags(user: &Value) -> Option<String> {
     let tags = match user.get("tags")? {
         Value::Array(tags) => tags.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         tags => tags.as_str().unwrap_or_default().to_owned(),

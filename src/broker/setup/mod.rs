@@ -15,6 +15,7 @@
 
 pub mod apply;
 pub mod look;
+pub mod owner;
 pub mod password;
 pub mod plan;
 pub mod policy;

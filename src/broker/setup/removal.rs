@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::apply::{Ground, SetupError};
+use super::plan::Member;
 use super::step::segment;
 use crate::broker::management::{Method, Request};
 use crate::broker::topology::{Queue, QueueType, host_queues};
@@ -18,13 +19,14 @@ pub enum Removed {
 }
 
 impl Ground<'_> {
-    /// Removes a host. Gives what was there. Queues that hold messages stay unless `discard` says otherwise; they are bound to
+    /// Removes a host, whose user has to be as a setup makes it. Gives what was there. Queues that hold messages stay unless `discard` says otherwise; they are bound to
     /// nothing any more, so that new jobs for the host come back to their publisher.
     ///
     /// # Errors
-    /// The server refused, or a queue holds messages.
+    /// The server refused, the user is somebody else's, or a queue holds messages.
     pub fn remove_host(&self, host: &HostId, discard: bool) -> Result<Vec<Removed>, SetupError> {
         let mut removed = Vec::new();
+        self.has(&Member::host(host))?;
         if self.remove_user(host.as_str())? {
             removed.push(Removed::User(host.to_string()));
         }
