@@ -329,8 +329,17 @@ async fn a_host_is_removed_and_its_jobs_are_not_lost_unasked(operator: &Arc<Oper
     let of_operator = Arc::clone(operator);
     let (kept, gone, none) = blocking(move || {
         nobody_elses_user_is_removed(&of_operator);
+        // The job is nowhere but on a connection that stays: the administrator's.
+        of_operator.rabbit.ctl(&["set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*"]);
+        let mut elsewhere = Raw::connect_as(of_operator.rabbit.address(), "guest", "guest", VHOST);
+        elsewhere.take(&jobs_queue(&THERE.parse().unwrap()));
         let remove = |more: &[&str]| of_operator.command(&[&["remove-host", THERE], more].concat()).output().unwrap();
-        (said(&remove(&[]), 1), said(&remove(&["--discard-messages"]), 0), said(&remove(&[]), 10))
+        let kept = said(&remove(&[]), 1);
+        drop(elsewhere);
+        let quorum = ["remove-host", "kvm-09"];
+        let empty = said(&of_operator.command_in("certified", &quorum).output().unwrap(), 0);
+        assert_eq!(empty.matches("removed  queue ").count(), 3, "{empty}");
+        (kept, said(&remove(&["--discard-messages"]), 0), said(&remove(&[]), 10))
     })
     .await;
     assert!(kept.contains(&format!("queue `{}` still holds messages", jobs_queue(&there))), "{kept}");

@@ -35,7 +35,9 @@ pub enum SetupError {
     #[error("RabbitMQ {0} is too old: {oldest} is the oldest that is supported", oldest = ServerVersion::OLDEST)]
     TooOld(ServerVersion),
     /// Messages would be lost.
-    #[error("queue `{0}` still holds messages, and takes no more: see to them, or say that they are to be discarded")]
+    #[error(
+        "queue `{0}` still holds messages or is still read, and takes no more: see to them, or say that they are to be discarded"
+    )]
     NotEmpty(String),
 }
 
