@@ -3,10 +3,11 @@
 use secrecy::SecretString;
 use serde_json::Value;
 
+use super::harm::{Harm, harms};
 use super::look::{Conflict, Found, Known, compare};
 use super::owner::{Standing, is_ours};
 use super::password::{PasswordError, Passwords};
-use super::plan::Member;
+use super::plan::{Member, Wanted};
 use super::policy::{JOBS_POLICY, PRIORITY, URGENT_JOBS_POLICY};
 use super::step::{Step, segment};
 use super::terms::{Asked, Terms};
@@ -181,6 +182,23 @@ impl Ground<'_> {
                     }
                     false => {}
                 }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What makes the broker lose messages of the queues of a setup.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn harms(&self, wanted: &Wanted, version: ServerVersion) -> Result<Vec<Harm>, SetupError> {
+        let operators = self.management.get(&format!("operator-policies/{}", segment(self.vhost)))?.unwrap_or_default();
+        let mut found = Vec::new();
+        for queue in wanted.queues() {
+            let ours = wanted.policy_of(&queue, version);
+            let place = Step::Queue(queue.clone()).place(self.vhost);
+            if let Some(answer) = self.management.get(&place)? {
+                found.extend(harms(&queue.name, &answer, ours.as_ref(), &operators));
             }
         }
         Ok(found)

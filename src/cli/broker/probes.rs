@@ -88,9 +88,9 @@ pub fn all(
             }
             Login::Certificate => {
                 let password = drawn();
-                let twin = ground.make_twin(&member, &password).map_err(failed);
-                let of_twin = twin.and_then(|twin| as_user(settings(&twin, password), &member, version));
-                ground.remove_twin(&member.user).map_err(failed)?;
+                let twin = ground.make_twin(&member, &password).map_err(failed)?;
+                let of_twin = as_user(settings(&twin, password), &member, version);
+                ground.remove_user(&twin).map_err(failed)?;
                 tried.extend(of_twin?);
                 tried.push(without_password(settings(&member.user, SecretString::from("")), &member)?);
             }

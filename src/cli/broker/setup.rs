@@ -11,6 +11,7 @@ use super::server::{ServerArgs, failed};
 use crate::broker::access::Role;
 use crate::broker::address::BrokerUri;
 use crate::broker::setup::apply::{Ground, Server};
+use crate::broker::setup::harm::Harm;
 use crate::broker::setup::look::Found;
 use crate::broker::setup::password::Passwords;
 use crate::broker::setup::plan::{Login, Wanted, steps};
@@ -103,6 +104,9 @@ pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
     let steps = steps(&wanted, server.version, server.has_user_limits);
     // Whatever is in the way is found before anything is changed.
     steps.iter().try_for_each(|step| ground.look(step).map(drop)).map_err(failed)?;
+    if wanted.login == Login::Certificate && args.amqp.is_some() {
+        wanted.members().iter().try_for_each(|member| ground.look_at_twin(member)).map_err(failed)?;
+    }
     for step in steps {
         let found = if args.dry_run { ground.look(&step) } else { ground.make_so(&step) }.map_err(failed)?;
         counts.add(found);
@@ -120,6 +124,9 @@ pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
         }
     }
     args.sum_up(&counts)?;
+    if !args.dry_run {
+        args.lament(&ground.harms(&wanted, server.version).map_err(failed)?)?;
+    }
     match &args.amqp {
         Some(place) if !args.dry_run => {
             let tried = probes::all(&ground, &wanted, place, args.server.ca_file.as_deref(), server.version)?;
@@ -234,6 +241,17 @@ impl SetupArgs {
             (false, true) => format!("nothing was changed: all {unchanged} are so"),
             (false, false) => format!("{made} made, {changed} changed, {unchanged} were so"),
         })
+    }
+
+    /// Tells what makes the broker lose messages. The command fails with the first.
+    fn lament(&self, harms: &[Harm]) -> Result<(), CliError> {
+        harms.iter().try_for_each(|harm| self.note(&harm.to_string()))?;
+        let more = harms.len().saturating_sub(1);
+        match harms.first() {
+            None => Ok(()),
+            Some(first) if more == 0 => Err(CliError::failed(first.to_string())),
+            Some(first) => Err(CliError::failed(format!("{first} ({more} more are noted)"))),
+        }
     }
 
     /// Tells what was tried out. The command fails with the first that is not as it should be.
