@@ -262,8 +262,11 @@ impl SetupArgs {
                 output::json_line(one)?;
             } else if !users.contains(&one.user.as_str()) {
                 let of_user = || tried.iter().filter(|other| other.user == one.user);
-                let (good, all) = (of_user().filter(|other| !other.is_bad()).count(), of_user().count());
-                output::line(&format!("{:<8} {}: {good} of {all} as they should be", "tried", one.user))?;
+                let all = of_user().filter(|other| other.is_tried()).count();
+                let (bad, untried) = (of_user().filter(|other| other.is_bad()).count(), of_user().count() - all);
+                let untried = if untried == 0 { String::new() } else { format!(", {untried} not tried") };
+                let good = all.saturating_sub(bad);
+                output::line(&format!("{:<8} {}: {good} of {all} as they should be{untried}", "tried", one.user))?;
                 users.push(&one.user);
             }
         }
