@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::policy::Policy;
+use super::policy::{PRIORITY, Policy};
 
 /// Keys that lose messages, or send them elsewhere, where they are not ours.
 const LOSING: [&str; 6] =
@@ -32,6 +32,15 @@ impl fmt::Display for Harm {
             None => write!(f, "queue `{queue}` loses messages: `{key}` is not set, and {by} counts"),
         }
     }
+}
+
+/// Whether a policy may do harm at all: another one than ours that sets such a key, or counts in place of ours.
+pub fn is_suspect(policy: &Value, of_operators: bool, ours: &[Policy]) -> bool {
+    let text = |key: &str| policy.get(key).and_then(Value::as_str).unwrap_or_default();
+    let is_ours = !of_operators && ours.iter().any(|one| one.name == text("name"));
+    let before_ours = policy.get("priority").and_then(Value::as_i64).is_some_and(|priority| priority >= PRIORITY);
+    let sets = |key: &&str| policy.get("definition").is_some_and(|keys| keys.get(*key).is_some());
+    !is_ours && text("apply-to") != "exchanges" && (before_ours || LOSING.iter().any(|key| sets(&key)))
 }
 
 /// What harms a queue. `answer` is what the API says of it, `ours` what our policy for it sets, if it has one.
@@ -77,6 +86,18 @@ mod tests {
     fn shown(answer: &Value, ours: Option<&Policy>) -> Vec<String> {
         let operators = json!([{ "name": "small", "definition": { "max-length": 9 } }]);
         harms("q", answer, ours, &operators).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_what_could_do_harm_is_suspect() {
+        let ours = policies(QueueType::Quorum, 1000, "4.0.5".parse().unwrap());
+        let policy = |name: &str, apply: &str, priority: i64, key: &str| json!({ "name": name, "apply-to": apply, "priority": priority, "definition": { key: 1 } });
+        assert!(is_suspect(&policy("all", "all", 0, "message-ttl"), false, &ours));
+        assert!(is_suspect(&policy("first", "queues", PRIORITY, "ha-mode"), false, &ours));
+        assert!(is_suspect(&policy("longshore-jobs", "queues", 0, "expires"), true, &ours), "an operator's");
+        assert!(!is_suspect(&policy("all", "queues", 0, "ha-mode"), false, &ours));
+        assert!(!is_suspect(&policy("all", "exchanges", 99, "message-ttl"), false, &ours));
+        assert!(!is_suspect(&policy("longshore-jobs", "queues", PRIORITY, "max-length"), false, &ours));
     }
 
     #[test]

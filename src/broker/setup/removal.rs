@@ -1,18 +1,14 @@
 //! A host taken out of the fleet: its user first, which closes its connections, then what brings it messages, then its queues.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
-use super::apply::{Ground, SetupError};
+use super::apply::{COUNTS_AGE_MAX, Ground, SetupError};
 use super::plan::Member;
 use super::step::segment;
 use crate::broker::management::{ManagementError, Method, Request};
 use crate::broker::topology::{Queue, QueueType, host_queues};
 use crate::model::id::HostId;
 
-/// How old the counts are at most that the API shows: a queue tells them every five seconds, and they are kept for as long.
-const COUNTS_AGE_MAX: Duration = Duration::from_secs(11);
 /// The HTTP status of a queue that is not deleted because it holds messages or is read.
 const PRECONDITION_FAILED: u16 = 400;
 
