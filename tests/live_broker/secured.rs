@@ -137,7 +137,27 @@ fn setup_says_what_it_does_and_does_it_once(operator: &Operator, release: Releas
     let refused = said(&operator.setup(&["--queue-type", "quorum"]), 2);
     assert!(refused.contains("policy `longshore-jobs` is for classic queues, not for quorum ones"), "{refused}");
     said(&operator.setup(&["--publisher", "guest"]), 2);
+    a_policy_that_loses_messages_is_found(operator);
     with_certificates_alone(operator);
+}
+
+/// A catch-all of somebody's, where none of ours is, and one of the broker's operator.
+fn a_policy_that_loses_messages_is_found(operator: &Operator) {
+    let ctl = |words: &[&str]| operator.rabbit.ctl(words);
+    ctl(&["set_policy", "-p", VHOST, "--apply-to", "queues", "everything", ".*", r#"{"message-ttl":3600000}"#]);
+    let dead = r#"{"max-length":100000}"#;
+    ctl(&["set_operator_policy", "-p", VHOST, "--apply-to", "queues", "sparing", r"^longshore\.dead$", dead]);
+    let told = said(&operator.setup(&[]), 1);
+    for harm in [
+        "queue `longshore.control.kvm-07` loses messages: the policy `everything` sets `message-ttl` to 3600000",
+        "queue `longshore.jobs.kvm-08.urgent` loses messages: the policy `everything` sets `message-ttl` to 3600000",
+        "queue `longshore.dead` loses messages: the operator policy `sparing` sets `max-length` to 100000",
+    ] {
+        assert!(told.contains(harm), "{told}");
+    }
+    assert!(!told.contains("queue `longshore.jobs.kvm-07` loses"), "ours counts there: {told}");
+    ctl(&["clear_policy", "-p", VHOST, "everything"]);
+    ctl(&["clear_operator_policy", "-p", VHOST, "sparing"]);
 }
 
 /// Another directory than the one that has them.
@@ -165,6 +185,14 @@ fn with_certificates_alone(operator: &Operator) {
         let told = said(&operator.command_in("certified", &words).args(more).output().unwrap(), 0);
         assert!(told.contains(outcome) && told.contains("tried    kvm-09: 24 of 24 as they should be"), "{told}");
     }
+    // Somebody has the name of a twin, and keeps it.
+    operator.rabbit.ctl(&["add_user", "kvm-12.probe", "theirs"]);
+    let words = ["setup", "--host", "kvm-12", "--external", "--amqp", &amqp];
+    let refused = said(&operator.command_in("certified", &words).output().unwrap(), 2);
+    assert!(refused.contains("user `kvm-12.probe` has other rights than a setup gives it"), "{refused}");
+    assert!(!refused.contains("made "), "something was done: {refused}");
+    assert!(operator.rabbit.ctl(&["list_users"]).contains("kvm-12.probe"));
+    operator.rabbit.ctl(&["delete_user", "kvm-12.probe"]);
     let users = operator.rabbit.ctl(&["list_users"]);
     assert!(users.contains("kvm-09") && !users.contains("probe"), "{users}");
 }
