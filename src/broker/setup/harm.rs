@@ -39,8 +39,8 @@ pub fn is_suspect(policy: &Value, of_operators: bool, ours: &[Policy]) -> bool {
     let text = |key: &str| policy.get(key).and_then(Value::as_str).unwrap_or_default();
     let is_ours = !of_operators && ours.iter().any(|one| one.name == text("name"));
     let before_ours = policy.get("priority").and_then(Value::as_i64).is_some_and(|priority| priority >= PRIORITY);
-    let sets = |key: &&str| policy.get("definition").is_some_and(|keys| keys.get(*key).is_some());
-    !is_ours && text("apply-to") != "exchanges" && (before_ours || LOSING.iter().any(|key| sets(&key)))
+    let sets = |key: &str| policy.get("definition").is_some_and(|keys| keys.get(key).is_some());
+    !is_ours && text("apply-to") != "exchanges" && (before_ours || LOSING.iter().any(|key| sets(key)))
 }
 
 /// What harms a queue. `answer` is what the API says of it, `ours` what our policy for it sets, if it has one.
