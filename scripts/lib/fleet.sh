@@ -17,9 +17,10 @@ longshore=${LONGSHORE_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/longshore}
 # broker_of USER: where that user finds the broker.
 broker_of() { echo "amqp://$1:$(cat "$fleet_passwords/$1")@127.0.0.1:$LONGSHORE_LAB_AMQP_PORT/%2f"; }
 
+# The lab's broker outlives the folder with the passwords.
 secure_broker() {
     LONGSHORE_MANAGEMENT_PASSWORD=guest "$longshore" broker setup --management "http://${LONGSHORE_LAB_MANAGEMENT_URI#*@}" --user guest \
-        --host "$fleet_host" --publisher "$fleet_planner" --event-reader "$fleet_planner" --passwords "$fleet_passwords" \
+        --host "$fleet_host" --publisher "$fleet_planner" --event-reader "$fleet_planner" --passwords "$fleet_passwords" --new-passwords \
         --amqp "amqp://127.0.0.1:$LONGSHORE_LAB_AMQP_PORT"
 }
 

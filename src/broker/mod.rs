@@ -278,14 +278,6 @@ pub async fn try_out(
     amqp::try_out(settings, attempts).await
 }
 
-/// Whether the broker lets the user of `settings` in.
-///
-/// # Errors
-/// The broker cannot be reached.
-pub async fn lets_in(settings: settings::BrokerSettings) -> Result<bool, BrokerError> {
-    amqp::lets_in(settings).await
-}
-
 /// The broker could not be reached or refused what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} on the broker at `{address}`")]

@@ -90,6 +90,12 @@ impl Raw {
         self.wait_for(60, 80);
     }
 
+    /// Takes a message of a queue and keeps it un-acked while it lives, without being a consumer.
+    pub fn take(&mut self, queue: &str) {
+        self.method(1, &[&[0, 60, 0, 70, 0, 0][..], &short(queue.as_bytes()), &[0]].concat());
+        self.wait_for(60, 71);
+    }
+
     /// Publishes with a copy to the key `further`; what the broker says if it does not allow that.
     pub fn publish_copied(&mut self, exchange: &str, key: &str, further: &str, user: &str) -> Result<(), String> {
         const USER_ID: u16 = 1 << 4;

@@ -50,10 +50,14 @@ impl Operator {
     }
 
     fn setup(&self, more: &[&str]) -> Output {
+        self.setup_with(&self.folder(), more)
+    }
+
+    fn setup_with(&self, folder: &Path, more: &[&str]) -> Output {
         let roles = ["--publisher", PLANNER, "--controller", OPS, "--event-reader", WALL, "--letter-reader", LETTERS];
         let mut command = self.command(&["setup", "--host", HERE, "--host", THERE]);
         let amqp = format!("amqp://{}", self.rabbit.address());
-        command.args(roles).arg("--passwords").arg(self.folder()).args(["--amqp", &amqp]).args(more);
+        command.args(roles).arg("--passwords").arg(folder).args(["--amqp", &amqp]).args(more);
         command.output().unwrap()
     }
 
@@ -128,11 +132,42 @@ fn setup_says_what_it_does_and_does_it_once(operator: &Operator, release: Releas
         !second.contains("rights in the virtual host")
             && third.contains("fleet.letters has rights in the virtual host `/`")
     );
+    passwords_that_nobody_knows_are_not_replaced_unasked(operator);
     // A type can't be changed, and is not.
     let refused = said(&operator.setup(&["--queue-type", "quorum"]), 2);
-    assert!(refused.contains("longshore.jobs.kvm-07.urgent` is there as classic"), "{refused}");
+    assert!(refused.contains("policy `longshore-jobs` is for classic queues, not for quorum ones"), "{refused}");
     said(&operator.setup(&["--publisher", "guest"]), 2);
+    a_policy_that_loses_messages_is_found(operator);
     with_certificates_alone(operator);
+}
+
+/// A catch-all of somebody's, where none of ours is, and one of the broker's operator.
+fn a_policy_that_loses_messages_is_found(operator: &Operator) {
+    let ctl = |words: &[&str]| operator.rabbit.ctl(words);
+    ctl(&["set_policy", "-p", VHOST, "--apply-to", "queues", "everything", ".*", r#"{"message-ttl":3600000}"#]);
+    let dead = r#"{"max-length":100000}"#;
+    ctl(&["set_operator_policy", "-p", VHOST, "--apply-to", "queues", "sparing", r"^longshore\.dead$", dead]);
+    let told = said(&operator.setup(&[]), 1);
+    for harm in [
+        "queue `longshore.control.kvm-07` loses messages: the policy `everything` sets `message-ttl` to 3600000",
+        "queue `longshore.jobs.kvm-08.urgent` loses messages: the policy `everything` sets `message-ttl` to 3600000",
+        "queue `longshore.dead` loses messages: the operator policy `sparing` sets `max-length` to 100000",
+    ] {
+        assert!(told.contains(harm), "{told}");
+    }
+    assert!(!told.contains("queue `longshore.jobs.kvm-07` loses"), "ours counts there: {told}");
+    ctl(&["clear_policy", "-p", VHOST, "everything"]);
+    ctl(&["clear_operator_policy", "-p", VHOST, "sparing"]);
+}
+
+/// Another directory than the one that has them.
+fn passwords_that_nobody_knows_are_not_replaced_unasked(operator: &Operator) {
+    let other = operator.passwords.path().join("other");
+    let refused = said(&operator.setup_with(&other, &["--host", "kvm-10"]), 2);
+    assert!(refused.contains("user `kvm-07` has a password, and no file with it"), "{refused}");
+    assert!(!other.exists() && !operator.rabbit.ctl(&["list_users"]).contains("kvm-10"), "something was done");
+    let told = said(&operator.setup_with(&other, &["--new-passwords", "--dry-run"]), 0);
+    assert!(told.contains("change   password of kvm-07\n") && told.contains(" 0 to make, 6 to change"), "{told}");
 }
 
 fn is_private(file: &Path) {
@@ -143,11 +178,21 @@ fn is_private(file: &Path) {
 /// Another fleet, of quorum queues, whose users have no passwords: what is tried out is tried as twins that are gone afterwards.
 fn with_certificates_alone(operator: &Operator) {
     let amqp = format!("amqp://{}", operator.rabbit.address());
-    let words = ["setup", "--host", "kvm-09", "--queue-type", "quorum", "--external", "--amqp", &amqp];
-    for outcome in [" made, 0 changed, 1 were so", "nothing was changed: all "] {
-        let told = said(&operator.command_in("certified", &words).output().unwrap(), 0);
+    let words = ["setup", "--host", "kvm-09", "--external", "--amqp", &amqp];
+    let terms = ["--queue-type", "quorum", "--backlog", "5000"];
+    // The second run says nothing of the fleet's terms, and leaves them.
+    for (outcome, more) in [(" made, 0 changed, 1 were so", &terms[..]), ("nothing was changed: all ", &[])] {
+        let told = said(&operator.command_in("certified", &words).args(more).output().unwrap(), 0);
         assert!(told.contains(outcome) && told.contains("tried    kvm-09: 24 of 24 as they should be"), "{told}");
     }
+    // Somebody has the name of a twin, and keeps it.
+    operator.rabbit.ctl(&["add_user", "kvm-12.probe", "theirs"]);
+    let words = ["setup", "--host", "kvm-12", "--external", "--amqp", &amqp];
+    let refused = said(&operator.command_in("certified", &words).output().unwrap(), 2);
+    assert!(refused.contains("user `kvm-12.probe` has other rights than a setup gives it"), "{refused}");
+    assert!(!refused.contains("made "), "something was done: {refused}");
+    assert!(operator.rabbit.ctl(&["list_users"]).contains("kvm-12.probe"));
+    operator.rabbit.ctl(&["delete_user", "kvm-12.probe"]);
     let users = operator.rabbit.ctl(&["list_users"]);
     assert!(users.contains("kvm-09") && !users.contains("probe"), "{users}");
 }
@@ -295,13 +340,34 @@ async fn a_reader_is_not_deceived(operator: &Arc<Operator>, release: Release) {
     assert_eq!(said.contains("further routing keys"), release == Release::Debian12, "{said}");
 }
 
+/// Whoever has the name of a host, or is one in another virtual host.
+fn nobody_elses_user_is_removed(operator: &Operator) {
+    let remove = |vhost: &str, host: &str| operator.command_in(vhost, &["remove-host", host]).output().unwrap();
+    assert!(said(&remove(VHOST, "guest"), 2).contains("user `guest` has the tags `administrator`"));
+    let wrong = said(&remove("certified", THERE), 2);
+    assert!(wrong.contains("user `kvm-08` has rights in the virtual host `fleet`"), "{wrong}");
+    assert!(said(&remove("certified", "kvm-77"), 10).contains("has neither user nor queues here"));
+    let users = operator.rabbit.ctl(&["list_users"]);
+    assert!(users.contains("guest") && users.contains(THERE), "{users}");
+}
+
 async fn a_host_is_removed_and_its_jobs_are_not_lost_unasked(operator: &Arc<Operator>) {
     let there: HostId = THERE.parse().unwrap();
     let session = open_up(operator.broker(THERE).as_ref(), &there).await;
     let of_operator = Arc::clone(operator);
     let (kept, gone, none) = blocking(move || {
+        nobody_elses_user_is_removed(&of_operator);
+        // The job is nowhere but on a connection that stays: the administrator's.
+        of_operator.rabbit.ctl(&["set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*"]);
+        let mut elsewhere = Raw::connect_as(of_operator.rabbit.address(), "guest", "guest", VHOST);
+        elsewhere.take(&jobs_queue(&THERE.parse().unwrap()));
         let remove = |more: &[&str]| of_operator.command(&[&["remove-host", THERE], more].concat()).output().unwrap();
-        (said(&remove(&[]), 1), said(&remove(&["--discard-messages"]), 0), said(&remove(&[]), 10))
+        let kept = said(&remove(&[]), 1);
+        drop(elsewhere);
+        let quorum = ["remove-host", "kvm-09"];
+        let empty = said(&of_operator.command_in("certified", &quorum).output().unwrap(), 0);
+        assert_eq!(empty.matches("removed  queue ").count(), 3, "{empty}");
+        (kept, said(&remove(&["--discard-messages"]), 0), said(&remove(&[]), 10))
     })
     .await;
     assert!(kept.contains(&format!("queue `{}` still holds messages", jobs_queue(&there))), "{kept}");

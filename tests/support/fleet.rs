@@ -124,7 +124,17 @@ impl Fleet {
         let passwords = self.folder.join("passwords");
         let place = |uri: &str| uri.rsplit(['@', '/']).find(|part| part.contains(':')).unwrap().to_owned();
         let output = Command::new(LONGSHORE)
-            .args(["broker", "setup", "--host", &self.host, "--user", "guest", "--no-probe", "--passwords"])
+            .args([
+                "broker",
+                "setup",
+                "--host",
+                &self.host,
+                "--user",
+                "guest",
+                "--no-probe",
+                "--new-passwords",
+                "--passwords",
+            ])
             .arg(&passwords)
             .args(["--management", &format!("http://{}", place(management_uri))])
             .env("LONGSHORE_MANAGEMENT_PASSWORD", "guest")

@@ -96,12 +96,6 @@ pub(super) async fn try_out(settings: BrokerSettings, attempts: Vec<Try>) -> Res
     AmqpBroker::start(settings)?.on_thread(&action, async move |settings| probe::run(&settings, &attempts).await).await
 }
 
-/// Whether a user is let in.
-pub(super) async fn lets_in(settings: BrokerSettings) -> Result<bool, BrokerError> {
-    let action = format!("try to log in as user `{}`", settings.uri.user());
-    AmqpBroker::start(settings)?.on_thread(&action, async move |settings| probe::lets_in(&settings).await).await
-}
-
 #[async_trait]
 impl Broker for AmqpBroker {
     fn publisher(&self) -> Arc<dyn Publisher> {

@@ -32,18 +32,6 @@ pub(super) async fn run(settings: &BrokerSettings, attempts: &[Try]) -> Result<V
     Ok(answers)
 }
 
-/// Whether the broker lets the user of `settings` in at all.
-pub(super) async fn lets_in(settings: &BrokerSettings) -> Result<bool, LinkError> {
-    match Link::open(settings, Role::Check).await {
-        Ok(link) => {
-            link.close().await;
-            Ok(true)
-        }
-        Err(error) if error.is_access_refused() => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 async fn one(link: &Link, attempt: &Try) -> Result<Answer, LinkError> {
     let channel = link.channel().await?;
     let tried = match attempt {

@@ -1,14 +1,24 @@
 //! Steps done against a broker, each only where something else is there.
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::look::{Conflict, Found, compare};
+use super::harm::{Harm, harms, is_suspect};
+use super::look::{Conflict, Found, Known, compare};
+use super::owner::{Standing, is_ours};
 use super::password::{PasswordError, Passwords};
-use super::policy::PRIORITY;
+use super::plan::{Member, Wanted};
+use super::policy::{JOBS_POLICY, PRIORITY, URGENT_JOBS_POLICY};
 use super::step::{Step, segment};
+use super::terms::{Asked, Terms};
 use super::version::{InvalidVersion, ServerVersion};
 use crate::broker::management::{Management, ManagementError, Method, Request};
+
+/// How old the counts and the policy of a queue are at most that the API shows: a queue tells them every five seconds, and they are
+/// kept for as long.
+pub(super) const COUNTS_AGE_MAX: Duration = Duration::from_secs(11);
 
 /// A setup could not go on. What was done until then stays, and is found by the next.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +42,9 @@ pub enum SetupError {
     #[error("RabbitMQ {0} is too old: {oldest} is the oldest that is supported", oldest = ServerVersion::OLDEST)]
     TooOld(ServerVersion),
     /// Messages would be lost.
-    #[error("queue `{0}` still holds messages, and takes no more: see to them, or say that they are to be discarded")]
+    #[error(
+        "queue `{0}` still holds messages or is still read, and takes no more: see to them, or say that they are to be discarded"
+    )]
     NotEmpty(String),
 }
 
@@ -82,6 +94,8 @@ pub struct Ground<'a> {
     pub vhost: &'a str,
     /// Passwords; none where users log in with certificates.
     pub passwords: Option<&'a Passwords>,
+    /// Who has a password that no file holds gets a new one.
+    pub new_passwords: bool,
 }
 
 impl Ground<'_> {
@@ -111,6 +125,15 @@ impl Ground<'_> {
         Ok(found)
     }
 
+    /// The terms on which jobs wait, beside the policies that are there.
+    ///
+    /// # Errors
+    /// The server does not answer, or other terms hold already.
+    pub fn terms(&self, asked: Asked) -> Result<Terms, SetupError> {
+        let policy = |name| self.management.get(&format!("policies/{}/{name}", segment(self.vhost)));
+        Ok(asked.beside(policy(JOBS_POLICY)?.as_ref(), policy(URGENT_JOBS_POLICY)?.as_ref())?)
+    }
+
     /// Gives a user a password that is kept nowhere.
     ///
     /// # Errors
@@ -118,6 +141,19 @@ impl Ground<'_> {
     pub fn give_password(&self, user: &str, password: &SecretString) -> Result<(), SetupError> {
         self.management.ask(&Step::Password(user.to_owned()).request(self.vhost, Some(password)))?;
         Ok(())
+    }
+
+    /// Whether a user is there and as a setup makes it.
+    ///
+    /// # Errors
+    /// The server does not answer, or the user is somebody else's.
+    pub fn has(&self, member: &Member) -> Result<bool, SetupError> {
+        let place = format!("users/{}", segment(&member.user));
+        let Some(user) = self.management.get(&place)? else { return Ok(false) };
+        let more = |what: &str| self.management.get(&format!("{place}/{what}")).map(Option::unwrap_or_default);
+        let standing = Standing { user, rights: more("permissions")?, topics: more("topic-permissions")? };
+        is_ours(member, self.vhost, &standing)?;
+        Ok(true)
     }
 
     /// Removes a user, which closes its connections. One that is not there is no error.
@@ -157,6 +193,33 @@ impl Ground<'_> {
         Ok(found)
     }
 
+    /// What makes the broker lose messages of the queues of a setup.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn harms(&self, wanted: &Wanted, version: ServerVersion) -> Result<Vec<Harm>, SetupError> {
+        let policies = |kind: &str| self.management.get(&format!("{kind}/{}", segment(self.vhost)));
+        let (ordinary, operators) =
+            (policies("policies")?.unwrap_or_default(), policies("operator-policies")?.unwrap_or_default());
+        let ours = wanted.policies(version);
+        let suspect = |list: &Value, of_operators| {
+            list.as_array().into_iter().flatten().any(|policy| is_suspect(policy, of_operators, &ours))
+        };
+        if !suspect(&ordinary, false) && !suspect(&operators, true) {
+            return Ok(Vec::new());
+        }
+        std::thread::sleep(COUNTS_AGE_MAX);
+        let mut found = Vec::new();
+        for queue in wanted.queues() {
+            let ours = wanted.policy_of(&queue, version);
+            let place = Step::Queue(queue.clone()).place(self.vhost);
+            if let Some(answer) = self.management.get(&place)? {
+                found.extend(harms(&queue.name, &answer, ours.as_ref(), &operators));
+            }
+        }
+        Ok(found)
+    }
+
     /// Other virtual hosts in which a user has rights.
     ///
     /// # Errors
@@ -176,6 +239,12 @@ impl Ground<'_> {
 
     fn compare(&self, step: &Step, password: Option<&SecretString>) -> Result<Found, SetupError> {
         let answer = self.management.get(&step.place(self.vhost))?;
-        Ok(compare(step, answer.as_ref(), password)?)
+        let known = match (password, self.passwords) {
+            (Some(password), _) => Known::Password(password),
+            (None, None) => Known::NotAsked,
+            (None, Some(_)) if self.new_passwords => Known::Replaceable,
+            (None, Some(_)) => Known::NoFile,
+        };
+        Ok(compare(step, answer.as_ref(), known)?)
     }
 }

@@ -26,10 +26,30 @@ pub struct Conflict {
     remedy: &'static str,
 }
 
-/// Compares a step with the answer for its place, which is none where nothing is there. `password` is that of the step's user.
-pub fn compare(step: &Step, answer: Option<&Value>, password: Option<&SecretString>) -> Result<Found, Conflict> {
+impl Conflict {
+    pub(super) fn new(what: impl Into<String>, is: impl Into<String>, remedy: &'static str) -> Self {
+        Self { what: what.into(), is: is.into(), remedy }
+    }
+}
+
+/// What is known of the password of a step's user.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Known<'a> {
+    /// Its file holds this one.
+    Password(&'a SecretString),
+    /// It has no file.
+    NoFile,
+    /// It has no file, and may get a new password in place of one that the broker has.
+    Replaceable,
+    /// Nobody said where the files are.
+    #[default]
+    NotAsked,
+}
+
+/// Compares a step with the answer for its place, which is none where nothing is there.
+pub fn compare(step: &Step, answer: Option<&Value>, known: Known<'_>) -> Result<Found, Conflict> {
     let Some(answer) = answer else { return Ok(Found::Missing) };
-    let conflict = |what: String, is: String, remedy| Err(Conflict { what, is, remedy });
+    let conflict = |what: String, is: String, remedy| Err(Conflict::new(what, is, remedy));
     let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default();
     let durable = answer.get("durable").and_then(Value::as_bool) == Some(true);
     Ok(match step {
@@ -76,10 +96,20 @@ pub fn compare(step: &Step, answer: Option<&Value>, password: Option<&SecretStri
             Some(found) if found.as_u64() == Some(u64::from(*most)) => Found::AsWanted,
             Some(_) => Found::Otherwise,
         },
-        Step::Password(_) => match password {
-            Some(password) if is_hash_of(text("password_hash"), text("hashing_algorithm"), password) => Found::AsWanted,
-            _ if text("password_hash").is_empty() => Found::Missing,
-            _ => Found::Otherwise,
+        Step::Password(user) => match (text("password_hash"), known) {
+            ("", _) => Found::Missing,
+            (_, Known::NotAsked) => Found::AsWanted,
+            (_, Known::Replaceable) => Found::Otherwise,
+            (hash, Known::Password(password)) if is_hash_of(hash, text("hashing_algorithm"), password) => {
+                Found::AsWanted
+            }
+            (_, Known::Password(_)) => Found::Otherwise,
+            // Whoever uses the password that the broker has would be locked out.
+            (_, Known::NoFile) => {
+                let is = "has a password, and no file with it".to_owned();
+                let remedy = "name the directory that has it, or have new ones made with `--new-passwords`";
+                return conflict(format!("user `{user}`"), is, remedy);
+            }
         },
         Step::NoPassword(_) if text("password_hash").is_empty() => Found::AsWanted,
         Step::NoPassword(_) => Found::Otherwise,
@@ -91,7 +121,7 @@ fn other_type(found: &str, durable: bool) -> String {
 }
 
 /// Whether every part of `wanted` is in `found`, which may say more.
-fn same(wanted: &Value, found: &Value) -> Found {
+pub(super) fn same(wanted: &Value, found: &Value) -> Found {
     let wanted = wanted.as_object().into_iter().flatten();
     let all = wanted.into_iter().all(|(key, value)| found.get(key) == Some(value));
     if all { Found::AsWanted } else { Found::Otherwise }
@@ -102,7 +132,7 @@ fn list(answer: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// A user's tags, if it has any: a list, or before 3.9 and in some answers a text.
-fn tags(user: &Value) -> Option<String> {
+pub(super) fn tags(user: &Value) -> Option<String> {
     let tags = match user.get("tags")? {
         Value::Array(tags) => tags.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         tags => tags.as_str().unwrap_or_default().to_owned(),
@@ -127,7 +157,7 @@ mod tests {
     }
 
     fn found(step: &Step, answer: Value) -> Found {
-        compare(step, Some(&answer), None).unwrap()
+        compare(step, Some(&answer), Known::NotAsked).unwrap()
     }
 
     #[test]
@@ -135,16 +165,17 @@ mod tests {
         let exchange = Step::Exchange(EXCHANGES[1]);
         assert_eq!(found(&exchange, json!({ "type": "topic", "durable": true, "internal": false })), Found::AsWanted);
         for other in [json!({ "type": "fanout", "durable": true }), json!({ "type": "topic", "durable": false })] {
-            assert!(compare(&exchange, Some(&other), None).is_err(), "{other}");
+            assert!(compare(&exchange, Some(&other), Known::NotAsked).is_err(), "{other}");
         }
         let queue = Step::Queue(host_queues(&host(), QueueType::Quorum).pop().unwrap());
         let as_made = json!({ "type": "quorum", "durable": true, "arguments": { "x-queue-type": "quorum" } });
         assert_eq!(found(&queue, as_made), Found::AsWanted);
-        assert_eq!(compare(&queue, None, None), Ok(Found::Missing));
-        let classic = compare(&queue, Some(&json!({ "type": "classic", "durable": true, "arguments": {} })), None);
+        assert_eq!(compare(&queue, None, Known::NotAsked), Ok(Found::Missing));
+        let classic = json!({ "type": "classic", "durable": true, "arguments": {} });
+        let classic = compare(&queue, Some(&classic), Known::NotAsked);
         assert!(classic.unwrap_err().to_string().contains("`longshore.jobs.kvm-07` is there as classic"));
         let aging = json!({ "type": "quorum", "durable": true, "arguments": { "x-message-ttl": 1000 } });
-        assert!(compare(&queue, Some(&aging), None).unwrap_err().to_string().contains("x-message-ttl"));
+        assert!(compare(&queue, Some(&aging), Known::NotAsked).unwrap_err().to_string().contains("x-message-ttl"));
     }
 
     #[test]
@@ -164,7 +195,7 @@ mod tests {
         assert_eq!(found(&user, json!({ "tags": [] })), Found::AsWanted);
         assert_eq!(found(&user, json!({ "tags": "" })), Found::AsWanted);
         for tags in [json!(["administrator"]), json!("monitoring"), json!(["impersonator"])] {
-            assert!(compare(&user, Some(&json!({ "tags": tags })), None).is_err());
+            assert!(compare(&user, Some(&json!({ "tags": tags })), Known::NotAsked).is_err());
         }
     }
 
@@ -189,13 +220,24 @@ mod tests {
         let step = Step::Password("kvm-07".to_owned());
         let password = SecretString::from("s3cr3t");
         let answer = json!({ "password_hash": hashed(&password), "hashing_algorithm": ALGORITHM });
-        assert_eq!(compare(&step, Some(&answer), Some(&password)), Ok(Found::AsWanted));
-        assert_eq!(compare(&step, Some(&answer), Some(&"other".into())), Ok(Found::Otherwise));
-        assert_eq!(compare(&step, Some(&answer), None), Ok(Found::Otherwise));
-        assert_eq!(compare(&step, Some(&json!({ "password_hash": "" })), Some(&password)), Ok(Found::Missing));
+        assert_eq!(compare(&step, Some(&answer), Known::Password(&password)), Ok(Found::AsWanted));
+        assert_eq!(compare(&step, Some(&answer), Known::Password(&"other".into())), Ok(Found::Otherwise));
+        assert_eq!(compare(&step, Some(&answer), Known::NotAsked), Ok(Found::AsWanted));
+        for known in [Known::Password(&password), Known::NoFile, Known::Replaceable, Known::NotAsked] {
+            assert_eq!(compare(&step, Some(&json!({ "password_hash": "" })), known), Ok(Found::Missing));
+        }
         let none = Step::NoPassword("kvm-07".to_owned());
         assert_eq!(found(&none, answer), Found::Otherwise);
         assert_eq!(found(&none, json!({ "password_hash": "" })), Found::AsWanted);
+    }
+
+    #[test]
+    fn a_password_that_no_file_has_is_replaced_only_where_that_was_said() {
+        let step = Step::Password("kvm-07".to_owned());
+        let answer = json!({ "password_hash": hashed(&"s3cr3t".into()), "hashing_algorithm": ALGORITHM });
+        let refusal = compare(&step, Some(&answer), Known::NoFile).unwrap_err().to_string();
+        assert!(refusal.contains("user `kvm-07` has a password") && refusal.contains("--new-passwords"), "{refusal}");
+        assert_eq!(compare(&step, Some(&answer), Known::Replaceable), Ok(Found::Otherwise));
     }
 
     #[test]

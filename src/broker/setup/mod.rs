@@ -11,16 +11,20 @@
 //!
 //! Users who log in with certificates have no password with which anybody could try things out. In the place of each stands a twin:
 //! a user of another name with the same rights and a password that is kept nowhere, which is there only while it is tried. A twin
-//! that a killed run left has rights of its host and nobody has its password; the next run takes it over and removes it.
+//! that a killed run left has rights of its host and nobody has its password; the next run takes it over and removes it, or
+//! says what to delete where it has not all its rights.
 
 pub mod apply;
+pub mod harm;
 pub mod look;
+pub mod owner;
 pub mod password;
 pub mod plan;
 pub mod policy;
 pub mod probe;
 pub mod removal;
 pub mod step;
+pub mod terms;
 pub mod version;
 
 use secrecy::SecretString;
@@ -33,26 +37,37 @@ fn twin_of(user: &str) -> String {
     format!("{user}.probe")
 }
 
+/// A user of a twin's name, as a setup makes it.
+fn twin(member: &Member) -> Member {
+    Member { user: twin_of(&member.user), roles: member.roles.clone() }
+}
+
 impl Ground<'_> {
-    /// Makes a user's twin; gives its name. It has to be removed, whatever comes.
+    /// Looks whether the name of a user's twin is free, or a killed run left the twin.
     ///
     /// # Errors
-    /// The server refused, or the twin's name is somebody else's.
-    pub fn make_twin(&self, member: &Member, password: &SecretString) -> Result<String, SetupError> {
-        let user = twin_of(&member.user);
-        let twin = Member { user: user.clone(), roles: member.roles.clone() };
-        for step in closed_user(&twin, false) {
-            self.make_so(&step)?;
-        }
-        self.give_password(&user, password)?;
-        Ok(user)
+    /// The server does not answer, or the name is somebody else's.
+    pub fn look_at_twin(&self, member: &Member) -> Result<(), SetupError> {
+        self.has(&twin(member)).map(drop)
     }
 
-    /// Removes a user's twin, if it is there.
+    /// Makes a user's twin; gives its name. It has to be removed, whatever comes; where this fails nothing is left of it.
     ///
     /// # Errors
-    /// The server refused.
-    pub fn remove_twin(&self, user: &str) -> Result<(), SetupError> {
-        self.remove_user(&twin_of(user)).map(drop)
+    /// The server refused, or the twin's name is somebody else's, who is left as they are.
+    pub fn make_twin(&self, member: &Member, password: &SecretString) -> Result<String, SetupError> {
+        self.look_at_twin(member)?;
+        let twin = twin(member);
+        let made = closed_user(&twin, false)
+            .iter()
+            .try_for_each(|step| self.make_so(step).map(drop))
+            .and_then(|()| self.give_password(&twin.user, password));
+        match made {
+            Ok(()) => Ok(twin.user),
+            Err(error) => {
+                self.remove_user(&twin.user)?;
+                Err(error)
+            }
+        }
     }
 }

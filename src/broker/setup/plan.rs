@@ -4,17 +4,18 @@
 //! password, gets the keys that it may use on topic exchanges first (until then all are open to it), its other rights next (until then
 //! it cannot even enter the virtual host), and only then a password, where it logs in with one.
 
-use super::policy::policies;
+use super::policy::{JOBS_POLICY, Policy, URGENT_JOBS_POLICY, policies};
 use super::step::Step;
+use super::terms::Terms;
 use super::version::ServerVersion;
 use crate::broker::access::{Rights, Role};
-use crate::broker::topology::{EXCHANGES, Queue, QueueType, host_queues, shared_queues};
+use crate::broker::topology::{EXCHANGES, JOBS_EXCHANGE, Queue, host_queues, shared_queues};
 use crate::model::id::HostId;
 
-/// Connections of one user: a worker has two, after a lost network the broker holds the two before it for a while, and somebody
+/// Connections of one host: its worker has two, after a lost network the broker holds the two before it for a while, and somebody
 /// may check the host meanwhile.
 const CONNECTIONS_MAX: u32 = 8;
-/// Channels of one user.
+/// Channels of one host.
 const CHANNELS_MAX: u32 = 32;
 
 /// How users log in.
@@ -47,10 +48,8 @@ impl Member {
 pub struct Wanted {
     /// The virtual host.
     pub vhost: String,
-    /// How the broker keeps the job queues.
-    pub jobs_type: QueueType,
-    /// Jobs that may wait in a host's normal queue.
-    pub backlog_max: u32,
+    /// On what terms jobs wait.
+    pub terms: Terms,
     /// Hosts.
     pub hosts: Vec<HostId>,
     /// The users that are no hosts.
@@ -60,6 +59,25 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The policies for job queues.
+    pub fn policies(&self, version: ServerVersion) -> Vec<Policy> {
+        policies(self.terms.jobs_type, self.terms.backlog_max, version)
+    }
+
+    /// Our policy for a queue; classic urgent queues, control queues and the dead letters have none.
+    pub fn policy_of(&self, queue: &Queue, version: ServerVersion) -> Option<Policy> {
+        let is_urgent = queue.binding_key.ends_with(".urgent");
+        let name = if is_urgent { URGENT_JOBS_POLICY } else { JOBS_POLICY };
+        let of_jobs = queue.exchange == JOBS_EXCHANGE;
+        self.policies(version).into_iter().find(|policy| of_jobs && policy.name == name)
+    }
+
+    /// The queues that all share, and those of the hosts.
+    pub fn queues(&self) -> Vec<Queue> {
+        let of_hosts = self.hosts.iter().flat_map(|host| host_queues(host, self.terms.jobs_type));
+        shared_queues().into_iter().chain(of_hosts).collect()
+    }
+
     /// Everybody, hosts first.
     pub fn members(&self) -> Vec<Member> {
         self.hosts.iter().map(Member::host).chain(self.others.iter().cloned()).collect()
@@ -70,9 +88,8 @@ impl Wanted {
 pub fn steps(wanted: &Wanted, version: ServerVersion, has_user_limits: bool) -> Vec<Step> {
     let mut steps = vec![Step::VirtualHost];
     steps.extend(EXCHANGES.map(Step::Exchange));
-    steps.extend(policies(wanted.jobs_type, wanted.backlog_max, version).into_iter().map(Step::Policy));
-    let queues = shared_queues().into_iter().chain(wanted.hosts.iter().flat_map(|h| host_queues(h, wanted.jobs_type)));
-    steps.extend(queues.flat_map(queue_steps));
+    steps.extend(wanted.policies(version).into_iter().map(Step::Policy));
+    steps.extend(wanted.queues().into_iter().flat_map(queue_steps));
     for member in wanted.members() {
         steps.extend(closed_user(&member, has_user_limits));
         steps.push(match wanted.login {
@@ -94,7 +111,8 @@ pub fn closed_user(member: &Member, has_user_limits: bool) -> Vec<Step> {
     let mut steps = vec![Step::User(user())];
     steps.extend(rights.topics.iter().map(|right| Step::Topic { user: user(), right: right.clone() }));
     steps.push(Step::Rights { user: user(), rights });
-    if has_user_limits {
+    // Others may well have many: a planner publishes from several places, and each that watches a job reads events.
+    if has_user_limits && member.roles.iter().any(|role| matches!(role, Role::Host(_))) {
         for (name, most) in [("max-connections", CONNECTIONS_MAX), ("max-channels", CHANNELS_MAX)] {
             steps.push(Step::Limit { user: user(), name, most });
         }
@@ -106,12 +124,12 @@ pub fn closed_user(member: &Member, has_user_limits: bool) -> Vec<Step> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::broker::topology::QueueType;
 
     fn wanted(login: Login) -> Wanted {
         Wanted {
             vhost: "fleet".to_owned(),
-            jobs_type: QueueType::Quorum,
-            backlog_max: 1000,
+            terms: Terms { jobs_type: QueueType::Quorum, backlog_max: 1000 },
             hosts: vec!["kvm-07".parse().unwrap()],
             others: vec![Member { user: "planner".to_owned(), roles: vec![Role::Publisher] }],
             login,
@@ -127,8 +145,17 @@ mod tests {
         let kinds = kinds(Login::Password);
         let host: Vec<_> = kinds.split(|kind| *kind == "user").nth(1).unwrap().to_vec();
         assert_eq!(host, ["topic", "topic", "topic", "rights", "limit", "limit", "password"]);
+        assert_eq!(kinds.iter().filter(|kind| **kind == "limit").count(), 2, "the planner has bounds of a worker");
         let first = |kind| kinds.iter().position(|k| *k == kind).unwrap();
         assert!(first("policy") < first("queue") && first("queue") < first("user"));
+    }
+
+    #[test]
+    fn job_queues_alone_have_a_policy() {
+        let wanted = wanted(Login::Password);
+        let name = |queue: &Queue| wanted.policy_of(queue, "4.0.5".parse().unwrap()).map(|policy| policy.name);
+        let names = wanted.queues().iter().map(name).collect::<Vec<_>>();
+        assert_eq!(names, [None, None, Some(URGENT_JOBS_POLICY), Some(JOBS_POLICY)]);
     }
 
     #[test]

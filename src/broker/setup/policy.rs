@@ -12,6 +12,10 @@ use crate::broker::topology::{DEAD_EXCHANGE, JOBS_EXCHANGE, QueueType};
 
 /// Among policies that match a queue the one with the highest counts, alone.
 pub const PRIORITY: i64 = 50;
+/// Name of the policy for normal jobs.
+pub const JOBS_POLICY: &str = "longshore-jobs";
+/// Name of the one for urgent jobs, which classic queues do without.
+pub const URGENT_JOBS_POLICY: &str = "longshore-urgent-jobs";
 /// Deliveries after which a quorum queue gives a job up. It is 4.x's own default: a lost connection counts as one for all jobs that
 /// were on their way, so a low limit would give up jobs that nobody has tried.
 const DELIVERY_LIMIT: u32 = 20;
@@ -39,12 +43,9 @@ pub fn policies(jobs_type: QueueType, backlog_max: u32, version: ServerVersion) 
     let mut bounded = of_type.clone();
     bounded.insert("max-length".to_owned(), json!(backlog_max));
     bounded.insert("overflow".to_owned(), json!("reject-publish"));
-    let normal = Policy { name: "longshore-jobs", pattern: format!(r"^{prefix}\.[a-z0-9-]+$"), definition: bounded };
-    let urgent = Policy {
-        name: "longshore-urgent-jobs",
-        pattern: format!(r"^{prefix}\.[a-z0-9-]+\.urgent$"),
-        definition: of_type,
-    };
+    let normal = Policy { name: JOBS_POLICY, pattern: format!(r"^{prefix}\.[a-z0-9-]+$"), definition: bounded };
+    let urgent =
+        Policy { name: URGENT_JOBS_POLICY, pattern: format!(r"^{prefix}\.[a-z0-9-]+\.urgent$"), definition: of_type };
     // A policy without a key is refused.
     [normal, urgent].into_iter().filter(|policy| !policy.definition.is_empty()).collect()
 }

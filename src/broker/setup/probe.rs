@@ -90,8 +90,10 @@ pub struct Probe {
 /// How it stands with a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should be, or not tried.
+    /// As it should be.
     Good,
+    /// It was not tried.
+    Untried,
     /// The broker is too old to refuse it; readers look for themselves.
     KnownGap,
     /// Not as it should be.
@@ -102,9 +104,10 @@ impl Probe {
     /// What an answer means.
     pub fn verdict(&self, answer: Answer, version: ServerVersion) -> Verdict {
         match (self.expected, answer) {
-            (_, Answer::Untried)
-            | (Expected::Allowed, Answer::Allowed)
-            | (Expected::Refused | Expected::RefusedFrom(_), Answer::Refused) => Verdict::Good,
+            (_, Answer::Untried) => Verdict::Untried,
+            (Expected::Allowed, Answer::Allowed) | (Expected::Refused | Expected::RefusedFrom(_), Answer::Refused) => {
+                Verdict::Good
+            }
             (Expected::RefusedFrom(first), Answer::Allowed) if version < first => Verdict::KnownGap,
             _ => Verdict::Bad,
         }
@@ -243,6 +246,6 @@ mod tests {
         assert_eq!(gap.verdict(Answer::Refused, old), Verdict::Good);
         assert_eq!(probe(Expected::Refused).verdict(Answer::Allowed, old), Verdict::Bad);
         assert_eq!(probe(Expected::Allowed).verdict(Answer::Refused, new), Verdict::Bad);
-        assert_eq!(probe(Expected::Allowed).verdict(Answer::Untried, new), Verdict::Good);
+        assert_eq!(probe(Expected::Allowed).verdict(Answer::Untried, new), Verdict::Untried);
     }
 }

@@ -1,12 +1,16 @@
 //! A host taken out of the fleet: its user first, which closes its connections, then what brings it messages, then its queues.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::apply::{Ground, SetupError};
+use super::apply::{COUNTS_AGE_MAX, Ground, SetupError};
+use super::plan::Member;
 use super::step::segment;
-use crate::broker::management::{Method, Request};
+use crate::broker::management::{ManagementError, Method, Request};
 use crate::broker::topology::{Queue, QueueType, host_queues};
 use crate::model::id::HostId;
+
+/// The HTTP status of a queue that is not deleted because it holds messages or is read.
+const PRECONDITION_FAILED: u16 = 400;
 
 /// What a removal did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +22,14 @@ pub enum Removed {
 }
 
 impl Ground<'_> {
-    /// Removes a host. Gives what was there. Queues that hold messages stay unless `discard` says otherwise; they are bound to
-    /// nothing any more, so that new jobs for the host come back to their publisher.
+    /// Removes a host, whose user has to be as a setup makes it. Gives what was there. Queues that hold messages, or are read by whoever may hold some of them, all
+    /// stay unless `discard` says otherwise; they are bound to nothing any more, so that new jobs for the host come back to their publisher.
     ///
     /// # Errors
-    /// The server refused, or a queue holds messages.
+    /// The server refused, the user is somebody else's, or a queue holds messages.
     pub fn remove_host(&self, host: &HostId, discard: bool) -> Result<Vec<Removed>, SetupError> {
         let mut removed = Vec::new();
+        self.has(&Member::host(host))?;
         if self.remove_user(host.as_str())? {
             removed.push(Removed::User(host.to_string()));
         }
@@ -33,20 +38,44 @@ impl Ground<'_> {
         for queue in &queues {
             self.unbind(queue)?;
         }
-        if !discard {
-            for queue in &queues {
-                if self.holds_messages(queue)? {
+        let mut there = Vec::new();
+        for queue in queues {
+            if self.management.get(&self.queue(&queue))?.is_some() {
+                there.push(queue);
+            }
+        }
+        if !discard && !there.is_empty() {
+            // Nothing comes in any more, so that after this wait what the API counts is what is there.
+            std::thread::sleep(COUNTS_AGE_MAX);
+            for queue in &there {
+                if let Some(answer) = self.management.get(&self.queue(queue))?
+                    && !is_idle(&answer).ok_or(SetupError::Silent("counts of messages and readers"))?
+                {
                     return Err(SetupError::NotEmpty(queue.name.clone()));
                 }
             }
         }
-        for queue in queues {
-            let request = Request { method: Method::Delete, place: self.queue(&queue), body: None };
-            if self.management.ask(&request)?.is_some() {
+        for queue in there {
+            if self.delete(&queue, discard)? {
                 removed.push(Removed::Queue(queue.name));
             }
         }
         Ok(removed)
+    }
+
+    /// Deletes a queue. Gives whether it was there.
+    fn delete(&self, queue: &Queue, discard: bool) -> Result<bool, SetupError> {
+        let place = self.queue(queue);
+        let Some(answer) = self.management.get(&place)? else { return Ok(false) };
+        // The broker looks again while it deletes, where it can: a quorum queue knows neither condition.
+        let is_looked_at = !discard && answer.get("type").and_then(Value::as_str) == Some(QueueType::Classic.as_str());
+        let place = if is_looked_at { format!("{place}?if-unused=true&if-empty=true") } else { place };
+        match self.management.ask(&Request { method: Method::Delete, place, body: None }) {
+            Err(ManagementError::Refused { status: PRECONDITION_FAILED, .. }) if is_looked_at => {
+                Err(SetupError::NotEmpty(queue.name.clone()))
+            }
+            answer => Ok(answer?.is_some()),
+        }
     }
 
     fn queue(&self, queue: &Queue) -> String {
@@ -63,15 +92,25 @@ impl Ground<'_> {
         }
         Ok(())
     }
+}
 
-    /// Takes a message and puts it back: the counts that the API shows are up to five seconds old.
-    fn holds_messages(&self, queue: &Queue) -> Result<bool, SetupError> {
-        if self.management.get(&self.queue(queue))?.is_none() {
-            return Ok(false);
-        }
-        let body = json!({ "count": 1, "ackmode": "ack_requeue_true", "encoding": "base64", "truncate": 1 });
-        let request = Request { method: Method::Post, place: format!("{}/get", self.queue(queue)), body: Some(body) };
-        let messages = self.management.ask(&request)?.unwrap_or_default();
-        Ok(messages.as_array().is_some_and(|messages: &Vec<Value>| !messages.is_empty()))
+/// Whether a queue has neither messages, on their way ones included, nor readers; none if the API does not say.
+fn is_idle(answer: &Value) -> Option<bool> {
+    let count = |key: &str| answer.get(key).and_then(Value::as_u64);
+    Some(count("messages")? == 0 && count("consumers")? == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_is_idle_without_messages_and_readers_and_not_where_nobody_says() {
+        let idle = |messages, consumers| is_idle(&json!({ "messages": messages, "consumers": consumers }));
+        assert_eq!(idle(0, 0), Some(true));
+        assert_eq!((idle(1, 0), idle(0, 1)), (Some(false), Some(false)));
+        assert_eq!((is_idle(&json!({})), is_idle(&json!({ "messages": 0 }))), (None, None));
     }
 }

@@ -26,7 +26,7 @@ pub struct RemoveArgs {
 
 pub fn run(args: &RemoveArgs) -> Result<Exit, CliError> {
     let management = args.server.connect()?;
-    let ground = Ground { management: &management, vhost: &args.server.vhost, passwords: None };
+    let ground = Ground { management: &management, vhost: &args.server.vhost, passwords: None, new_passwords: false };
     let removed = ground.remove_host(&args.host, args.discard_messages).map_err(failed)?;
     for one in &removed {
         let (kind, name) = match one {

@@ -27,6 +27,9 @@ pub struct ServerArgs {
     /// Authorities (PEM) of whom one must have signed the broker's certificate; else the system's
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// Let the administrator's password travel unencrypted to another machine
+    #[arg(long)]
+    insecure: bool,
     /// Virtual host
     #[arg(long, value_name = "NAME", default_value = "/")]
     pub vhost: String,
@@ -48,12 +51,12 @@ impl ServerArgs {
         let missing = |option: &str| CliError::usage(format!("`{option}` is missing"));
         let url = self.management.clone().ok_or_else(|| missing("--management"))?;
         let user = self.user.clone().ok_or_else(|| missing("--user"))?;
-        let password = self.password()?;
-        if Management::is_open(&url) {
-            eprintln!(
-                "warning: the administrator's password travels unencrypted: use https, or run this beside the broker"
-            );
+        if Management::is_open(&url) && !self.insecure {
+            return Err(CliError::usage(
+                "the administrator's password would travel unencrypted: use https, run this beside the broker, or allow it with `--insecure`",
+            ));
         }
+        let password = self.password()?;
         Management::new(ManagementSettings { url, ca: self.ca_file.clone(), user, password }).map_err(CliError::usage)
     }
 
@@ -75,5 +78,35 @@ pub fn failed(error: SetupError) -> CliError {
     match error {
         SetupError::Conflict(_) | SetupError::Password(_) | SetupError::TooOld(_) => CliError::usage(error),
         _ => CliError::failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn refusal(url: &str, insecure: bool) -> String {
+        let args = ServerArgs {
+            management: Some(url.to_owned()),
+            user: Some("admin".to_owned()),
+            password_file: Some("/nowhere/password".into()),
+            ca_file: None,
+            insecure,
+            vhost: "/".to_owned(),
+        };
+        args.connect().err().unwrap().chain()
+    }
+
+    #[test]
+    fn a_password_goes_unencrypted_to_another_machine_only_where_that_is_allowed() {
+        let open = "would travel unencrypted";
+        assert!(refusal("http://broker:15672", false).contains(open));
+        for (url, insecure) in
+            [("http://broker:15672", true), ("http://127.0.0.1:15672", false), ("https://broker", false)]
+        {
+            let next = refusal(url, insecure);
+            assert!(next.contains("no password file `/nowhere/password`"), "{url}: {next}");
+        }
     }
 }

@@ -11,10 +11,12 @@ use super::server::{ServerArgs, failed};
 use crate::broker::access::Role;
 use crate::broker::address::BrokerUri;
 use crate::broker::setup::apply::{Ground, Server};
+use crate::broker::setup::harm::Harm;
 use crate::broker::setup::look::Found;
 use crate::broker::setup::password::Passwords;
 use crate::broker::setup::plan::{Login, Wanted, steps};
 use crate::broker::setup::step::Step;
+use crate::broker::setup::terms::Asked;
 use crate::broker::setup::version::ServerVersion;
 use crate::broker::topology::QueueType;
 use crate::cli::exit::Exit;
@@ -43,15 +45,19 @@ pub struct SetupArgs {
     /// User who reads dead letters
     #[arg(long = "letter-reader", value_name = "NAME")]
     letter_readers: Vec<String>,
-    /// Type of the job queues: classic for a single broker, quorum for a cluster
-    #[arg(long, value_name = "TYPE", default_value = "classic", value_parser = ["classic", "quorum"])]
-    queue_type: String,
-    /// Jobs that may wait in a host's queue; with as many the next publisher is refused. Urgent ones have no bound
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    backlog: u32,
+    /// Type of the job queues: classic for a single broker, quorum for a cluster; else the fleet's, or classic for a new one
+    #[arg(long, value_name = "TYPE", value_parser = ["classic", "quorum"])]
+    queue_type: Option<String>,
+    /// Jobs that may wait in a host's queue; with as many the next publisher is refused. Urgent ones have no bound.
+    /// Else as the fleet has it, or 1000 for a new one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    backlog: Option<u32>,
     /// Directory with a password file a user; those that are missing are made
     #[arg(long, value_name = "DIR", conflicts_with = "external")]
     passwords: Option<PathBuf>,
+    /// Who has a password that no file holds gets a new one; else that is refused, before anything is changed
+    #[arg(long, requires = "passwords")]
+    new_passwords: bool,
     /// Users log in with certificates that bear their names (EXTERNAL), and have no passwords
     #[arg(long)]
     external: bool,
@@ -73,7 +79,7 @@ pub struct SetupArgs {
 }
 
 pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
-    let wanted = args.wanted().map_err(CliError::usage)?;
+    let mut wanted = args.wanted().map_err(CliError::usage)?;
     if let Some(version) = args.server_version {
         let server = Server::told(version).map_err(failed)?;
         args.tell_server(server, "told")?;
@@ -85,13 +91,22 @@ pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
     args.complete()?;
     let management = args.server.connect()?;
     let passwords = args.passwords.clone().map(Passwords::new);
-    let ground = Ground { management: &management, vhost: &wanted.vhost, passwords: passwords.as_ref() };
+    let ground = Ground {
+        management: &management,
+        vhost: &args.server.vhost,
+        passwords: passwords.as_ref(),
+        new_passwords: args.new_passwords,
+    };
     let server = Server::of(&management).map_err(failed)?;
     args.tell_server(server, "found")?;
+    wanted.terms = ground.terms(args.asked()).map_err(failed)?;
     let mut counts = Counts::default();
     let steps = steps(&wanted, server.version, server.has_user_limits);
     // Whatever is in the way is found before anything is changed.
     steps.iter().try_for_each(|step| ground.look(step).map(drop)).map_err(failed)?;
+    if wanted.login == Login::Certificate && args.amqp.is_some() {
+        wanted.members().iter().try_for_each(|member| ground.look_at_twin(member)).map_err(failed)?;
+    }
     for step in steps {
         let found = if args.dry_run { ground.look(&step) } else { ground.make_so(&step) }.map_err(failed)?;
         counts.add(found);
@@ -109,6 +124,9 @@ pub fn run(args: &SetupArgs) -> Result<Exit, CliError> {
         }
     }
     args.sum_up(&counts)?;
+    if !args.dry_run {
+        args.lament(&ground.harms(&wanted, server.version).map_err(failed)?)?;
+    }
     match &args.amqp {
         Some(place) if !args.dry_run => {
             let tried = probes::all(&ground, &wanted, place, args.server.ca_file.as_deref(), server.version)?;
@@ -146,6 +164,15 @@ const fn word(found: Found, dry_run: bool) -> &'static str {
 }
 
 impl SetupArgs {
+    fn asked(&self) -> Asked {
+        let jobs_type = self.queue_type.as_deref().map(|name| match name {
+            "quorum" => QueueType::Quorum,
+            _ => QueueType::Classic,
+        });
+        Asked { jobs_type, backlog_max: self.backlog }
+    }
+
+    /// As for a new fleet.
     fn wanted(&self) -> Result<Wanted, String> {
         let hosts = hosts(&self.hosts, self.hosts_file.as_deref())?;
         let others = members(&[
@@ -157,9 +184,9 @@ impl SetupArgs {
         if others.iter().any(|member| Some(member.user.as_str()) == self.server.user()) {
             return Err("the administrator is none of the roles: take another name".to_owned());
         }
-        let jobs_type = if self.queue_type == "quorum" { QueueType::Quorum } else { QueueType::Classic };
+        let terms = self.asked().beside(None, None).map_err(|error| error.to_string())?;
         let login = if self.external { Login::Certificate } else { Login::Password };
-        Ok(Wanted { vhost: self.server.vhost.clone(), jobs_type, backlog_max: self.backlog, hosts, others, login })
+        Ok(Wanted { vhost: self.server.vhost.clone(), terms, hosts, others, login })
     }
 
     /// What cannot be left out where something is done.
@@ -216,6 +243,17 @@ impl SetupArgs {
         })
     }
 
+    /// Tells what makes the broker lose messages. The command fails with the first.
+    fn lament(&self, harms: &[Harm]) -> Result<(), CliError> {
+        harms.iter().try_for_each(|harm| self.note(&harm.to_string()))?;
+        let more = harms.len().saturating_sub(1);
+        match harms.first() {
+            None => Ok(()),
+            Some(first) if more == 0 => Err(CliError::failed(first.to_string())),
+            Some(first) => Err(CliError::failed(format!("{first} ({more} more are noted)"))),
+        }
+    }
+
     /// Tells what was tried out. The command fails with the first that is not as it should be.
     fn judge(&self, tried: &[Tried], version: ServerVersion) -> Result<Exit, CliError> {
         let mut users: Vec<&str> = Vec::new();
@@ -224,8 +262,11 @@ impl SetupArgs {
                 output::json_line(one)?;
             } else if !users.contains(&one.user.as_str()) {
                 let of_user = || tried.iter().filter(|other| other.user == one.user);
-                let (good, all) = (of_user().filter(|other| !other.is_bad()).count(), of_user().count());
-                output::line(&format!("{:<8} {}: {good} of {all} as they should be", "tried", one.user))?;
+                let all = of_user().filter(|other| other.is_tried()).count();
+                let (bad, untried) = (of_user().filter(|other| other.is_bad()).count(), of_user().count() - all);
+                let untried = if untried == 0 { String::new() } else { format!(", {untried} not tried") };
+                let good = all.saturating_sub(bad);
+                output::line(&format!("{:<8} {}: {good} of {all} as they should be{untried}", "tried", one.user))?;
                 users.push(&one.user);
             }
         }
