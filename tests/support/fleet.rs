@@ -133,6 +133,8 @@ impl Fleet {
                 "guest",
                 "--no-probe",
                 "--new-passwords",
+                // A virtual host reaches the laboratory's broker from outside.
+                "--insecure",
                 "--passwords",
             ])
             .arg(&passwords)
