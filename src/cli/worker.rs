@@ -24,6 +24,7 @@ use crate::job::{BackupSettings, Doors};
 use crate::journal::Journal;
 use crate::model::id::{HostId, InstallationId};
 use crate::model::job::RunKey;
+use crate::mover::protocol::OURSELVES;
 use crate::mover::sealed::HostKey;
 use crate::worker::jobs::Jobs;
 use crate::worker::{self, Parts, Settings, WorkerError};
@@ -31,9 +32,6 @@ use crate::{shutdown, telemetry};
 
 /// Threads of the worker's runtime: the work is done by QEMU and the movers, so two are plenty.
 const RUNTIME_THREADS: usize = 2;
-
-/// Our own program, also after it was replaced on disk.
-const OURSELVES: &str = "/proc/self/exe";
 
 #[derive(Debug, Args)]
 pub struct WorkerArgs {

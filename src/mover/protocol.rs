@@ -19,6 +19,9 @@ use crate::model::instance::{DiskSource, ImageFormat};
 use crate::model::manifest::Manifest;
 use crate::model::repository::Repository;
 
+/// Our own binary, also where it was replaced on the disk.
+pub const OURSELVES: &str = "/proc/self/exe";
+
 /// The hidden subcommand of our binary that is a mover. Its arguments: the directory of its own, then both places of
 /// [`CredentialPlaces`].
 pub const SUBCOMMAND: &str = "mover";

@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid};
 
 use super::command::{Command, CommandError, shown_end};
-use super::protocol::{PROBE, SUBCOMMAND};
+use super::protocol::{OURSELVES, PROBE, SUBCOMMAND};
 use crate::failure::{Code, Failure};
 
 /// Longest time for the proof.
@@ -27,9 +27,6 @@ const NOT_THERE: u8 = 3;
 /// What that means as a rule, and what to do.
 const NOT_SPREAD: &str = "mounts do not spread from the worker's namespace into QEMU's: the worker's `run_dir` has to be on a mount \
     that is `shared` (`findmnt -o TARGET,PROPAGATION -T DIRECTORY`), and to have been when libvirt was started";
-/// Our own program, also where it was replaced on the disk.
-const OURSELVES: &str = "/proc/self/exe";
-
 /// A process, as whom it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Writer {

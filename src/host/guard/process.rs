@@ -15,9 +15,7 @@ use tokio::time::timeout;
 use super::protocol::{Answer, Order, read_line, write_line};
 use super::{Guard, GuardDuty, Guards};
 use crate::failure::{Code, Failure};
-
-/// This very program, also when its file was replaced since it started.
-const OURSELVES: &str = "/proc/self/exe";
+use crate::mover::protocol::OURSELVES;
 
 /// Environment that a guard gets: what libvirt's client needs to find its sockets, and none of the worker's secrets.
 const ENVIRONMENT: [&str; 3] = ["PATH", "HOME", "XDG_RUNTIME_DIR"];

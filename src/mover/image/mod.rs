@@ -33,7 +33,7 @@ mod target;
 mod writer;
 mod zero_map;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::failure::{Code, Failure};
@@ -96,10 +96,8 @@ impl ImageSet {
         for (disk, source, open) in opened {
             let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
             let (image, data_bytes) = self.copy_one(disk, source, open, &report).await?;
-            let virtual_bytes = image.blocks.virtual_bytes();
-            let content_root = blake3::Hash::from_bytes(image.blocks.root()).to_hex().to_string();
-            copied.push(CopiedDisk { target: disk.target.clone(), virtual_bytes, data_bytes, content_root });
-            before += virtual_bytes;
+            copied.push(copied_disk(&disk.target, &image.blocks, data_bytes));
+            before += image.blocks.virtual_bytes();
             data_before += data_bytes;
             self.images.push(image);
         }
@@ -192,9 +190,7 @@ impl ImageSet {
         server.end().await?;
         Opened { connection: sole(reading)?, server: open.server }.close().await?;
         target.sync().await?;
-        let encoded = blocks.encode();
-        let blocks_sent = Sent::of(&encoded);
-        target::write_file(&self.staging.join(blocks_file(&disk.target)), encoded).await?;
+        let blocks_sent = write_blocks(&self.staging, &disk.target, &blocks).await?;
         Ok((Image { disk: disk.target.clone(), source, target, blocks, blocks_sent, compared: false }, data_bytes))
     }
 }
@@ -210,6 +206,23 @@ impl Image {
         Opened { connection: sole(sides.source)?, server: opened.server }.close().await?;
         self.compared = true;
         Ok(())
+    }
+}
+
+/// Writes the hashes of a disk beside its image; answers what was written.
+async fn write_blocks(staging: &Path, disk: &DiskTarget, blocks: &Blocks) -> Result<Sent, Failure> {
+    let encoded = blocks.encode();
+    let sent = Sent::of(&encoded);
+    target::write_file(&staging.join(blocks_file(disk)), encoded).await?;
+    Ok(sent)
+}
+
+fn copied_disk(disk: &DiskTarget, blocks: &Blocks, data_bytes: u64) -> CopiedDisk {
+    CopiedDisk {
+        target: disk.clone(),
+        virtual_bytes: blocks.virtual_bytes(),
+        data_bytes,
+        content_root: blake3::Hash::from_bytes(blocks.root()).to_hex().to_string(),
     }
 }
 

@@ -10,12 +10,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::blocks::Blocks;
 use super::copy::{self, Ends};
 use super::flusher::Flusher;
 use super::server::Sockets;
-use super::target::{self, Target};
-use super::{Progress, SECTOR_BYTES, blocks_file, check, dense, of_disk, sole};
+use super::target::Target;
+use super::{Progress, SECTOR_BYTES, blocks_file, check, copied_disk, dense, of_disk, sole, write_blocks};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
 use crate::mover::protocol::{CopiedDisk, PushTarget};
@@ -110,7 +109,8 @@ impl PushedSet {
             let (blocks, data_bytes) = copy::copy(image.disk.as_str(), ends, &report).await?;
             sole(connection)?.disconnect().await;
             server.end().await?;
-            copied.push(image.record(&blocks, data_bytes, &self.staging).await?);
+            image.blocks_sent = Some(write_blocks(&self.staging, &image.disk, &blocks).await?);
+            copied.push(copied_disk(&image.disk, &blocks, data_bytes));
             before += blocks.virtual_bytes();
             data_before += data_bytes;
         }
@@ -155,23 +155,6 @@ impl Image {
                 Err(Failure::new(Code::ImageDamaged, text).caused_by(fault))
             }
         }
-    }
-
-    async fn record(
-        &mut self,
-        blocks: &Blocks,
-        data_bytes: u64,
-        staging: &std::path::Path,
-    ) -> Result<CopiedDisk, Failure> {
-        let encoded = blocks.encode();
-        self.blocks_sent = Some(Sent::of(&encoded));
-        target::write_file(&staging.join(blocks_file(&self.disk)), encoded).await?;
-        Ok(CopiedDisk {
-            target: self.disk.clone(),
-            virtual_bytes: blocks.virtual_bytes(),
-            data_bytes,
-            content_root: blake3::Hash::from_bytes(blocks.root()).to_hex().to_string(),
-        })
     }
 }
 

@@ -5,15 +5,15 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags};
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::failure::{Code, Failure, Remains};
 use crate::host::remains;
-use crate::mover::protocol::{FORCE, SUBCOMMAND, UNMOUNT};
+use crate::mover::protocol::{FORCE, OURSELVES, SUBCOMMAND, UNMOUNT};
 
 /// Longest time for taking one thing away: past it, it is detached already, and only its last user still waits for the share.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
@@ -21,8 +21,6 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 const FORCE_LIMIT: Duration = Duration::from_secs(10);
 /// How many mounts may lie on each other in one place: one for each time that an attempt has shown it.
 const LAYERS_MAX: usize = 4;
-/// Our own program, also where it was replaced on the disk.
-const OURSELVES: &str = "/proc/self/exe";
 /// What is mounted to see whether it spreads.
 const PROBE_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 /// The table of the mounts that this process sees (proc_pid_mountinfo(5)).
@@ -71,7 +69,7 @@ pub(super) async fn take_away(program: &Path, place: &Path) -> Result<(), Failur
         Failure::new(Code::HostIo, format!("cannot take away what is mounted at `{}`", place.display())).because(&error)
     };
     for _ in 0..LAYERS_MAX {
-        if !mount_points().map_err(failed)?.iter().any(|found| found == place) {
+        if !is_mounted(place).map_err(failed)? {
             return match tokio::fs::remove_dir(place).await {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     let text = format!("cannot remove `{}`", place.display());
@@ -88,10 +86,10 @@ pub(super) async fn take_away(program: &Path, place: &Path) -> Result<(), Failur
 
 /// Fails every call that is under way on the share that is mounted at `place`, whose ever it is; false where nothing is mounted.
 pub(super) async fn cut_off(program: &Path, place: &Path) -> Result<bool, Failure> {
-    let found = mount_points().map_err(|error| {
+    let mounted = is_mounted(place).map_err(|error| {
         Failure::new(Code::HostIo, format!("cannot see whether `{}` is mounted", place.display())).because(&error)
     })?;
-    if !found.iter().any(|found| found == place) {
+    if !mounted {
         return Ok(false);
     }
     run(program, &[UNMOUNT, FORCE], place, FORCE_LIMIT).await.map(|()| true)
@@ -99,11 +97,8 @@ pub(super) async fn cut_off(program: &Path, place: &Path) -> Result<bool, Failur
 
 /// Begins to unmount what is mounted at `place`, if anything is; whoever asks looks again later. For code that may not wait.
 pub(super) fn begin_to_unmount(place: &Path) {
-    if mount_points().is_ok_and(|found| found.iter().any(|found| found == place)) {
-        let mut command = std::process::Command::new(OURSELVES);
-        command.args([SUBCOMMAND, UNMOUNT]).arg(place).env_clear().current_dir("/");
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-        match command.spawn() {
+    if is_mounted(place).is_ok_and(|mounted| mounted) {
+        match unmounter(Path::new(OURSELVES), &[UNMOUNT], place).spawn() {
             // It is this process's child, whose end somebody has to see.
             Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot unmount what was shown"),
@@ -117,9 +112,7 @@ async fn run(program: &Path, words: &[&str], place: &Path, limit: Duration) -> R
         let text = format!("`mover {} {}` did not work", words.join(" "), place.display());
         Failure::new(Code::HostIo, text).caused_by(cause)
     };
-    let mut command = Command::new(program);
-    command.arg(SUBCOMMAND).args(words).arg(place).env_clear().current_dir("/");
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    let mut command = tokio::process::Command::from(unmounter(program, words, place));
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     match timeout(limit, child.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
@@ -133,6 +126,17 @@ async fn run(program: &Path, words: &[&str], place: &Path, limit: Duration) -> R
             })
         }
     }
+}
+
+fn unmounter(program: &Path, words: &[&str], place: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg(SUBCOMMAND).args(words).arg(place).env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn is_mounted(place: &Path) -> std::io::Result<bool> {
+    Ok(mount_points()?.iter().any(|found| found == place))
 }
 
 fn mount_points() -> std::io::Result<Vec<PathBuf>> {

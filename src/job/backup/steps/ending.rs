@@ -94,8 +94,21 @@ pub(super) async fn end_stray(context: &mut Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Ends what a backup of a running instance has in libvirt, and looks at the instance no more. Where that can't be had the guard goes on
+/// with it, and is named with the directory that is to go when it has ended.
+pub(super) async fn end_running(context: &mut Context, directory: Option<PathBuf>) -> Result<(), Failure> {
+    context.watch = None;
+    let ended = end_and_resume(context).await;
+    if let Some(sampler) = context.sampler.take() {
+        context.worst_write_ms = sampler.stop().await;
+    }
+    let Err(mut failure) = ended else { return Ok(()) };
+    name_guard(&mut failure, leave_guard(context).await, directory);
+    Err(failure)
+}
+
 /// Ends our job, and lets a guest run again that it has paused.
-pub(super) async fn end_and_resume(context: &mut Context) -> Result<(), Failure> {
+async fn end_and_resume(context: &mut Context) -> Result<(), Failure> {
     let (movers, place) = (context.doors.movers.clone(), context.plan.push().map(|push| push.place.clone()));
     let calls = Outstanding::default();
     tokio::select! {

@@ -17,7 +17,7 @@ use super::super::directory::{self, Access};
 use super::super::late::{self, is_listed};
 use super::super::plan::PushPlan;
 use super::copy::ask_moving;
-use super::ending::{self, leave_guard, name_guard};
+use super::ending;
 use super::repository::unexpected;
 use super::source::{arm_guard, watch_running};
 use super::watch::{Source, real_cause};
@@ -87,17 +87,10 @@ impl Hold<Context> for PushSource {
 
     /// What the host was shown goes when our job has: as long as it is mounted, so is the share.
     async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
-        context.watch = None;
         let push = push_of(context)?;
-        let ended = ending::end_and_resume(context).await;
-        if let Some(sampler) = context.sampler.take() {
-            context.worst_write_ms = sampler.stop().await;
-        }
-        if let Err(mut failure) = ended {
-            // It stays mounted: by that QEMU can be freed from the share. It goes with the guard, which ends when our job has.
-            name_guard(&mut failure, leave_guard(context).await, Some(push.place));
-            return Err(failure);
-        }
+        // Where our job stands it stays mounted: by that QEMU can be freed from the share. It goes with the guard, which ends when our
+        // job has.
+        ending::end_running(context, Some(push.place.clone())).await?;
         let unmounted = context.doors.movers.unmount(&push.place).await;
         ending::let_guard_go(context).await;
         unmounted

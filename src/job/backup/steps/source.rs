@@ -11,7 +11,7 @@ use super::super::context::Context;
 use super::super::directory::{self, Access};
 use super::super::plan::PullPlan;
 use super::super::stall::Sampler;
-use super::ending::{self, leave_guard, name_guard};
+use super::ending;
 use super::watch;
 use crate::failure::{Code, Failure};
 use crate::host::guard::{GuardDuty, JobDuty, SCRATCH_RESERVE_BYTES, ScratchDuty};
@@ -63,16 +63,8 @@ impl Hold<Context> for PullSource {
 
     /// The guard goes last: until the job is gone and the guest thawed, somebody has to answer for them.
     async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
-        context.watch = None;
         let pull = pull_of(context)?;
-        let ended = ending::end_and_resume(context).await;
-        if let Some(sampler) = context.sampler.take() {
-            context.worst_write_ms = sampler.stop().await;
-        }
-        if let Err(mut failure) = ended {
-            name_guard(&mut failure, leave_guard(context).await, None);
-            return Err(failure);
-        }
+        ending::end_running(context, None).await?;
         let removed = remove_files(&pull).await;
         ending::let_guard_go(context).await;
         removed
