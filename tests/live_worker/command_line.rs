@@ -109,7 +109,7 @@ fn host_can_do_its_work(fleet: &Fleet) {
 fn published_and_watched(fleet: &Fleet, bare: &LabInstance, share: &Share) -> String {
     let job = JobId::draw().to_string();
     let (path, host) = (share.path.to_str().unwrap(), fleet.host.as_str());
-    let mut watch = fleet.command(&["job", "watch", &job, "--json", "--timeout-seconds", "60"]);
+    let mut watch = fleet.command(&["job", "watch", &job, "--json", "--timeout-seconds", "300"]);
     let mut events = fleet.command(&["events", "--json", "--key", &format!("backup.completed.{host}"), "--count", "1"]);
     let [watch, events] =
         [&mut watch, &mut events].map(|command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
@@ -199,7 +199,7 @@ fn published_and_watched(fleet: &Fleet, bare: &LabInstance, share: &Share) -> St
 fn a_refused_job_ends_the_watch(fleet: &Fleet, bare: &LabInstance, share: &Share, known: &str) {
     let mut again = fleet.command(&["job", "publish", "backup", "--host", &fleet.host, "--instance", &bare.name]);
     again.args(["--repository-id", &share.id, "--address", share.path.to_str().unwrap(), "--job-id", known]);
-    again.args(["--label", "asked-by=somebody-else", "--watch", "--timeout-seconds", "60"]);
+    again.args(["--label", "asked-by=somebody-else", "--watch", "--timeout-seconds", "300"]);
     let refused = run(&mut again, 4);
     assert!(text(&refused.stderr).contains("run_body_differs"), "{}", text(&refused.stderr));
 }
