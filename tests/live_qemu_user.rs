@@ -13,8 +13,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::{LabInstance, eventually};
+use longshore::host::hypervisor::Hypervisor;
 use longshore::host::hypervisor::libvirt::Libvirt;
-use longshore::host::hypervisor::{Hypervisor, QemuOwner};
+use longshore::model::owner::Owner;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -22,13 +23,13 @@ const STARTED: Duration = Duration::from_secs(120);
 const ENDED: Duration = Duration::from_secs(120);
 
 /// The user and group of the instance's QEMU process, past the code under test.
-fn process_owner(instance: &LabInstance) -> QemuOwner {
+fn process_owner(instance: &LabInstance) -> Owner {
     let named = format!("guest={},", instance.name);
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let arguments = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
         if arguments.split('\0').any(|argument| argument.starts_with(&named)) {
             let found = std::fs::metadata(entry.path()).unwrap();
-            return QemuOwner { user: found.uid(), group: found.gid() };
+            return Owner { user: found.uid(), group: found.gid() };
         }
     }
     panic!("no process of `{}`", instance.name);
@@ -184,7 +185,7 @@ async fn is_backed_up_by(transfer: &str) {
 async fn an_instance_with_an_owner_of_its_own_says_so() {
     let bare = LabInstance::bare();
     bare.stop();
-    let own = QemuOwner { user: 3_064_055, group: 3_064_056 };
+    let own = Owner { user: 3_064_055, group: 3_064_056 };
     let definition = lab::virsh(&["dumpxml", "--inactive", &bare.name]);
     let label = format!("<label>+{}:+{}</label>", own.user, own.group);
     let label = format!("<seclabel type='static' model='dac' relabel='yes'>{label}</seclabel></domain>");

@@ -6,4 +6,5 @@ pub mod id;
 pub mod instance;
 pub mod job;
 pub mod manifest;
+pub mod owner;
 pub mod repository;

@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::model::id::{BackupId, DiskTarget, HostId, InstallationId, InstanceId};
 use crate::model::instance::{DiskSource, ImageFormat};
 use crate::model::manifest::Manifest;
+use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
 /// Our own binary, also where it was replaced on the disk.
@@ -86,15 +87,6 @@ pub struct PushTarget {
     pub target: DiskTarget,
     /// The size the guest sees, bytes.
     pub virtual_bytes: u64,
-}
-
-/// Numeric user and group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// User id.
-    pub user: u32,
-    /// Group id.
-    pub group: u32,
 }
 
 /// What the worker asks.

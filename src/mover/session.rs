@@ -15,13 +15,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
 use super::mount::{Mounted, Pinned, Place, expose};
-use super::protocol::{CopyDisk, CredentialPlaces, Notice, Owner, PushTarget, Reply, Request};
+use super::protocol::{CopyDisk, CredentialPlaces, Notice, PushTarget, Reply, Request};
 use super::share::{Dir, Staging, fence_leftovers};
 use super::writer::Writer;
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget, InstanceId};
 use crate::model::manifest::Manifest;
+use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
 /// The directory of the mover in which the repository is mounted.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
-use crate::host::hypervisor::QemuOwner;
+use crate::model::owner::Owner;
 
 /// Who goes. Root is nobody special here: libvirt takes root's capabilities from a QEMU that runs as root.
 pub struct Walker {
@@ -18,7 +18,7 @@ pub struct Walker {
 
 impl Walker {
     /// QEMU's user, in all groups that libvirt puts it into.
-    pub fn of(owner: QemuOwner) -> Self {
+    pub fn of(owner: Owner) -> Self {
         let mut groups = vec![owner.group];
         if let Ok(Some(user)) = User::from_uid(Uid::from_raw(owner.user))
             && let Ok(name) = std::ffi::CString::new(user.name)

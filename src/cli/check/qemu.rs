@@ -10,9 +10,10 @@ use nix::unistd::{Uid, User};
 use super::Finding;
 use super::passage::Walker;
 use crate::config::Config;
-use crate::host::hypervisor::{Hypervisor, InstanceSummary, QemuOwner};
+use crate::host::hypervisor::{Hypervisor, InstanceSummary};
 use crate::host::mover::mounts_spread;
 use crate::model::instance::PowerState;
+use crate::model::owner::Owner;
 
 /// `Y` where the kernel enforces AppArmor's profiles.
 const APPARMOR_SWITCH: &str = "/sys/module/apparmor/parameters/enabled";
@@ -79,13 +80,13 @@ async fn push(run_dir: &Path, hypervisor: &dyn Hypervisor) -> Finding {
     }
 }
 
-fn name(owner: QemuOwner) -> String {
+fn name(owner: Owner) -> String {
     let known = User::from_uid(Uid::from_raw(owner.user)).ok().flatten();
     let user = known.map_or_else(|| "a user without a name".to_owned(), |user| format!("`{}`", user.name));
     format!("{user} (uid {}, gid {})", owner.user, owner.group)
 }
 
-fn passage(walker: &Walker, owner: QemuOwner, key: &str, directory: &Path) -> Finding {
+fn passage(walker: &Walker, owner: Owner, key: &str, directory: &Path) -> Finding {
     let shown = directory.display();
     match walker.stopped_at(directory) {
         Ok(None) => Finding::ok("qemu", format!("can pass to `{shown}`")),

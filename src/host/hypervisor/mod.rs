@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use crate::failure::Failure;
 use crate::model::id::{DiskTarget, InstanceId, InstanceName, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
+use crate::model::owner::Owner;
 
 /// A version as major, minor, release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,15 +38,6 @@ pub struct Versions {
     pub libvirt: Version,
     /// The QEMU it starts.
     pub qemu: Version,
-}
-
-/// Numeric user and group of a QEMU process, of whom libvirt says that it starts QEMU as them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct QemuOwner {
-    /// User id.
-    pub user: u32,
-    /// Group id.
-    pub group: u32,
 }
 
 /// An instance in a listing.
@@ -209,10 +201,10 @@ pub trait Hypervisor: Send + Sync {
     /// Who QEMU runs as: for this instance or, without one, for those that don't ask for another user. None where libvirt
     /// doesn't change the user, so that QEMU runs as libvirt itself does. Slow where libvirt has to look at the host for it; a running instance's own
     /// description is enough.
-    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure>;
+    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<Owner>, Failure>;
     /// The process id of the running instance's QEMU, which runs as `owner`, the answer of [`Hypervisor::qemu_owner`].
     /// `instance_state_unsupported`: there is none to be seen.
-    async fn qemu_process(&self, instance: InstanceId, owner: Option<QemuOwner>) -> Result<u32, Failure>;
+    async fn qemu_process(&self, instance: InstanceId, owner: Option<Owner>) -> Result<u32, Failure>;
     /// All instances of the host.
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure>;
     /// One instance with its disks. `instance_not_here` when there is none, `instance_ambiguous` for a name that fits two.

@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid};
 use tokio::fs;
 
 use crate::failure::{Code, Failure, Remains};
-use crate::host::hypervisor::QemuOwner;
+use crate::model::owner::Owner;
 
 /// For its owner alone.
 const OWNER_ALONE: u32 = 0o700;
@@ -37,7 +37,7 @@ pub(super) enum Access {
 /// Makes a directory for us and QEMU alone, with its parents. One that is there is taken over only if it is one and ours, or
 /// where QEMU makes files its user's already: the path is no secret, and whatever else is there was put in the way. Without
 /// an owner QEMU runs as we do.
-pub(super) async fn make(path: &Path, access: Access, owner: Option<QemuOwner>) -> Result<(), Failure> {
+pub(super) async fn make(path: &Path, access: Access, owner: Option<Owner>) -> Result<(), Failure> {
     let failed = |what: &str, error: &(dyn std::error::Error + 'static)| {
         Failure::new(Code::HostIo, format!("cannot {what} `{}`", path.display())).because(error)
     };
@@ -91,7 +91,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const QEMU: QemuOwner = QemuOwner { user: 64055, group: 64056 };
+    const QEMU: Owner = Owner { user: 64055, group: 64056 };
 
     fn seen(path: &Path) -> (u32, u32, u32) {
         let found = std::fs::metadata(path).unwrap();

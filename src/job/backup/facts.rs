@@ -7,10 +7,11 @@ use nix::sys::statvfs::statvfs;
 
 use super::settings::BackupSettings;
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::{Hypervisor, QemuOwner, Versions};
+use crate::host::hypervisor::{Hypervisor, Versions};
 use crate::model::id::InstanceRef;
 use crate::model::instance::{Instance, PowerState};
 use crate::model::job::Transfer;
+use crate::model::owner::Owner;
 
 /// Longest time for asking the scratch's file system how much room it has. It is meant to be local, but a configured path
 /// can be anything.
@@ -24,7 +25,7 @@ pub struct Facts {
     /// libvirt's and QEMU's versions.
     pub versions: Versions,
     /// Who the instance's QEMU runs as; looked at only where QEMU will be asked for something.
-    pub qemu_owner: Option<QemuOwner>,
+    pub qemu_owner: Option<Owner>,
     /// Free bytes of the scratch's file system; looked at only where scratch will be needed.
     pub scratch_free_bytes: Option<u64>,
 }

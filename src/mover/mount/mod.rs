@@ -27,9 +27,10 @@ pub use network::{KINDS, Kind};
 pub(super) use pinned::Pinned;
 
 use super::blocking;
-use super::protocol::{CredentialPlaces, Owner};
+use super::protocol::CredentialPlaces;
 use super::share::{Dir, INSTANCES, LOCKS, read_identity};
 use crate::failure::{Code, Failure};
+use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
 /// Longest time for the kernel to unmount a share in order; behind a dead server that can take as long as it is dead.

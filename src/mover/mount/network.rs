@@ -12,10 +12,11 @@ use super::Place;
 use super::credentials::{self, Secrets};
 use super::refusal::{self, Said};
 use crate::failure::{Code, Failure};
+use crate::model::owner::Owner;
 use crate::model::repository::{Repository, RepositoryType};
 use crate::mover::blocking;
 use crate::mover::command::{self, Command, CommandError, shown_end};
-use crate::mover::protocol::{CredentialPlaces, Owner};
+use crate::mover::protocol::CredentialPlaces;
 use crate::mover::share::Dir;
 
 /// Longest time for a helper to mount. It asks one server; a share that needs longer is of no use for a backup.

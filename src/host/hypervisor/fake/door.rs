@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::{
     DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
-    PushBackup, QemuOwner, StuckCall, Versions, WriteCounters,
+    PushBackup, StuckCall, Versions, WriteCounters,
 };
 use super::script::Ruling;
 use super::world::{AgentAnswer, FakeDomain};
@@ -16,6 +16,7 @@ use super::{CALL_DEADLINE, FAKE_QEMU, FakeHypervisor, JOB_ENDS_AFTER, PUSH_TAKES
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
+use crate::model::owner::Owner;
 
 impl FakeHypervisor {
     /// Every call begins here: it may be scripted to fail or hang.
@@ -136,7 +137,7 @@ impl Hypervisor for FakeHypervisor {
         Ok(self.lock().versions)
     }
 
-    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure> {
+    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<Owner>, Failure> {
         self.enter("qemu_owner", instance, CALL_DEADLINE).await?;
         if let Some(instance) = instance {
             self.with(instance, |_| Ok(()))?;
@@ -144,7 +145,7 @@ impl Hypervisor for FakeHypervisor {
         Ok(self.lock().qemu_owner)
     }
 
-    async fn qemu_process(&self, instance: InstanceId, _: Option<QemuOwner>) -> Result<u32, Failure> {
+    async fn qemu_process(&self, instance: InstanceId, _: Option<Owner>) -> Result<u32, Failure> {
         self.on("qemu_process", instance, |domain| {
             if domain.state() == PowerState::ShutOff {
                 let text = format!("there is no QEMU of instance `{instance}`");

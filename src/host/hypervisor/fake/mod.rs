@@ -29,10 +29,11 @@ use tokio::time::Instant;
 pub use self::build::{FakeAgent, FakeInstance};
 use self::script::Script;
 use self::world::{FakeDomain, Job};
-use super::{DomainEvent, DomainJob, QemuOwner, Version, Versions};
+use super::{DomainEvent, DomainJob, Version, Versions};
 use crate::failure::Failure;
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
+use crate::model::owner::Owner;
 
 /// How long a hung call keeps its caller before it fails as `hypervisor_timed_out`; agent calls have their own timeout.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -70,7 +71,7 @@ struct World {
     domains: BTreeMap<InstanceId, FakeDomain>,
     script: Script,
     versions: Versions,
-    qemu_owner: Option<QemuOwner>,
+    qemu_owner: Option<Owner>,
 }
 
 impl Default for FakeHypervisor {
@@ -103,7 +104,7 @@ impl FakeHypervisor {
 
     /// With a QEMU that runs as this user; without, it runs as we do.
     #[must_use]
-    pub fn with_qemu_owner(self, owner: QemuOwner) -> Self {
+    pub fn with_qemu_owner(self, owner: Owner) -> Self {
         self.lock().qemu_owner = Some(owner);
         self
     }

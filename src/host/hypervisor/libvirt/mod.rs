@@ -37,11 +37,12 @@ use self::connection::Connection;
 use self::hub::Hub;
 use super::{
     DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
-    PushBackup, QemuOwner, StuckCall, Versions, WriteCounters,
+    PushBackup, StuckCall, Versions, WriteCounters,
 };
 use crate::failure::Failure;
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
+use crate::model::owner::Owner;
 
 /// Longest time for a call that only asks.
 const QUERY_DEADLINE: Duration = Duration::from_secs(15);
@@ -152,12 +153,12 @@ impl Hypervisor for Libvirt {
         self.ordinary.on_host("versions", QUERY_DEADLINE, domain::versions).await
     }
 
-    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure> {
+    async fn qemu_owner(&self, instance: Option<InstanceId>) -> Result<Option<Owner>, Failure> {
         let ask = move |connect: &Connect| owner::qemu_owner(connect, instance);
         self.ordinary.on_host("qemu_owner", EMULATORS_DEADLINE, ask).await
     }
 
-    async fn qemu_process(&self, instance: InstanceId, owner: Option<QemuOwner>) -> Result<u32, Failure> {
+    async fn qemu_process(&self, instance: InstanceId, owner: Option<Owner>) -> Result<u32, Failure> {
         // Not libvirt's to tell; on a thread of its own, as it reads many files.
         let look = move |_: &Domain| owner::qemu_process(instance, owner);
         self.ordinary.on("qemu_process", instance, QUERY_DEADLINE, look).await

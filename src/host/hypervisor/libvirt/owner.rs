@@ -8,17 +8,17 @@ use std::os::unix::fs::MetadataExt;
 use nix::unistd::{Group, User};
 use virt::connect::Connect;
 
-use super::super::QemuOwner;
 use super::parse::{attribute, child, child_text, children, document, odd};
 use super::{domain, errors};
 use crate::failure::{Code, Failure};
 use crate::model::id::{InstanceId, InstanceRef};
+use crate::model::owner::Owner;
 
 /// The security driver whose labels are users and groups.
 const OWNERSHIP_DRIVER: &str = "dac";
 
 /// The owner for one instance, or for those that don't ask for another.
-pub(super) fn qemu_owner(connect: &Connect, instance: Option<InstanceId>) -> Result<Option<QemuOwner>, Failure> {
+pub(super) fn qemu_owner(connect: &Connect, instance: Option<InstanceId>) -> Result<Option<Owner>, Failure> {
     let mut kind = None;
     if let Some(instance) = instance {
         let domain = domain::look_up(connect, &InstanceRef::Id(instance))?;
@@ -36,7 +36,7 @@ pub(super) fn qemu_owner(connect: &Connect, instance: Option<InstanceId>) -> Res
 
 /// The QEMU that libvirt has started for the instance: libvirt gives each one the instance's uuid as an argument. Anybody's
 /// process can say that of itself, so it also has to run as `owner`, or as we do where libvirt changes no users.
-pub(super) fn qemu_process(instance: InstanceId, owner: Option<QemuOwner>) -> Result<u32, Failure> {
+pub(super) fn qemu_process(instance: InstanceId, owner: Option<Owner>) -> Result<u32, Failure> {
     let failed = |error: std::io::Error| Failure::new(Code::HostIo, "cannot list the processes").because(&error);
     let uuid = instance.to_string();
     let user = owner.map_or_else(|| nix::unistd::geteuid().as_raw(), |owner| owner.user);
@@ -92,11 +92,11 @@ fn of_host(capabilities: &str, kind: Option<&str>) -> Result<Option<String>, Fai
 }
 
 /// A label as numbers. As in libvirt, a text without `+` is a name first and, where nobody has that name, a number.
-fn owner(label: &str) -> Result<QemuOwner, Failure> {
+fn owner(label: &str) -> Result<Owner, Failure> {
     let user = |name: &str| User::from_name(name).map(|found| found.map(|user| user.uid.as_raw()));
     let group = |name: &str| Group::from_name(name).map(|found| found.map(|group| group.gid.as_raw()));
     let (user_text, group_text) = label.split_once(':').ok_or_else(|| odd(format!("the owner `{label}`")))?;
-    Ok(QemuOwner { user: number(user_text, user)?, group: number(group_text, group)? })
+    Ok(Owner { user: number(user_text, user)?, group: number(group_text, group)? })
 }
 
 fn number(text: &str, look_up: impl Fn(&str) -> nix::Result<Option<u32>>) -> Result<u32, Failure> {
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(of_host(None), "+64055:+64056");
         assert_eq!(of_host(Some("qemu")), "+7:+8");
         assert_eq!(of_host(Some("hvf")), "+64055:+64056");
-        assert_eq!(owner(&of_host(None)).unwrap(), QemuOwner { user: 64055, group: 64056 });
+        assert_eq!(owner(&of_host(None)).unwrap(), Owner { user: 64055, group: 64056 });
     }
 
     #[test]
@@ -160,8 +160,8 @@ mod tests {
 
     #[test]
     fn names_are_looked_up_and_nobodys_name_is_refused() {
-        assert_eq!(owner("root:root").unwrap(), QemuOwner { user: 0, group: 0 });
-        assert_eq!(owner("4123456:+0").unwrap(), QemuOwner { user: 4_123_456, group: 0 });
+        assert_eq!(owner("root:root").unwrap(), Owner { user: 0, group: 0 });
+        assert_eq!(owner("4123456:+0").unwrap(), Owner { user: 4_123_456, group: 0 });
         for label in ["", "root", "+root:+0", "+1:", "nobody-has-this:+1", "+-1:+1", "+4294967296:+1"] {
             assert_eq!(owner(label).unwrap_err().code, Code::HypervisorFailed, "{label}");
         }
@@ -178,7 +178,7 @@ mod tests {
 
         #[test]
         fn numbers_come_back_as_they_were(user in 0..u32::MAX, group in 0..u32::MAX) {
-            prop_assert_eq!(owner(&format!("+{user}:+{group}")).unwrap(), QemuOwner { user, group });
+            prop_assert_eq!(owner(&format!("+{user}:+{group}")).unwrap(), Owner { user, group });
         }
     }
 }

@@ -18,12 +18,13 @@ use super::facts::Facts;
 use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
 use crate::failure::{Code, Failure};
 use crate::host::guard::SCRATCH_RESERVE_BYTES;
-use crate::host::hypervisor::{DomainJob, PullDisk, PushDisk, QemuOwner};
+use crate::host::hypervisor::{DomainJob, PullDisk, PushDisk};
 use crate::job::Attempt;
 use crate::model::id::{BackupId, InstanceId, InstanceName};
 use crate::model::instance::{DiskSource, Instance, PowerState};
 use crate::model::job::{BackupSpec, Quiesce, RunKey, Verification};
 use crate::model::manifest::{Proof, SkippedDisk, TransferUsed};
+use crate::model::owner::Owner;
 
 /// What will be done, and under which names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +87,7 @@ pub struct PullPlan {
     /// Bytes that the scratch may take together.
     pub scratch_limit_bytes: u64,
     /// Who QEMU runs as, where libvirt says; else it runs as we do.
-    pub qemu_owner: Option<QemuOwner>,
+    pub qemu_owner: Option<Owner>,
 }
 
 /// The host-local things of a push backup.
@@ -97,7 +98,7 @@ pub struct PushPlan {
     /// One image a disk as the host sees it, in the order of the plan's disks.
     pub images: Vec<PathBuf>,
     /// Who QEMU runs as, where libvirt says; else it runs as we do.
-    pub qemu_owner: Option<QemuOwner>,
+    pub qemu_owner: Option<Owner>,
 }
 
 /// The freeze policy, with what the facts say about it.

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::host::hypervisor::{QemuOwner, Version, Versions};
+use crate::host::hypervisor::{Version, Versions};
 use crate::model::instance::{Disk, DiskDevice, ImageFormat};
 use crate::model::job::{Job, RetryPolicy, Transfer, Work};
+use crate::model::owner::Owner;
 use crate::model::repository::{Repository, RepositoryType};
 
 const GIB: u64 = 1024 * 1024 * 1024;
@@ -78,7 +79,7 @@ fn facts(state: PowerState, disks: Vec<Disk>) -> Facts {
         unrecorded: Vec::new(),
     };
     let versions = Versions { libvirt: Version(9, 0, 0), qemu: Version(7, 2, 0) };
-    let qemu_owner = Some(QemuOwner { user: 64055, group: 64056 });
+    let qemu_owner = Some(Owner { user: 64055, group: 64056 });
     Facts { instance, versions, qemu_owner, scratch_free_bytes: Some(100 * GIB) }
 }
 

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::super::context::Context;
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::QemuOwner;
 use crate::host::mover::MoverName;
-use crate::mover::protocol::{LeaseHolder, Owner, Reply, Request};
+use crate::model::owner::Owner;
+use crate::mover::protocol::{LeaseHolder, Reply, Request};
 use crate::saga::step::{Held, Hold, Named};
 
 /// Longest time for starting or stopping a mover.
@@ -128,10 +128,8 @@ impl Hold<Context> for OpenRepository {
 async fn open(context: &mut Context, need_bytes: u64) -> Result<u64, Failure> {
     let repository = context.job.repository.clone();
     // Where libvirt changes no users QEMU runs as we do.
-    let writer = context.plan.push().map(|push| match push.qemu_owner {
-        Some(QemuOwner { user, group }) => Owner { user, group },
-        None => Owner { user: geteuid().as_raw(), group: getegid().as_raw() },
-    });
+    let as_us = || Owner { user: geteuid().as_raw(), group: getegid().as_raw() };
+    let writer = context.plan.push().map(|push| push.qemu_owner.unwrap_or_else(as_us));
     let same_device_ok = context.settings.same_device_ok;
     let limit = Duration::from_secs(OPEN_SECONDS_MAX);
     match context.session.ask(Request::Open { repository, same_device_ok, need_bytes, writer }, limit).await? {
