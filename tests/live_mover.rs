@@ -508,7 +508,7 @@ impl Faulty {
         };
         let (copied, ()) = tokio::join!(copy, turn_bad);
         let (word, failure) = match copied {
-            Ok(Reply::Copied { disks }) => self.fails_after(&disks, &mut mover, instance, backup).await,
+            Ok(Reply::Copied { disks, .. }) => self.fails_after(&disks, &mut mover, instance, backup).await,
             Ok(other) => panic!("{other:?}"),
             Err(failure) => ("copy", failure),
         };

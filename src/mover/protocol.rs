@@ -267,6 +267,8 @@ pub enum Reply {
     Copied {
         /// Each of them.
         disks: Vec<CopiedDisk>,
+        /// What did not work though the images are good.
+        warnings: Vec<String>,
     },
     /// The staging directory is whole and on stable storage.
     Sealed {

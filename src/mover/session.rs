@@ -201,7 +201,7 @@ impl Session {
         }
         // Only now: what was copied in part is neither compared nor sealed.
         self.images = Some(images);
-        Ok(Reply::Copied { disks: copied })
+        Ok(Reply::Copied { disks: copied, warnings: Vec::new() })
     }
 
     async fn expose(&mut self, place: PathBuf, disks: Vec<PushTarget>, process: u32) -> Result<Reply, Failure> {
@@ -231,12 +231,12 @@ impl Session {
         // Only given back when all are good, as with a copy.
         let mut images = self.pushed.take().ok_or_else(|| out_of_order("inspect", "expose"))?;
         blocking(move || Ok(dir.let_others_pass(false)?)).await?;
-        let disks = images.inspect(&reporter(&self.progress)).await?;
+        let (disks, warnings) = images.inspect(&reporter(&self.progress)).await?;
         for (file, sent) in images.blocks_sent() {
             staging.note_made(&file, Some(sent));
         }
         self.pushed = Some(images);
-        Ok(Reply::Copied { disks })
+        Ok(Reply::Copied { disks, warnings })
     }
 
     async fn compare(&mut self) -> Result<Reply, Failure> {

@@ -37,6 +37,16 @@ async fn a_stopped_instance_has_nobody_who_could_push() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_image_that_stays_qemus_is_told_of_with_the_backup() {
+    let world = World::of(running(), pushed(Quiesce::Off));
+    world.movers.warn("inspect", "disk `vda`: its image still belongs to user 64055");
+    let manifest = completed(&world.run().await).manifest;
+    assert_eq!(manifest.warnings, ["disk `vda`: its image still belongs to user 64055"]);
+    assert_eq!(world.movers.published(SHARE)[0].warnings, manifest.warnings);
+    world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_libvirt_calls_completed_is_not_published_when_its_images_are_not_whole() {
     let world = World::of(running(), pushed(Quiesce::Off));
     world.movers.fail("inspect", 1, Failure::new(Code::ImageDamaged, "what is stored belongs to nothing"));

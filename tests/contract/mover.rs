@@ -90,8 +90,8 @@ pub async fn sealed(world: &dyn World, mover: &mut Box<dyn Mover>, instance: Ins
     done(mover, record()).await;
     let disk = world.disk();
     let reply = mover.ask(Request::Copy { disks: vec![disk.clone()] }, SOON).await.unwrap();
-    let Reply::Copied { disks: copied } = reply else { panic!("{reply:?}") };
-    assert_eq!(copied.len(), 1);
+    let Reply::Copied { disks: copied, warnings } = reply else { panic!("{reply:?}") };
+    assert_eq!((copied.len(), warnings), (1, Vec::new()));
     assert!(copied[0].target == disk.target && copied[0].virtual_bytes > 0, "{copied:?}");
     let progress = *mover.progress().borrow();
     assert!(progress.total_bytes > 0 && progress.done_bytes == progress.total_bytes, "{progress:?}");
@@ -122,8 +122,8 @@ pub async fn what_is_shown_to_the_host_is_written_inspected_and_taken_away(
         assert!(!place.exists());
     }
     let reply = mover.ask(Request::Inspect, SOON).await.unwrap();
-    let Reply::Copied { disks: copied } = reply else { panic!("{reply:?}") };
-    assert_eq!((copied.len(), copied[0].virtual_bytes), (1, virtual_bytes));
+    let Reply::Copied { disks: copied, warnings } = reply else { panic!("{reply:?}") };
+    assert_eq!((copied.len(), copied[0].virtual_bytes, warnings), (1, virtual_bytes, Vec::new()));
     assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "there is nothing to compare with");
     let reply = mover.ask(Request::Seal, SOON).await.unwrap();
     let Reply::Sealed { files } = reply else { panic!("{reply:?}") };

@@ -8,7 +8,7 @@ use std::process::Command;
 use longshore::failure::Code;
 use longshore::host::mover::{Mover, Movers};
 use longshore::model::id::{BackupId, InstanceId};
-use longshore::mover::protocol::{PushTarget, Request};
+use longshore::mover::protocol::{PushTarget, Reply, Request};
 
 use super::contract::{self, done, eventually, lease, opened, refused, stage};
 use super::{DISK_BYTES, Real};
@@ -24,13 +24,17 @@ fn expose(place: &Path, virtual_bytes: u64, writer: u32) -> Request {
 
 /// A mover that shows an image of `virtual_bytes` to us, and where.
 async fn shown(real: &Real, virtual_bytes: u64) -> (Box<dyn Mover>, PathBuf) {
+    shown_to(real, virtual_bytes, std::process::id()).await
+}
+
+async fn shown_to(real: &Real, virtual_bytes: u64, writer: u32) -> (Box<dyn Mover>, PathBuf) {
     let place = real.folder.path().join("place");
     fs::create_dir(&place).unwrap();
     let mut mover = opened(real, "push").await;
     let instance = InstanceId::draw();
     done(&mut mover, lease(instance)).await;
     done(&mut mover, stage(instance, BackupId::draw())).await;
-    done(&mut mover, expose(&place, virtual_bytes, std::process::id())).await;
+    done(&mut mover, expose(&place, virtual_bytes, writer)).await;
     (mover, place)
 }
 
@@ -128,6 +132,33 @@ async fn a_writer_that_is_gone_or_does_not_see_the_place_is_found_out() {
     elsewhere.wait().unwrap();
     let failure = refused(&mut mover, expose(&place, DISK_BYTES, elsewhere.id())).await;
     assert_eq!(failure.code, Code::PushNotPossible, "{failure:#}");
+    mover.stop().await.unwrap();
+    real.movers.unmount(&place).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_that_stays_its_writers_is_told_of_and_is_good() {
+    let real = Real::new();
+    fs::set_permissions(real.folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "600"];
+    let mut writer = Command::new("setpriv").args(nobody).spawn().unwrap();
+    eventually("the writer is somebody else", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", writer.id())).unwrap();
+        status.lines().any(|line| line.starts_with("Uid:\t65534"))
+    })
+    .await;
+    let (mut mover, place) = shown_to(&real, DISK_BYTES, writer.id()).await;
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    let image = place.join("vda.qcow2");
+    // Neither owner nor mode of such a file can be changed.
+    tool("chattr", &["+i", image.to_str().unwrap()]);
+    let inspected = mover.ask(Request::Inspect, contract::SOON).await;
+    tool("chattr", &["-i", image.to_str().unwrap()]);
+    let Ok(Reply::Copied { warnings, .. }) = inspected else { panic!("{inspected:?}") };
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(warning.starts_with("disk `vda`: its image ") && warning.contains("user 65534"), "{warning}");
+    assert!(matches!(mover.ask(Request::Seal, contract::SOON).await, Ok(Reply::Sealed { .. })));
     mover.stop().await.unwrap();
     real.movers.unmount(&place).await.unwrap();
 }

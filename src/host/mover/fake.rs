@@ -34,6 +34,7 @@ struct World {
     repositories: BTreeMap<String, FakeRepository>,
     scripts: Vec<Script>,
     hangs: BTreeSet<String>,
+    warnings: Vec<(String, String)>,
     movers: BTreeMap<u64, Alive>,
     started: u64,
     exposed: BTreeSet<PathBuf>,
@@ -86,6 +87,11 @@ impl FakeMovers {
 
     fn script(&self, word: &str, times: u32, after: bool, failure: Failure) {
         self.world().scripts.push(Script { word: word.to_owned(), times, after, failure });
+    }
+
+    /// The next good answer to a request of that word comes with a warning.
+    pub fn warn(&self, word: &str, text: &str) {
+        self.world().warnings.push((word.to_owned(), text.to_owned()));
     }
 
     /// Requests of that word get no answer until [`FakeMovers::unhang`].
@@ -167,6 +173,11 @@ impl FakeMovers {
             }
             None => Ok(()),
         }
+    }
+
+    /// The warnings that are due for a request.
+    fn warnings_of(&self, word: &str) -> Vec<String> {
+        self.world().warnings.extract_if(.., |(of, _)| of == word).map(|(_, text)| text).collect()
     }
 
     fn end(&self, key: u64) {

@@ -3,9 +3,11 @@
 //! It promises `structure`: after [`PushedSet::inspect`] and [`PushedSet::check`] each image is the file that was made, a descriptor
 //! older than the writing was fsynced without an error, the image has no fault, no leak and no cluster that belongs to nothing,
 //! ends where its file ends, and every byte of it was read back from the storage and hashed. It cannot promise that the bytes are
-//! the guest's: the source has moved on.
+//! the guest's: the source has moved on. An image that the share does not let be taken back from QEMU's user is a warning, as that user
+//! could still change it.
 
 use std::fs::{File, Permissions};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use super::target::Target;
 use super::{Progress, SECTOR_BYTES, blocks_file, check, copied_disk, dense, of_disk, sole, write_blocks};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
+use crate::model::owner::Owner;
 use crate::mover::protocol::{CopiedDisk, PushTarget};
 use crate::mover::share::Sent;
 use crate::mover::writer::{Known, Writer};
@@ -38,6 +41,8 @@ struct Image {
     disk: DiskTarget,
     virtual_bytes: u64,
     target: Target,
+    /// Whose it was when it was made: ours, or on some shares whoever's all files there are.
+    made_as: Owner,
     blocks_sent: Option<Sent>,
 }
 
@@ -49,7 +54,9 @@ impl PushedSet {
             let path = staging.join(format!("{disk}.qcow2"));
             let made = Target::create(path, *virtual_bytes).await;
             let target = made.map_err(|failure| of_disk(failure, disk))?;
-            images.push(Image { disk: disk.clone(), virtual_bytes: *virtual_bytes, target, blocks_sent: None });
+            let made_as = target.on_held(owner).await?;
+            let (disk, virtual_bytes) = (disk.clone(), *virtual_bytes);
+            images.push(Image { disk, virtual_bytes, target, made_as, blocks_sent: None });
         }
         Ok(Self { staging, sockets: Sockets::new(sockets), images, flusher: None })
     }
@@ -57,9 +64,12 @@ impl PushedSet {
     /// Gives the images to the user that will write them. A share that knows no owners, or only one, may refuse; whether the user
     /// can write there is for the proof to say.
     pub async fn give_to(&self, writer: &Writer) -> Result<(), Failure> {
-        let (user, group) = (writer.user.as_raw(), writer.group.as_raw());
+        let writer = Owner { user: writer.user.as_raw(), group: writer.group.as_raw() };
         for image in &self.images {
-            image.target.on_held(move |file| own(file, user, group)).await?;
+            if let Some(refusal) = image.target.on_held(move |file| own(file, writer)).await? {
+                let refusal = &refusal as &dyn std::error::Error;
+                tracing::debug!(error = refusal, "the share takes no other owner for an image");
+            }
         }
         Ok(())
     }
@@ -81,16 +91,15 @@ impl PushedSet {
     }
 
     /// Once nobody else writes: takes the images back, proves their structure, reads and hashes every byte, and writes
-    /// `<target>.blocks` for each.
-    pub async fn inspect(&mut self, progress: Progress<'_>) -> Result<Vec<CopiedDisk>, Failure> {
+    /// `<target>.blocks` for each. Answers the disks, and which images could not be taken back.
+    pub async fn inspect(&mut self, progress: Progress<'_>) -> Result<(Vec<CopiedDisk>, Vec<String>), Failure> {
         if let Some(flusher) = self.flusher.take() {
             flusher.stop().await?;
         }
-        let us = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let total = self.images.iter().map(|image| image.virtual_bytes).sum();
-        let mut connections = Vec::new();
+        let (mut connections, mut warnings) = (Vec::new(), Vec::new());
         for image in &self.images {
-            image.target.on_held(move |file| own(file, us.0, us.1)).await?;
+            warnings.extend(image.take_back().await?);
             image.target.is_still_ours().await?;
             image.target.sync().await?;
             // Each takes its time, in which no byte is read yet.
@@ -115,7 +124,7 @@ impl PushedSet {
             data_before += data_bytes;
         }
         progress(before, total, data_before);
-        Ok(copied)
+        Ok((copied, warnings))
     }
 
     /// The names of the block hash files, and what was written into each.
@@ -138,6 +147,14 @@ impl PushedSet {
 }
 
 impl Image {
+    /// Answers a warning where it is still QEMU's.
+    async fn take_back(&self) -> Result<Option<String>, Failure> {
+        let made_as = self.made_as;
+        let taken = self.target.on_held(move |file| own(file, made_as).and_then(|refusal| Ok((owner(file)?, refusal))));
+        let (now, refusal) = taken.await?;
+        Ok(still_theirs(made_as, now, refusal).map(|text| format!("disk `{}`: {text}", self.disk)))
+    }
+
     fn has_its_size(&self, found: u64) -> Result<(), Failure> {
         if self.virtual_bytes.checked_next_multiple_of(SECTOR_BYTES) == Some(found) {
             return Ok(());
@@ -158,13 +175,48 @@ impl Image {
     }
 }
 
-/// Refused as a rule where all of a share's files belong to one user whoever made them.
-fn own(file: &File, user: u32, group: u32) -> std::io::Result<()> {
-    if let Err(error) = std::os::unix::fs::fchown(file, Some(user), Some(group)) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "the share takes no other owner for an image");
-    }
+/// Answers why the owner was refused, as it is as a rule where all of a share's files belong to one user whoever made them.
+fn own(file: &File, Owner { user, group }: Owner) -> io::Result<Option<io::Error>> {
+    let refusal = std::os::unix::fs::fchown(file, Some(user), Some(group)).err();
     match file.set_permissions(Permissions::from_mode(IMAGE_MODE)) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
-        other => other,
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(refusal),
+    }
+}
+
+fn owner(file: &File) -> io::Result<Owner> {
+    file.metadata().map(|status| Owner { user: status.uid(), group: status.gid() })
+}
+
+/// What is to be told of an image that was to belong to `made_as` again. Where a share gives all its files to one user it has never
+/// been another's. Pure.
+fn still_theirs(made_as: Owner, now: Owner, refusal: Option<io::Error>) -> Option<String> {
+    if now == made_as {
+        return None;
+    }
+    let reason = refusal.map_or_else(|| "the share did not say why".to_owned(), |error| error.to_string());
+    Some(format!(
+        "its image was lent to QEMU and still belongs to user {} of group {}, who can change it: cannot give it back to user {} of \
+         group {}: {reason}",
+        now.user, now.group, made_as.user, made_as.group
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_an_image_that_was_given_away_and_did_not_come_back_is_told_of() {
+        let (us, qemu) = (Owner { user: 0, group: 0 }, Owner { user: 64055, group: 64056 });
+        let refused = || Some(io::Error::from_raw_os_error(1));
+        assert_eq!(still_theirs(us, us, None), None);
+        assert_eq!(still_theirs(us, us, refused()), None, "the share never let it be given away");
+        assert_eq!(still_theirs(qemu, qemu, refused()), None, "all files of the share are QEMU's");
+        let told = still_theirs(us, qemu, refused()).unwrap();
+        assert!(told.contains("belongs to user 64055 of group 64056") && told.contains("not permitted"), "{told}");
+        let silent = still_theirs(us, Owner { user: 0, ..qemu }, None).unwrap();
+        assert!(silent.contains("group 64056") && silent.contains("did not say why"), "{silent}");
     }
 }

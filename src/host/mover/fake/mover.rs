@@ -198,7 +198,7 @@ impl FakeMover {
         }
         self.report(total);
         self.copied_bytes = Some(total);
-        Ok(Reply::Copied { disks: copied })
+        Ok(Reply::Copied { disks: copied, warnings: Vec::new() })
     }
 
     fn seal(&mut self) -> Result<Reply, Failure> {
@@ -287,8 +287,11 @@ impl Mover for FakeMover {
         let work = async {
             self.may_go_on(word).await?;
             self.movers.scripted(word, false)?;
-            let done = self.act(request)?;
+            let mut done = self.act(request)?;
             self.movers.scripted(word, true)?;
+            if let Some(warnings) = warnings(&mut done) {
+                warnings.extend(self.movers.warnings_of(word));
+            }
             Ok(done)
         };
         timeout(deadline, work).await.unwrap_or(Err(unresponsive))
@@ -313,6 +316,16 @@ impl Mover for FakeMover {
 impl Drop for FakeMover {
     fn drop(&mut self) {
         self.movers.end(self.key);
+    }
+}
+
+fn warnings(reply: &mut Reply) -> Option<&mut Vec<String>> {
+    match reply {
+        Reply::Opened { warnings, .. }
+        | Reply::Copied { warnings, .. }
+        | Reply::Published { warnings, .. }
+        | Reply::Closed { warnings } => Some(warnings),
+        _ => None,
     }
 }
 

@@ -41,14 +41,8 @@ impl Make<Context> for Copy {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let plan = context.plan.clone();
         let disks: Vec<CopyDisk> = plan.disks.iter().map(|disk| copy_disk(disk, &plan.source)).collect();
-        match ask_moving(context, self, Request::Copy { disks }).await? {
-            Reply::Copied { disks } => {
-                let data_bytes: u64 = disks.iter().map(|disk| disk.data_bytes).sum();
-                context.copied = disks;
-                Ok(json!({ "data_bytes": data_bytes }))
-            }
-            other => Err(unexpected("copy", &other)),
-        }
+        let reply = ask_moving(context, self, Request::Copy { disks }).await?;
+        note_copied(context, self.name(), reply)
     }
 
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
@@ -73,6 +67,19 @@ fn stored_format(source: &DiskSource) -> Option<crate::model::instance::ImageFor
     match source {
         DiskSource::File { format, .. } | DiskSource::Block { format, .. } => Some(*format),
         DiskSource::Network { .. } | DiskSource::Other { .. } => None,
+    }
+}
+
+/// Keeps what became of the disks, for the manifest.
+pub(super) fn note_copied(context: &mut Context, asked: &str, reply: Reply) -> Result<Value, Failure> {
+    match reply {
+        Reply::Copied { disks, warnings } => {
+            let data_bytes: u64 = disks.iter().map(|disk| disk.data_bytes).sum();
+            context.copied = disks;
+            context.warnings.extend(warnings);
+            Ok(json!({ "data_bytes": data_bytes }))
+        }
+        other => Err(unexpected(asked, &other)),
     }
 }
 

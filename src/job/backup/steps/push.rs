@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,7 +16,7 @@ use super::super::context::Context;
 use super::super::directory::{self, Access};
 use super::super::late::{self, is_listed};
 use super::super::plan::PushPlan;
-use super::copy::ask_moving;
+use super::copy::{ask_moving, note_copied};
 use super::ending;
 use super::repository::unexpected;
 use super::source::{arm_guard, watch_running};
@@ -327,14 +327,8 @@ impl Named for Inspect {
 #[async_trait]
 impl Make<Context> for Inspect {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        match ask_moving(context, self, Request::Inspect).await? {
-            Reply::Copied { disks } => {
-                let data_bytes: u64 = disks.iter().map(|disk| disk.data_bytes).sum();
-                context.copied = disks;
-                Ok(json!({ "data_bytes": data_bytes }))
-            }
-            other => Err(unexpected("inspect", &other)),
-        }
+        let reply = ask_moving(context, self, Request::Inspect).await?;
+        note_copied(context, self.name(), reply)
     }
 
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
