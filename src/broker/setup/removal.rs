@@ -1,4 +1,5 @@
-//! A host taken out of the fleet: its user first, which closes its connections, then what brings it messages, then its queues.
+//! A host taken out of the fleet: its user first, which closes its connections, then what brings it messages, then its queues. What
+//! was done is told where the next fails as well.
 
 use serde_json::Value;
 
@@ -17,18 +18,20 @@ const PRECONDITION_FAILED: u16 = 400;
 pub enum Removed {
     /// The user is gone.
     User(String),
+    /// Nothing brings messages into a queue any more.
+    Binding(String),
     /// A queue is gone.
     Queue(String),
 }
 
 impl Ground<'_> {
-    /// Removes a host, whose user has to be as a setup makes it. Gives what was there. Queues that hold messages, or are read by whoever may hold some of them, all
-    /// stay unless `discard` says otherwise; they are bound to nothing any more, so that new jobs for the host come back to their publisher.
+    /// Removes a host, whose user has to be as a setup makes it. Queues that hold messages, or are read by whoever may hold some of them,
+    /// all stay unless `discard` says otherwise; they are bound to nothing any more, so that new jobs for the host come back to their
+    /// publisher.
     ///
     /// # Errors
-    /// The server refused, the user is somebody else's, or a queue holds messages.
-    pub fn remove_host(&self, host: &HostId, discard: bool) -> Result<Vec<Removed>, SetupError> {
-        let mut removed = Vec::new();
+    /// The server refused, the user is somebody else's, or a queue holds messages. What stands in `removed` is gone all the same.
+    pub fn remove_host(&self, host: &HostId, discard: bool, removed: &mut Vec<Removed>) -> Result<(), SetupError> {
         self.has(&Member::host(host))?;
         if self.remove_user(host.as_str())? {
             removed.push(Removed::User(host.to_string()));
@@ -36,7 +39,9 @@ impl Ground<'_> {
         // The type is not looked at.
         let queues = host_queues(host, QueueType::Classic);
         for queue in &queues {
-            self.unbind(queue)?;
+            if self.unbind(queue)? {
+                removed.push(Removed::Binding(queue.name.clone()));
+            }
         }
         let mut there = Vec::new();
         for queue in queues {
@@ -60,7 +65,7 @@ impl Ground<'_> {
                 removed.push(Removed::Queue(queue.name));
             }
         }
-        Ok(removed)
+        Ok(())
     }
 
     /// Deletes a queue. Gives whether it was there.
@@ -82,15 +87,17 @@ impl Ground<'_> {
         format!("queues/{}/{}", segment(self.vhost), segment(&queue.name))
     }
 
-    fn unbind(&self, queue: &Queue) -> Result<(), SetupError> {
+    /// Takes a queue's bindings to its exchange away. Gives whether there was one.
+    fn unbind(&self, queue: &Queue) -> Result<bool, SetupError> {
         let between =
             format!("bindings/{}/e/{}/q/{}", segment(self.vhost), segment(queue.exchange), segment(&queue.name));
         let bindings = self.management.get(&between)?.unwrap_or_default();
+        let mut was_there = false;
         for key in bindings.as_array().into_iter().flatten().filter_map(|one| one.get("properties_key")?.as_str()) {
             let place = format!("{between}/{}", segment(key));
-            self.management.ask(&Request { method: Method::Delete, place, body: None })?;
+            was_there |= self.management.ask(&Request { method: Method::Delete, place, body: None })?.is_some();
         }
-        Ok(())
+        Ok(was_there)
     }
 }
 

@@ -16,7 +16,7 @@ pub struct RemoveArgs {
     server: ServerArgs,
     /// The host
     host: HostId,
-    /// Throw away the messages that its queues hold
+    /// Throw away the messages that its queues hold, un-acked ones too
     #[arg(long)]
     discard_messages: bool,
     /// One JSON object a line
@@ -27,20 +27,28 @@ pub struct RemoveArgs {
 pub fn run(args: &RemoveArgs) -> Result<Exit, CliError> {
     let management = args.server.connect()?;
     let ground = Ground { management: &management, vhost: &args.server.vhost, passwords: None, new_passwords: false };
-    let removed = ground.remove_host(&args.host, args.discard_messages).map_err(failed)?;
-    for one in &removed {
-        let (kind, name) = match one {
-            Removed::User(name) => ("user", name),
-            Removed::Queue(name) => ("queue", name),
-        };
-        if args.json {
-            output::json_line(&json!({ "removed": kind, "name": name }))?;
-        } else {
-            output::line(&format!("{:<8} {kind} {name}", "removed"))?;
-        }
-    }
+    // Told when all is done: a reader that has gone away ends the command.
+    let mut removed = Vec::new();
+    let ended = ground.remove_host(&args.host, args.discard_messages, &mut removed);
+    removed.iter().try_for_each(|one| args.tell(one))?;
+    ended.map_err(failed)?;
     if removed.is_empty() {
         return Err(CliError::not_found(format!("host `{}` has neither user nor queues here", args.host)));
     }
     Ok(Exit::Done)
+}
+
+impl RemoveArgs {
+    fn tell(&self, removed: &Removed) -> Result<(), CliError> {
+        let (kind, name) = match removed {
+            Removed::User(name) => ("user", name),
+            Removed::Binding(name) => ("binding", name),
+            Removed::Queue(name) => ("queue", name),
+        };
+        if self.json {
+            return output::json_line(&json!({ "removed": kind, "name": name }));
+        }
+        let of = if kind == "binding" { "binding of" } else { kind };
+        output::line(&format!("{:<8} {of} {name}", "removed"))
+    }
 }
