@@ -54,6 +54,22 @@ fn the_check_reads_the_file_that_the_environment_names() {
     assert_eq!(text(&output.stdout), "ok    config      host `kvm-07`\n");
 }
 
+#[test]
+fn what_a_broker_command_cannot_do_without_is_in_its_usage_and_in_its_refusal() {
+    let help = |command: &str| text(&longshore(&["broker", command, "--help"], &[]).stdout);
+    assert!(help("setup").contains("Usage: longshore broker setup --management <URL> --user <NAME> [OPTIONS]"));
+    assert!(help("remove-host").contains(" --management <URL> --user <NAME> <HOST>"), "{}", help("remove-host"));
+    for command in [&["setup", "--host", "kvm-07"][..], &["remove-host", "kvm-07"]] {
+        let output = longshore(&[&["broker"], command].concat(), &[]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--management <URL>") && said.contains("--user <NAME>"), "{said}");
+    }
+    let output = longshore(&["broker", "setup", "--host", "kvm-07", "--dry-run", "--server-version", "4.0.5"], &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("\ndo       user kvm-07\n"), "{}", text(&output.stdout));
+}
+
 /// Publishes to a port on which nobody listens.
 fn publish_to_nobody(more: &[&str]) -> Output {
     let publish = [

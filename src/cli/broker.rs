@@ -6,6 +6,7 @@ mod probes;
 mod remove;
 mod server;
 mod setup;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -28,7 +28,7 @@ pub enum Step {
     Queue(Queue),
     /// A queue is bound.
     Binding(Queue),
-    /// A user is there, at first without a password. One with a tag is somebody else's.
+    /// A user is there, for now without a way in. One with a tag is somebody else's.
     User(String),
     /// A user's keys on one topic exchange.
     Topic {
@@ -172,7 +172,7 @@ impl fmt::Display for Step {
             }
             Step::Queue(queue) => write!(f, "queue {} ({})", queue.name, queue.queue_type.as_str()),
             Step::Binding(queue) => write!(f, "queue {} takes {} of {}", queue.name, queue.binding_key, queue.exchange),
-            Step::User(user) => write!(f, "user {user}, made without a password"),
+            Step::User(user) => write!(f, "user {user}"),
             Step::Topic { user, right: TopicRight { exchange, write, read } } => {
                 write!(f, "keys of {user} on {exchange}: writes {}, binds {}", write.expression(), read.expression())
             }

@@ -16,15 +16,16 @@ const PASSWORD_VARIABLE: &str = "LONGSHORE_MANAGEMENT_PASSWORD";
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// Address of RabbitMQ's management API, as in https://broker:15671
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", required = true)]
     management: Option<String>,
     /// Its administrator
-    #[arg(long, value_name = "NAME", env = "LONGSHORE_MANAGEMENT_USER")]
+    #[arg(long, value_name = "NAME", env = "LONGSHORE_MANAGEMENT_USER", required = true)]
     user: Option<String>,
     /// File with the administrator's password, of its owner alone (mode 600); else LONGSHORE_MANAGEMENT_PASSWORD
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Authorities (PEM) of whom one must have signed the broker's certificate; else the system's
+    /// Authorities (PEM) of whom one must have signed the broker's certificate, of the management API over https as well as of what is
+    /// tried out over amqps; else the system's
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// Let the administrator's password travel unencrypted to another machine
@@ -36,11 +37,6 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// Whether a server is named at all.
-    pub fn names_server(&self) -> bool {
-        self.management.is_some()
-    }
-
     /// The administrator.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
