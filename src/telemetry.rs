@@ -6,7 +6,7 @@
 use std::io::IsTerminal;
 
 use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -26,11 +26,21 @@ const SHOWS_BODIES: &str = "lapin";
 
 /// A filter that is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("`{filter}` is not a log filter")]
-pub struct InvalidFilter {
-    filter: String,
-    #[source]
-    source: tracing_subscriber::filter::ParseError,
+pub enum InvalidFilter {
+    /// It cannot be parsed.
+    #[error("`{filter}` is not a log filter")]
+    Unreadable {
+        /// All of it.
+        filter: String,
+        /// Why not.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// A level is misspelt, or a target has none.
+    #[error("`{word}` is neither a level (off, error, warn, info, debug, trace) nor of the form `TARGET=LEVEL`")]
+    NoLevel {
+        /// What stands there.
+        word: String,
+    },
 }
 
 /// Whether [`init`] would take a filter.
@@ -42,13 +52,20 @@ pub fn check(filter: &str) -> Result<(), InvalidFilter> {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
-    EnvFilter::try_new(filter).map_err(|source| InvalidFilter { filter: filter.to_owned(), source })
+    let parsed = EnvFilter::try_new(filter);
+    let parsed = parsed.map_err(|source| InvalidFilter::Unreadable { filter: filter.to_owned(), source })?;
+    // To the parser a word alone is a target of which everything is logged: with `loud` nothing else would be.
+    let mut words = filter.split(',').map(str::trim).filter(|part| !part.is_empty() && !part.contains(['=', '[']));
+    match words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        Some(word) => Err(InvalidFilter::NoLevel { word: word.to_owned() }),
+        None => Ok(parsed),
+    }
 }
 
 /// Starts logging for the whole process. A second call has no effect, so that tests may call it freely.
 ///
 /// # Errors
-/// When `filter` cannot be parsed, as in `info` or `longshore=debug,lapin=warn`.
+/// When `filter` is none; `info` and `longshore=debug,lapin=warn` are.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), InvalidFilter> {
     let subscriber = subscriber(filter, format, std::io::stderr().is_terminal(), std::io::stderr)?;
     // An error means that logging runs already, which is what was wanted.
@@ -139,5 +156,25 @@ mod tests {
     fn a_filter_that_is_none_is_an_error_that_shows_it() {
         let error = init("longshore=loud", LogFormat::Text).unwrap_err();
         assert_eq!(error.to_string(), "`longshore=loud` is not a log filter");
+    }
+
+    #[test]
+    fn a_word_alone_is_a_level_or_refused_and_a_target_has_its_level() {
+        for right in [
+            "info",
+            "WARN",
+            "off",
+            "3",
+            "longshore=debug,lapin=warn",
+            "warn,longshore::worker=trace",
+            "[attempt]=info",
+            "",
+        ] {
+            assert!(check(right).is_ok(), "{right}");
+        }
+        for (wrong, word) in [("loud", "loud"), ("info,longshore", "longshore"), ("longshore=debug, wran", "wran")] {
+            let refusal = check(wrong).unwrap_err().to_string();
+            assert!(refusal.starts_with(&format!("`{word}` is neither a level")), "{wrong}: {refusal}");
+        }
     }
 }

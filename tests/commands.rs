@@ -35,6 +35,7 @@ fn what_a_worker_could_not_use_is_found_by_the_check_with_file_and_key_and_witho
         ("uri = \"http://worker:hunter2@broker\"", "", "broker.uri"),
         ("uri = \"amqp://worker:hunter2@broker/v?heartbeat=1\"", "", "broker.uri"),
         ("uri = \"amqp://worker:hunter2@broker\"", "level = \"longshore=loudly\"", "log.level"),
+        ("uri = \"amqp://worker:hunter2@broker\"", "level = \"loud\"", "log.level"),
     ] {
         let file = file_with(folder.path(), broker, log);
         let output = longshore(&["check", "config", &file], &[]);
@@ -48,7 +49,7 @@ fn what_a_worker_could_not_use_is_found_by_the_check_with_file_and_key_and_witho
 #[test]
 fn the_check_reads_the_file_that_the_environment_names() {
     let folder = tempfile::tempdir().unwrap();
-    let file = file_with(folder.path(), "uri = \"amqp://broker\"", "");
+    let file = file_with(folder.path(), "uri = \"amqp://broker\"", "level = \"longshore=debug,lapin=warn\"");
     let output = longshore(&["check", "config"], &[("LONGSHORE_CONFIG", &file)]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "ok    config      host `kvm-07`\n");

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::ConfigArgs;
 use super::broker::{load, settings};
+use super::check::wrong_level;
 use super::exit::Exit;
 use super::host::credential_places;
 use super::output::CliError;
@@ -45,7 +46,7 @@ pub fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
         LogFormat::Text => telemetry::LogFormat::Text,
         LogFormat::Json => telemetry::LogFormat::Json,
     };
-    telemetry::init(&config.log.level, format).map_err(CliError::usage)?;
+    telemetry::init(&config.log.level, format).map_err(|error| wrong_level(&config.log, &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build()?;
     let result = runtime.block_on(work(&config));
     // A libvirt call that hangs on its thread must not keep the process: everything that matters is in the journal.

@@ -17,6 +17,7 @@ use super::ConfigArgs;
 use super::broker::{load, settings};
 use super::exit::Exit;
 use super::output::{self, CliError};
+use crate::config::LogConfig;
 use crate::model::id::RepositoryId;
 use crate::telemetry;
 
@@ -105,8 +106,7 @@ pub fn run(command: &CheckCommand) -> Result<Exit, CliError> {
             let config = load(&ConfigArgs { config: file.clone() })?;
             // What only its readers understand: the worker would end over it.
             settings(&config.broker, "check")?;
-            telemetry::check(&config.log.level)
-                .map_err(|error| CliError::usage(format!("{} is not allowed: {error}", config.log.level_place)))?;
+            telemetry::check(&config.log.level).map_err(|error| wrong_level(&config.log, &error))?;
             output::line(&format!("ok    config      host `{}`", config.host().map_err(CliError::usage)?))?;
             Ok(Exit::Done)
         }
@@ -114,6 +114,11 @@ pub fn run(command: &CheckCommand) -> Result<Exit, CliError> {
         CheckCommand::Host(args) => report(&host::check(&load(&args.config)?)?, args.json),
         CheckCommand::Repository { directory, id, json } => report(&repository::check(directory, *id), *json),
     }
+}
+
+/// A refused `log.level`, with the place that it comes from.
+pub fn wrong_level(log: &LogConfig, error: &telemetry::InvalidFilter) -> CliError {
+    CliError::usage(format!("{} is not allowed: {error}", log.level_place))
 }
 
 fn report(findings: &[Finding], json: bool) -> Result<Exit, CliError> {
