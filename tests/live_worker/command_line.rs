@@ -85,7 +85,9 @@ fn host_can_do_its_work(fleet: &Fleet) {
     let output = fleet.command_on_host(&["check", "host", "--json"]).output().unwrap();
     assert!(matches!(output.status.code(), Some(0 | 3)), "{}", text(&output.stderr));
     let findings = json_lines(&output.stdout);
-    for subject in ["host", "user", "libvirt", "instances", "tool", "scratch", "mover", "host key", "push", "broker"] {
+    for subject in
+        ["host", "user", "libvirt", "instances", "tool", "shares", "scratch", "mover", "host key", "push", "broker"]
+    {
         assert!(findings.iter().any(|finding| finding["subject"] == subject), "{subject}: {findings:?}");
     }
     assert!(findings.iter().all(|finding| finding["level"] != "fail"), "{findings:?}");

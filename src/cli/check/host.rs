@@ -1,12 +1,13 @@
 //! Can this host do its work? Each part is tried for real, within a bound, and nothing is left behind.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 
-use super::{Finding, qemu};
+use super::{Finding, qemu, shares};
 use crate::broker::HostOnBroker;
 use crate::broker::topology::jobs_queue;
 use crate::cli::broker::{block_on, settings};
@@ -19,8 +20,8 @@ use crate::host::mover::MoverName;
 use crate::job::Doors;
 use crate::model::id::{HostId, InstanceRef};
 use crate::model::instance::PowerState;
+use crate::mover::command;
 use crate::mover::sealed::HostKey;
-use crate::mover::{KINDS, Kind, command};
 
 /// Longest wait for one part of the host.
 const PART_MAX: Duration = Duration::from_secs(20);
@@ -41,7 +42,7 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
         findings.extend(hypervisor(config, doors.hypervisor.as_ref()).await);
         findings.extend(qemu::check(config, doors.hypervisor.as_ref()).await);
         findings.extend(TOOLS.map(tool));
-        findings.extend(KINDS.map(share));
+        findings.extend(shares::check());
         findings.push(scratch(&config.scratch.dir));
         findings.push(mover(&doors).await);
         findings.push(host_key(&credential_places(config).host_key));
@@ -114,16 +115,6 @@ fn tool(name: &str) -> Finding {
     }
 }
 
-fn share(kind: &Kind) -> Finding {
-    match command::find(kind.helper) {
-        Some(path) => Finding::ok("shares", format!("{}: {}", kind.name, path.display())),
-        None => {
-            let text = format!("`{}` is missing: {} shares cannot be mounted", kind.helper, kind.name);
-            Finding::note("shares", text, format!("where there are such repositories, install `{}`", kind.package))
-        }
-    }
-}
-
 fn scratch(directory: &Path) -> Finding {
     // Before the first start of a worker the directory is not there: its nearest parent is on the same file system.
     let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
@@ -162,9 +153,15 @@ async fn mover(doors: &Doors) -> Finding {
 /// The key that opens sealed credentials.
 fn host_key(file: &Path) -> Finding {
     let shown = file.display();
-    if !file.exists() {
-        let text = format!("there is no `{shown}` yet");
-        return Finding::note("host key", text, "the worker makes it when it first starts; sealed credentials need it");
+    // A link that leads nowhere is there, and is not what the worker makes a key in place of.
+    match file.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let text = format!("there is no `{shown}` yet");
+            let remedy = "the worker makes it when it first starts; sealed credentials need it";
+            return Finding::note("host key", text, remedy);
+        }
+        // Whatever else is wrong with it, reading it says.
+        _ => {}
     }
     match HostKey::read(file) {
         Ok(key) => Finding::ok("host key", format!("`{shown}` is that of {}", key.public())),
@@ -207,4 +204,36 @@ fn on_broker(found: &HostOnBroker, host: &HostId, address: &str) -> Finding {
         );
     }
     Finding::ok("broker", format!("reached at {address}; jobs will come from `{}`", jobs_queue(host)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::{Permissions, set_permissions, write};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn a_host_key_that_is_there_and_cannot_be_read_is_a_failure_with_a_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("host.key");
+        assert_eq!(host_key(&file).level, Level::Note, "before the first start");
+        let key = HostKey::read_or_make(&file).unwrap();
+        let found = host_key(&file);
+        assert!(found.level == Level::Ok && found.text.contains(&key.public().to_string()), "{found:?}");
+        set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        let open = host_key(&file);
+        assert!(open.level == Level::Fail && open.text.contains("open to others"), "{open:?}");
+        set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        write(&file, "no key").unwrap();
+        assert_eq!(host_key(&file).level, Level::Fail);
+        let (link, below) = (folder.path().join("link"), file.join("host.key"));
+        symlink("nowhere", &link).unwrap();
+        for other in [&link, &below] {
+            let found = host_key(other);
+            assert!(found.level == Level::Fail && found.remedy.is_some(), "{found:?}");
+        }
+    }
 }

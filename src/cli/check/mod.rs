@@ -7,6 +7,8 @@ mod passage;
 #[cfg(feature = "libvirt")]
 mod qemu;
 mod repository;
+#[cfg(feature = "libvirt")]
+mod shares;
 
 use std::path::PathBuf;
 
@@ -29,7 +31,7 @@ pub enum CheckCommand {
         #[arg(env = "LONGSHORE_CONFIG")]
         file: Option<PathBuf>,
     },
-    /// Can this host do its work? libvirt, QEMU and its user, guest agents, tools, scratch, mover, broker
+    /// Can this host do its work? libvirt, QEMU and its user, guest agents, tools, shares, scratch, mover, host key, broker
     #[cfg(feature = "libvirt")]
     Host(HostArgs),
     /// Is this directory a repository that can be used?

@@ -39,6 +39,8 @@ pub struct Kind {
     pub helper: &'static str,
     /// Debian's package of the program.
     pub package: &'static str,
+    /// The kernel's name for it, which its module has as well.
+    pub file_system: &'static str,
     /// What statfs(2) says of it.
     magic: &'static [u32],
     defaults: &'static [Default],
@@ -53,6 +55,7 @@ const NFS: Kind = Kind {
     name: "NFS",
     helper: "mount.nfs",
     package: "nfs-common",
+    file_system: "nfs",
     magic: &[0x6969],
     defaults: &[
         Default { instead: &["hard", "soft", "softerr"], option: "softerr" },
@@ -69,6 +72,7 @@ const CIFS: Kind = Kind {
     name: "CIFS",
     helper: "mount.cifs",
     package: "cifs-utils",
+    file_system: "cifs",
     magic: &[0xff53_4d42, 0xfe53_4d42],
     defaults: &[
         Default { instead: &["nobrl", "brl"], option: "nobrl" },
@@ -83,6 +87,7 @@ const CEPH: Kind = Kind {
     name: "CephFS",
     helper: "mount.ceph",
     package: "ceph-common",
+    file_system: "ceph",
     magic: &[0x00c3_6400],
     defaults: &[],
     alone: &[Default { instead: &["share", "noshare"], option: "noshare" }],
@@ -271,6 +276,7 @@ mod tests {
             name: "X",
             helper: "mount.nowhere",
             package: "nowhere-utils",
+            file_system: "nowhere",
             magic: &[],
             defaults: &[],
             alone: &[],
