@@ -270,7 +270,8 @@ fn print_backup(backup: &BackupSummary) -> Result<(), CliError> {
     output::line(&format!("backup       {} (number {})", backup.backup_id, backup.number))?;
     output::line(&format!("directory    {}", backup.directory))?;
     let frozen = backup.frozen_ms.map_or_else(String::new, |ms| format!(", guest frozen for {ms} ms"));
-    output::line(&format!("consistency  {}{frozen}", output::word(&backup.consistency)))?;
+    let reason = backup.consistency_reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    output::line(&format!("consistency  {}{frozen}{reason}", output::word(&backup.consistency)))?;
     if let Some(worst) = backup.guest.and_then(|guest| guest.worst_write_ms) {
         output::line(&format!("guest        its writes took {worst} ms in their slowest second"))?;
     }

@@ -74,7 +74,8 @@ pub enum Quiesce {
     Off,
     /// Freeze if that works, else go on and record what was reached.
     Prefer,
-    /// Freeze, or fail the job.
+    /// Freeze, or fail the job. A stopped instance has nothing to freeze: its backup says `crash`, since nobody can say how its guest
+    /// ended, and is no failure.
     Require,
 }
 

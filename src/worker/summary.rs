@@ -24,6 +24,7 @@ fn summary(manifest: Manifest) -> BackupSummary {
         directory: format!("instances/{}/{}", manifest.instance_id, manifest.backup_id),
         transfer: manifest.transfer,
         consistency: manifest.quiesce.consistency,
+        consistency_reason: manifest.quiesce.reason,
         frozen_ms: manifest.quiesce.frozen_ms,
         guest: manifest.guest,
         verification: manifest.verification,

@@ -15,11 +15,13 @@ fn a_stopped_instance_is_backed_up_without_what_its_guest_cannot_write_to() {
     give_drives(&bare);
     let fleet = Fleet::start("stopped");
     let share = fleet.share();
-    let summary = fleet.completed(fleet.back_up(&bare, &share, "prefer"));
+    let summary = fleet.completed(fleet.back_up(&bare, &share, "require"));
     assert_eq!(
         (summary.transfer, summary.consistency, summary.frozen_ms),
         (TransferUsed::Stopped, Consistency::Crash, None)
     );
+    let reason = summary.consistency_reason.unwrap();
+    assert!(reason.contains("nothing to freeze"), "{reason}");
     let backup = share.path.join(&summary.directory);
     equal(&bare.folder.join("vda.qcow2"), "qcow2", &backup.join("vda.qcow2"), "qcow2");
     equal(&bare.folder.join("vdb.reference.raw"), "raw", &backup.join("vdb.qcow2"), "qcow2");

@@ -92,7 +92,10 @@ fn summary() -> BackupSummary {
         number: 12,
         directory: "instances/5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f/019a0f3e-8000-7000-8000-000000000002".to_owned(),
         transfer: TransferUsed::Pull,
-        consistency: Consistency::FileSystem,
+        consistency: Consistency::Partial,
+        consistency_reason: Some(
+            "the agent froze 1 of 2 file systems that can be frozen, and does not say which".to_owned(),
+        ),
         frozen_ms: Some(41),
         guest: Some(GuestRecord { begin_ms: 28, worst_write_ms: Some(19) }),
         verification: Proof::Compared,

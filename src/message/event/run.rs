@@ -97,7 +97,8 @@ impl FailureReport {
 impl BackupSummary {
     fn in_short(self) -> Self {
         let disks = self.disks.into_iter().take(SHORT_DISKS_MAX).collect();
-        Self { directory: in_short(self.directory), disks, skipped_disks: Vec::new(), ..self }
+        let consistency_reason = self.consistency_reason.map(in_short);
+        Self { directory: in_short(self.directory), consistency_reason, disks, skipped_disks: Vec::new(), ..self }
     }
 }
 
@@ -186,6 +187,9 @@ pub struct BackupSummary {
     pub transfer: TransferUsed,
     /// What moment of the guest it shows.
     pub consistency: Consistency,
+    /// Why that is less than the job's `quiesce` asked for, in a sentence; absent where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency_reason: Option<String>,
     /// How long the guest was frozen, milliseconds; absent when it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_ms: Option<u64>,

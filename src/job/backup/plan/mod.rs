@@ -241,9 +241,9 @@ fn plan_freeze(requested: Quiesce, instance: &Instance) -> Result<FreezePlan, Fa
     let without = |reason: Option<&str>| FreezePlan { requested, attempted: false, reason: reason.map(str::to_owned) };
     match (requested, instance.state) {
         (Quiesce::Off, _) => Ok(without(None)),
-        (_, PowerState::ShutOff) => {
-            Ok(without(Some("the instance was shut off, and nothing says whether its guest had shut down cleanly")))
-        }
+        (_, PowerState::ShutOff) => Ok(without(Some(
+            "the instance was shut off: there was nothing to freeze, and nobody can say how its guest ended",
+        ))),
         (Quiesce::Prefer, PowerState::Paused) => {
             Ok(without(Some("the instance was paused, so that its guest could not freeze")))
         }
