@@ -22,6 +22,7 @@ use super::pace::Pace;
 use super::run::Run;
 use super::settle::{Ending, INTERRUPTIONS_MAX};
 use super::shared::Shared;
+use super::step_times::StepTimes;
 use super::work::AttemptRecord;
 use crate::failure::{Code, Failure};
 use crate::job::{Attempt, JobProgress};
@@ -86,10 +87,12 @@ pub async fn recover(shared: Arc<Shared>, mut run: Run) -> Option<Run> {
         Ok(None) => Told::of(Ending::Interrupted),
         Ok(Some((backup_id, plan, records))) => {
             let attempt = Attempt { job: (*run.job).clone(), attempt: number, backup_id };
-            let record = JournalRecord { journal: &shared.journal, key, attempt: number, stop: &Stop::never() };
+            let stop = Stop::never();
+            let record = JournalRecord::new(&shared, key, number, &stop, StepTimes::default());
             let count = records.len();
             tracing::info!(job.id = %key.job_id, run = key.run, attempt = number, records = count, "unwinding a cut-off attempt");
             let outcome = shared.work.unwind(&attempt, plan, &records, &record).await;
+            record.tell_times();
             Told::from_unwinding(outcome, begun.elapsed(), run.cancelled.is_some())
         }
         Err(failure) => Told::of(Ending::Failed(failure)).giving_up("what it had written down cannot be read"),
@@ -122,7 +125,7 @@ async fn follow(
     let key = run.job.key;
     shared.status.enter(key, running_job(run, attempt.attempt));
     let (sender, mut seen) = watch::channel(JobProgress::default());
-    let record = JournalRecord { journal: &shared.journal, key, attempt: attempt.attempt, stop };
+    let record = JournalRecord::new(shared, key, attempt.attempt, stop, StepTimes::beginning_with("plan"));
     let mut work = shared.work.run(attempt, &record, sender, stop);
     let mut pace = Pace::default();
     let mut deadline = Some(Instant::now() + run.job.deadline);
@@ -144,6 +147,7 @@ async fn follow(
         }
     };
     drop(work);
+    record.tell_times();
     let last = note(shared, key, &mut pace, &seen.borrow(), true);
     shared.status.leave(key);
     (outcome, last)
@@ -203,9 +207,22 @@ struct JournalRecord<'a> {
     key: RunKey,
     attempt: u32,
     stop: &'a Stop,
+    times: StepTimes,
 }
 
-impl JournalRecord<'_> {
+impl<'a> JournalRecord<'a> {
+    fn new(shared: &'a Shared, key: RunKey, attempt: u32, stop: &'a Stop, times: StepTimes) -> Self {
+        Self { journal: &shared.journal, key, attempt, stop, times }
+    }
+
+    /// Logs how long the steps took.
+    fn tell_times(&self) {
+        if !self.times.is_empty() {
+            let (RunKey { job_id, run }, attempt) = (self.key, self.attempt);
+            tracing::info!(job.id = %job_id, run, attempt, steps_ms = self.times.to_string(), "steps took");
+        }
+    }
+
     async fn write<F>(&self, mut once: impl FnMut() -> F) -> Result<(), Failure>
     where
         F: Future<Output = Result<(), Failure>>,
@@ -228,9 +245,12 @@ impl JournalRecord<'_> {
 #[async_trait]
 impl SagaLog for JournalRecord<'_> {
     async fn record(&self, record: Record) -> Result<(), Failure> {
+        self.times.before();
         let once = || self.journal.record(self.key, self.attempt, record.clone());
         // On the way back a guest may be frozen, or the disk be full of what is to be removed: the journal is not waited for.
-        if record.is_of_way_back() { once().await } else { self.write(once).await }
+        let written = if record.is_of_way_back() { once().await } else { self.write(once).await };
+        self.times.after(&record);
+        written
     }
 }
 

@@ -23,6 +23,7 @@ mod run;
 pub mod settle;
 mod shared;
 mod status;
+mod step_times;
 mod summary;
 mod take_up;
 pub mod work;
