@@ -23,3 +23,5 @@ mod nas;
 mod row;
 #[path = "live_share_jobs/table.rs"]
 mod table;
+#[path = "live_share_jobs/times.rs"]
+mod times;

@@ -15,6 +15,7 @@ use crate::lab::{LabInstance, eventually, guard_stands, virsh};
 use crate::nas::{Nas, WRONG, by};
 use crate::share::Share;
 use crate::slate::{everything_in, mounts_below, processes_of};
+use crate::times;
 
 /// Longest time for what a job releases last to be gone.
 const SOON: Duration = Duration::from_secs(60);
@@ -149,7 +150,8 @@ impl Place {
             other => other.word().to_owned(),
         };
         let (nas, mode_name, fault_name) = (self.nas.name(), mode.name(), fault.name());
-        let line = format!("{nas} {mode_name} {fault_name} -> {outcome} in {seconds:.1} s");
+        let share = times::of_share(&self.fleet, job);
+        let line = format!("{nas} {mode_name} {fault_name} -> {outcome} in {seconds:.1} s{share}");
         let mut wrong = match (&end, fault.codes()) {
             (RunDetail::Completed(completed), []) if completed.warnings.is_empty() => {
                 self.proven(mode, completed.backup.as_ref().expect("a backup job makes a backup"))

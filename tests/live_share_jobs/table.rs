@@ -4,6 +4,7 @@ use crate::fleet::{Fleet, Settings};
 use crate::lab::LabInstance;
 use crate::nas::{Nas, give_credentials};
 use crate::row::{Fault, Mode, Place};
+use crate::times;
 
 /// Large enough that a fault comes while bytes are on their way.
 const DISKS: &str = "vda:qcow2:8,vdb:raw:2";
@@ -48,6 +49,7 @@ fn try_out(nas: Nas) {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let Place { fleet, running, stopped, good, small, read_only, .. } = place;
+    times::beside(nas, &fleet, &stopped).iter().for_each(|line| eprintln!("{line}"));
     fleet.finish(&[&running, &stopped], &[&good, &small, &read_only]);
 }
 
