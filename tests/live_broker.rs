@@ -10,6 +10,8 @@ mod odd;
 mod proxy;
 #[path = "support/rabbit.rs"]
 mod rabbit;
+#[path = "support/raw.rs"]
+mod raw;
 #[path = "live_broker/secured.rs"]
 mod secured;
 #[path = "live_broker/tls.rs"]

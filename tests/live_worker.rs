@@ -13,6 +13,8 @@ mod image;
 mod lab;
 #[path = "support/rabbit.rs"]
 mod rabbit;
+#[path = "support/raw.rs"]
+mod raw;
 #[path = "support/share.rs"]
 mod share;
 #[path = "support/slate.rs"]
@@ -26,6 +28,8 @@ mod bad_share;
 mod broker_lost;
 #[path = "live_worker/command_line.rs"]
 mod command_line;
+#[path = "live_worker/control.rs"]
+mod control;
 #[path = "live_worker/gate.rs"]
 mod gate;
 #[path = "live_worker/killed.rs"]

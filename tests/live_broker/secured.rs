@@ -19,8 +19,8 @@ use longshore::model::id::{EventId, HostId, IncarnationId};
 use tokio::time::timeout;
 
 use crate::contract::broker::{job, message, next, open_up};
-use crate::odd::Raw;
 use crate::rabbit::{Rabbit, Release};
+use crate::raw::Raw;
 use crate::{PATIENCE, blocking, settings};
 
 const VHOST: &str = "fleet";

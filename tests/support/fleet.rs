@@ -38,6 +38,8 @@ pub struct Settings {
     /// The broker's management API. The worker then is the host's own user, with the rights that `longshore broker setup` gives it,
     /// and else the administrator, who makes his queues himself.
     pub management_uri: Option<String>,
+    /// Broker users whose control messages the worker obeys.
+    pub controllers: Vec<String>,
     pub libvirt_uri: String,
     pub drain_seconds: u64,
     pub heartbeat_seconds: u64,
@@ -53,6 +55,7 @@ impl Default for Settings {
         Self {
             broker_uri,
             management_uri,
+            controllers: Vec::new(),
             libvirt_uri,
             drain_seconds: 60,
             heartbeat_seconds: 1,
@@ -100,13 +103,20 @@ impl Fleet {
     /// Writes the configuration for the worker's next start.
     pub fn configure(&self, settings: &Settings) {
         let Settings {
-            broker_uri, management_uri, libvirt_uri, drain_seconds, heartbeat_seconds, stall_seconds, ..
+            broker_uri,
+            management_uri,
+            controllers,
+            libvirt_uri,
+            drain_seconds,
+            heartbeat_seconds,
+            stall_seconds,
+            ..
         } = settings;
         let broker_uri = management_uri.as_ref().map_or_else(|| broker_uri.clone(), |at| self.secured(broker_uri, at));
         let (host, folder) = (&self.host, self.folder.display());
         let text = format!(
             "host = \"{host}\"\n\
-             [broker]\nuri = \"{broker_uri}\"\nheartbeat_seconds = 5\n\
+             [broker]\nuri = \"{broker_uri}\"\nheartbeat_seconds = 5\ncontrollers = {controllers:?}\n\
              [libvirt]\nuri = \"{libvirt_uri}\"\n\
              [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 4\nheartbeat_seconds = {heartbeat_seconds}\n\
              drain_seconds = {drain_seconds}\n\
@@ -121,30 +131,32 @@ impl Fleet {
 
     /// Sets the broker up for the host; gives the URI of its user.
     fn secured(&self, broker_uri: &str, management_uri: &str) -> String {
+        let password = self.set_up(management_uri, &["--host", &self.host], &self.host);
+        format!("amqp://{}:{password}@{}", self.host, place(broker_uri))
+    }
+
+    /// Makes a broker user who may send control messages; gives its password.
+    pub fn controller(&self, user: &str) -> String {
+        let management_uri = self.settings.management_uri.as_ref().expect("a broker that is set up");
+        self.set_up(management_uri, &["--controller", user], user)
+    }
+
+    /// Gives the password of `user`.
+    fn set_up(&self, management_uri: &str, roles: &[&str], user: &str) -> String {
         let passwords = self.folder.join("passwords");
-        let place = |uri: &str| uri.rsplit(['@', '/']).find(|part| part.contains(':')).unwrap().to_owned();
         let output = Command::new(LONGSHORE)
-            .args([
-                "broker",
-                "setup",
-                "--host",
-                &self.host,
-                "--user",
-                "guest",
-                "--no-probe",
-                "--new-passwords",
-                // A virtual host reaches the laboratory's broker from outside.
-                "--insecure",
-                "--passwords",
-            ])
+            .args(["broker", "setup", "--user", "guest", "--no-probe", "--new-passwords"])
+            // A virtual host reaches the laboratory's broker from outside.
+            .arg("--insecure")
+            .args(roles)
+            .arg("--passwords")
             .arg(&passwords)
             .args(["--management", &format!("http://{}", place(management_uri))])
             .env("LONGSHORE_MANAGEMENT_PASSWORD", "guest")
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let password = std::fs::read_to_string(passwords.join(&self.host)).unwrap();
-        format!("amqp://{}:{}@{}", self.host, password.trim(), place(broker_uri))
+        std::fs::read_to_string(passwords.join(user)).unwrap().trim().to_owned()
     }
 
     /// The worker's configuration file.
@@ -310,6 +322,11 @@ impl Fleet {
         }
         std::fs::remove_dir_all(&self.folder).unwrap();
     }
+}
+
+/// Host and port of a URI.
+fn place(uri: &str) -> &str {
+    uri.rsplit(['@', '/']).find(|part| part.contains(':')).unwrap()
 }
 
 /// A folder that nobody has, with a short name: sockets lie below it.
