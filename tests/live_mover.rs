@@ -6,6 +6,8 @@
 mod contract;
 #[path = "live_mover/push.rs"]
 mod push;
+#[path = "contract/volumes.rs"]
+mod volumes;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -198,6 +200,24 @@ impl World for Real {
     fn is_busy(&self) -> bool {
         !self.processes().is_empty()
     }
+
+    fn volume(&self) -> PathBuf {
+        volumes::volume(self.folder.path(), DISK_BYTES)
+    }
+
+    fn stands(&self, path: &Path) -> contract::Stands {
+        volumes::stands(path, &self.folder.path().join("disk.raw"))
+    }
+
+    fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any> {
+        Box::new(volumes::User::of(path, "qcow2"))
+    }
+
+    fn damage(&self, manifest: &Manifest) {
+        let directory = self.instance(manifest.instance_id).join(manifest.backup_id.to_string());
+        let disk = &manifest.disks[0];
+        volumes::flip(&directory.join(&disk.file), disk.file_bytes / 2);
+    }
 }
 
 macro_rules! contract {
@@ -219,6 +239,10 @@ contract! {
     what_was_not_copied_is_not_sealed
     records_have_plain_names
     a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
+    a_published_backup_takes_the_place_of_the_volume
+    new_volumes_that_are_not_wanted_are_removed_and_the_old_ones_stay
+    what_cannot_be_restored_is_refused_and_nothing_is_made
+    a_volume_that_is_in_use_is_neither_restored_nor_exchanged
 }
 
 #[tokio::test]

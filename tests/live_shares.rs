@@ -6,6 +6,9 @@
 #[path = "contract/mover.rs"]
 #[allow(dead_code)] // What is asked of a mover wherever its repository is; here a part of it.
 mod contract;
+#[path = "contract/volumes.rs"]
+#[allow(dead_code)] // Likewise.
+mod volumes;
 
 use std::fs;
 use std::io::Write;
@@ -186,6 +189,24 @@ impl World for Remote {
     fn is_busy(&self) -> bool {
         !network_mounts(self.folder.path()).is_empty()
     }
+
+    fn volume(&self) -> PathBuf {
+        volumes::volume(self.folder.path(), DISK_BYTES)
+    }
+
+    fn stands(&self, path: &Path) -> contract::Stands {
+        volumes::stands(path, &self.folder.path().join("disk.raw"))
+    }
+
+    fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any> {
+        Box::new(volumes::User::of(path, "qcow2"))
+    }
+
+    fn damage(&self, manifest: &Manifest) {
+        let directory = self.instances().join(manifest.instance_id.to_string()).join(manifest.backup_id.to_string());
+        let disk = &manifest.disks[0];
+        volumes::flip(&directory.join(&disk.file), disk.file_bytes / 2);
+    }
 }
 
 macro_rules! contract {
@@ -210,6 +231,7 @@ contract! {
     a_lease_has_one_holder
     a_published_backup_is_neither_staged_nor_published_again
     a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
+    a_published_backup_takes_the_place_of_the_volume
 }
 
 /// What is on the server is what was on the disk, looked at past the mount.

@@ -5,17 +5,19 @@
 #[path = "contract/mover.rs"]
 mod contract;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use contract::{World, done, opened, record, refused, sealed, stage};
+use contract::{Stands, World, done, opened, record, refused, sealed, stage};
 use longshore::failure::{Code, Failure};
-use longshore::host::mover::{FakeMovers, Movers};
+use longshore::host::mover::{FakeMovers, FakeVolume, Movers};
 use longshore::model::id::{BackupId, InstanceId, RepositoryId};
 use longshore::model::manifest::Manifest;
 use longshore::model::repository::{Repository, RepositoryType};
-use longshore::mover::protocol::{ByteSource, CopyDisk, Request};
+use longshore::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
 
 const ADDRESS: &str = "/mnt/nas";
+const VOLUME: &str = "/images/web.qcow2";
 
 struct FakeWorld {
     movers: FakeMovers,
@@ -28,6 +30,15 @@ impl FakeWorld {
         let id = movers.add_repository(ADDRESS);
         movers.repository(ADDRESS, |repository| repository.same_device = true).unwrap();
         Self { movers, id }
+    }
+}
+
+/// Has a volume open until it is dropped.
+struct User(FakeMovers, PathBuf);
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.0.use_volume(&self.1, false);
     }
 }
 
@@ -62,6 +73,28 @@ impl World for FakeWorld {
     fn is_busy(&self) -> bool {
         self.movers.is_mounted(ADDRESS) || !self.movers.running().is_empty()
     }
+
+    fn volume(&self) -> PathBuf {
+        self.movers.add_volume(Path::new(VOLUME));
+        VOLUME.into()
+    }
+
+    fn stands(&self, path: &Path) -> Stands {
+        match self.movers.volume(path) {
+            None => Stands::Nothing,
+            Some(FakeVolume::Old) => Stands::Old,
+            Some(FakeVolume::Restored { .. }) => Stands::Restored,
+        }
+    }
+
+    fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any> {
+        self.movers.use_volume(path, true);
+        Box::new(User(self.movers.clone(), path.to_owned()))
+    }
+
+    fn damage(&self, manifest: &Manifest) {
+        self.movers.damage(ADDRESS, manifest.backup_id);
+    }
 }
 
 macro_rules! contract {
@@ -83,6 +116,10 @@ contract! {
     what_was_not_copied_is_not_sealed
     records_have_plain_names
     a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
+    a_published_backup_takes_the_place_of_the_volume
+    new_volumes_that_are_not_wanted_are_removed_and_the_old_ones_stay
+    what_cannot_be_restored_is_refused_and_nothing_is_made
+    a_volume_that_is_in_use_is_neither_restored_nor_exchanged
 }
 
 #[tokio::test]
@@ -170,4 +207,22 @@ async fn a_killed_mover_leaves_its_staging_to_the_next_holder_of_the_lease() {
     let mut next = opened(&world, "n").await;
     done(&mut next, contract::lease(instance)).await;
     assert!(world.staging().is_empty());
+}
+
+#[tokio::test]
+async fn what_came_of_an_exchange_may_not_be_known_and_is_asked_for_again() {
+    let world = FakeWorld::new();
+    let volume = world.volume();
+    let (mut mover, manifest) = contract::published(&world, "m").await;
+    let volumes = vec![contract::restored(&manifest, &volume)];
+    mover.ask(contract::restore(&manifest, &volumes), contract::SOON).await.unwrap();
+    let exchange = || Request::Exchange { volumes: volumes.clone() };
+    let failure = Failure::new(Code::VolumeIo, "scripted");
+    world.movers.not_known("exchange", 1, failure.clone());
+    assert_eq!(mover.ask(exchange(), contract::SOON).await.unwrap(), Reply::NotKnown { failure });
+    assert_eq!(world.stands(&volume), Stands::Old);
+    done(&mut mover, exchange()).await;
+    let restored = FakeVolume::Restored { backup: manifest.backup_id, disk: "vda".parse().unwrap() };
+    assert_eq!(world.movers.volume(&volume), Some(restored));
+    assert_eq!(world.movers.volumes(), [volumes[0].previous.clone(), volume]);
 }

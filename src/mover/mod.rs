@@ -8,9 +8,12 @@
 //!   open ─▶ lease ─▶ stage ─▶ record… ─▶ copy ─▶ compare ──────┬─▶ seal ─▶ publish ─▶ release ─▶ close
 //!                      │                └▶ expose, (QEMU) ▶ inspect ┘     │
 //!                      └────────────── discard, at any point ─────────────┘
+//!                └─▶ restore ─▶ compare ─▶ exchange ─▶ remove the previous volumes
+//!                      └──── or remove the new ones
 //! ```
 
 pub mod command;
+mod device;
 pub mod image;
 mod lease;
 mod mount;
@@ -27,6 +30,7 @@ pub mod share;
 #[cfg(test)]
 mod testing;
 mod unmount;
+mod volume;
 mod writer;
 
 use std::ffi::OsString;

@@ -89,6 +89,25 @@ pub struct PushTarget {
     pub virtual_bytes: u64,
 }
 
+/// One volume that a restore makes of a backup's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredVolume {
+    /// The backup's disk, which names its image `<disk>.qcow2` and its block hashes `<disk>.blocks`.
+    pub disk: DiskTarget,
+    /// The size the guest sees, bytes, as the manifest has it.
+    pub virtual_bytes: u64,
+    /// Hash over the block hashes, hex, as the manifest has it.
+    pub content_root: String,
+    /// The file whose place the new one takes, and whose owner, mode and label it gets.
+    pub volume: PathBuf,
+    /// Format of the new file.
+    pub format: ImageFormat,
+    /// Where the new one is made: beside `volume`, under a name that is this attempt's alone.
+    pub fresh: PathBuf,
+    /// Where the old one goes: beside it too, under a name that is this attempt's alone.
+    pub previous: PathBuf,
+}
+
 /// What the worker asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -149,7 +168,8 @@ pub enum Request {
     /// For images that another process has written, and no longer has open: proves their structure, reads and hashes every byte;
     /// [`Notice::Progress`] meanwhile. Answer: [`Reply::Copied`].
     Inspect,
-    /// Reads every image back past the cache and compares it with its source, which must still stand. Answer: [`Reply::Done`].
+    /// Reads every image back past the cache and compares it with its source, which must still stand; after a `Restore`, every new
+    /// volume with the hashes that were taken when the backup was made. Answer: [`Reply::Done`].
     Compare,
     /// For volumes of a stopped instance: the sources are unchanged since the copy began. What has no times to look at is
     /// compared, with [`Notice::Progress`] meanwhile. Answer: [`Reply::Done`].
@@ -171,6 +191,36 @@ pub enum Request {
     Publish {
         /// The manifest; its `number` is filled in by the mover.
         manifest: Box<Manifest>,
+    },
+    /// Makes new volumes of a published backup beside those whose place they will take, and refuses where somebody has one of
+    /// those open for writing. What is read is held against the hashes that were taken when the backup was made; what was written is
+    /// durable. [`Notice::Progress`] meanwhile. Answer: [`Reply::Copied`].
+    Restore {
+        /// The instance whose backup it is.
+        instance: InstanceId,
+        /// The backup.
+        backup: BackupId,
+        /// What becomes of which disk.
+        volumes: Vec<RestoredVolume>,
+    },
+    /// Puts every new volume in the place of the old one, which goes to `previous`: all of them or none. While they are exchanged at
+    /// least one place is empty, so that nobody can start the instance with some of each. Needs no repository. Asked again, also
+    /// of another mover, it goes on wherever it was cut off. A failure means that every old volume is in its place.
+    /// Answer: [`Reply::Done`], or [`Reply::NotKnown`], after which it is to be asked again.
+    Exchange {
+        /// All volumes of the restore.
+        volumes: Vec<RestoredVolume>,
+    },
+    /// Removes the new volumes that have not taken their places, whether they are there, half there or not there. Needs no repository.
+    /// Answer: [`Reply::Done`].
+    RemoveFresh {
+        /// All volumes of the restore.
+        volumes: Vec<RestoredVolume>,
+    },
+    /// Removes the old volumes whose place was taken, whether they are there or not. Needs no repository. Answer: [`Reply::Done`].
+    RemovePrevious {
+        /// All volumes of the restore.
+        volumes: Vec<RestoredVolume>,
     },
     /// Removes the staging directory, whether it is there, half there or not there. Answer: [`Reply::Done`].
     Discard,
@@ -196,6 +246,10 @@ impl Request {
             Request::Seal => "seal",
             Request::Find { .. } => "find",
             Request::Publish { .. } => "publish",
+            Request::Restore { .. } => "restore",
+            Request::Exchange { .. } => "exchange",
+            Request::RemoveFresh { .. } => "remove_fresh",
+            Request::RemovePrevious { .. } => "remove_previous",
             Request::Discard => "discard",
             Request::Release => "release",
             Request::Close => "close",
@@ -282,7 +336,7 @@ pub enum Reply {
         /// What did not work though the backup is good.
         warnings: Vec<String>,
     },
-    /// The backup was to be published, and it can't be seen now what came of it.
+    /// The backup was to be published, or the volumes to be exchanged, and it can't be seen now what came of it.
     NotKnown {
         /// What is in the way of seeing it.
         failure: Failure,

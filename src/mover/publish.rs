@@ -103,11 +103,14 @@ fn after_the_rename(staging: &Staging, number: u64, mut warnings: Vec<String>) -
 
 /// The manifest of a published backup; `backup_not_found` for none.
 pub(super) fn find(root: &Dir, instance: InstanceId, backup: BackupId) -> Result<Manifest, Failure> {
+    open(root, instance, backup).map(|(manifest, _)| manifest)
+}
+
+/// Likewise, with the backup's directory.
+pub(super) fn open(root: &Dir, instance: InstanceId, backup: BackupId) -> Result<(Manifest, Dir), Failure> {
     let missing = || Failure::new(Code::BackupNotFound, format!("backup `{backup}` is not published"));
-    match published_parent(root, instance, backup)? {
-        Some(parent) => read_manifest(&parent, instance, backup),
-        None => Err(missing()),
-    }
+    let parent = published_parent(root, instance, backup)?.ok_or_else(missing)?;
+    Ok((read_manifest(&parent, instance, backup)?, parent.open_dir(backup.to_string())?))
 }
 
 /// Finds out whether this very attempt published its backup before: after a crash, or after an answer that nobody heard.

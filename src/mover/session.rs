@@ -4,6 +4,8 @@
 //! While a backup is written its staging directory is bound, by its descriptor, on a place of the mover's own, and the
 //! tools find their files there: a share whose directories are exchanged for links leads nobody anywhere.
 
+mod restore;
+
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,6 +56,7 @@ pub(super) struct Session {
     pushed: Option<PushedSet>,
     pinned: Option<Pinned>,
     staging: Option<Arc<Staging>>,
+    restored: restore::Restore,
     /// The number under which what is staged was to be published, when it isn't known what came of it.
     not_known: Option<u64>,
     lost: Option<AbortOnDropHandle<()>>,
@@ -74,6 +77,7 @@ impl Session {
             pushed: None,
             pinned: None,
             staging: None,
+            restored: restore::Restore::default(),
             not_known: None,
             lost: None,
             lease: None,
@@ -115,6 +119,11 @@ impl Session {
                 Ok(Reply::Found { manifest: Box::new(found) })
             }
             Request::Publish { manifest } => self.publish(*manifest).await,
+            Request::Restore { instance, backup, volumes } => self.restore(instance, backup, volumes, broken_off).await,
+            // Neither is broken off: what is begun is brought to an end.
+            Request::Exchange { volumes } => self.exchange(volumes).await,
+            Request::RemoveFresh { volumes } => self.remove_fresh(volumes).await,
+            Request::RemovePrevious { volumes } => self.remove_previous(volumes).await,
             Request::Discard => self.discard().await,
             Request::Release => self.release().await,
             Request::Close => self.close().await,
@@ -240,6 +249,9 @@ impl Session {
     }
 
     async fn compare(&mut self) -> Result<Reply, Failure> {
+        if let Some(compared) = self.compare_restored().await {
+            return compared;
+        }
         let images = self.images.as_mut().ok_or_else(|| out_of_order("compare", "copy"))?;
         images.compare(&reporter(&self.progress)).await?;
         Ok(Reply::Done)
@@ -316,6 +328,7 @@ impl Session {
 
     async fn close(&mut self) -> Result<Reply, Failure> {
         self.leave_staging().await?;
+        self.leave_restored().await;
         self.staging = None;
         self.lost = None;
         if let Some(mut lease) = self.lease.take() {

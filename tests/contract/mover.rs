@@ -1,6 +1,6 @@
 //! What both the real mover and its fake have to do: the same questions, put to each by a test of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use longshore::failure::{Code, Failure};
@@ -12,7 +12,9 @@ use longshore::model::manifest::{
     Consistency, MadeBy, Manifest, ManifestDisk, Proof, QuiesceRecord, RecordFile, TransferUsed,
 };
 use longshore::model::repository::Repository;
-use longshore::mover::protocol::{CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, SealedFile};
+use longshore::mover::protocol::{
+    CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, RestoredVolume, SealedFile,
+};
 
 /// Longer than anything here takes but a lease that has to be watched.
 pub const SOON: Duration = Duration::from_secs(120);
@@ -33,6 +35,24 @@ pub trait World {
     fn published(&self) -> Vec<Manifest>;
     /// The repository is mounted by some mover, or a mover is alive.
     fn is_busy(&self) -> bool;
+    /// A volume of a stopped instance, made new, that holds something else than the disk.
+    fn volume(&self) -> PathBuf;
+    /// What stands at a path beside that volume.
+    fn stands(&self, path: &Path) -> Stands;
+    /// Somebody has the volume open to write until that is dropped.
+    fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any>;
+    /// A backup is changed on the share.
+    fn damage(&self, manifest: &Manifest);
+}
+
+/// What stands at the name of a volume.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stands {
+    Nothing,
+    /// What [`World::volume`] has made.
+    Old,
+    /// What [`World::disk`] holds.
+    Restored,
 }
 
 /// A mover with the repository open.
@@ -354,4 +374,148 @@ pub async fn a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more(world: &d
     mover.stop().await.unwrap();
     assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::MoverDied);
     assert!(!world.is_busy());
+}
+
+/// What a restore of the backup makes at `volume`, which stands there.
+pub fn restored(manifest: &Manifest, volume: &Path) -> RestoredVolume {
+    let disk = &manifest.disks[0];
+    let beside = |end: &str| volume.with_extension(end);
+    RestoredVolume {
+        disk: disk.target.clone(),
+        virtual_bytes: disk.virtual_bytes,
+        content_root: disk.content_root.clone(),
+        volume: volume.to_owned(),
+        format: ImageFormat::Qcow2,
+        fresh: beside("fresh"),
+        previous: beside("previous"),
+    }
+}
+
+pub fn restore(manifest: &Manifest, volumes: &[RestoredVolume]) -> Request {
+    Request::Restore { instance: manifest.instance_id, backup: manifest.backup_id, volumes: volumes.to_vec() }
+}
+
+/// A mover that holds the lease of the instance of a backup that it has published.
+pub async fn published(world: &dyn World, name: &str) -> (Box<dyn Mover>, Manifest) {
+    let mut mover = opened(world, name).await;
+    let manifest = sealed(world, &mut mover, InstanceId::draw(), BackupId::draw()).await;
+    publish(&mut mover, &manifest).await;
+    (mover, manifest)
+}
+
+async fn copied_whole(mover: &mut Box<dyn Mover>, manifest: &Manifest, volumes: &[RestoredVolume]) {
+    let reply = mover.ask(restore(manifest, volumes), SOON).await.unwrap();
+    let Reply::Copied { disks } = reply else { panic!("{reply:?}") };
+    let found: Vec<_> = disks.iter().map(|disk| (&disk.target, disk.virtual_bytes, &disk.content_root)).collect();
+    let wanted: Vec<_> = volumes.iter().map(|one| (&one.disk, one.virtual_bytes, &one.content_root)).collect();
+    assert_eq!(found, wanted);
+    let progress = *mover.progress().borrow();
+    assert!(progress.total_bytes > 0 && progress.done_bytes == progress.total_bytes, "{progress:?}");
+}
+
+pub async fn a_published_backup_takes_the_place_of_the_volume(world: &dyn World) {
+    let volume = world.volume();
+    let (mut mover, manifest) = published(world, "restores").await;
+    let volumes = [restored(&manifest, &volume)];
+    copied_whole(&mut mover, &manifest, &volumes).await;
+    assert_eq!(world.stands(&volume), Stands::Old);
+    done(&mut mover, Request::Compare).await;
+    // What comes now needs neither the lease nor the repository, nor the mover that has restored.
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+    for name in ["exchanges", "exchanges-again"] {
+        let mut mover = started(world, name).await;
+        for _twice in 0..2 {
+            done(&mut mover, Request::Exchange { volumes: volumes.to_vec() }).await;
+            done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+            assert_eq!(world.stands(&volume), Stands::Restored);
+            assert_eq!(world.stands(&volumes[0].previous), Stands::Old);
+            assert_eq!(world.stands(&volumes[0].fresh), Stands::Nothing);
+        }
+        mover.stop().await.unwrap();
+    }
+    let mut mover = started(world, "removes").await;
+    for _twice in 0..2 {
+        done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+        assert_eq!(world.stands(&volume), Stands::Restored);
+        assert_eq!(world.stands(&volumes[0].previous), Stands::Nothing);
+    }
+    mover.stop().await.unwrap();
+    assert!(!world.is_busy());
+}
+
+pub async fn new_volumes_that_are_not_wanted_are_removed_and_the_old_ones_stay(world: &dyn World) {
+    let volume = world.volume();
+    let (mut mover, manifest) = published(world, "removes").await;
+    let volumes = [restored(&manifest, &volume)];
+    for _twice in 0..2 {
+        copied_whole(&mut mover, &manifest, &volumes).await;
+        copied_whole(&mut mover, &manifest, &volumes).await;
+        for _twice in 0..2 {
+            done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+            done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+            assert_eq!(world.stands(&volume), Stands::Old);
+            assert_eq!(world.stands(&volumes[0].fresh), Stands::Nothing);
+            assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "it is no more");
+        }
+    }
+    let failure = refused(&mut mover, Request::Exchange { volumes: volumes.to_vec() }).await;
+    assert_eq!(failure.code, Code::Internal, "{failure:#}");
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
+pub async fn what_cannot_be_restored_is_refused_and_nothing_is_made(world: &dyn World) {
+    let volume = world.volume();
+    let (mut mover, manifest) = published(world, "refuses").await;
+    let good = restored(&manifest, &volume);
+    let unknown = Manifest { backup_id: BackupId::draw(), ..manifest.clone() };
+    let other = |change: &dyn Fn(&mut RestoredVolume)| {
+        let mut wanted = good.clone();
+        change(&mut wanted);
+        wanted
+    };
+    for (of, wanted, code) in [
+        (&unknown, good.clone(), Code::BackupNotFound),
+        (&manifest, other(&|wanted| wanted.disk = "vdz".parse().unwrap()), Code::DiskNotFound),
+        (&manifest, other(&|wanted| wanted.content_root = "00".repeat(32)), Code::BackupDamaged),
+        (&manifest, other(&|wanted| wanted.virtual_bytes += 512), Code::BackupDamaged),
+        (&manifest, other(&|wanted| wanted.fresh = "/elsewhere/fresh".into()), Code::Internal),
+        (&manifest, restored(&manifest, &volume.with_extension("missing")), Code::VolumeIo),
+    ] {
+        let failure = refused(&mut mover, restore(of, &[wanted])).await;
+        assert_eq!(failure.code, code, "{failure:#}");
+    }
+    world.damage(&manifest);
+    let failure = refused(&mut mover, restore(&manifest, &[good.clone()])).await;
+    assert_eq!(failure.code, Code::BackupDamaged, "{failure:#}");
+    assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "nothing was restored");
+    done(&mut mover, Request::RemoveFresh { volumes: vec![good.clone()] }).await;
+    assert_eq!((world.stands(&volume), world.stands(&good.fresh)), (Stands::Old, Stands::Nothing));
+    done(&mut mover, Request::Release).await;
+    let failure = refused(&mut mover, restore(&manifest, &[good])).await;
+    assert_eq!(failure.code, Code::Internal, "the lease is given back");
+    mover.stop().await.unwrap();
+}
+
+pub async fn a_volume_that_is_in_use_is_neither_restored_nor_exchanged(world: &dyn World) {
+    let volume = world.volume();
+    let (mut mover, manifest) = published(world, "in-use").await;
+    let volumes = [restored(&manifest, &volume)];
+    let user = world.use_volume(&volume);
+    assert_eq!(refused(&mut mover, restore(&manifest, &volumes)).await.code, Code::InUseElsewhere);
+    drop(user);
+    copied_whole(&mut mover, &manifest, &volumes).await;
+    let user = world.use_volume(&volume);
+    for _twice in 0..2 {
+        let failure = refused(&mut mover, Request::Exchange { volumes: volumes.to_vec() }).await;
+        assert_eq!(failure.code, Code::InUseElsewhere, "{failure:#}");
+        assert_eq!((world.stands(&volume), world.stands(&volumes[0].fresh)), (Stands::Old, Stands::Restored));
+    }
+    drop(user);
+    done(&mut mover, Request::Exchange { volumes: volumes.to_vec() }).await;
+    assert_eq!(world.stands(&volume), Stands::Restored);
+    done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
 }

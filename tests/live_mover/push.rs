@@ -11,6 +11,7 @@ use longshore::model::id::{BackupId, InstanceId};
 use longshore::mover::protocol::{PushTarget, Reply, Request};
 
 use super::contract::{self, done, eventually, lease, opened, refused, stage};
+use super::volumes::tool;
 use super::{DISK_BYTES, Real};
 
 const CLUSTER: u64 = 64 << 10;
@@ -36,13 +37,6 @@ async fn shown_to(real: &Real, virtual_bytes: u64, writer: u32) -> (Box<dyn Move
     done(&mut mover, stage(instance, BackupId::draw())).await;
     done(&mut mover, expose(&place, virtual_bytes, writer)).await;
     (mover, place)
-}
-
-fn tool(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{program} {arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
 }
 
 /// The line of the mount table for `place`.

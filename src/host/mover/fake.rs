@@ -6,6 +6,7 @@
 
 mod mover;
 mod repository;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,11 +17,14 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::{Mover, MoverName, Movers};
 use crate::failure::{Code, Failure};
-use crate::model::id::{InstanceId, RepositoryId};
+use crate::model::id::{BackupId, InstanceId, RepositoryId};
 use crate::model::manifest::Manifest;
+use crate::mover::protocol::Reply;
 use mover::FakeMover;
 pub use repository::FakeRepository;
 use repository::Holder;
+pub use volumes::FakeVolume;
+use volumes::Volumes;
 
 /// Where fake movers come from, and the world they live in. Clones share that world.
 #[derive(Clone, Default)]
@@ -39,14 +43,15 @@ struct World {
     started: u64,
     exposed: BTreeSet<PathBuf>,
     cut_off: BTreeSet<PathBuf>,
+    volumes: Volumes,
 }
 
-/// A failure that is waiting for its request.
+/// An answer that is waiting for its request.
 struct Script {
     word: String,
     times: u32,
     after: bool,
-    failure: Failure,
+    answer: Result<Reply, Failure>,
 }
 
 /// What the world knows of a living mover.
@@ -77,16 +82,21 @@ impl FakeMovers {
 
     /// The next `times` requests of that word (`start` for starting a mover) fail so, without an effect.
     pub fn fail(&self, word: &str, times: u32, failure: Failure) {
-        self.script(word, times, false, failure);
+        self.script(word, times, false, Err(failure));
     }
 
     /// The next `times` requests of that word have their effect and then fail so: an answer that was lost.
     pub fn fail_after(&self, word: &str, times: u32, failure: Failure) {
-        self.script(word, times, true, failure);
+        self.script(word, times, true, Err(failure));
     }
 
-    fn script(&self, word: &str, times: u32, after: bool, failure: Failure) {
-        self.world().scripts.push(Script { word: word.to_owned(), times, after, failure });
+    /// The next `times` requests of that word have no effect, and it can't be seen whether they had.
+    pub fn not_known(&self, word: &str, times: u32, failure: Failure) {
+        self.script(word, times, false, Ok(Reply::NotKnown { failure }));
+    }
+
+    fn script(&self, word: &str, times: u32, after: bool, answer: Result<Reply, Failure>) {
+        self.world().scripts.push(Script { word: word.to_owned(), times, after, answer });
     }
 
     /// The next good answer to a request of that word comes with a warning.
@@ -157,22 +167,54 @@ impl FakeMovers {
         self.repository(address, |repository| repository.is_leased(instance)).unwrap_or_default()
     }
 
+    /// Puts a volume at a path of the host, as it was before any restore.
+    pub fn add_volume(&self, path: &Path) {
+        self.world().volumes.standing.insert(path.to_owned(), FakeVolume::Old);
+    }
+
+    /// What stands at a path.
+    pub fn volume(&self, path: &Path) -> Option<FakeVolume> {
+        self.world().volumes.standing.get(path).cloned()
+    }
+
+    /// Where something stands.
+    pub fn volumes(&self) -> Vec<PathBuf> {
+        self.world().volumes.standing.keys().cloned().collect()
+    }
+
+    /// Somebody has the volume at a path open, or no more.
+    pub fn use_volume(&self, path: &Path, used: bool) {
+        let in_use = &mut self.world().volumes.in_use;
+        if used {
+            in_use.insert(path.to_owned())
+        } else {
+            in_use.remove(path)
+        };
+    }
+
+    /// The images of a backup rot.
+    pub fn damage(&self, address: &str, backup: BackupId) {
+        self.repository(address, |repository| repository.damage(backup));
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The scripted failure of a request, if one is due.
-    fn scripted(&self, word: &str, after: bool) -> Result<(), Failure> {
+    /// The scripted answer of a request, if one is due.
+    fn scripted(&self, word: &str, after: bool) -> Option<Result<Reply, Failure>> {
         let mut world = self.world();
         let due =
             world.scripts.iter_mut().find(|script| script.word == word && script.after == after && script.times > 0);
-        match due {
-            Some(script) => {
-                script.times -= 1;
-                Err(script.failure.clone())
-            }
-            None => Ok(()),
-        }
+        due.map(|script| {
+            script.times -= 1;
+            script.answer.clone()
+        })
+    }
+
+    /// The scripted failure of what has no answer to be scripted.
+    fn must_not_fail(&self, word: &str) -> Result<(), Failure> {
+        self.scripted(word, false).transpose().map(drop)
     }
 
     /// The warnings that are due for a request.
@@ -198,7 +240,7 @@ impl FakeMovers {
 #[async_trait]
 impl Movers for FakeMovers {
     async fn start(&self, name: &MoverName) -> Result<Box<dyn Mover>, Failure> {
-        self.scripted("start", false)?;
+        self.must_not_fail("start")?;
         let (lost_in, lost) = oneshot::channel();
         let (progress_in, _) = watch::channel(super::Progress::default());
         let key = {
@@ -212,7 +254,7 @@ impl Movers for FakeMovers {
     }
 
     async fn unmount(&self, place: &Path) -> Result<(), Failure> {
-        self.scripted("unmount", false)?;
+        self.must_not_fail("unmount")?;
         self.world().exposed.remove(place);
         // The place is a directory of the host's, and real.
         match std::fs::remove_dir(place) {
@@ -224,7 +266,7 @@ impl Movers for FakeMovers {
     }
 
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure> {
-        self.scripted("cut_off", false)?;
+        self.must_not_fail("cut_off")?;
         let mut world = self.world();
         let is_shown = world.exposed.contains(place);
         if is_shown {

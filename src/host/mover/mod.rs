@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::model::id::InvalidName;
 use crate::mover::protocol::{Reply, Request};
 
-pub use fake::FakeMovers;
+pub use fake::{FakeMovers, FakeVolume};
 pub use process::{
     ProcessMovers,
     exposed::mounts_spread,

@@ -1,4 +1,5 @@
-//! Passing through one disk: read, hash, and write what is not zeros where there is somebody to write it to.
+//! Passing through one disk: read, hash, hold against what it has to be, and write what is not zeros where there is somebody to
+//! write it to.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,8 +21,31 @@ pub(super) struct Ends<'c> {
     pub source: &'c Arc<Connection>,
     /// The code of a failure to read it.
     pub source_device: Code,
-    /// Is written; none where the source is only hashed.
-    pub target: Option<&'c Arc<Connection>>,
+    /// Is written, and the code of a failure to write it; none where the source is only hashed.
+    pub target: Option<(&'c Arc<Connection>, Code)>,
+    /// What is read has to be; none where nobody knows.
+    pub expected: Option<&'c Expected>,
+}
+
+/// What a disk has to hold, and what it means where it doesn't. Nothing else is written.
+#[derive(Clone)]
+pub(super) struct Expected {
+    /// The hashes of its blocks.
+    pub blocks: Arc<Blocks>,
+    /// The code of a difference.
+    pub code: Code,
+    /// In words.
+    pub differs: &'static str,
+}
+
+impl Expected {
+    fn must_be(&self, disk: &str, index: u64, found: Option<&BlockHash>) -> Result<(), Failure> {
+        if self.blocks.get(index) == found {
+            return Ok(());
+        }
+        let offset = index * BLOCK_BYTES;
+        Err(Failure::new(self.code, format!("disk `{disk}` at offset {offset}: {}", self.differs)))
+    }
 }
 
 /// What came of one block.
@@ -40,7 +64,7 @@ pub(super) async fn copy(
     ends: Ends<'_>,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Blocks, u64), Failure> {
-    let Ends { source, source_device, target } = ends;
+    let Ends { source, source_device, target, expected } = ends;
     let read_failed = || format!("cannot read disk `{disk}`");
     let mut blocks = Blocks::new(source.export().size)
         .map_err(|error| Failure::new(Code::DiskUnsupported, read_failed()).because(&error))?;
@@ -51,6 +75,7 @@ pub(super) async fn copy(
         let (start, bytes) = (index * BLOCK_BYTES, blocks.block_bytes(index));
         let zeros = map.reads_as_zeros(start, start + bytes).await;
         if zeros.map_err(|error| error.failure(source_device, read_failed()))? {
+            expected.map_or(Ok(()), |expected| expected.must_be(disk, index, None))?;
             passed += bytes;
             if index % ZERO_BLOCKS_A_REPORT == 0 {
                 report(passed, data);
@@ -61,17 +86,21 @@ pub(super) async fn copy(
             settle(copied, &mut blocks, &mut buffers, &mut passed, &mut data);
             report(passed, data);
         }
-        let ways = Ways { source: Arc::clone(source), source_device, target: target.cloned() };
+        let ways = Ways {
+            source: Arc::clone(source),
+            source_device,
+            target: target.map(|(target, device)| (Arc::clone(target), device)),
+            expected: expected.cloned(),
+        };
         pipeline.start(copy_block(disk.to_owned(), ways, index, buffers.take(bytes)));
     }
     while let Some(copied) = pipeline.next().await? {
         settle(copied, &mut blocks, &mut buffers, &mut passed, &mut data);
         report(passed, data);
     }
-    if let Some(target) = target {
+    if let Some((target, device)) = target {
         let flushed = target.flush().await;
-        flushed
-            .map_err(|error| error.failure(Code::RepositoryIo, format!("cannot flush the image of disk `{disk}`")))?;
+        flushed.map_err(|error| error.failure(device, format!("cannot flush the image of disk `{disk}`")))?;
     }
     report(passed, data);
     Ok((blocks, data))
@@ -90,24 +119,26 @@ fn settle(copied: Copied, blocks: &mut Blocks, buffers: &mut Buffers, passed: &m
 struct Ways {
     source: Arc<Connection>,
     source_device: Code,
-    target: Option<Arc<Connection>>,
+    target: Option<(Arc<Connection>, Code)>,
+    expected: Option<Expected>,
 }
 
 async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Result<Copied, Failure> {
-    let Ways { source, source_device, target } = ways;
+    let Ways { source, source_device, target, expected } = ways;
     let start = index * BLOCK_BYTES;
     let read = source.read(start, buffer).await;
     let mut buffer =
         read.map_err(|error| error.failure(source_device, format!("cannot read disk `{disk}` at {start}")))?;
     let runs = runs_of_data(&buffer);
     let hash = (!runs.is_empty()).then(|| *blake3::hash(&buffer).as_bytes());
+    expected.map_or(Ok(()), |expected| expected.must_be(&disk, index, hash.as_ref()))?;
     let mut data_bytes = 0;
     for run in runs {
         let (offset, bytes) = (start + position(run.start), position(run.len()));
-        if let Some(target) = &target {
+        if let Some((target, device)) = &target {
             let written = target.write(offset, buffer, run).await;
             buffer = written.map_err(|error| {
-                error.failure(Code::RepositoryIo, format!("cannot write the image of disk `{disk}` at {offset}"))
+                error.failure(*device, format!("cannot write the image of disk `{disk}` at {offset}"))
             })?;
         }
         data_bytes += bytes;

@@ -23,12 +23,21 @@ const COUNTS_A_BLOCK: usize = CLUSTER_BYTES / 2;
 /// Largest table of count blocks, in clusters: for a file of 4 PiB.
 const TABLE_CLUSTERS_MAX: u32 = 256;
 
+/// What is wrong with the header, in words; none where it is one that we had an image made with.
+pub(super) fn header_fault(file: &File) -> io::Result<Option<String>> {
+    let mut header = [0; HEADER_BYTES];
+    match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some("it ends within its header".to_owned())),
+        read => read.map(|()| Table::of(&header).is_none().then(not_as_made)),
+    }
+}
+
 /// What is wrong, in words; none where every cluster of the file belongs to something.
 pub(super) fn fault(file: &File) -> io::Result<Option<String>> {
     let mut header = [0; HEADER_BYTES];
     file.read_exact_at(&mut header, 0)?;
     let Some(table) = Table::of(&header) else {
-        return Ok(Some("its header is not the one that it was made with".to_owned()));
+        return Ok(Some(not_as_made()));
     };
     let cluster = bytes_of(CLUSTER_BYTES);
     let clusters = file.metadata()?.len().div_ceil(cluster);
@@ -85,6 +94,10 @@ fn number(bytes: &[u8]) -> u64 {
 
 fn bytes_of(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+fn not_as_made() -> String {
+    "its header is not the one that it was made with".to_owned()
 }
 
 fn belongs_to_nothing(cluster: u64) -> String {

@@ -53,7 +53,7 @@ async fn flush(files: Vec<(PathBuf, Arc<File>)>, stopped: CancellationToken) -> 
     while timeout(PERIOD, stopped.cancelled()).await.is_err() {
         for (path, file) in &files {
             if let Err(error) = on_file(file, File::sync_data).await {
-                first = first.and_then(|()| Err(io_failure("flush", path, &error)));
+                first = first.and_then(|()| Err(io_failure(Code::RepositoryIo, "flush", path, &error)));
             }
         }
     }

@@ -25,8 +25,10 @@ mod compare;
 mod copy;
 mod dense;
 mod flusher;
+mod original;
 mod pipeline;
 mod pushed;
+mod restored;
 mod server;
 mod source;
 mod target;
@@ -38,16 +40,19 @@ use std::sync::Arc;
 
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
+use crate::model::instance::ImageFormat;
 use crate::mover::nbd::Connection;
 use crate::mover::protocol::{CopiedDisk, CopyDisk};
 use crate::mover::share::Sent;
 
 use blocks::Blocks;
 use compare::Sides;
+pub(super) use original::Original;
 pub(super) use pushed::PushedSet;
+pub(super) use restored::{Planned, RestoredSet};
 use server::Sockets;
 use source::{Opened, Source};
-use target::Target;
+use target::{New, Target};
 
 /// What QEMU counts disks in, bytes. A size that is no multiple of it cannot be kept by a qcow2 file.
 const SECTOR_BYTES: u64 = 512;
@@ -181,10 +186,16 @@ impl ImageSet {
         report: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(Image, u64), Failure> {
         let name = disk.target.as_str();
-        let target = Target::create(self.staging.join(format!("{name}.qcow2")), open.connection.export().size).await?;
+        let new = new_image(&self.staging, &disk.target, open.connection.export().size);
+        let target = Target::create(new).await?;
         let (server, writing) = target.serve_to_write(&mut self.sockets).await?;
         let (reading, writing) = (Arc::new(open.connection), Arc::new(writing));
-        let ends = copy::Ends { source: &reading, source_device: Code::SourceReadFailed, target: Some(&writing) };
+        let ends = copy::Ends {
+            source: &reading,
+            source_device: Code::SourceReadFailed,
+            target: Some((&writing, Code::RepositoryIo)),
+            expected: None,
+        };
         let (blocks, data_bytes) = copy::copy(name, ends, report).await?;
         sole(writing)?.disconnect().await;
         server.end().await?;
@@ -209,6 +220,12 @@ impl Image {
     }
 }
 
+/// The image of a disk in the staging directory.
+fn new_image(staging: &Path, disk: &DiskTarget, virtual_bytes: u64) -> New {
+    let path = staging.join(image_file(disk));
+    New { path, virtual_bytes, format: ImageFormat::Qcow2, device: Code::RepositoryIo }
+}
+
 /// Writes the hashes of a disk beside its image; answers what was written.
 async fn write_blocks(staging: &Path, disk: &DiskTarget, blocks: &Blocks) -> Result<Sent, Failure> {
     let encoded = blocks.encode();
@@ -224,6 +241,10 @@ fn copied_disk(disk: &DiskTarget, blocks: &Blocks, data_bytes: u64) -> CopiedDis
         data_bytes,
         content_root: blake3::Hash::from_bytes(blocks.root()).to_hex().to_string(),
     }
+}
+
+fn image_file(disk: &DiskTarget) -> String {
+    format!("{disk}.qcow2")
 }
 
 fn blocks_file(disk: &DiskTarget) -> String {

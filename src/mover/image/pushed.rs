@@ -16,7 +16,7 @@ use super::copy::{self, Ends};
 use super::flusher::Flusher;
 use super::server::Sockets;
 use super::target::Target;
-use super::{Progress, SECTOR_BYTES, blocks_file, check, copied_disk, dense, of_disk, sole, write_blocks};
+use super::{Progress, SECTOR_BYTES, blocks_file, check, copied_disk, dense, new_image, of_disk, sole, write_blocks};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
 use crate::model::owner::Owner;
@@ -51,8 +51,8 @@ impl PushedSet {
     pub async fn make(staging: PathBuf, sockets: PathBuf, disks: &[PushTarget]) -> Result<Self, Failure> {
         let mut images = Vec::with_capacity(disks.len());
         for PushTarget { target: disk, virtual_bytes } in disks {
-            let path = staging.join(format!("{disk}.qcow2"));
-            let made = Target::create(path, *virtual_bytes).await;
+            let new = new_image(&staging, disk, *virtual_bytes);
+            let made = Target::create(new).await;
             let target = made.map_err(|failure| of_disk(failure, disk))?;
             let made_as = target.on_held(owner).await?;
             let (disk, virtual_bytes) = (disk.clone(), *virtual_bytes);
@@ -114,7 +114,7 @@ impl PushedSet {
         for (image, (server, connection)) in self.images.iter_mut().zip(connections) {
             let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
             let connection = Arc::new(connection);
-            let ends = Ends { source: &connection, source_device: Code::RepositoryIo, target: None };
+            let ends = Ends { source: &connection, source_device: Code::RepositoryIo, target: None, expected: None };
             let (blocks, data_bytes) = copy::copy(image.disk.as_str(), ends, &report).await?;
             sole(connection)?.disconnect().await;
             server.end().await?;

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::failure::{Code, Failure};
 use crate::mover::command::{Command, Finished, Running, shown_end};
+use crate::mover::device;
 use crate::mover::nbd::{ALLOCATION, Connection, Limits};
 
 /// How long a server may take to open its image; on a share, opening reads from it.
@@ -118,7 +119,7 @@ fn complaint(finished: &Finished, device: Code) -> Option<(Code, String)> {
         return None;
     }
     let full = words.iter().any(|line| line.contains("No space left") || line.contains("quota exceeded"));
-    let code = if full && device == Code::RepositoryIo { Code::RepositoryFull } else { device };
+    let code = if full { device::full(device) } else { device };
     Some((code, format!("{}: {}", finished.status, shown_end(&words.join("\n")))))
 }
 

@@ -1,4 +1,4 @@
-//! The files of a disk in the staging directory, and the descriptors by which we learn whether they were really written.
+//! The files that a disk is written into, in the staging directory or beside a volume, and the descriptors by which we learn whether they were really written.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 
 use super::server::{Cache, Serve, Server, Sockets, pseudo_name};
 use crate::failure::{Code, Failure};
+use crate::model::instance::ImageFormat;
 use crate::mover::command::Command;
+use crate::mover::device;
 use crate::mover::nbd::Connection;
 
 /// Clusters of the images: QEMU's own default, and small enough that little is rounded up.
@@ -23,10 +25,24 @@ const ROOM_MIN_BYTES: u64 = 4 * 64 * 1024;
 /// How long `qemu-img create` may take.
 const CREATE_DEADLINE_SECONDS: u64 = 60;
 
+/// What a disk is to be written into.
+#[derive(Clone, Debug)]
+pub(super) struct New {
+    /// Absolute; no file may be there.
+    pub path: PathBuf,
+    /// The size that the guest sees, bytes.
+    pub virtual_bytes: u64,
+    /// Format of the file.
+    pub format: ImageFormat,
+    /// The code of a failure that lies in its storage.
+    pub device: Code,
+}
+
 /// The image of one disk.
 #[derive(Debug)]
 pub(super) struct Target {
     path: PathBuf,
+    device: Code,
     node: Value,
     cache: Cache,
     /// Open since before anybody else wrote to the file. A write that fails late, after the writer has closed the file, is told
@@ -35,33 +51,49 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Makes an empty image for a disk of `virtual_bytes`. The file must not exist.
-    pub(super) async fn create(path: PathBuf, virtual_bytes: u64) -> Result<Self, Failure> {
+    /// Makes an empty image.
+    pub(super) async fn create(new: New) -> Result<Self, Failure> {
+        let New { path, virtual_bytes, format, device } = new;
         let Some(name) = path.to_str().filter(|_| path.is_absolute()).map(str::to_owned) else {
             return Err(Failure::new(Code::Internal, format!("`{}` is no absolute path in UTF-8", path.display())));
         };
-        let held = Arc::new(create_file(&path).await?);
+        let held = Arc::new(create_file(&path, device).await?);
+        let cache = cache_of(&path).await;
+        let file = json!({"driver": "file", "filename": name});
+        if format == ImageFormat::Raw {
+            let node = json!({"driver": "raw", "file": file});
+            let target = Self { path, device, node, cache, held };
+            target.has_length(virtual_bytes).await?;
+            return Ok(target);
+        }
         // Its own options in JSON would be read by few versions of `qemu-img create`; a path with `file:` before it is taken
         // literally by all of them.
         let create = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-o"]);
         let create = create.arg(format!("cluster_size={CLUSTER_BYTES},compat=1.1,lazy_refcounts=off"));
         let create = create.arg(format!("file:{name}")).arg(virtual_bytes.to_string());
         let created = create.run_to_success(Duration::from_secs(CREATE_DEADLINE_SECONDS)).await;
-        let cache = cache_of(&path).await;
-        let node = json!({"driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": name}});
-        let target = Self { path, node, cache, held };
-        match (target.is_still_ours().await, created) {
-            (Ok(()), Ok(_)) => {}
+        let node = json!({"driver": "qcow2", "backing": null, "file": file});
+        let target = Self { path, device, node, cache, held };
+        match (target.leads_to_ours().await, created) {
+            (Ok(true), Ok(_)) => Ok(target),
             // What was put in its place explains why the tool failed.
-            (Err(replaced), _) if replaced.code == Code::RepositoryUnsafe => return Err(replaced),
+            (Ok(false), _) => Err(target.replaced()),
             // A tool that fails removes the file, so that looking at it says less.
             (_, Err(error)) => {
                 let failed = error.failure(Code::ImageToolFailed, format!("cannot make the image `{name}`"));
-                return Err(target.storage_fault(failed).await);
+                Err(target.storage_fault(failed).await)
             }
-            (Err(unseen), Ok(_)) => return Err(unseen),
+            (Err(unseen), Ok(_)) => Err(target.failed("look at", &unseen)),
         }
-        Ok(target)
+    }
+
+    /// Makes the file exactly so long; what is new of it reads as zeros and takes no room.
+    pub(super) async fn has_length(&self, bytes: u64) -> Result<(), Failure> {
+        let lengthened = on_file(&self.held, move |file| match file.metadata()?.len() {
+            length if length == bytes => Ok(()),
+            _ => file.set_len(bytes),
+        });
+        lengthened.await.map_err(|error| self.failed("set the length of", &error))
     }
 
     /// Serves it for writing.
@@ -115,18 +147,24 @@ impl Target {
 
     /// The path still leads to the file that was made.
     pub(super) async fn is_still_ours(&self) -> Result<(), Failure> {
+        match self.leads_to_ours().await.map_err(|error| self.failed("look at", &error))? {
+            true => Ok(()),
+            false => Err(self.replaced()),
+        }
+    }
+
+    async fn leads_to_ours(&self) -> io::Result<bool> {
         let path = self.path.clone();
-        let same = on_file(&self.held, move |file| {
+        on_file(&self.held, move |file| {
             let (held, found) = (file.metadata()?, std::fs::symlink_metadata(path)?);
             Ok((held.dev(), held.ino()) == (found.dev(), found.ino()))
-        });
-        match same.await.map_err(|error| self.failed("look at", &error))? {
-            true => Ok(()),
-            false => {
-                let text = format!("`{}` was replaced while it was written", self.path.display());
-                Err(Failure::new(Code::RepositoryUnsafe, text))
-            }
-        }
+        })
+        .await
+    }
+
+    fn replaced(&self) -> Failure {
+        let text = format!("`{}` was replaced while it was written", self.path.display());
+        Failure::new(device::replaced(self.device), text)
     }
 
     /// Length of the file, bytes.
@@ -144,18 +182,18 @@ impl Target {
             Ok(room.blocks_available().saturating_mul(room.fragment_size()))
         });
         let code = match asked.await {
-            Ok(free) if free < ROOM_MIN_BYTES => Code::RepositoryFull,
+            Ok(free) if free < ROOM_MIN_BYTES => device::full(self.device),
             Ok(_) => failed.code,
-            Err(error) => io_failure("look at", &self.path, &error).code,
+            Err(error) => self.failed("look at", &error).code,
         };
         Failure { code, ..failed }
     }
 
     /// Closes the held descriptor; the last place where a file system can report a failed write (NFS does).
     pub(super) async fn close(self) -> Result<(), Failure> {
-        let Self { path, held, .. } = self;
+        let Self { path, device, held, .. } = self;
         match Arc::into_inner(held) {
-            Some(file) => close(file).await.map_err(|error| io_failure("close", &path, &error)),
+            Some(file) => close(file).await.map_err(|error| io_failure(device, "close", &path, &error)),
             None => Err(Failure::new(Code::Internal, format!("`{}` is still used while it is closed", path.display()))),
         }
     }
@@ -177,21 +215,22 @@ impl Target {
 
     fn serve(&self, writable: bool) -> Serve<'_> {
         let shown = format!("`{}`", self.path.display());
-        Serve { node: &self.node, writable, cache: self.cache, device: Code::RepositoryIo, shown }
+        Serve { node: &self.node, writable, cache: self.cache, device: self.device, shown }
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Failure {
-        io_failure(what, &self.path, error)
+        io_failure(self.device, what, &self.path, error)
     }
 }
 
-/// Writes a small new file whole, durably.
+/// Writes a small new file of a repository whole, durably.
 pub(super) async fn write_file(path: &Path, content: Vec<u8>) -> Result<(), Failure> {
-    let file = Arc::new(create_file(path).await?);
+    let failed = |what: &str, error: &io::Error| io_failure(Code::RepositoryIo, what, path, error);
+    let file = Arc::new(create_file(path, Code::RepositoryIo).await?);
     let written = on_file(&file, move |mut file| file.write_all(&content).and_then(|()| file.sync_all()));
-    written.await.map_err(|error| io_failure("write", path, &error))?;
+    written.await.map_err(|error| failed("write", &error))?;
     match Arc::into_inner(file) {
-        Some(file) => close(file).await.map_err(|error| io_failure("close", path, &error)),
+        Some(file) => close(file).await.map_err(|error| failed("close", &error)),
         None => Ok(()),
     }
 }
@@ -208,24 +247,20 @@ pub(super) async fn cache_of(path: &Path) -> Cache {
     }
 }
 
-/// A failure of the repository's storage.
-pub(super) fn io_failure(what: &str, path: &Path, error: &io::Error) -> Failure {
-    let code = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOSPC | Errno::EDQUOT) => Code::RepositoryFull,
-        Some(Errno::EROFS | Errno::EACCES | Errno::EPERM) => Code::RepositoryReadOnly,
-        _ => Code::RepositoryIo,
-    };
+/// A failure of storage that is told from others by `device`.
+pub(super) fn io_failure(device: Code, what: &str, path: &Path, error: &io::Error) -> Failure {
+    let code = device::refused(device, error.raw_os_error().map(Errno::from_raw));
     Failure::new(code, format!("cannot {what} `{}`", path.display())).because(error)
 }
 
-async fn create_file(path: &Path) -> Result<File, Failure> {
+async fn create_file(path: &Path, device: Code) -> Result<File, Failure> {
     let owned = path.to_owned();
     let create = move || {
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits();
         OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(owned)
     };
     let created = tokio::task::spawn_blocking(create).await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    created.map_err(|error| io_failure("create", path, &error))
+    created.map_err(|error| io_failure(device, "create", path, &error))
 }
 
 /// Does something with a file on a thread of its own: a share may answer late.

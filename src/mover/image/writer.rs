@@ -1,23 +1,18 @@
 //! Whether somebody has a file or device open for writing, seen by the locks that QEMU takes.
 //!
 //! Asking for a lock would keep an instance from starting for as long as it is held, and `qemu-img info` would notice only
-//! the writers of formats with metadata. So the locks are looked at and none is taken. Since 2.10 QEMU holds a shared lock on the byte
-//! 100 + n of a file for each permission n that it uses (`RAW_LOCK_PERM_BASE` in its block/file-posix.c), which also NFS
-//! carries from host to host. What does not lock, such as another program or a device on two hosts, is not seen here; that
-//! is found by comparing.
+//! the writers of formats with metadata. So the [`locks`](crate::mover::volume::locks) are looked at and none is taken. What does not
+//! lock, such as another program or a device on two hosts, is not seen here; that is found by comparing.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::failure::{Code, Failure};
-
-/// The bytes whose locks mean "I write" and "I change the size".
-const WRITER_BYTES: [libc::off_t; 2] = [101, 103];
+use crate::mover::volume::locks;
 
 /// Fails with `in_use_elsewhere` if one of the files has a writer.
 pub(super) async fn refuse(files: &[PathBuf]) -> Result<(), Failure> {
@@ -42,18 +37,5 @@ pub(super) async fn refuse(files: &[PathBuf]) -> Result<(), Failure> {
 fn has_writer(path: &Path) -> io::Result<bool> {
     // Should it be a pipe, opening it must not wait for somebody at its other end.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    for byte in WRITER_BYTES {
-        let mut lock = libc::flock {
-            l_type: i16::try_from(libc::F_WRLCK).unwrap_or(1),
-            l_whence: i16::try_from(libc::SEEK_SET).unwrap_or(0),
-            l_start: byte,
-            l_len: 1,
-            l_pid: 0,
-        };
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(io::Error::from)?;
-        if i32::from(lock.l_type) != libc::F_UNLCK {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(locks::is_locked(&file, locks::WRITES)? || locks::is_locked(&file, locks::RESIZES)?)
 }

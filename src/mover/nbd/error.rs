@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::failure::{Code, Failure};
+use crate::mover::device;
 
 /// Most characters of a server's own words that are kept.
 const SERVER_WORDS_CHARACTERS_MAX: usize = 300;
@@ -63,7 +64,7 @@ impl NbdError {
         match self {
             NbdError::Protocol(_) => Code::NbdProtocol,
             NbdError::Misuse(_) => Code::Internal,
-            NbdError::Refused { number: ENOSPC, .. } if device == Code::RepositoryIo => Code::RepositoryFull,
+            NbdError::Refused { number: ENOSPC, .. } => device::full(device),
             _ => device,
         }
     }

@@ -6,6 +6,7 @@ use std::io;
 use nix::errno::Errno;
 
 use crate::failure::{Code, Failure};
+use crate::mover::device;
 
 /// Longest part of a path that is repeated in an error, characters: names on a share are not ours to trust.
 const SHOWN_CHARACTERS_MAX: usize = 300;
@@ -25,7 +26,7 @@ pub enum ShareError {
         errno: Errno,
     },
     /// Something else is there than its name says: a symbolic link in place of a directory, a pipe in place of a file.
-    #[error("`{shown}` on the share is not a {expected}")]
+    #[error("`{shown}` is not a {expected}")]
     NotWhatItSays {
         /// The entry.
         shown: String,
@@ -33,7 +34,7 @@ pub enum ShareError {
         expected: &'static str,
     },
     /// More than anything honest would hold.
-    #[error("`{shown}` on the share has more than {limit} {unit}")]
+    #[error("`{shown}` has more than {limit} {unit}")]
     TooMuch {
         /// The entry.
         shown: String,
@@ -76,6 +77,19 @@ impl ShareError {
         matches!(self.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
     }
 
+    /// The failure, where trouble with the storage means `device`.
+    pub fn failure(&self, device: Code) -> Failure {
+        let code = match self {
+            Self::NotWhatItSays { .. } | Self::TooMuch { .. } | Self::NotPlain { .. } => device::replaced(device),
+            Self::Refused { errno, .. } => device::refused(device, Some(*errno)),
+        };
+        let failure = Failure::new(code, self.to_string());
+        match self {
+            Self::Refused { errno, .. } => failure.because(errno),
+            _ => failure,
+        }
+    }
+
     /// There is something of that name already.
     pub fn is_taken(&self) -> bool {
         matches!(self.errno(), Some(Errno::EEXIST | Errno::ENOTEMPTY))
@@ -84,21 +98,7 @@ impl ShareError {
 
 impl From<ShareError> for Failure {
     fn from(error: ShareError) -> Self {
-        let code = match &error {
-            ShareError::NotWhatItSays { .. } | ShareError::TooMuch { .. } | ShareError::NotPlain { .. } => {
-                Code::RepositoryUnsafe
-            }
-            ShareError::Refused { errno, .. } => match errno {
-                Errno::ENOSPC | Errno::EDQUOT => Code::RepositoryFull,
-                Errno::EROFS | Errno::EACCES | Errno::EPERM => Code::RepositoryReadOnly,
-                _ => Code::RepositoryIo,
-            },
-        };
-        let failure = Failure::new(code, error.to_string());
-        match error {
-            ShareError::Refused { errno, .. } => failure.because(&errno),
-            _ => failure,
-        }
+        error.failure(Code::RepositoryIo)
     }
 }
 

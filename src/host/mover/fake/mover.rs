@@ -13,7 +13,7 @@ use crate::host::mover::Progress;
 use crate::model::id::{BackupId, DiskTarget, InstanceId};
 use crate::model::manifest::Manifest;
 use crate::model::repository::Repository;
-use crate::mover::protocol::{CopiedDisk, CopyDisk, PushTarget, Reply, Request, SealedFile};
+use crate::mover::protocol::{CopiedDisk, CopyDisk, PushTarget, Reply, Request, RestoredVolume, SealedFile};
 
 /// Size of a disk that nobody gave one.
 const VIRTUAL_BYTES: u64 = 64 << 20;
@@ -31,6 +31,7 @@ pub(super) struct FakeMover {
     copied_bytes: Option<u64>,
     pushed: Option<Vec<PushTarget>>,
     inspected: bool,
+    restored_bytes: Option<u64>,
 }
 
 impl FakeMover {
@@ -53,6 +54,7 @@ impl FakeMover {
             copied_bytes: None,
             pushed: None,
             inspected: false,
+            restored_bytes: None,
         }
     }
 
@@ -114,7 +116,8 @@ impl FakeMover {
                 Ok(reply)
             }
             Request::Compare => {
-                let bytes = self.copied_bytes.ok_or_else(|| out_of_order("compare", "copy"))?;
+                let bytes = self.restored_bytes.or(self.copied_bytes);
+                let bytes = bytes.ok_or_else(|| out_of_order("compare", "copy"))?;
                 self.report(bytes);
                 Ok(Reply::Done)
             }
@@ -127,6 +130,19 @@ impl FakeMover {
                 Ok(Reply::Found { manifest })
             }
             Request::Publish { manifest } => self.publish(*manifest),
+            Request::Restore { instance, backup, volumes } => self.restore(instance, backup, &volumes),
+            Request::Exchange { volumes } => {
+                self.restored_bytes = None;
+                self.movers.world().volumes.exchange(&volumes).map(|()| Reply::Done)
+            }
+            Request::RemoveFresh { volumes } => {
+                self.restored_bytes = None;
+                self.movers.world().volumes.remove_fresh(&volumes);
+                Ok(Reply::Done)
+            }
+            Request::RemovePrevious { volumes } => {
+                self.movers.world().volumes.remove_previous(&volumes).map(|()| Reply::Done)
+            }
             Request::Discard => {
                 if let Some((instance, _, name)) = self.staging.take() {
                     self.share(|share| {
@@ -229,8 +245,28 @@ impl FakeMover {
             return Err(Failure::new(Code::Internal, "the manifest is that of another backup than was staged"));
         }
         let number = self.share(|share| share.publish(&name, manifest))?;
-        self.staging = None;
+        (self.staging, self.copied_bytes) = (None, None);
         Ok(Reply::Published { number, warnings: Vec::new() })
+    }
+
+    fn restore(
+        &mut self,
+        instance: InstanceId,
+        backup: BackupId,
+        volumes: &[RestoredVolume],
+    ) -> Result<Reply, Failure> {
+        self.share(|_| Ok(()))?;
+        self.check_lease("restore")?;
+        if self.lease != Some(instance) {
+            return Err(out_of_order("restore", "lease"));
+        }
+        self.restored_bytes = None;
+        let disks = self.share(|share| share.restorable(instance, backup, volumes))?;
+        self.movers.world().volumes.restore(volumes, backup)?;
+        let total = disks.iter().map(|disk| disk.virtual_bytes).sum();
+        self.report(total);
+        self.restored_bytes = Some(total);
+        Ok(Reply::Copied { disks, warnings: Vec::new() })
     }
 
     fn write(&mut self, file: String, content: FakeFile) -> Result<Reply, Failure> {
@@ -263,7 +299,7 @@ impl FakeMover {
     fn close(&mut self) {
         self.staging = None;
         self.copied_bytes = None;
-        (self.pushed, self.inspected) = (None, false);
+        (self.pushed, self.inspected, self.restored_bytes) = (None, false, None);
         let held = self.lease.take();
         let mut world = self.movers.world();
         if held.is_some() {
@@ -286,9 +322,13 @@ impl Mover for FakeMover {
         );
         let work = async {
             self.may_go_on(word).await?;
-            self.movers.scripted(word, false)?;
+            if let Some(answer) = self.movers.scripted(word, false) {
+                return answer;
+            }
             let mut done = self.act(request)?;
-            self.movers.scripted(word, true)?;
+            if let Some(answer) = self.movers.scripted(word, true) {
+                return answer;
+            }
             if let Some(warnings) = warnings(&mut done) {
                 warnings.extend(self.movers.warnings_of(word));
             }
@@ -307,7 +347,7 @@ impl Mover for FakeMover {
 
     async fn stop(&mut self) -> Result<(), Failure> {
         self.may_go_on("stop").await.ok();
-        self.movers.scripted("stop", false)?;
+        self.movers.must_not_fail("stop")?;
         self.movers.end(self.key);
         Ok(())
     }

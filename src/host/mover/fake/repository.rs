@@ -1,10 +1,11 @@
 //! A share in memory: what the real one keeps in directories, with the same refusals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId, RepositoryId};
 use crate::model::manifest::Manifest;
+use crate::mover::protocol::{CopiedDisk, RestoredVolume};
 
 /// Bytes free in a new one.
 const FREE_BYTES: u64 = 1 << 40;
@@ -54,11 +55,18 @@ pub struct FakeRepository {
     /// It is on the device of its parent directory.
     pub same_device: bool,
     instances: BTreeMap<InstanceId, Instance>,
+    damaged: BTreeSet<BackupId>,
 }
 
 impl FakeRepository {
     pub(super) fn new() -> Self {
-        Self { id: RepositoryId::draw(), free_bytes: FREE_BYTES, same_device: false, instances: BTreeMap::new() }
+        Self {
+            id: RepositoryId::draw(),
+            free_bytes: FREE_BYTES,
+            same_device: false,
+            instances: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+        }
     }
 
     fn instance(&mut self, id: InstanceId) -> &mut Instance {
@@ -155,6 +163,38 @@ impl FakeRepository {
     pub(super) fn find(&mut self, id: InstanceId, backup: BackupId) -> Result<Manifest, Failure> {
         let found = self.instance(id).published.get(&backup).cloned();
         found.ok_or_else(|| Failure::new(Code::BackupNotFound, format!("backup `{backup}` is not published")))
+    }
+
+    pub(super) fn damage(&mut self, backup: BackupId) {
+        self.damaged.insert(backup);
+    }
+
+    /// What a published backup holds of the disks that are to be restored, if that is what was asked for.
+    pub(super) fn restorable(
+        &mut self,
+        id: InstanceId,
+        backup: BackupId,
+        volumes: &[RestoredVolume],
+    ) -> Result<Vec<CopiedDisk>, Failure> {
+        let manifest = self.find(id, backup)?;
+        let restorable = |wanted: &RestoredVolume| {
+            let RestoredVolume { disk: target, virtual_bytes, content_root, .. } = wanted;
+            let Some(disk) = manifest.disks.iter().find(|disk| disk.target == *target) else {
+                return Err(Failure::new(Code::DiskNotFound, format!("backup `{backup}` has no disk `{target}`")));
+            };
+            let as_asked = (&disk.virtual_bytes, &disk.content_root) == (virtual_bytes, content_root);
+            if self.damaged.contains(&backup) || !as_asked {
+                let text = format!("disk `{target}` of backup `{backup}` is not what was backed up");
+                return Err(Failure::new(Code::BackupDamaged, text));
+            }
+            Ok(CopiedDisk {
+                target: target.clone(),
+                virtual_bytes: *virtual_bytes,
+                data_bytes: disk.data_bytes,
+                content_root: content_root.clone(),
+            })
+        };
+        volumes.iter().map(restorable).collect()
     }
 
     pub(super) fn published_before(&mut self, manifest: &Manifest) -> Option<u64> {

@@ -1,0 +1,116 @@
+//! Volumes without a disk: what stands at which path, and what a restore makes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Code, Failure};
+use crate::model::id::{BackupId, DiskTarget};
+use crate::mover::protocol::RestoredVolume;
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FakeVolume {
+    /// What was there before any restore.
+    Old,
+    /// What a restore made of a backup's disk.
+    Restored {
+        /// The backup.
+        backup: BackupId,
+        /// The disk.
+        disk: DiskTarget,
+    },
+}
+
+/// All volumes of a host.
+#[derive(Default)]
+pub(super) struct Volumes {
+    pub standing: BTreeMap<PathBuf, FakeVolume>,
+    /// Those that somebody has open.
+    pub in_use: BTreeSet<PathBuf>,
+}
+
+impl Volumes {
+    /// The new volumes are made, unless one of the old ones is not as a restore needs it.
+    pub fn restore(&mut self, volumes: &[RestoredVolume], backup: BackupId) -> Result<(), Failure> {
+        for wanted in volumes {
+            let RestoredVolume { volume, fresh, previous, .. } = wanted;
+            let beside = |path: &Path| path.is_absolute() && path.parent() == volume.parent();
+            if !beside(volume) || !beside(fresh) || !beside(previous) || self.has(previous) {
+                let text = format!("`{}` cannot be restored with those names", volume.display());
+                return Err(Failure::new(Code::Internal, text));
+            }
+            if !self.has(volume) {
+                return Err(Failure::new(Code::VolumeIo, format!("there is no `{}`", volume.display())));
+            }
+            self.may_be_replaced(volume)?;
+        }
+        for RestoredVolume { disk, fresh, .. } in volumes {
+            self.standing.insert(fresh.clone(), FakeVolume::Restored { backup, disk: disk.clone() });
+        }
+        Ok(())
+    }
+
+    /// All new volumes take the places of the old ones, wherever an earlier exchange was cut off.
+    pub fn exchange(&mut self, volumes: &[RestoredVolume]) -> Result<(), Failure> {
+        if self.all_in_place(volumes) {
+            return Ok(());
+        }
+        for RestoredVolume { volume, fresh, previous, .. } in volumes {
+            match (self.has(volume), self.has(fresh), self.has(previous)) {
+                (true, true, false) => self.may_be_replaced(volume)?,
+                (false, true, true) | (true, false, true) => {}
+                (true, false, false) => {
+                    return Err(Failure::new(Code::Internal, format!("there is no `{}`", fresh.display())));
+                }
+                _ => return Err(Failure::new(Code::VolumeIo, format!("`{}` is not as it was", volume.display()))),
+            }
+        }
+        for RestoredVolume { volume, fresh, previous, .. } in volumes {
+            let Some(new) = self.standing.remove(fresh) else { continue };
+            if let Some(old) = self.standing.insert(volume.clone(), new) {
+                self.standing.insert(previous.clone(), old);
+            }
+        }
+        Ok(())
+    }
+
+    /// What an exchange left half done is put back first.
+    pub fn remove_fresh(&mut self, volumes: &[RestoredVolume]) {
+        if self.all_in_place(volumes) {
+            return;
+        }
+        for RestoredVolume { volume, fresh, previous, .. } in volumes {
+            if let Some(old) = self.standing.remove(previous) {
+                self.standing.insert(volume.clone(), old);
+            }
+            self.standing.remove(fresh);
+        }
+    }
+
+    /// Refused where an exchange is not done.
+    pub fn remove_previous(&mut self, volumes: &[RestoredVolume]) -> Result<(), Failure> {
+        let left: Vec<_> = volumes.iter().filter(|one| self.has(&one.previous)).collect();
+        if !left.is_empty() && !self.all_in_place(volumes) {
+            return Err(Failure::new(Code::Internal, "the old volumes were to be removed before they were exchanged"));
+        }
+        volumes.iter().for_each(|one| drop(self.standing.remove(&one.previous)));
+        Ok(())
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        self.standing.contains_key(path)
+    }
+
+    /// Also once the removal of the old ones has begun.
+    fn all_in_place(&self, volumes: &[RestoredVolume]) -> bool {
+        volumes.iter().all(|one| self.has(&one.volume) && !self.has(&one.fresh))
+            && volumes.iter().any(|one| self.has(&one.previous))
+    }
+
+    fn may_be_replaced(&self, volume: &Path) -> Result<(), Failure> {
+        match self.in_use.contains(volume) {
+            true => Err(Failure::new(Code::InUseElsewhere, format!("somebody has `{}` open", volume.display()))),
+            false => Ok(()),
+        }
+    }
+}

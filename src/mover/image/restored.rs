@@ -1,0 +1,172 @@
+//! New volumes of one backup: copied from its images, held against the hashes that were taken when it was made, read back.
+//!
+//! It promises that after [`RestoredSet::restore`] each new file holds, byte for byte, what was hashed while its backup was made, is
+//! durable, and belongs to whom the old volume does; and after [`RestoredSet::compare`] that the storage gives that back past this
+//! host's cache. A block that is not what was hashed is never written. A method that fails leaves files behind, which their
+//! owner removes. It knows neither where the new files go from here nor what becomes of the old ones.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::copy::{self, Ends, Expected};
+use super::original::Original;
+use super::server::{Server, Sockets};
+use super::target::{New, Target};
+use super::{Progress, check, copied_disk, of_disk, sole};
+use crate::failure::{Code, Failure};
+use crate::model::id::DiskTarget;
+use crate::model::instance::ImageFormat;
+use crate::mover::nbd::Connection;
+use crate::mover::protocol::CopiedDisk;
+use crate::mover::volume::likeness;
+
+/// One volume that is to be made.
+#[derive(Debug)]
+pub(in crate::mover) struct Planned {
+    /// The backup's disk.
+    pub disk: DiskTarget,
+    /// What the backup holds of it.
+    pub original: Original,
+    /// Format of the new file.
+    pub format: ImageFormat,
+    /// Where it is made: nothing is there, and no link is followed.
+    pub fresh: PathBuf,
+    /// The file whose owner, mode and label it gets.
+    pub old: File,
+}
+
+/// The new volumes of one job.
+#[derive(Debug)]
+pub(in crate::mover) struct RestoredSet {
+    sockets: Sockets,
+    volumes: Vec<Restored>,
+}
+
+#[derive(Debug)]
+struct Restored {
+    disk: DiskTarget,
+    format: ImageFormat,
+    original: Original,
+    target: Target,
+}
+
+impl RestoredSet {
+    /// Makes all volumes, one after another, from the images in `backup`. All of those are opened before the first byte is copied.
+    /// `sockets` is a private directory with a short path.
+    pub async fn restore(
+        backup: PathBuf,
+        sockets: PathBuf,
+        planned: Vec<Planned>,
+        progress: Progress<'_>,
+    ) -> Result<(Self, Vec<CopiedDisk>), Failure> {
+        let mut set = Self { sockets: Sockets::new(sockets), volumes: Vec::with_capacity(planned.len()) };
+        let mut opened = Vec::with_capacity(planned.len());
+        for volume in planned {
+            let served = volume.original.serve(&backup, &mut set.sockets).await;
+            let (server, connection) = served.map_err(|failure| of_disk(failure, &volume.disk))?;
+            opened.push((volume, server, connection));
+        }
+        let total = opened.iter().map(|(_, _, connection)| connection.export().size).sum();
+        let (mut before, mut data_before, mut copied) = (0, 0, Vec::new());
+        for (volume, server, connection) in opened {
+            let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
+            let (disk, blocks) = (volume.disk.clone(), volume.original.blocks.clone());
+            let made = set.make(volume, server, connection, &report).await;
+            let data_bytes = made.map_err(|failure| of_disk(failure, &disk))?;
+            copied.push(copied_disk(&disk, &blocks, data_bytes));
+            before += blocks.virtual_bytes();
+            data_before += data_bytes;
+        }
+        progress(before, total, data_before);
+        Ok((set, copied))
+    }
+
+    /// Reads every new volume back from the storage and holds it against the hashes; an image has to pass its check too.
+    pub async fn compare(&mut self, progress: Progress<'_>) -> Result<(), Failure> {
+        let total: u64 = self.volumes.iter().map(|volume| volume.original.blocks.virtual_bytes()).sum();
+        let mut before = 0;
+        for volume in &self.volumes {
+            let report = |passed: u64, _: u64| progress(before + passed, total, 0);
+            volume.compare(&mut self.sockets, &report).await.map_err(|failure| of_disk(failure, &volume.disk))?;
+            before += volume.original.blocks.virtual_bytes();
+        }
+        progress(before, total, 0);
+        Ok(())
+    }
+
+    /// Closes the new files, and hears what closing says.
+    pub async fn close(self) -> Result<(), Failure> {
+        for volume in self.volumes {
+            volume.target.close().await?;
+        }
+        Ok(())
+    }
+
+    async fn make(
+        &mut self,
+        volume: Planned,
+        server: Server,
+        connection: Connection,
+        report: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<u64, Failure> {
+        let Planned { disk, original, format, fresh, old } = volume;
+        let virtual_bytes = original.blocks.virtual_bytes();
+        let target = Target::create(New { path: fresh, virtual_bytes, format, device: Code::VolumeIo }).await?;
+        let (writer, writing) = target.serve_to_write(&mut self.sockets).await?;
+        let (reading, writing) = (Arc::new(connection), Arc::new(writing));
+        let expected = Expected {
+            blocks: original.blocks.clone(),
+            code: Code::BackupDamaged,
+            differs: "what the repository holds there is not what was backed up",
+        };
+        let ends = Ends {
+            source: &reading,
+            source_device: Code::RepositoryIo,
+            target: Some((&writing, Code::VolumeIo)),
+            expected: Some(&expected),
+        };
+        let (_, data_bytes) = copy::copy(disk.as_str(), ends, report).await?;
+        sole(writing)?.disconnect().await;
+        writer.end().await?;
+        sole(reading)?.disconnect().await;
+        server.end().await?;
+        if format == ImageFormat::Raw {
+            // QEMU rounds the end of a file up to what the storage writes at once.
+            target.has_length(virtual_bytes).await?;
+        }
+        target.sync().await?;
+        target.is_still_ours().await?;
+        target.on_held(move |file| likeness::take_over(&old, file)).await?;
+        target.sync().await?;
+        self.volumes.push(Restored { disk, format, original, target });
+        Ok(data_bytes)
+    }
+}
+
+impl Restored {
+    async fn compare(&self, sockets: &mut Sockets, report: &(dyn Fn(u64, u64) + Sync)) -> Result<(), Failure> {
+        self.target.is_still_ours().await?;
+        let (server, connection) = self.target.serve_from_storage(sockets).await?;
+        let blocks = self.original.blocks.clone();
+        let size = connection.export().size;
+        if size != blocks.virtual_bytes() {
+            let text = format!("`{}` is one of {size} bytes now", self.target.path().display());
+            return Err(Failure::new(Code::ContentMismatch, text));
+        }
+        let connection = Arc::new(connection);
+        let expected = Expected {
+            blocks,
+            code: Code::ContentMismatch,
+            differs: "what was read back of the new volume is not what was restored",
+        };
+        let ends = Ends { source: &connection, source_device: Code::VolumeIo, target: None, expected: Some(&expected) };
+        copy::copy(self.disk.as_str(), ends, report).await?;
+        sole(connection)?.disconnect().await;
+        server.end().await?;
+        match self.format {
+            ImageFormat::Qcow2 => check::check(&self.target).await,
+            ImageFormat::Raw => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The requests of a restore: new volumes from a backup, their exchange with the old ones, and the removal of either.
+//!
+//! The backup's directory and those of the volumes are bound, by their descriptors, on places of the mover's own, as a staging
+//! directory is: the tools find there what was looked at, and follow no link.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{SOCKETS, Session, or_broken_off, out_of_order, reporter};
+use crate::failure::Failure;
+use crate::model::id::{BackupId, InstanceId};
+use crate::mover::image::{Original, Planned, RestoredSet};
+use crate::mover::mount::Pinned;
+use crate::mover::protocol::{Reply, RestoredVolume};
+use crate::mover::share::Dir;
+use crate::mover::volume::{self, Outcome, Prepared};
+use crate::mover::{blocking, publish};
+
+/// The directory of the mover on which the backup's is bound.
+const BACKUP: &str = "backup";
+/// Those on which the volumes' directories are bound, with a number behind.
+const VOLUMES: &str = "volumes";
+
+/// What a mover holds of a restore.
+#[derive(Default)]
+pub(super) struct Restore {
+    made: Option<RestoredSet>,
+    pinned: Vec<Pinned>,
+}
+
+/// A restore that can begin.
+struct Begun {
+    planned: Vec<Planned>,
+    pinned: Vec<Pinned>,
+}
+
+impl Session {
+    pub(super) async fn restore(
+        &mut self,
+        instance: InstanceId,
+        backup: BackupId,
+        volumes: Vec<RestoredVolume>,
+        broken_off: &CancellationToken,
+    ) -> Result<Reply, Failure> {
+        let root = self.root()?;
+        let lease = self.lease.as_ref().filter(|lease| lease.instance() == instance);
+        lease.ok_or_else(|| out_of_order("restore", "lease"))?.check()?;
+        self.leave_restored().await;
+        let own = self.directory.clone();
+        // Not broken off: what its thread binds after that, nobody would give up.
+        let begun = blocking(move || begin(&root, instance, backup, &volumes, &own)).await?;
+        self.restored.pinned = begun.pinned;
+        let (backup, sockets, report) =
+            (self.directory.join(BACKUP), self.directory.join(SOCKETS), reporter(&self.progress));
+        let restoring = RestoredSet::restore(backup, sockets, begun.planned, &report);
+        let (made, disks) = or_broken_off(broken_off, restoring).await?;
+        // Only now: what was made in part is not compared.
+        self.restored.made = Some(made);
+        Ok(Reply::Copied { disks, warnings: Vec::new() })
+    }
+
+    /// None where nothing was restored.
+    pub(super) async fn compare_restored(&mut self) -> Option<Result<Reply, Failure>> {
+        let made = self.restored.made.as_mut()?;
+        Some(made.compare(&reporter(&self.progress)).await.map(|()| Reply::Done))
+    }
+
+    pub(super) async fn exchange(&mut self, volumes: Vec<RestoredVolume>) -> Result<Reply, Failure> {
+        let made = self.restored.made.take();
+        self.leave_restored().await;
+        if let Some(made) = made {
+            made.close().await?;
+        }
+        Ok(match blocking(move || volume::exchange(&volumes)).await? {
+            Outcome::Done => Reply::Done,
+            Outcome::NotKnown(failure) => Reply::NotKnown { failure },
+        })
+    }
+
+    pub(super) async fn remove_fresh(&mut self, volumes: Vec<RestoredVolume>) -> Result<Reply, Failure> {
+        self.leave_restored().await;
+        blocking(move || volume::remove_fresh(&volumes)).await.map(|()| Reply::Done)
+    }
+
+    pub(super) async fn remove_previous(&mut self, volumes: Vec<RestoredVolume>) -> Result<Reply, Failure> {
+        self.leave_restored().await;
+        blocking(move || volume::remove_previous(&volumes)).await.map(|()| Reply::Done)
+    }
+
+    /// Ends the tools and gives the bound paths up; the new volumes stay.
+    pub(super) async fn leave_restored(&mut self) {
+        let Restore { made, pinned } = std::mem::take(&mut self.restored);
+        drop(made);
+        if let Err(failure) = blocking(move || Ok(unbind(pinned))).await {
+            tracing::warn!(failure = format!("{failure:#}"), "cannot give up the places of a restore");
+        }
+    }
+}
+
+/// Looks at everything that can be looked at before a byte is written. Blocks.
+fn begin(
+    root: &Dir,
+    instance: InstanceId,
+    backup: BackupId,
+    volumes: &[RestoredVolume],
+    own: &Path,
+) -> Result<Begun, Failure> {
+    let (manifest, dir) = publish::open(root, instance, backup)?;
+    let originals =
+        volumes.iter().map(|wanted| Original::look(&dir, &manifest, wanted)).collect::<Result<Vec<_>, _>>()?;
+    let data: Vec<_> = originals.iter().map(|original| original.data_bytes).collect();
+    let prepared = volume::prepare(volumes, &data)?;
+    let mut places = vec![(Arc::new(dir), own.join(BACKUP))];
+    let mut planned = Vec::with_capacity(volumes.len());
+    for ((wanted, original), Prepared { dir, fresh, old }) in volumes.iter().zip(originals).zip(prepared) {
+        let known = places.iter().find(|(known, _)| Arc::ptr_eq(known, &dir)).map(|(_, place)| place.clone());
+        let place = known.unwrap_or_else(|| {
+            let place = own.join(format!("{VOLUMES}{}", places.len()));
+            places.push((dir, place.clone()));
+            place
+        });
+        planned.push(Planned {
+            disk: wanted.disk.clone(),
+            original,
+            format: wanted.format,
+            fresh: place.join(fresh),
+            old,
+        });
+    }
+    bind(places).map(|pinned| Begun { planned, pinned })
+}
+
+/// All of them or none.
+fn bind(places: Vec<(Arc<Dir>, PathBuf)>) -> Result<Vec<Pinned>, Failure> {
+    let mut pinned = Vec::with_capacity(places.len());
+    for (dir, place) in places {
+        match Pinned::new(&dir, place) {
+            Ok(bound) => pinned.push(bound),
+            Err(failure) => {
+                unbind(pinned);
+                return Err(failure);
+            }
+        }
+    }
+    Ok(pinned)
+}
+
+fn unbind(pinned: Vec<Pinned>) {
+    for warning in pinned.into_iter().filter_map(Pinned::close) {
+        tracing::warn!(warning, "a tool is slow to end");
+    }
+}

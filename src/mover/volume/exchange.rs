@@ -1,0 +1,132 @@
+//! The exchange: all new volumes take the places of the old ones, or all old ones are back in theirs.
+//!
+//! ```text
+//!   look ─▶ lock what is untouched ─▶ volume → previous, each ─fsync─▶ fresh → volume, each ─fsync─▶ done
+//!                    └──── any failure ─────────┴──────────────┴───▶ put back ─▶ the failure
+//!                                                                       └ can't be, or can't be seen: not known
+//! ```
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use super::state::{State, all_in_place};
+use super::{Place, locks, look_at_all, names, open, sync};
+use crate::failure::{Code, Failure};
+use crate::mover::protocol::RestoredVolume;
+
+/// What an exchange came to, where it is not that every old volume is in its place.
+#[derive(Debug)]
+pub(in crate::mover) enum Outcome {
+    /// All new ones are in their places.
+    Done,
+    /// It can't be seen now, or not all places are taken. To be asked again.
+    NotKnown(Failure),
+}
+
+/// Exchanges all volumes, from wherever an earlier exchange was cut off.
+pub(in crate::mover) fn exchange(volumes: &[RestoredVolume]) -> Result<Outcome, Failure> {
+    let names = names(volumes)?;
+    let looked = open(names).and_then(|places| look_at_all(&places).map(|seen| (places, seen)));
+    let (places, seen) = match looked {
+        Ok(looked) => looked,
+        Err(failure) => return Ok(Outcome::NotKnown(failure)),
+    };
+    // Held until all is over, so that a start in between finds the volume locked if it finds one.
+    let mut held = Vec::new();
+    if !all_in_place(&seen)
+        && let Err(failure) = attempt(&places, &mut held)
+    {
+        match put_back(&places) {
+            Ok(Back::Old) => return Err(failure),
+            // The last rename did happen.
+            Ok(Back::New) => {}
+            Err(stuck) => return Ok(Outcome::NotKnown(failure.because_of(&stuck))),
+        }
+    }
+    Ok(sync(&places).map_or_else(Outcome::NotKnown, |()| Outcome::Done))
+}
+
+fn attempt(places: &[Place], held: &mut Vec<File>) -> Result<(), Failure> {
+    let states: Vec<_> = look_at_all(places)?.into_iter().map(|seen| (seen, seen.state())).collect();
+    for (place, (seen, state)) in places.iter().zip(&states) {
+        match state {
+            State::Odd if !seen.fresh && !seen.previous => {
+                let text = format!("there is nothing to exchange `{}` for", place.shown());
+                return Err(Failure::new(Code::Internal, text));
+            }
+            State::Odd => {
+                let text = format!("`{}` cannot be exchanged", place.shown());
+                return Err(Failure::new(Code::VolumeIo, text).caused_by(seen.shown()));
+            }
+            State::Untouched => held.push(place.lock()?),
+            State::MovedAway | State::InPlace => {}
+        }
+    }
+    let all = || places.iter().zip(&states).map(|(place, (_, state))| (place, *state));
+    for (place, _) in all().filter(|(_, state)| *state == State::Untouched) {
+        place.rename(&place.volume, &place.previous)?;
+    }
+    sync(places)?;
+    for (place, _) in all().filter(|(_, state)| *state != State::InPlace) {
+        place.rename(&place.fresh, &place.volume)?;
+    }
+    Ok(())
+}
+
+/// Which volumes are in their places after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Back {
+    Old,
+    /// The exchange was over: nothing was put back.
+    New,
+}
+
+/// Puts all old volumes back into their places, from wherever an exchange was cut off; new ones that were in place are moved away
+/// first. An error leaves a place empty, or could not see.
+pub(super) fn put_back(places: &[Place]) -> Result<Back, Failure> {
+    let seen = look_at_all(places)?;
+    if all_in_place(&seen) {
+        return Ok(Back::New);
+    }
+    for (place, _) in places.iter().zip(&seen).filter(|(_, seen)| seen.state() == State::InPlace) {
+        place.rename(&place.volume, &place.fresh)?;
+    }
+    sync(places)?;
+    for place in places {
+        let seen = place.look()?;
+        if !seen.volume && !seen.previous {
+            let text = format!("`{}` is gone", place.shown());
+            return Err(Failure::new(Code::VolumeIo, text).caused_by(seen.shown()));
+        }
+        if !seen.volume {
+            place.rename(&place.previous, &place.volume)?;
+        }
+    }
+    sync(places)?;
+    Ok(Back::Old)
+}
+
+impl Place {
+    /// Locks the volume against everybody else who opens it as QEMU does, for as long as the file is open.
+    fn lock(&self) -> Result<File, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::new(Code::VolumeIo, format!("cannot lock `{}`", self.shown())).because(&error)
+        };
+        let file = self.dir.open_file(&self.volume, false).map_err(|error| error.failure(Code::VolumeIo))?;
+        if !locks::hold(&file).map_err(failed)? {
+            return Err(self.in_use());
+        }
+        let locked = file.metadata().map_err(failed)?;
+        let found = self.dir.stat(&self.volume).map_err(|error| error.failure(Code::VolumeIo))?;
+        match found.is_some_and(|found| (found.st_dev, found.st_ino) == (locked.dev(), locked.ino())) {
+            true => Ok(file),
+            false => Err(Failure::new(Code::VolumeIo, format!("`{}` was replaced while it was locked", self.shown()))),
+        }
+    }
+
+    /// The failure where somebody else has the volume open.
+    pub(super) fn in_use(&self) -> Failure {
+        let text = format!("another process or host has `{}` open", self.shown());
+        Failure::new(Code::InUseElsewhere, text)
+    }
+}

@@ -1,0 +1,196 @@
+//! All states of the names of two volumes, and what becomes of them.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::model::instance::ImageFormat;
+
+/// A directory with two volumes, `a` and `b`.
+struct Storage(tempfile::TempDir);
+
+impl Storage {
+    /// `states` say which of its names each volume has: v, f, p.
+    fn new(states: [&str; 2]) -> Self {
+        let storage = Self(tempfile::tempdir().unwrap());
+        for (volume, names) in storage.volumes().iter().zip(states) {
+            let moved = !names.contains('v') || (names.contains('p') && !names.contains('f'));
+            for (name, path) in [('v', &volume.volume), ('f', &volume.fresh), ('p', &volume.previous)] {
+                let old = name == 'p' || (name == 'v' && !(moved && names.contains('v')));
+                if names.contains(name) {
+                    fs::write(path, if old { "old" } else { "new" }).unwrap();
+                }
+            }
+        }
+        storage
+    }
+
+    fn volumes(&self) -> Vec<RestoredVolume> {
+        let path = |name: String| self.0.path().join(name);
+        let volume = |name: &str| RestoredVolume {
+            disk: "vda".parse().unwrap(),
+            virtual_bytes: 1,
+            content_root: String::new(),
+            volume: path(name.to_owned()),
+            format: ImageFormat::Raw,
+            fresh: path(format!("{name}.new")),
+            previous: path(format!("{name}.old")),
+        };
+        vec![volume("a"), volume("b")]
+    }
+
+    /// The content at each name that is there.
+    fn holds(&self) -> Vec<(String, String)> {
+        let mut found: Vec<_> = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap()))
+            .collect();
+        found.sort();
+        found
+    }
+
+    fn must_hold(&self, wanted: &[(&str, &str)]) {
+        let found = self.holds();
+        let found: Vec<_> = found.iter().map(|(name, content)| (name.as_str(), content.as_str())).collect();
+        assert_eq!(found, wanted);
+    }
+
+    fn exchange(&self) -> Result<Outcome, Failure> {
+        exchange(&self.volumes())
+    }
+}
+
+const EXCHANGED: [(&str, &str); 4] = [("a", "new"), ("a.old", "old"), ("b", "new"), ("b.old", "old")];
+const OLD: [(&str, &str); 2] = [("a", "old"), ("b", "old")];
+
+#[test]
+fn an_exchange_goes_on_wherever_it_was_cut_off() {
+    let states = ["vf", "fp", "vp"];
+    for (one, other) in states.iter().flat_map(|one| states.map(|other| (*one, other))) {
+        let storage = Storage::new([one, other]);
+        for _twice in 0..2 {
+            assert!(matches!(storage.exchange().unwrap(), Outcome::Done), "{one} {other}");
+            storage.must_hold(&EXCHANGED);
+        }
+        remove_fresh(&storage.volumes()).unwrap();
+        storage.must_hold(&EXCHANGED);
+        for _twice in 0..2 {
+            remove_previous(&storage.volumes()).unwrap();
+            storage.must_hold(&[("a", "new"), ("b", "new")]);
+        }
+        remove_fresh(&storage.volumes()).unwrap();
+        storage.must_hold(&[("a", "new"), ("b", "new")]);
+    }
+}
+
+#[test]
+fn what_was_cut_off_can_be_given_up_too() {
+    let states = ["vf", "fp", "vp", "v"];
+    for (one, other) in states.iter().flat_map(|one| states.map(|other| (*one, other))) {
+        let storage = Storage::new([one, other]);
+        let over = one.contains('p') && !one.contains('f') && !other.contains('f');
+        let over = over || (other.contains('p') && !other.contains('f') && !one.contains('f'));
+        if over {
+            continue;
+        }
+        for _twice in 0..2 {
+            remove_fresh(&storage.volumes()).unwrap();
+            storage.must_hold(&OLD);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_go_forward_goes_back() {
+    for (states, code) in [
+        (["vf", "v"], Code::Internal),
+        (["fp", "v"], Code::Internal),
+        (["fp", "p"], Code::VolumeIo),
+        (["vp", "p"], Code::VolumeIo),
+        (["vf", "vfp"], Code::VolumeIo),
+        (["v", "v"], Code::Internal),
+    ] {
+        let storage = Storage::new(states);
+        assert_eq!(storage.exchange().unwrap_err().code, code, "{states:?}");
+        for (volume, content) in OLD {
+            assert_eq!(fs::read_to_string(storage.0.path().join(volume)).unwrap(), content, "{states:?}");
+        }
+    }
+    let storage = Storage::new(["vp", "v"]);
+    assert!(matches!(storage.exchange().unwrap(), Outcome::Done), "the removal of the previous ones had begun");
+}
+
+#[test]
+fn an_old_volume_that_is_gone_is_never_taken_for_one_that_is_back() {
+    for states in [["vf", "f"], ["fp", "f"], ["fp", ""]] {
+        let storage = Storage::new(states);
+        let Outcome::NotKnown(failure) = storage.exchange().unwrap() else { panic!("{states:?}") };
+        assert!(format!("{failure:#}").contains("is gone"), "{failure:#}");
+    }
+    let storage = Storage::new(["vf", "f"]);
+    assert_eq!(remove_fresh(&storage.volumes()).unwrap_err().code, Code::VolumeIo);
+    assert!(storage.0.path().join("b.new").exists(), "the only copy stays");
+    let storage = Storage::new(["vf", "vf"]);
+    let elsewhere = storage.0.path().with_extension("elsewhere");
+    fs::rename(storage.0.path(), &elsewhere).unwrap();
+    assert!(matches!(storage.exchange().unwrap(), Outcome::NotKnown(_)), "nothing can be seen");
+    fs::rename(elsewhere, storage.0.path()).unwrap();
+}
+
+#[test]
+fn the_previous_ones_stay_until_all_new_ones_are_in_place() {
+    for states in [["vp", "fp"], ["vp", "vf"], ["fp", "fp"]] {
+        let storage = Storage::new(states);
+        let before = storage.holds();
+        assert_eq!(remove_previous(&storage.volumes()).unwrap_err().code, Code::Internal);
+        assert_eq!(storage.holds(), before);
+    }
+    let storage = Storage::new(["vf", "vf"]);
+    remove_previous(&storage.volumes()).unwrap();
+    assert_eq!(storage.holds().len(), 4);
+}
+
+#[test]
+fn a_volume_that_somebody_uses_stays_where_it_is() {
+    let storage = Storage::new(["vf", "vf"]);
+    let theirs = fs::File::open(storage.0.path().join("b")).unwrap();
+    assert!(locks::hold(&theirs).unwrap());
+    assert_eq!(storage.exchange().unwrap_err().code, Code::InUseElsewhere);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap_err().code, Code::InUseElsewhere);
+    storage.must_hold(&[("a", "old"), ("a.new", "new"), ("b", "old"), ("b.new", "new")]);
+    drop(theirs);
+    assert!(matches!(storage.exchange().unwrap(), Outcome::Done));
+}
+
+#[test]
+fn a_restore_begins_only_where_the_old_volumes_are_and_there_is_room() {
+    let storage = Storage::new(["vf", "v"]);
+    assert_eq!(prepare(&storage.volumes(), &[1, u64::MAX]).unwrap_err().code, Code::VolumeFull);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap().len(), 2);
+    storage.must_hold(&OLD);
+    fs::remove_file(storage.0.path().join("b")).unwrap();
+    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap_err().code, Code::VolumeIo);
+    symlink("a", storage.0.path().join("b")).unwrap();
+    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap_err().code, Code::DiskUnsupported);
+    let storage = Storage::new(["vp", "vp"]);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap_err().code, Code::Internal);
+}
+
+#[test]
+fn names_are_absolute_beside_each_other_and_each_is_there_once() {
+    let storage = Storage::new(["v", "v"]);
+    let good = storage.volumes();
+    assert_eq!(names(&good).unwrap().len(), 2);
+    let other = |change: &dyn Fn(&mut RestoredVolume)| {
+        let mut volumes = storage.volumes();
+        change(&mut volumes[1]);
+        names(&volumes).map(|_| ()).unwrap_err().code
+    };
+    assert_eq!(other(&|volume| volume.volume = "b".into()), Code::Internal);
+    assert_eq!(other(&|volume| volume.fresh = "/elsewhere/b.new".into()), Code::Internal);
+    assert_eq!(other(&|volume| volume.previous = volume.fresh.clone()), Code::Internal);
+    assert_eq!(other(&|volume| volume.volume = good[0].volume.clone()), Code::Internal);
+    assert_eq!(other(&|volume| volume.previous = volume.volume.join("..")), Code::Internal);
+}
