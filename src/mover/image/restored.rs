@@ -72,8 +72,7 @@ impl RestoredSet {
         for (volume, server, connection) in opened {
             let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
             let (disk, blocks) = (volume.disk.clone(), volume.original.blocks.clone());
-            let made = set.make(volume, server, connection, &report).await;
-            let data_bytes = made.map_err(|failure| of_disk(failure, &disk))?;
+            let data_bytes = set.make(volume, server, connection, &report).await?;
             copied.push(copied_disk(&disk, &blocks, data_bytes));
             before += blocks.virtual_bytes();
             data_before += data_bytes;
@@ -88,18 +87,10 @@ impl RestoredSet {
         let mut before = 0;
         for volume in &self.volumes {
             let report = |passed: u64, _: u64| progress(before + passed, total, 0);
-            volume.compare(&mut self.sockets, &report).await.map_err(|failure| of_disk(failure, &volume.disk))?;
+            volume.compare(&mut self.sockets, &report).await?;
             before += volume.original.blocks.virtual_bytes();
         }
         progress(before, total, 0);
-        Ok(())
-    }
-
-    /// Closes the new files, and hears what closing says.
-    pub async fn close(self) -> Result<(), Failure> {
-        for volume in self.volumes {
-            volume.target.close().await?;
-        }
         Ok(())
     }
 
@@ -139,6 +130,7 @@ impl RestoredSet {
         target.is_still_ours().await?;
         target.on_held(move |file| likeness::take_over(&old, file)).await?;
         target.sync().await?;
+        target.hear_close().await?;
         self.volumes.push(Restored { disk, format, original, target });
         Ok(data_bytes)
     }

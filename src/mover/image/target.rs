@@ -189,6 +189,12 @@ impl Target {
         Failure { code, ..failed }
     }
 
+    /// Hears what closing the file says, and keeps it open: a file system is asked at the closing of any descriptor.
+    pub(super) async fn hear_close(&self) -> Result<(), Failure> {
+        let closed = on_file(&self.held, |file| nix::unistd::close(file.try_clone()?).map_err(io::Error::from));
+        closed.await.map_err(|error| self.failed("close", &error))
+    }
+
     /// Closes the held descriptor; the last place where a file system can report a failed write (NFS does).
     pub(super) async fn close(self) -> Result<(), Failure> {
         let Self { path, device, held, .. } = self;

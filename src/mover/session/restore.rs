@@ -68,11 +68,7 @@ impl Session {
     }
 
     pub(super) async fn exchange(&mut self, volumes: Vec<RestoredVolume>) -> Result<Reply, Failure> {
-        let made = self.restored.made.take();
         self.leave_restored().await;
-        if let Some(made) = made {
-            made.close().await?;
-        }
         Ok(match blocking(move || volume::exchange(&volumes)).await? {
             Outcome::Done => Reply::Done,
             Outcome::NotKnown(failure) => Reply::NotKnown { failure },
@@ -92,8 +88,13 @@ impl Session {
     /// Ends the tools and gives the bound paths up; the new volumes stay.
     pub(super) async fn leave_restored(&mut self) {
         let Restore { made, pinned } = std::mem::take(&mut self.restored);
-        drop(made);
-        if let Err(failure) = blocking(move || Ok(unbind(pinned))).await {
+        let leave = move || {
+            // Before their places: nothing of it may be open there.
+            drop(made);
+            unbind(pinned);
+            Ok(())
+        };
+        if let Err(failure) = blocking(leave).await {
             tracing::warn!(failure = format!("{failure:#}"), "cannot give up the places of a restore");
         }
     }
