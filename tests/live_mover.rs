@@ -4,8 +4,12 @@
 
 #[path = "contract/mover.rs"]
 mod contract;
+#[path = "live_mover/exchange.rs"]
+mod exchange;
 #[path = "live_mover/push.rs"]
 mod push;
+#[path = "live_mover/restore.rs"]
+mod restore;
 #[path = "contract/volumes.rs"]
 mod volumes;
 

@@ -487,7 +487,7 @@ pub async fn what_cannot_be_restored_is_refused_and_nothing_is_made(world: &dyn 
         assert_eq!(failure.code, code, "{failure:#}");
     }
     world.damage(&manifest);
-    let failure = refused(&mut mover, restore(&manifest, &[good.clone()])).await;
+    let failure = refused(&mut mover, restore(&manifest, std::slice::from_ref(&good))).await;
     assert_eq!(failure.code, Code::BackupDamaged, "{failure:#}");
     assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "nothing was restored");
     done(&mut mover, Request::RemoveFresh { volumes: vec![good.clone()] }).await;
