@@ -21,7 +21,7 @@ use crate::host::guard::ProcessGuards;
 use crate::host::hypervisor::libvirt::Libvirt;
 use crate::host::mover::{Movers, ProcessMovers, shown_by_the_gone, sweep};
 use crate::job::backup::is_abandoned;
-use crate::job::{BackupSettings, Doors};
+use crate::job::{Doors, JobSettings};
 use crate::journal::Journal;
 use crate::model::id::{HostId, InstallationId};
 use crate::model::job::RunKey;
@@ -158,8 +158,8 @@ fn host_key(config: &Config) -> Option<String> {
 }
 
 /// What the configuration says about backups.
-pub fn backup_settings(config: &Config, host: HostId, installation: InstallationId) -> BackupSettings {
-    BackupSettings {
+pub fn backup_settings(config: &Config, host: HostId, installation: InstallationId) -> JobSettings {
+    JobSettings {
         host,
         installation,
         run_dir: config.worker.run_dir.clone(),

@@ -11,10 +11,16 @@
 //! ```
 
 pub mod backup;
+mod common;
+mod names;
+mod session;
+pub mod settings;
+mod steps;
 
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::failure::{Code, Failure};
 use crate::host::guard::Guards;
@@ -22,9 +28,9 @@ use crate::host::hypervisor::Hypervisor;
 use crate::host::mover::Movers;
 use crate::model::id::BackupId;
 use crate::model::job::{Job, Work};
-use crate::saga::{Outcome, Record, Stop};
+use crate::saga::{Outcome, Record, SagaLog, Stop};
 
-pub use backup::{BackupSettings, Hooks};
+pub use settings::JobSettings;
 
 /// The doors to the host that jobs use.
 #[derive(Clone)]
@@ -61,6 +67,15 @@ pub struct JobProgress {
     pub data_bytes: u64,
 }
 
+/// Who is told while a job runs.
+#[derive(Clone, Copy)]
+pub struct Hooks<'a> {
+    /// Gets each record before its effect.
+    pub log: &'a dyn SagaLog,
+    /// Gets the progress of the steps that move bytes.
+    pub progress: &'a watch::Sender<JobProgress>,
+}
+
 /// An attempt that has been planned, and has changed nothing yet.
 pub enum Prepared {
     /// A backup.
@@ -68,7 +83,7 @@ pub enum Prepared {
 }
 
 /// Gathers the facts and makes the plan. Changes nothing, so dropping the future is a clean stop.
-pub async fn prepare(doors: &Doors, settings: &BackupSettings, attempt: &Attempt) -> Result<Prepared, Failure> {
+pub async fn prepare(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -> Result<Prepared, Failure> {
     match &attempt.job.work {
         Work::Backup(spec) => {
             let prepared = backup::PreparedBackup::new(doors, settings, attempt, spec).await?;
@@ -90,7 +105,7 @@ impl Prepared {
     pub async fn run(
         self,
         doors: &Doors,
-        settings: &BackupSettings,
+        settings: &JobSettings,
         attempt: &Attempt,
         hooks: Hooks<'_>,
         stop: &Stop,
@@ -105,7 +120,7 @@ impl Prepared {
 /// and nothing was touched.
 pub async fn unwind(
     doors: &Doors,
-    settings: &BackupSettings,
+    settings: &JobSettings,
     attempt: &Attempt,
     plan: &Value,
     records: &[Record],

@@ -8,18 +8,18 @@ use tokio::sync::watch;
 
 use super::work::{AttemptRecord, Work};
 use crate::failure::{Code, Failure};
-use crate::job::{self, Attempt, BackupSettings, Doors, Hooks, JobProgress};
+use crate::job::{self, Attempt, Doors, Hooks, JobProgress, JobSettings};
 use crate::saga::{End, Outcome, Record, Stop};
 
 /// Does jobs through the host's doors.
 pub struct Jobs {
     doors: Doors,
-    settings: Arc<BackupSettings>,
+    settings: Arc<JobSettings>,
 }
 
 impl Jobs {
     /// With the doors and what the configuration says.
-    pub fn new(doors: Doors, settings: BackupSettings) -> Self {
+    pub fn new(doors: Doors, settings: JobSettings) -> Self {
         Self { doors, settings: Arc::new(settings) }
     }
 }

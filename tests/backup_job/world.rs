@@ -9,7 +9,7 @@ use longshore::host::guard::fake::FakeGuards;
 use longshore::host::hypervisor::fake::{FakeHypervisor, FakeInstance};
 use longshore::host::mover::FakeMovers;
 use longshore::job::backup::BackupResult;
-use longshore::job::{self, Attempt, BackupSettings, Doors, Hooks, JobProgress};
+use longshore::job::{self, Attempt, Doors, Hooks, JobProgress, JobSettings};
 use longshore::model::id::{BackupId, InstallationId, InstanceId, InstanceRef, JobId};
 use longshore::model::job::{BackupSpec, Job, RetryPolicy, RunKey, Work};
 use longshore::model::repository::{Repository, RepositoryType};
@@ -37,7 +37,7 @@ pub struct World {
     pub guards: FakeGuards,
     pub movers: FakeMovers,
     pub instance: InstanceId,
-    pub settings: BackupSettings,
+    pub settings: JobSettings,
     pub progress: watch::Receiver<JobProgress>,
     progress_in: watch::Sender<JobProgress>,
     attempt: Attempt,
@@ -64,7 +64,7 @@ impl World {
             credentials: None,
         };
         let directory = tempfile::tempdir().unwrap();
-        let settings = BackupSettings {
+        let settings = JobSettings {
             host: "kvm-07".parse().unwrap(),
             installation: InstallationId::draw(),
             run_dir: directory.path().join("run"),

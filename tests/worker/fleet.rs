@@ -14,7 +14,7 @@ use longshore::broker::{Broker, Outgoing, Properties};
 use longshore::host::guard::fake::FakeGuards;
 use longshore::host::hypervisor::fake::{FakeHypervisor, FakeInstance};
 use longshore::host::mover::FakeMovers;
-use longshore::job::{BackupSettings, Doors};
+use longshore::job::{Doors, JobSettings};
 use longshore::journal::{Journal, JournalError, Keep};
 use longshore::message::event::{FailureReport, RunDetail};
 use longshore::message::job::{BackupPart, InstancePart, RepositoryPart, RetryPart};
@@ -158,7 +158,7 @@ impl Fleet {
             guards: Arc::new(self.guards.clone()),
             movers: Arc::new(self.movers.clone()),
         };
-        let settings = BackupSettings {
+        let settings = JobSettings {
             host: self.host.clone(),
             installation: journal.installation(),
             run_dir: self.directory.path().join("run"),

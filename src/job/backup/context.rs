@@ -14,14 +14,13 @@ use super::facts::Facts;
 use super::late::LateCall;
 use super::plan::BackupPlan;
 use super::result::BackupResult;
-use super::session::Session;
-use super::settings::BackupSettings;
 use super::stall::Sampler;
 use crate::failure::{Code, Failure};
 use crate::host::guard::Guard;
 use crate::host::hypervisor::GuestFileSystem;
+use crate::job::common::{Common, JobContext};
+use crate::job::settings::JobSettings;
 use crate::job::{Attempt, Doors, JobProgress};
-use crate::model::job::Job;
 use crate::model::manifest::{Manifest, QuiesceRecord};
 use crate::mover::protocol::CopiedDisk;
 use crate::saga::{End, Outcome};
@@ -31,20 +30,12 @@ pub(super) type GuardSlot = Arc<Mutex<Option<Box<dyn Guard>>>>;
 
 /// The steps' common state.
 pub(super) struct Context {
-    /// The doors.
-    pub doors: Doors,
-    /// The host's settings.
-    pub settings: Arc<BackupSettings>,
-    /// The job.
-    pub job: Job,
+    /// What it has in common with every other job.
+    pub common: Common,
     /// The plan.
     pub plan: Arc<BackupPlan>,
     /// What the plan was made from; none while unwinding after a crash.
     pub facts: Option<Facts>,
-    /// The mover, and how far it is.
-    pub session: Session,
-    /// Where progress goes.
-    pub progress: watch::Sender<JobProgress>,
     /// The guard, from the source's acquiring to its release.
     pub guard: GuardSlot,
     /// The moment of the backup has been reached: from now on the source may not go away.
@@ -89,29 +80,21 @@ pub(super) struct Context {
     pub manifest: Option<Manifest>,
     /// The backup, where an earlier attempt of this run is found to have published it.
     pub published: Option<Manifest>,
-    /// What is unusual, for the manifest.
-    pub warnings: Vec<String>,
-    /// What went wrong too late for the manifest, or does not belong into it.
-    pub late_warnings: Vec<Failure>,
 }
 
 impl Context {
     /// At the beginning of an attempt, or of its unwinding.
     pub fn new(
         doors: &Doors,
-        settings: &BackupSettings,
+        settings: &JobSettings,
         attempt: &Attempt,
         plan: BackupPlan,
         progress: &watch::Sender<JobProgress>,
     ) -> Self {
         Self {
-            doors: doors.clone(),
-            settings: Arc::new(settings.clone()),
-            job: attempt.job.clone(),
+            common: Common::new(doors, settings, attempt, plan.wants(), progress),
             plan: Arc::new(plan),
             facts: None,
-            session: Default::default(),
-            progress: progress.clone(),
             guard: Default::default(),
             reached: Default::default(),
             file_systems: None,
@@ -134,8 +117,6 @@ impl Context {
             copied: Vec::new(),
             manifest: None,
             published: None,
-            warnings: Vec::new(),
-            late_warnings: Vec::new(),
         }
     }
 
@@ -151,7 +132,7 @@ impl Context {
                 Err(failure) => outcome.warnings.push(failure),
             }
         }
-        outcome.warnings.extend(self.late_warnings);
+        outcome.warnings.extend(self.common.late_warnings);
         outcome
     }
 
@@ -160,5 +141,11 @@ impl Context {
         self.facts
             .as_ref()
             .ok_or_else(|| Failure::new(Code::Internal, "a step of the way forward was taken without facts"))
+    }
+}
+
+impl JobContext for Context {
+    fn common(&mut self) -> &mut Common {
+        &mut self.common
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 
-use super::settings::BackupSettings;
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::{Hypervisor, Versions};
+use crate::job::settings::JobSettings;
 use crate::model::id::InstanceRef;
 use crate::model::instance::{Instance, PowerState};
 use crate::model::job::Transfer;
@@ -33,7 +33,7 @@ pub struct Facts {
 /// Gathers the facts for a backup of `instance` that travels so.
 pub async fn gather(
     hypervisor: &dyn Hypervisor,
-    settings: &BackupSettings,
+    settings: &JobSettings,
     instance: &InstanceRef,
     transfer: Transfer,
 ) -> Result<Facts, Failure> {

@@ -22,31 +22,28 @@ pub mod freeze;
 mod late;
 pub mod plan;
 mod result;
-mod session;
-pub mod settings;
 mod stall;
 mod steps;
 #[cfg(test)]
 mod tests;
 
-use tokio::sync::watch;
-
 use self::plan::SourcePlan;
 pub use plan::{BackupPlan, is_abandoned};
 pub use result::BackupResult;
-pub use settings::BackupSettings;
 
 use self::context::Context;
 use self::steps::{
-    Compare, Copy, Inspect, Lease, Moment, MoverProcess, OpenRepository, Publish, PullSource, Push, PushSource,
-    Records, Seal, SourcesUnchanged, Staging, StoppedSource,
+    Compare, Copy, Inspect, Moment, Publish, PullSource, Push, PushSource, Records, Seal, SourcesUnchanged, Staging,
+    StoppedSource,
 };
-use super::{Attempt, Doors, JobProgress};
+use super::settings::JobSettings;
+use super::steps::{Lease, MoverProcess, OpenRepository};
+use super::{Attempt, Doors, Hooks};
 use crate::failure::{Code, Failure};
 use crate::model::job::BackupSpec;
 use crate::model::manifest::Proof;
 use crate::saga::step::{Step, commit, make, within};
-use crate::saga::{self, Outcome, Record, SagaLog, Stop};
+use crate::saga::{self, Outcome, Record, Stop};
 
 /// A backup that has been planned, and has changed nothing yet.
 pub struct PreparedBackup {
@@ -58,7 +55,7 @@ impl PreparedBackup {
     /// Looks at the instance and decides what to do.
     pub async fn new(
         doors: &Doors,
-        settings: &BackupSettings,
+        settings: &JobSettings,
         attempt: &Attempt,
         spec: &BackupSpec,
     ) -> Result<Self, Failure> {
@@ -76,7 +73,7 @@ impl PreparedBackup {
     pub async fn run(
         self,
         doors: &Doors,
-        settings: &BackupSettings,
+        settings: &JobSettings,
         attempt: &Attempt,
         hooks: Hooks<'_>,
         stop: &Stop,
@@ -89,20 +86,11 @@ impl PreparedBackup {
     }
 }
 
-/// Who is told while a backup runs.
-#[derive(Clone, Copy)]
-pub struct Hooks<'a> {
-    /// Gets each record before its effect.
-    pub log: &'a dyn SagaLog,
-    /// Gets the progress of the steps that move bytes.
-    pub progress: &'a watch::Sender<JobProgress>,
-}
-
 /// Ends the attempt that a crash cut off, from its plan and records alone: unwinds it, or finds out that its backup was
 /// published.
 pub async fn unwind(
     doors: &Doors,
-    settings: &BackupSettings,
+    settings: &JobSettings,
     attempt: &Attempt,
     plan: BackupPlan,
     records: &[Record],
@@ -118,7 +106,7 @@ pub async fn unwind(
 }
 
 /// The recipe.
-fn recipe(plan: &BackupPlan, settings: &BackupSettings, attempt: &Attempt) -> Vec<Step<Context>> {
+fn recipe(plan: &BackupPlan, settings: &JobSettings, attempt: &Attempt) -> Vec<Step<Context>> {
     let deadline = attempt.job.deadline;
     let compare = (plan.verification == Proof::Compared).then(|| make(Compare { deadline }));
     let moment = || make(Moment { freeze_limit: settings.freeze_limit });

@@ -58,7 +58,7 @@ pub(super) fn manifest(context: &Context, files: &[SealedFile]) -> Result<Manife
         format: Manifest::FORMAT,
         backup_id: plan.backup_id,
         number: 0,
-        repository_id: context.job.repository.id,
+        repository_id: context.common.job.repository.id,
         instance_id: plan.instance_id,
         instance_name: plan.instance_name.clone(),
         instance_state: plan.instance_state,
@@ -75,13 +75,13 @@ pub(super) fn manifest(context: &Context, files: &[SealedFile]) -> Result<Manife
         skipped_disks: plan.skipped_disks.clone(),
         records,
         made_by: MadeBy {
-            host: context.settings.host.clone(),
+            host: context.common.settings.host.clone(),
             longshore: env!("CARGO_PKG_VERSION").to_owned(),
             libvirt: facts.versions.libvirt.to_string(),
             qemu: facts.versions.qemu.to_string(),
         },
-        labels: context.job.labels.clone(),
-        warnings: context.warnings.clone(),
+        labels: context.common.job.labels.clone(),
+        warnings: context.common.warnings.clone(),
     })
 }
 

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::host::guard::fake::FakeGuards;
 use crate::host::hypervisor::fake::{FakeHypervisor, FakeInstance};
 use crate::host::mover::FakeMovers;
+use crate::job::JobProgress;
 use crate::model::id::{BackupId, InstallationId, InstanceRef, JobId};
 use crate::model::instance::PowerState;
 use crate::model::job::{Job, Quiesce, RetryPolicy, RunKey, Transfer, Work};
@@ -28,7 +30,7 @@ struct World {
     guards: FakeGuards,
     movers: FakeMovers,
     directory: tempfile::TempDir,
-    settings: BackupSettings,
+    settings: JobSettings,
     attempt: Attempt,
 }
 
@@ -44,7 +46,7 @@ impl World {
         let movers = FakeMovers::new();
         let repository = movers.add_repository(SHARE);
         let directory = tempfile::tempdir().unwrap();
-        let settings = BackupSettings {
+        let settings = JobSettings {
             host: "kvm-07".parse().unwrap(),
             installation: InstallationId::draw(),
             run_dir: directory.path().join("run"),

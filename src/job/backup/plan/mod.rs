@@ -8,6 +8,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
 pub use disks::{PlannedDisk, refuse_if_changed};
@@ -15,11 +16,13 @@ pub(super) use names::attempt_of;
 pub use names::is_abandoned;
 
 use super::facts::Facts;
-use super::settings::{BackupSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
 use crate::failure::{Code, Failure};
 use crate::host::guard::SCRATCH_RESERVE_BYTES;
 use crate::host::hypervisor::{DomainJob, PullDisk, PushDisk};
 use crate::job::Attempt;
+use crate::job::common::Wants;
+use crate::job::names::mover_name;
+use crate::job::settings::{JobSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
 use crate::model::id::{BackupId, InstanceId, InstanceName};
 use crate::model::instance::{DiskSource, Instance, PowerState};
 use crate::model::job::{BackupSpec, Quiesce, RunKey, Verification};
@@ -113,6 +116,20 @@ pub struct FreezePlan {
 }
 
 impl BackupPlan {
+    /// What it wants of the mover and the repository.
+    pub(in crate::job) fn wants(&self) -> Wants {
+        // Where libvirt changes no users QEMU runs as we do.
+        let as_us = || Owner { user: geteuid().as_raw(), group: getegid().as_raw() };
+        let writer = self.push().map(|push| push.qemu_owner.unwrap_or_else(as_us));
+        Wants {
+            mover_name: self.mover_name.clone(),
+            instance: self.instance_id,
+            need_bytes: self.need_bytes,
+            need_bytes_max: self.need_bytes_max,
+            writer,
+        }
+    }
+
     /// The pull backup to begin, for a plan that pulls.
     pub fn pull(&self) -> Option<&PullPlan> {
         match &self.source {
@@ -164,7 +181,7 @@ impl BackupPlan {
 pub fn plan(
     attempt: &Attempt,
     spec: &BackupSpec,
-    settings: &BackupSettings,
+    settings: &JobSettings,
     facts: &Facts,
 ) -> Result<BackupPlan, Failure> {
     let instance = &facts.instance;
@@ -207,14 +224,14 @@ pub fn plan(
         freeze,
         disks,
         skipped_disks,
-        mover_name: names::mover_name(attempt),
+        mover_name: mover_name(attempt),
     })
 }
 
 /// A paused instance is backed up like a running one: QEMU does the work, and its disks stand still anyway. One that QEMU paused
 /// for an I/O error is refused, since its disks lack writes that its guest believes to be under way. A stopped one has nobody
 /// who could push.
-fn choose_transfer(spec: &BackupSpec, settings: &BackupSettings, facts: &Facts) -> Result<TransferUsed, Failure> {
+fn choose_transfer(spec: &BackupSpec, settings: &JobSettings, facts: &Facts) -> Result<TransferUsed, Failure> {
     let instance = &facts.instance;
     match instance.state {
         PowerState::ShutOff => Ok(TransferUsed::Stopped),
@@ -286,7 +303,7 @@ fn need_bytes(disks: &[PlannedDisk], unknown: impl Fn(&PlannedDisk) -> u64) -> u
 }
 
 /// What the scratch may take: the configured limit, or what the host can spare.
-fn scratch_limit(settings: &BackupSettings, facts: &Facts, disks: &[PlannedDisk]) -> Result<u64, Failure> {
+fn scratch_limit(settings: &JobSettings, facts: &Facts, disks: &[PlannedDisk]) -> Result<u64, Failure> {
     let free = facts.scratch_free_bytes.unwrap_or(0);
     let spare = free - (free / SCRATCH_RESERVE_DIVISOR).max(SCRATCH_RESERVE_BYTES).min(free);
     let allowed = settings.scratch_limit_bytes.map_or(spare, |limit| limit.min(spare));

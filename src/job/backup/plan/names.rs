@@ -5,28 +5,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::settings::{BackupSettings, SOCKET_PATH_BYTES_MAX};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::DomainJob;
 use crate::job::Attempt;
+use crate::job::names::{JOB_ID_DIGITS, job_digits, mover_name};
+use crate::job::settings::{JobSettings, SOCKET_PATH_BYTES_MAX};
 use crate::model::id::{DiskTarget, HostId};
 use crate::model::job::RunKey;
-
-/// Hexadecimal digits of a job id that go into its paths: the last ones, which are random in a UUIDv7. The socket's path
-/// has no room for all of them.
-const JOB_ID_DIGITS: usize = 12;
 
 /// The name of a pull export's socket in its directory.
 const SOCKET: &str = "nbd";
 
-/// `<job>.<run>.<attempt>`: the mover's name, unique on the host.
-pub fn mover_name(attempt: &Attempt) -> String {
-    let key = &attempt.job.key;
-    format!("{}.{}.{}", job_digits(key), key.run, attempt.attempt)
-}
-
 /// `<host>.<job>.<run>.<attempt>`; a host id has no dots, so the host can be read back.
-pub fn attempt_name(settings: &BackupSettings, attempt: &Attempt) -> String {
+pub fn attempt_name(settings: &JobSettings, attempt: &Attempt) -> String {
     format!("{}.{}", settings.host, mover_name(attempt))
 }
 
@@ -39,13 +30,8 @@ pub fn is_abandoned(host: &HostId, open: &[RunKey], name: &str) -> bool {
     is_job && run.parse::<u32>().is_ok() && attempt.parse::<u32>().is_ok() && !open.iter().any(is_open)
 }
 
-fn job_digits(key: &RunKey) -> String {
-    let job = key.job_id.0.simple().to_string();
-    job.chars().skip(job.len().saturating_sub(JOB_ID_DIGITS)).collect()
-}
-
 /// Suffix of the staging directory: two attempts never write into the same one, whichever worker they belong to.
-pub fn staging_suffix(settings: &BackupSettings, attempt: &Attempt) -> String {
+pub fn staging_suffix(settings: &JobSettings, attempt: &Attempt) -> String {
     format!("{}.{}", settings.installation, attempt.attempt)
 }
 
@@ -60,7 +46,7 @@ pub fn socket(socket_dir: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The attempt of this host, whatever worker made it, whose libvirt job that is: the name of its directory in the run directory.
-pub fn attempt_of(settings: &BackupSettings, job: &DomainJob) -> Option<String> {
+pub fn attempt_of(settings: &JobSettings, job: &DomainJob) -> Option<String> {
     let directory = match job {
         DomainJob::Pull { socket } => socket.parent().filter(|_| socket.ends_with(SOCKET))?,
         DomainJob::Push { images } => {
@@ -117,7 +103,7 @@ mod tests {
 
     #[test]
     fn only_jobs_of_this_hosts_attempts_are_ours() {
-        let settings = BackupSettings {
+        let settings = JobSettings {
             host: "kvm-07".parse().unwrap(),
             installation: InstallationId::draw(),
             run_dir: "/run/longshore".into(),

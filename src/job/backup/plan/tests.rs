@@ -13,8 +13,8 @@ use crate::model::repository::{Repository, RepositoryType};
 
 const GIB: u64 = 1024 * 1024 * 1024;
 
-fn settings() -> BackupSettings {
-    BackupSettings {
+fn settings() -> JobSettings {
+    JobSettings {
         host: "kvm-07".parse().unwrap(),
         installation: "01890000-0000-7000-8000-00000000000a".parse().unwrap(),
         run_dir: "/run/longshore".into(),
@@ -165,7 +165,7 @@ fn a_running_instance_is_pushed_only_where_the_job_says_so_and_a_stopped_one_nev
     assert_eq!(check(&push, &without_scratch(PowerState::ShutOff)).unwrap().transfer(), TransferUsed::Stopped);
     let auto = check(&BackupSpec::default(), &facts(PowerState::Running, vec![disk("vda")])).unwrap();
     assert_eq!(auto.transfer(), TransferUsed::Pull);
-    let pushing = BackupSettings { auto_push: true, ..settings() };
+    let pushing = JobSettings { auto_push: true, ..settings() };
     let by_the_host = |transfer| {
         let spec = BackupSpec { transfer, ..BackupSpec::default() };
         super::plan(&attempt(&spec), &spec, &pushing, &facts(PowerState::Running, vec![disk("vda")]))
@@ -261,15 +261,15 @@ fn an_instance_without_an_agent_is_not_frozen_and_fails_a_job_that_requires_it()
 #[test]
 fn the_scratch_takes_what_the_host_can_spare_and_the_configuration_allows() {
     let facts = facts(PowerState::Running, vec![disk("vda")]);
-    let limit = |settings: &BackupSettings, facts: &Facts| {
+    let limit = |settings: &JobSettings, facts: &Facts| {
         plan(&attempt(&BackupSpec::default()), &BackupSpec::default(), settings, facts)
             .map(|plan| plan.pull().map(|pull| pull.scratch_limit_bytes).unwrap())
             .map_err(|failure| failure.code)
     };
     assert_eq!(limit(&settings(), &facts), Ok(90 * GIB));
-    let configured = BackupSettings { scratch_limit_bytes: Some(GIB), ..settings() };
+    let configured = JobSettings { scratch_limit_bytes: Some(GIB), ..settings() };
     assert_eq!(limit(&configured, &facts), Ok(GIB));
-    let tiny = BackupSettings { scratch_limit_bytes: Some(1), ..settings() };
+    let tiny = JobSettings { scratch_limit_bytes: Some(1), ..settings() };
     assert_eq!(limit(&tiny, &facts), Err(Code::ScratchTooSmall));
     let full = Facts { scratch_free_bytes: Some(0), ..facts };
     assert_eq!(limit(&settings(), &full), Err(Code::ScratchTooSmall));
@@ -290,9 +290,9 @@ fn a_stopped_block_device_is_compared_even_if_nobody_asked() {
 fn the_socket_of_the_longest_host_id_fits_and_a_long_run_directory_is_named() {
     let spec = BackupSpec::default();
     let facts = facts(PowerState::Running, vec![disk("vda")]);
-    let long_host = BackupSettings { host: "h".repeat(63).parse().unwrap(), ..settings() };
+    let long_host = JobSettings { host: "h".repeat(63).parse().unwrap(), ..settings() };
     assert!(plan(&attempt(&spec), &spec, &long_host, &facts).is_ok());
-    let long_dir = BackupSettings { run_dir: format!("/{}", "d".repeat(100)).into(), ..settings() };
+    let long_dir = JobSettings { run_dir: format!("/{}", "d".repeat(100)).into(), ..settings() };
     let failure = plan(&attempt(&spec), &spec, &long_dir, &facts).unwrap_err();
     assert_eq!(failure.code, Code::InvalidField);
     assert!(format!("{failure:#}").contains("run_dir"));

@@ -7,11 +7,9 @@ use serde_json::{Value, json};
 
 use super::super::context::Context;
 use super::super::plan::{PlannedDisk, SourcePlan};
-use super::repository::unexpected;
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
-use crate::host::mover::Progress;
-use crate::job::JobProgress;
+use crate::job::steps::unexpected;
 use crate::model::instance::DiskSource;
 use crate::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
 use crate::saga::step::{Make, Named};
@@ -76,7 +74,7 @@ pub(super) fn note_copied(context: &mut Context, asked: &str, reply: Reply) -> R
         Reply::Copied { disks, warnings } => {
             let data_bytes: u64 = disks.iter().map(|disk| disk.data_bytes).sum();
             context.copied = disks;
-            context.warnings.extend(warnings);
+            context.common.warnings.extend(warnings);
             Ok(json!({ "data_bytes": data_bytes }))
         }
         other => Err(unexpected(asked, &other)),
@@ -156,12 +154,7 @@ pub(super) async fn ask_moving(
     step: &(dyn Named + Sync),
     request: Request,
 ) -> Result<Reply, Failure> {
-    let (name, sender) = (step.name(), context.progress.clone());
-    let report = move |Progress { done_bytes, total_bytes, data_bytes }| {
-        sender.send_replace(JobProgress { step: name, done_bytes, total_bytes, data_bytes });
-    };
-    let (deadline, limit) = (step.deadline(), context.settings.stall_limit);
-    match context.session.ask_moving(request, deadline, limit, report).await {
+    match context.common.ask_moving(step, request).await {
         Ok(reply) => Ok(reply),
         Err(failure) => Err(real_cause(Source::of(context), failure).await),
     }

@@ -55,10 +55,10 @@ const STRAY_END_MAX: Duration = Duration::from_secs(120);
 /// no other backup of the instance could begin. It has no attempt behind it, since each holds the instance's guard as long as
 /// its job may be there, and that is ours now.
 pub(super) async fn end_stray(context: &mut Context) -> Result<(), Failure> {
-    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
     let Some(job) = hypervisor.domain_job(instance).await? else { return Ok(()) };
-    let Some(attempt) = attempt_of(&context.settings, &job) else { return Ok(()) };
-    let place = context.settings.run_dir.join(&attempt);
+    let Some(attempt) = attempt_of(&context.common.settings, &job) else { return Ok(()) };
+    let place = context.common.settings.run_dir.join(&attempt);
     let calls = Outstanding::default();
     let end = async {
         let until = Instant::now() + STRAY_END_MAX;
@@ -76,21 +76,23 @@ pub(super) async fn end_stray(context: &mut Context) -> Result<(), Failure> {
     let shown = matches!(job, DomainJob::Push { .. }).then(|| place.clone());
     tokio::select! {
         ended = end => ended?,
-        never = cut_off(context.doors.movers.as_ref(), shown, &calls) => match never {},
+        never = cut_off(context.common.doors.movers.as_ref(), shown, &calls) => match never {},
     }
     tracing::warn!(instance.id = %instance, %attempt, "ended the backup job that an earlier attempt had left");
     let cleared = match &job {
         DomainJob::Pull { socket } => {
-            let scratch_dir = context.settings.scratch_dir.join(&attempt);
+            let scratch_dir = context.common.settings.scratch_dir.join(&attempt);
             [
                 directory::remove_file(socket).await,
                 directory::remove_empty(&place).await,
                 directory::remove_empty(&scratch_dir).await,
             ]
         }
-        DomainJob::Push { .. } | DomainJob::Other => [context.doors.movers.unmount(&place).await, Ok(()), Ok(())],
+        DomainJob::Push { .. } | DomainJob::Other => {
+            [context.common.doors.movers.unmount(&place).await, Ok(()), Ok(())]
+        }
     };
-    context.late_warnings.extend(cleared.into_iter().filter_map(Result::err));
+    context.common.late_warnings.extend(cleared.into_iter().filter_map(Result::err));
     Ok(())
 }
 
@@ -109,7 +111,7 @@ pub(super) async fn end_running(context: &mut Context, directory: Option<PathBuf
 
 /// Ends our job, and lets a guest run again that it has paused.
 async fn end_and_resume(context: &mut Context) -> Result<(), Failure> {
-    let (movers, place) = (context.doors.movers.clone(), context.plan.push().map(|push| push.place.clone()));
+    let (movers, place) = (context.common.doors.movers.clone(), context.plan.push().map(|push| push.place.clone()));
     let calls = Outstanding::default();
     tokio::select! {
         ended = end_job(context, &calls) => ended?,
@@ -189,7 +191,7 @@ async fn end_job(context: &mut Context, calls: &Outstanding) -> Result<(), Failu
     if context.late_begin.is_some() {
         until += Duration::from_secs(LATE_BEGIN_SECONDS_MAX);
     }
-    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
     let (mut ours_was_there, mut pause) = (false, JOB_END_FIRST_PAUSE);
     loop {
         let once = end_once(hypervisor.as_ref(), instance, &ours, &mut ours_was_there, calls);
@@ -234,9 +236,9 @@ async fn resume(context: &mut Context) -> Result<(), Failure> {
         return Ok(());
     }
     let instance = context.plan.instance_id;
-    if resume_after_io_error(context.doors.hypervisor.as_ref(), instance).await? {
+    if resume_after_io_error(context.common.doors.hypervisor.as_ref(), instance).await? {
         let text = format!("instance `{instance}` had been paused by an I/O error during its backup, and was resumed");
-        context.late_warnings.push(Failure::new(Code::HypervisorFailed, text));
+        context.common.late_warnings.push(Failure::new(Code::HypervisorFailed, text));
     }
     Ok(())
 }
@@ -281,14 +283,14 @@ pub(super) async fn let_guard_go(context: &mut Context) {
     } else if let Some(guard) = context.guard.lock().await.take()
         && let Err(killed) = guard.disarm().await
     {
-        context.late_warnings.push(killed);
+        context.common.late_warnings.push(killed);
     }
 }
 
 /// Leaves the guard to its work, which begins to settle when no call of ours is under way any more. Answers its process id.
 pub(super) async fn leave_guard(context: &mut Context) -> Option<u32> {
     let Some(guard) = context.guard.lock().await.take() else { return context.left_guard };
-    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
     let process = guard.leave(Box::pin(late::none_is_listed(hypervisor, instance)));
     tracing::error!(instance.id = %instance, process, "left the guard to thaw the guest and to end our job");
     context.left_guard = Some(process);

@@ -110,9 +110,9 @@ impl Make<Context> for Moment {
 /// into the manifest and the copy, so it has to be true at the moment. And no guest is frozen for a begin that is known to be
 /// refused.
 async fn look_again(context: &mut Context) -> Result<(), Failure> {
-    let (hypervisor, id) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let (hypervisor, id) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
     let instance = hypervisor.find(&InstanceRef::Id(id)).await?;
-    let Work::Backup(spec) = &context.job.work;
+    let Work::Backup(spec) = &context.common.job.work;
     refuse_if_changed(&context.plan, &instance, &spec.exclude_disks)?;
     match hypervisor.domain_job(id).await? {
         Some(job) => {
@@ -188,7 +188,7 @@ async fn ask_agent(context: &mut Context) -> Result<(), Failure> {
         return Err(failure.clone());
     }
     let limit = Duration::from_secs(AGENT_ANSWER_SECONDS_MAX);
-    context.doors.hypervisor.agent_ping(context.plan.instance_id, limit).await
+    context.common.doors.hypervisor.agent_ping(context.plan.instance_id, limit).await
 }
 
 fn listed(context: &Context) -> Option<&[crate::host::hypervisor::GuestFileSystem]> {
@@ -236,7 +236,7 @@ async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     let Some(job) = plan.domain_job() else {
         return Err(Failure::new(Code::Internal, "a backup was begun in libvirt without a plan for one"));
     };
-    let (hypervisor, instance) = (context.doors.hypervisor.clone(), plan.instance_id);
+    let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), plan.instance_id);
     context.begin_asked = true;
     let asked_at = Instant::now();
     let call = context.begin.insert(tokio::spawn(async move { ask_to_begin(hypervisor.as_ref(), &plan).await }));
@@ -283,7 +283,7 @@ fn as_push_refusal(failure: Failure) -> Failure {
 
 /// On a task of its own, like begin: a thaw means nothing while a freeze is still on its way to the agent.
 async fn freeze(context: &mut Context, limit: Duration) -> Result<u32, Failure> {
-    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
     let call = context.freeze.insert(tokio::spawn(async move { hypervisor.freeze(instance, limit).await }));
     let answer = call.await;
     context.freeze = None;
@@ -322,7 +322,7 @@ async fn thaw(context: &mut Context) -> Result<Thawed, Failure> {
 
 /// Thaws, and goes on with that while a freeze may still come about.
 async fn thaw_for_good(context: &mut Context, until: Instant) -> Result<Thawed, Failure> {
-    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
     let first = thaw_until_confirmed(hypervisor.as_ref(), instance, until).await?;
     while let Some(late) = &mut context.late_freeze {
         if late.is_over(hypervisor.as_ref(), instance) {

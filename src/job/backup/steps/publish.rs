@@ -8,8 +8,8 @@ use tokio::time::sleep;
 
 use super::super::context::Context;
 use super::super::result::{BackupResult, manifest};
-use super::repository::{again, unexpected};
 use crate::failure::{Code, Failure};
+use crate::job::steps::{again, unexpected};
 use crate::model::manifest::Manifest;
 use crate::mover::protocol::{Reply, Request};
 use crate::saga::step::{Commit, Make, Named};
@@ -53,7 +53,7 @@ impl Named for Seal {
 impl Make<Context> for Seal {
     /// The value is the manifest, so that after a crash the commit can be recognised and reported.
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let files = match context.session.ask(Request::Seal, self.deadline()).await? {
+        let files = match context.common.session.ask(Request::Seal, self.deadline()).await? {
             Reply::Sealed { files } => files,
             other => return Err(unexpected("seal", &other)),
         };
@@ -95,7 +95,7 @@ impl Commit<Context> for Publish {
         let manifest =
             manifest.ok_or_else(|| Failure::new(Code::Internal, "nothing was sealed that could be published"))?;
         loop {
-            let first_hand = context.session.has("stage");
+            let first_hand = context.common.session.has("stage");
             match publish(context, &manifest).await {
                 Ok(Reply::Published { number, warnings }) => {
                     return BackupResult::new(manifest, number, warnings).to_value();
@@ -108,7 +108,7 @@ impl Commit<Context> for Publish {
                 }
                 Ok(other) => return Err(unexpected("publish", &other)),
                 Err(failure) if first_hand && !is_silence(&failure) => return Err(failure),
-                Err(failure) if context.session.has("lease") && is_no(&failure) => {
+                Err(failure) if context.common.session.has("lease") && is_no(&failure) => {
                     let text = "the backup had not been published when its mover ended";
                     return Err(Failure::new(Code::MoverDied, text).because_of(&failure));
                 }
@@ -135,9 +135,9 @@ fn is_no(failure: &Failure) -> bool {
 }
 
 async fn publish(context: &mut Context, manifest: &Manifest) -> Result<Reply, Failure> {
-    if !context.session.has("stage") {
-        again(context).await?;
+    if !context.common.session.has("stage") {
+        again(&mut context.common).await?;
     }
     let request = Request::Publish { manifest: Box::new(manifest.clone()) };
-    context.session.ask(request, Duration::from_secs(PUBLISH_SECONDS_MAX)).await
+    context.common.session.ask(request, Duration::from_secs(PUBLISH_SECONDS_MAX)).await
 }

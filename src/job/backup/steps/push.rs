@@ -18,12 +18,12 @@ use super::super::late::{self, is_listed};
 use super::super::plan::PushPlan;
 use super::copy::{ask_moving, note_copied};
 use super::ending;
-use super::repository::unexpected;
 use super::source::{arm_guard, watch_running};
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::{DomainEvent, DomainJob, DomainJobStats, EndedJob, Hypervisor};
 use crate::job::JobProgress;
+use crate::job::steps::unexpected;
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
 use crate::mover::protocol::{PushTarget, Reply, Request};
@@ -72,7 +72,7 @@ impl Hold<Context> for PushSource {
     async fn acquire(&self, context: &mut Context) -> Result<Held, Failure> {
         let push = push_of(context)?;
         // A try that was cut off may have shown it already.
-        context.doors.movers.unmount(&push.place).await?;
+        context.common.doors.movers.unmount(&push.place).await?;
         directory::make(&push.place, Access::OpensFiles, push.qemu_owner).await?;
         arm_guard(context, None).await?;
         ending::end_stray(context).await?;
@@ -81,7 +81,7 @@ impl Hold<Context> for PushSource {
             exposed => exposed?,
         }
         // What libvirt remembers when our job is gone has to be our job's.
-        context.doors.hypervisor.forget_ended_job(context.plan.instance_id).await?;
+        context.common.doors.hypervisor.forget_ended_job(context.plan.instance_id).await?;
         watch_running(context).await
     }
 
@@ -91,7 +91,7 @@ impl Hold<Context> for PushSource {
         // Where our job stands it stays mounted: by that QEMU can be freed from the share. It goes with the guard, which ends when our
         // job has.
         ending::end_running(context, Some(push.place.clone())).await?;
-        let unmounted = context.doors.movers.unmount(&push.place).await;
+        let unmounted = context.common.doors.movers.unmount(&push.place).await;
         ending::let_guard_go(context).await;
         unmounted
     }
@@ -103,7 +103,7 @@ fn push_of(context: &Context) -> Result<PushPlan, Failure> {
 }
 
 async fn expose(context: &mut Context, push: &PushPlan) -> Result<(), Failure> {
-    let (hypervisor, instance) = (context.doors.hypervisor.clone(), context.plan.instance_id);
+    let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
     let writer = hypervisor.qemu_process(instance, push.qemu_owner).await.map_err(|failure| match failure.code {
         Code::InstanceStateUnsupported => {
             Failure::new(Code::PushNotPossible, "cannot find who would write").because(&failure)
@@ -117,7 +117,7 @@ async fn expose(context: &mut Context, push: &PushPlan) -> Result<(), Failure> {
         disks.push(PushTarget { target: disk.target.clone(), virtual_bytes });
     }
     let request = Request::Expose { place: push.place.clone(), disks, writer };
-    match context.session.ask(request, Duration::from_secs(ACQUIRE_SECONDS_MAX)).await? {
+    match context.common.session.ask(request, Duration::from_secs(ACQUIRE_SECONDS_MAX)).await? {
         Reply::Done => Ok(()),
         other => Err(unexpected("expose", &other)),
     }
@@ -146,7 +146,7 @@ impl Named for Push {
 #[async_trait]
 impl Make<Context> for Push {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let hypervisor = context.doors.hypervisor.clone();
+        let hypervisor = context.common.doors.hypervisor.clone();
         let hints = hypervisor.watch(context.plan.instance_id).await?;
         match Writing::of(context, hints).until_done().await {
             Ok(()) => Ok(Value::Null),
@@ -173,11 +173,11 @@ struct Writing {
 impl Writing {
     fn of(context: &Context, hints: mpsc::Receiver<DomainEvent>) -> Self {
         Self {
-            hypervisor: context.doors.hypervisor.clone(),
+            hypervisor: context.common.doors.hypervisor.clone(),
             instance: context.plan.instance_id,
             ours: context.plan.domain_job(),
-            stall_limit: context.settings.stall_limit,
-            progress: context.progress.clone(),
+            stall_limit: context.common.settings.stall_limit,
+            progress: context.common.progress.clone(),
             hints: Some(hints),
         }
     }

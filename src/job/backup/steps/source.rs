@@ -77,10 +77,10 @@ pub(super) async fn arm_guard(context: &mut Context, scratch: Option<ScratchDuty
     let was_running = plan.instance_state == PowerState::Running;
     let duty = GuardDuty {
         instance: plan.instance_id,
-        freeze_limit: context.settings.freeze_limit,
+        freeze_limit: context.common.settings.freeze_limit,
         job: plan.domain_job().map(|ours| JobDuty { ours, was_running, scratch }),
     };
-    let guard = context.doors.guards.arm(&duty).await?;
+    let guard = context.common.doors.guards.arm(&duty).await?;
     *context.guard.lock().await = Some(guard);
     Ok(())
 }
@@ -93,7 +93,7 @@ pub(super) async fn watch_running(context: &mut Context) -> Result<Held, Failure
     }
     let (task, lost) = watch::watch(source).await?;
     context.watch = Some(task);
-    let (plan, hypervisor) = (context.plan.clone(), context.doors.hypervisor.clone());
+    let (plan, hypervisor) = (context.plan.clone(), context.common.doors.hypervisor.clone());
     let targets = plan.disks.iter().map(|disk| disk.target.clone()).collect();
     context.sampler = Some(Sampler::start(hypervisor, plan.instance_id, targets));
     Ok(Held { value: Value::Null, lost: Some(lost) })

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use super::super::context::Context;
-use super::repository::{AGAIN_SECONDS_MAX, again};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::GuestInfo;
+use crate::job::steps::{AGAIN_SECONDS_MAX, again};
 use crate::model::instance::PowerState;
 use crate::model::manifest::Manifest;
 use crate::mover::protocol::{Reply, Request};
@@ -79,7 +79,7 @@ impl Make<Context> for Staging {
             }
             result => result?,
         }
-        context.session.ask(Request::Discard, Duration::from_secs(DISCARD_SECONDS_MAX)).await.map(drop)
+        context.common.session.ask(Request::Discard, Duration::from_secs(DISCARD_SECONDS_MAX)).await.map(drop)
     }
 }
 
@@ -88,7 +88,7 @@ impl Make<Context> for Staging {
 async fn find(context: &mut Context) -> Option<Manifest> {
     let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
     let request = Request::Find { instance, backup };
-    match context.session.ask(request, Duration::from_secs(STAGE_SECONDS_MAX)).await {
+    match context.common.session.ask(request, Duration::from_secs(STAGE_SECONDS_MAX)).await {
         Ok(Reply::Found { manifest }) => {
             let key = &context.plan.key;
             (manifest.job_id == key.job_id && manifest.run == key.run).then_some(*manifest)
@@ -105,15 +105,15 @@ async fn stage(context: &mut Context) -> Result<(), Failure> {
     let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
     let suffix = context.plan.staging_suffix.clone();
     let request = Request::Stage { instance, backup, suffix };
-    context.session.ask(request, Duration::from_secs(STAGE_SECONDS_MAX)).await.map(drop)
+    context.common.session.ask(request, Duration::from_secs(STAGE_SECONDS_MAX)).await.map(drop)
 }
 
 /// A mover removes what it has staged itself, so another one stages it first: that removes what was there.
 async fn stage_again(context: &mut Context) -> Result<(), Failure> {
-    if context.session.has("stage") {
+    if context.common.session.has("stage") {
         return Ok(());
     }
-    again(context).await?;
+    again(&mut context.common).await?;
     stage(context).await
 }
 
@@ -137,16 +137,19 @@ impl Make<Context> for Records {
         record(context, DEFINITION_FILE, instance.definition.clone().into_bytes()).await?;
         if let Some(live) = &instance.live_definition {
             record(context, LIVE_DEFINITION_FILE, live.clone().into_bytes()).await?;
-            context.warnings.push(format!(
+            context.common.warnings.push(format!(
                 "the instance runs with other disks than its definition `{DEFINITION_FILE}` has: what it ran with is in \
                  `{LIVE_DEFINITION_FILE}`"
             ));
         }
-        context.warnings.extend(instance.unrecorded);
+        context.common.warnings.extend(instance.unrecorded);
         if let Some(nvram) = &instance.nvram {
             match read_nvram(nvram).await? {
                 Some(variables) => record(context, NVRAM_FILE, variables).await?,
-                None => context.warnings.push(format!("the firmware's variables `{}` are not there", nvram.display())),
+                None => context
+                    .common
+                    .warnings
+                    .push(format!("the firmware's variables `{}` are not there", nvram.display())),
             }
         }
         let heard = if instance.state != PowerState::Running {
@@ -155,7 +158,7 @@ impl Make<Context> for Records {
             Err("the instance has no guest agent configured".to_owned())
         } else {
             let limit = Duration::from_secs(GUEST_INFO_SECONDS_MAX);
-            let heard = context.doors.hypervisor.guest_info(instance.id, limit).await;
+            let heard = context.common.doors.hypervisor.guest_info(instance.id, limit).await;
             context.file_systems = Some(heard.as_ref().map(|info| info.file_systems.clone()).map_err(Failure::clone));
             heard.map_err(|failure| format!("{failure:#}"))
         };
@@ -170,7 +173,7 @@ impl Make<Context> for Records {
 
 async fn record(context: &mut Context, file: &str, content: Vec<u8>) -> Result<(), Failure> {
     let request = Request::Record { file: file.to_owned(), content };
-    context.session.ask(request, Duration::from_secs(RECORD_SECONDS_MAX)).await.map(drop)
+    context.common.session.ask(request, Duration::from_secs(RECORD_SECONDS_MAX)).await.map(drop)
 }
 
 fn agent_record(heard: &Result<GuestInfo, String>) -> Result<Vec<u8>, Failure> {

@@ -3,20 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::context::{Context, GuardSlot};
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::{DomainEvent, DomainJob, Hypervisor};
+use crate::host::hypervisor::{DomainJob, Hypervisor};
+use crate::job::steps;
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
-
-/// How often the state is asked for without a hint. Events get lost, with a connection or in a full queue.
-pub(super) const LOOK_SECONDS: u64 = 5;
 
 /// What is watched over.
 #[derive(Clone)]
@@ -32,7 +28,7 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn of(context: &Context) -> Self {
         Self {
-            hypervisor: context.doors.hypervisor.clone(),
+            hypervisor: context.common.doors.hypervisor.clone(),
             instance: context.plan.instance_id,
             job: context.plan.domain_job(),
             guard: context.guard.clone(),
@@ -44,17 +40,7 @@ impl Source {
     pub(super) async fn lost(&self) -> Option<Failure> {
         match &self.job {
             Some(job) => self.lost_while_running(job).await,
-            None => self.lost_while_stopped().await,
-        }
-    }
-
-    async fn lost_while_stopped(&self) -> Option<Failure> {
-        match self.hypervisor.state(self.instance).await {
-            Ok(PowerState::ShutOff) => None,
-            Ok(_) => Some(Failure::new(Code::InstanceStarted, "the stopped instance was started during its backup")),
-            // It was undefined, perhaps migrated away: its volumes may be anybody's now.
-            Err(gone) if gone.code == Code::InstanceNotHere => Some(gone),
-            Err(_) => None,
+            None => steps::started(self.hypervisor.as_ref(), self.instance, "backup").await,
         }
     }
 
@@ -103,28 +89,12 @@ impl Source {
 
 /// Watches until the returned handle is dropped; the receiver hears of a loss.
 pub(super) async fn watch(source: Source) -> Result<(AbortOnDropHandle<()>, oneshot::Receiver<Failure>), Failure> {
-    let mut hints = Some(source.hypervisor.watch(source.instance).await?);
-    let (lost, heard) = oneshot::channel();
-    let task = tokio::spawn(async move {
-        loop {
-            if let Some(failure) = source.lost().await {
-                // Nobody listens any more when the source is being released.
-                let _unheard = lost.send(failure);
-                return;
-            }
-            let wait = Duration::from_secs(LOOK_SECONDS);
-            match hints.as_mut() {
-                Some(receiver) => match timeout(wait, receiver.recv()).await {
-                    Ok(Some(DomainEvent::Lifecycle | DomainEvent::BlockJob { .. } | DomainEvent::Reconnected))
-                    | Err(_) => {}
-                    // The connection ended its hints: looking goes on without them.
-                    Ok(None) => hints = None,
-                },
-                None => tokio::time::sleep(wait).await,
-            }
-        }
-    });
-    Ok((AbortOnDropHandle::new(task), heard))
+    let (hypervisor, instance) = (source.hypervisor.clone(), source.instance);
+    steps::watch(hypervisor.as_ref(), instance, move || {
+        let source = source.clone();
+        async move { source.lost().await }
+    })
+    .await
 }
 
 /// The real reason of a failure at the moment or while reading: that the source went away, if it did.

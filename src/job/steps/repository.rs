@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
-use super::super::context::Context;
 use crate::failure::{Code, Failure};
 use crate::host::mover::MoverName;
-use crate::model::owner::Owner;
+use crate::job::common::{Common, JobContext};
 use crate::mover::protocol::{LeaseHolder, Reply, Request};
 use crate::saga::step::{Held, Hold, Named};
 
@@ -29,10 +27,10 @@ const RELEASE_SECONDS_MAX: u64 = 60;
 const LEASE_SECONDS_MAX: u64 = 480;
 
 /// Longest time for a way back that may need another mover, the repository and the lease for it.
-pub(in super::super) const AGAIN_SECONDS_MAX: u64 = MOVER_SECONDS_MAX + OPEN_SECONDS_MAX + LEASE_SECONDS_MAX + 60;
+pub(in crate::job) const AGAIN_SECONDS_MAX: u64 = MOVER_SECONDS_MAX + OPEN_SECONDS_MAX + LEASE_SECONDS_MAX + 60;
 
 /// The mover process.
-pub(in super::super) struct MoverProcess;
+pub(in crate::job) struct MoverProcess;
 
 impl Named for MoverProcess {
     fn name(&self) -> &'static str {
@@ -49,25 +47,27 @@ impl Named for MoverProcess {
 }
 
 #[async_trait]
-impl Hold<Context> for MoverProcess {
-    async fn acquire(&self, context: &mut Context) -> Result<Held, Failure> {
-        start_mover(context).await?;
+impl<C: JobContext> Hold<C> for MoverProcess {
+    async fn acquire(&self, context: &mut C) -> Result<Held, Failure> {
+        let common = context.common();
+        start_mover(common).await?;
         Ok(Held { value: Value::Null, lost: None })
     }
 
-    async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
-        context.session.stop().await
+    async fn release(&self, context: &mut C, _held: Option<&Value>) -> Result<(), Failure> {
+        let common = context.common();
+        common.session.stop().await
     }
 }
 
-async fn start_mover(context: &mut Context) -> Result<(), Failure> {
-    let name = context.plan.mover_name.parse::<MoverName>();
+async fn start_mover(common: &mut Common) -> Result<(), Failure> {
+    let name = common.wants.mover_name.parse::<MoverName>();
     let name = name.map_err(|error| Failure::new(Code::Internal, "the mover cannot be named").because(&error))?;
-    context.session.start(context.doors.movers.as_ref(), &name).await
+    common.session.start(common.doors.movers.as_ref(), &name).await
 }
 
 /// The repository, mounted and proven to be the one that the job means.
-pub(in super::super) struct OpenRepository;
+pub(in crate::job) struct OpenRepository;
 
 impl Named for OpenRepository {
     fn name(&self) -> &'static str {
@@ -88,12 +88,13 @@ impl Named for OpenRepository {
 }
 
 #[async_trait]
-impl Hold<Context> for OpenRepository {
-    async fn acquire(&self, context: &mut Context) -> Result<Held, Failure> {
-        let (need_bytes, surely) = (context.plan.need_bytes, context.plan.need_bytes_max);
-        let free_bytes = open(context, need_bytes).await?;
+impl<C: JobContext> Hold<C> for OpenRepository {
+    async fn acquire(&self, context: &mut C) -> Result<Held, Failure> {
+        let common = context.common();
+        let (need_bytes, surely) = (common.wants.need_bytes, common.wants.need_bytes_max);
+        let free_bytes = open(common, need_bytes).await?;
         if free_bytes < surely {
-            context.warnings.push(format!(
+            common.warnings.push(format!(
                 "nobody could tell how much some disks hold: the backup may take up to {surely} bytes where the repository had \
                  {free_bytes} free"
             ));
@@ -103,20 +104,21 @@ impl Hold<Context> for OpenRepository {
 
     /// A mount is in its mover's own namespace and goes with it: where there is no mover, or one that does not answer and will
     /// be killed, nothing else is to be done.
-    async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
-        if !context.session.has("open") {
+    async fn release(&self, context: &mut C, _held: Option<&Value>) -> Result<(), Failure> {
+        let common = context.common();
+        if !common.session.has("open") {
             return Ok(());
         }
-        match context.session.ask(Request::Close, Duration::from_secs(CLOSE_SECONDS_MAX)).await {
+        match common.session.ask(Request::Close, Duration::from_secs(CLOSE_SECONDS_MAX)).await {
             Ok(Reply::Closed { warnings }) => {
                 let warnings =
                     warnings.into_iter().map(|text| Failure::new(Code::RepositoryIo, text).in_step("repository"));
-                context.late_warnings.extend(warnings);
+                common.late_warnings.extend(warnings);
                 Ok(())
             }
             Ok(other) => Err(unexpected("close", &other)),
             Err(gone) if matches!(gone.code, Code::MoverDied | Code::MoverUnresponsive) => {
-                context.late_warnings.push(gone.in_step("repository"));
+                common.late_warnings.push(gone.in_step("repository"));
                 Ok(())
             }
             Err(failure) => Err(failure),
@@ -125,16 +127,14 @@ impl Hold<Context> for OpenRepository {
 }
 
 /// Answers the free bytes of the repository.
-async fn open(context: &mut Context, need_bytes: u64) -> Result<u64, Failure> {
-    let repository = context.job.repository.clone();
-    // Where libvirt changes no users QEMU runs as we do.
-    let as_us = || Owner { user: geteuid().as_raw(), group: getegid().as_raw() };
-    let writer = context.plan.push().map(|push| push.qemu_owner.unwrap_or_else(as_us));
-    let same_device_ok = context.settings.same_device_ok;
+async fn open(common: &mut Common, need_bytes: u64) -> Result<u64, Failure> {
+    let repository = common.job.repository.clone();
+    let writer = common.wants.writer;
+    let same_device_ok = common.settings.same_device_ok;
     let limit = Duration::from_secs(OPEN_SECONDS_MAX);
-    match context.session.ask(Request::Open { repository, same_device_ok, need_bytes, writer }, limit).await? {
+    match common.session.ask(Request::Open { repository, same_device_ok, need_bytes, writer }, limit).await? {
         Reply::Opened { warnings, free_bytes } => {
-            context.warnings.extend(warnings);
+            common.warnings.extend(warnings);
             Ok(free_bytes)
         }
         other => Err(unexpected("open", &other)),
@@ -142,7 +142,7 @@ async fn open(context: &mut Context, need_bytes: u64) -> Result<u64, Failure> {
 }
 
 /// The instance's lease. Its loss cancels whatever is done under it.
-pub(in super::super) struct Lease;
+pub(in crate::job) struct Lease;
 
 impl Named for Lease {
     fn name(&self) -> &'static str {
@@ -163,34 +163,36 @@ impl Named for Lease {
 }
 
 #[async_trait]
-impl Hold<Context> for Lease {
-    async fn acquire(&self, context: &mut Context) -> Result<Held, Failure> {
-        let number = lease(context).await?;
-        Ok(Held { value: json!({ "number": number }), lost: context.session.lost() })
+impl<C: JobContext> Hold<C> for Lease {
+    async fn acquire(&self, context: &mut C) -> Result<Held, Failure> {
+        let common = context.common();
+        let number = lease(common).await?;
+        Ok(Held { value: json!({ "number": number }), lost: common.session.lost() })
     }
 
     /// Where the mover that held it died, the lease is ours only by its name: it is waited out, taken over and given back, so
     /// that nobody else has to wait for it.
-    async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
-        if !context.session.is_alive() {
-            match again(context).await {
+    async fn release(&self, context: &mut C, _held: Option<&Value>) -> Result<(), Failure> {
+        let common = context.common();
+        if !common.session.is_alive() {
+            match again(common).await {
                 // Somebody else has it by now, so it is no longer ours to give.
                 Err(failure) if failure.code == Code::LeaseHeld => return Ok(()),
                 result => result?,
             }
         }
-        context.session.ask(Request::Release, Duration::from_secs(RELEASE_SECONDS_MAX)).await.map(drop)
+        common.session.ask(Request::Release, Duration::from_secs(RELEASE_SECONDS_MAX)).await.map(drop)
     }
 }
 
-async fn lease(context: &mut Context) -> Result<u64, Failure> {
+async fn lease(common: &mut Common) -> Result<u64, Failure> {
     let holder = LeaseHolder {
-        host: context.settings.host.clone(),
-        installation: context.settings.installation,
-        job: context.job.key.to_string(),
+        host: common.settings.host.clone(),
+        installation: common.settings.installation,
+        job: common.job.key.to_string(),
     };
-    let request = Request::Lease { instance: context.plan.instance_id, holder };
-    match context.session.ask(request, Duration::from_secs(LEASE_SECONDS_MAX)).await? {
+    let request = Request::Lease { instance: common.wants.instance, holder };
+    match common.session.ask(request, Duration::from_secs(LEASE_SECONDS_MAX)).await? {
         Reply::Leased { number } => Ok(number),
         other => Err(unexpected("lease", &other)),
     }
@@ -198,22 +200,22 @@ async fn lease(context: &mut Context) -> Result<u64, Failure> {
 
 /// Brings a mover to where it holds the lease, for a way back or to look at what was published. One that died, or belonged to
 /// a worker that died, is replaced; taking the lease over fences and removes what the dead one may still be writing.
-pub(in super::super) async fn again(context: &mut Context) -> Result<(), Failure> {
-    if !context.session.is_alive() {
-        context.session.stop().await?;
-        start_mover(context).await?;
+pub(in crate::job) async fn again(common: &mut Common) -> Result<(), Failure> {
+    if !common.session.is_alive() {
+        common.session.stop().await?;
+        start_mover(common).await?;
     }
-    if !context.session.has("open") {
-        open(context, 0).await?;
+    if !common.session.has("open") {
+        open(common, 0).await?;
     }
-    if !context.session.has("lease") {
-        lease(context).await?;
+    if !common.session.has("lease") {
+        lease(common).await?;
     }
     Ok(())
 }
 
 /// The mover answered something else than was asked.
-pub(in super::super) fn unexpected(asked: &str, reply: &Reply) -> Failure {
+pub(in crate::job) fn unexpected(asked: &str, reply: &Reply) -> Failure {
     Failure::new(Code::Internal, format!("the mover answered `{asked}` with something else"))
         .caused_by(format!("{reply:?}"))
 }

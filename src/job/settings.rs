@@ -8,7 +8,7 @@ use crate::model::job::Transfer;
 
 /// The host's part of every backup.
 #[derive(Clone, Debug)]
-pub struct BackupSettings {
+pub struct JobSettings {
     /// The host; its id begins the name of everything that a job leaves on it.
     pub host: HostId,
     /// The worker's installation.
@@ -30,7 +30,7 @@ pub struct BackupSettings {
     pub auto_push: bool,
 }
 
-impl BackupSettings {
+impl JobSettings {
     /// Whether QEMU is to write a running instance's images to the share itself.
     pub fn pushes(&self, asked: Transfer) -> bool {
         match asked {
