@@ -38,6 +38,8 @@ mod killed;
 mod moment;
 #[path = "live_worker/push.rs"]
 mod push;
+#[path = "live_worker/restore.rs"]
+mod restore;
 #[path = "live_worker/running.rs"]
 mod running;
 #[path = "live_worker/secrets.rs"]

@@ -64,13 +64,23 @@ fn bless_if_asked() {
                     Ok(word) => format!("{}.{word}", message.message_type),
                     Err(_) => message.message_type.to_owned(),
                 };
-                let path = examples::path(&schemas(), &name, encoding);
-                if !path.exists() {
-                    fs::write(path, examples::file(message.message_type, encoding)).unwrap();
-                }
+                write_new(&name, &examples::value(message.message_type), encoding);
+            }
+        }
+        for (name, value) in examples::more() {
+            for encoding in [Encoding::Json, Encoding::MessagePack] {
+                write_new(name, &value, encoding);
             }
         }
     });
+}
+
+/// Writes an example unless there is one of that name: what was promised stays.
+fn write_new(name: &str, value: &examples::Value, encoding: Encoding) {
+    let path = examples::path(&schemas(), name, encoding);
+    if !path.exists() {
+        fs::write(path, examples::file(value, encoding)).unwrap();
+    }
 }
 
 /// Compares a generated file with the one in the repository.

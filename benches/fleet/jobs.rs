@@ -27,6 +27,7 @@ fn job(host: &HostId, repository: RepositoryId, number: usize) -> JobMessage {
             credentials: None,
         },
         backup: Some(BackupPart { quiesce: Some("prefer".to_owned()), ..BackupPart::default() }),
+        restore: None,
         retry: None,
         start_before: None,
         deadline_seconds: Some(3600),

@@ -86,14 +86,21 @@ backups_of() {
     done
 }
 
-# back_up GUEST OPTION...: publishes, follows the job to its end, and leaves the new backup's folder in $backup
+# publish_job KIND GUEST OPTION...: publishes, and follows the job to its end
+publish_job() {
+    local kind=$1 guest=$2
+    shift 2
+    LONGSHORE__BROKER__URI=$(broker_of "$fleet_planner") "$longshore" job publish "$kind" --host "$fleet_host" \
+        --instance "$guest" --repository-id "$(cat "$fleet_repository")" --type directory --address "$fleet_share" --watch "$@"
+}
+
+# back_up GUEST OPTION...: leaves the new backup's folder in $backup
 back_up() {
     local guest=$1 instance before
     shift
     instance=$(cat "$lab_dir/guests/$guest/uuid")
     before=$(backups_of "$instance")
-    LONGSHORE__BROKER__URI=$(broker_of "$fleet_planner") "$longshore" job publish backup --host "$fleet_host" --instance "$guest" \
-        --repository-id "$(cat "$fleet_repository")" --type directory --address "$fleet_share" --watch "$@"
+    publish_job backup "$guest" "$@"
     backup=$(comm -13 <(echo "$before") <(backups_of "$instance"))
     [ -d "$backup" ] || die "the job is done, but no new backup is on \`$fleet_share\`"
 }

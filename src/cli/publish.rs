@@ -17,7 +17,7 @@ use super::watch::{Follow, follow};
 use crate::broker::topology::{EVENTS_EXCHANGE, JOBS_EXCHANGE, jobs_key, urgent_jobs_key};
 use crate::broker::{Outgoing, PublishError};
 use crate::message::job::{
-    BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart,
+    BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
 };
 use crate::message::{Encoded, Encoding, decode_job, encode_job};
 use crate::model::id::{HostId, InstanceId, JobId};
@@ -29,10 +29,13 @@ use crate::mover::sealed::{PublicKey, seal};
 pub enum PublishCommand {
     /// Back up an instance
     Backup(Box<BackupArgs>),
+    /// Put the volumes of an instance that is shut off back to what they were at one of its backups
+    Restore(Box<RestoreArgs>),
 }
 
+/// What a job of any kind is published with.
 #[derive(Debug, Args)]
-pub struct BackupArgs {
+pub struct JobArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Host that is to do it
@@ -63,19 +66,6 @@ pub struct BackupArgs {
     /// The host's public key, as `longshore host key` prints it there
     #[arg(long, value_name = "KEY", requires = "seal_credentials")]
     host_key: Option<PublicKey>,
-    /// Freeze the guest's file systems for the moment of the backup
-    #[arg(long, default_value = "off", value_parser = ["off", "prefer", "require"])]
-    quiesce: String,
-    /// How the bytes of a running instance travel: `pull`, so that the guest never waits for the share, or `push`, where QEMU writes there
-    /// itself, proven as `structure` (`auto`: as the host is configured, `pull` as a rule). A stopped one's volumes are read
-    #[arg(long, default_value = "auto", value_parser = ["auto", "pull", "push"])]
-    transfer: String,
-    /// How far the backup is proven before it is published; a push is always proven as `structure`
-    #[arg(long, default_value = "compared", value_parser = ["compared", "unverified"])]
-    verification: String,
-    /// Disk to leave out, by its target; may be repeated
-    #[arg(long, value_name = "TARGET")]
-    exclude_disk: Vec<String>,
     /// Use the host's queue for urgent work
     #[arg(long)]
     urgent: bool,
@@ -89,7 +79,7 @@ pub struct BackupArgs {
     #[arg(long, value_name = "TIME")]
     start_before: Option<String>,
     /// The publisher's own words, carried into every event; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
     /// Who asked for it
     #[arg(long, value_name = "WHO")]
@@ -114,14 +104,54 @@ pub struct BackupArgs {
     timeout_seconds: Option<u64>,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Freeze the guest's file systems for the moment of the backup
+    #[arg(long, default_value = "off", value_parser = ["off", "prefer", "require"])]
+    quiesce: String,
+    /// How the bytes of a running instance travel: `pull`, so that the guest never waits for the share, or `push`, where QEMU writes there
+    /// itself, proven as `structure` (`auto`: as the host is configured, `pull` as a rule). A stopped one's volumes are read
+    #[arg(long, default_value = "auto", value_parser = ["auto", "pull", "push"])]
+    transfer: String,
+    /// How far the backup is proven before it is published; a push is always proven as `structure`
+    #[arg(long, default_value = "compared", value_parser = ["compared", "unverified"])]
+    verification: String,
+    /// Disk to leave out, by its target; may be repeated
+    #[arg(long, value_name = "TARGET")]
+    exclude_disk: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// The backup
+    #[arg(long, value_name = "UUID")]
+    backup: String,
+    /// Only this disk of the backup, by its target; may be repeated
+    #[arg(long, value_name = "TARGET")]
+    disk: Vec<String>,
+    /// Disk of the backup that is to become this disk of the instance; those not named are found by their serial number, or, without
+    /// one, by target and source together. May be repeated
+    #[arg(long, value_name = "TARGET=TARGET", value_parser = pair)]
+    onto: Vec<(String, String)>,
+    /// Leave the old volumes beside the new ones
+    #[arg(long)]
+    keep_previous: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("there is no `=` in it")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
 pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
-    let PublishCommand::Backup(args) = command;
-    let mut job = args.message();
+    let (args, mut job) = match command {
+        PublishCommand::Backup(args) => (&args.job, args.message()),
+        PublishCommand::Restore(args) => (&args.job, args.message()),
+    };
     if let (Some(file), Some(key)) = (&args.seal_credentials, &args.host_key) {
         job.repository.credentials = Some(sealed(file, key, &args.host, &job)?);
     }
@@ -150,11 +180,11 @@ fn from_stdin() -> Result<Zeroizing<String>, CliError> {
     Ok(text)
 }
 
-async fn publish(args: &BackupArgs, job: &JobMessage, encoded: Encoded) -> Result<Exit, CliError> {
+async fn publish(args: &JobArgs, job: &JobMessage, encoded: Encoded) -> Result<Exit, CliError> {
     let broker = connect(&args.config, "publish")?;
     let job_id: JobId = job.job_id.parse().map_err(CliError::usage)?;
     // Before publishing, or the first events would be missed.
-    let keys = [format!("backup.*.{}", args.host), format!("message.refused.{}", args.host)];
+    let keys = [format!("{}.*.{}", job.kind, args.host), format!("message.refused.{}", args.host)];
     let events = match args.watch {
         true => Some(broker.subscribe(EVENTS_EXCHANGE, &keys).await.map_err(CliError::failed)?),
         false => None,
@@ -206,6 +236,32 @@ fn not_published(error: PublishError, host: &HostId, job_id: JobId, sealed: bool
 
 impl BackupArgs {
     fn message(&self) -> JobMessage {
+        let backup = BackupPart {
+            mode: None,
+            transfer: Some(self.transfer.clone()),
+            quiesce: Some(self.quiesce.clone()),
+            verification: Some(self.verification.clone()),
+            exclude_disks: self.exclude_disk.clone(),
+        };
+        JobMessage { backup: Some(backup), ..self.job.message(JobKind::Backup) }
+    }
+}
+
+impl RestoreArgs {
+    fn message(&self) -> JobMessage {
+        let restore = RestorePart {
+            backup_id: self.backup.clone(),
+            disks: self.disk.clone(),
+            onto: self.onto.iter().cloned().collect(),
+            keep_previous: self.keep_previous,
+        };
+        JobMessage { restore: Some(restore), ..self.job.message(JobKind::Restore) }
+    }
+}
+
+impl JobArgs {
+    /// A job of that kind, without the kind's own part.
+    fn message(&self, kind: JobKind) -> JobMessage {
         let instance = match self.instance.parse::<InstanceId>() {
             Ok(_) => InstancePart { id: Some(self.instance.clone()), name: None },
             Err(_) => InstancePart { id: None, name: Some(self.instance.clone()) },
@@ -214,7 +270,7 @@ impl BackupArgs {
         JobMessage {
             job_id: self.job_id.clone().unwrap_or_else(|| JobId::draw().to_string()),
             run: self.run,
-            kind: JobKind::Backup.as_str().to_owned(),
+            kind: kind.as_str().to_owned(),
             host: self.host.to_string(),
             instance,
             repository: RepositoryPart {
@@ -224,13 +280,8 @@ impl BackupArgs {
                 options: self.options.clone(),
                 credentials: credentials.map(|name| CredentialsPart { reference: Some(name), sealed: None }),
             },
-            backup: Some(BackupPart {
-                mode: None,
-                transfer: Some(self.transfer.clone()),
-                quiesce: Some(self.quiesce.clone()),
-                verification: Some(self.verification.clone()),
-                exclude_disks: self.exclude_disk.clone(),
-            }),
+            backup: None,
+            restore: None,
             retry: self.attempts.map(|attempts| RetryPart { attempts: Some(attempts), ..RetryPart::default() }),
             start_before: self.start_before.clone(),
             deadline_seconds: self.deadline_seconds,

@@ -14,7 +14,7 @@ use super::output::{self, CliError, printable};
 use super::refused::Refused;
 use crate::broker::topology::EVENTS_EXCHANGE;
 use crate::broker::{EventMessage, Heard, Outgoing, Publisher, Subscription};
-use crate::message::event::{BackupSummary, Completed, FailureReport, HostDetail, RunDetail};
+use crate::message::event::{BackupSummary, Completed, FailureReport, HostDetail, RestoreSummary, RunDetail};
 use crate::message::vouch::{self, Disbelief};
 use crate::message::{Event, HostEvent, RunEvent, decode_event};
 use crate::model::id::{HostId, JobId};
@@ -257,6 +257,9 @@ fn print_completed(completed: &Completed) -> Result<(), CliError> {
     if let Some(backup) = &completed.backup {
         print_backup(backup)?;
     }
+    if let Some(restore) = &completed.restore {
+        print_restore(restore)?;
+    }
     for warning in &completed.warnings {
         output::line(&format!("warning      {warning}"))?;
     }
@@ -264,6 +267,19 @@ fn print_completed(completed: &Completed) -> Result<(), CliError> {
         output::line(&format!("left over    {}: {}", left.what, left.reason))?;
     }
     output::line(&format!("took         {:.1} s", completed.duration_ms as f64 / 1000.0))
+}
+
+fn print_restore(restore: &RestoreSummary) -> Result<(), CliError> {
+    output::line(&format!("restored     backup {} (number {})", restore.backup_id, restore.number))?;
+    output::line(&format!("moment       {}", restore.taken_at))?;
+    for volume in &restore.volumes {
+        let (data, size) = (output::bytes(volume.data_bytes), output::bytes(volume.virtual_bytes));
+        output::line(&format!("volume       {}: {data} of data in {size}, `{}`", volume.target, volume.volume))?;
+        if let Some(previous) = &volume.previous {
+            output::line(&format!("previous     {}: `{previous}`", volume.target))?;
+        }
+    }
+    Ok(())
 }
 
 fn print_backup(backup: &BackupSummary) -> Result<(), CliError> {

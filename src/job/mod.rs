@@ -13,6 +13,7 @@
 pub mod backup;
 mod common;
 mod names;
+pub mod restore;
 mod session;
 pub mod settings;
 mod steps;
@@ -80,6 +81,8 @@ pub struct Hooks<'a> {
 pub enum Prepared {
     /// A backup.
     Backup(Box<backup::PreparedBackup>),
+    /// A restore.
+    Restore(Box<restore::RestorePlan>),
 }
 
 /// Gathers the facts and makes the plan. Changes nothing, so dropping the future is a clean stop.
@@ -89,6 +92,7 @@ pub async fn prepare(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -
             let prepared = backup::PreparedBackup::new(doors, settings, attempt, spec).await?;
             Ok(Prepared::Backup(Box::new(prepared)))
         }
+        Work::Restore(spec) => Ok(Prepared::Restore(Box::new(restore::prepare(doors, attempt, spec).await?))),
     }
 }
 
@@ -97,6 +101,7 @@ impl Prepared {
     pub fn plan(&self) -> Result<Value, Failure> {
         let plan = match self {
             Prepared::Backup(backup) => serde_json::to_value(backup.plan()),
+            Prepared::Restore(plan) => serde_json::to_value(plan),
         };
         plan.map_err(|error| Failure::new(Code::Internal, "cannot write down the plan of the job").because(&error))
     }
@@ -112,6 +117,7 @@ impl Prepared {
     ) -> Outcome {
         match self {
             Prepared::Backup(backup) => backup.run(doors, settings, attempt, hooks, stop).await,
+            Prepared::Restore(plan) => restore::run(doors, settings, attempt, *plan, hooks, stop).await,
         }
     }
 }
@@ -130,6 +136,10 @@ pub async fn unwind(
         Work::Backup(_) => {
             let plan = backup::read_plan(plan)?;
             Ok(backup::unwind(doors, settings, attempt, plan, records, hooks).await)
+        }
+        Work::Restore(_) => {
+            let plan = restore::read_plan(plan)?;
+            Ok(restore::unwind(doors, settings, attempt, plan, records, hooks).await)
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn decode_job(properties: &Properties, body: &[u8], host: &HostId) -> Result
 }
 
 fn known_kind(word: &str) -> Option<JobKind> {
-    (word == JobKind::Backup.as_str()).then_some(JobKind::Backup)
+    JobKind::ALL.iter().copied().find(|kind| kind.as_str() == word)
 }
 
 fn job(properties: &Properties, body: &[u8], host: &HostId, head: &mut Head) -> Result<Job, Refusal> {
@@ -70,7 +70,8 @@ fn job(properties: &Properties, body: &[u8], host: &HostId, head: &mut Head) -> 
     if let Some(kind) = &head.kind
         && known_kind(kind).is_none()
     {
-        let text = format!("the kind `{}` is not one that this worker can do: backup", shortened(kind));
+        let known = JobKind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
+        let text = format!("the kind `{}` is not one that this worker can do: {known}", shortened(kind));
         return Err(Refusal::new(Code::UnknownKind, text));
     }
     shape::<JobMessage>(body, encoding)?.check()

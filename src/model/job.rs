@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::id::{DiskTarget, HostId, InstanceRef, JobId};
+use super::id::{BackupId, DiskTarget, HostId, InstanceRef, JobId};
 use super::repository::Repository;
 
 /// The kinds of job this version can do, as they stand in messages and routing keys.
@@ -15,13 +15,19 @@ use super::repository::Repository;
 pub enum JobKind {
     /// Make a backup of an instance.
     Backup,
+    /// Put an instance's volumes back to what they were at a backup.
+    Restore,
 }
 
 impl JobKind {
+    /// All kinds.
+    pub const ALL: &'static [JobKind] = &[JobKind::Backup, JobKind::Restore];
+
     /// The kind as it stands in messages and routing keys.
     pub const fn as_str(self) -> &'static str {
         match self {
             JobKind::Backup => "backup",
+            JobKind::Restore => "restore",
         }
     }
 }
@@ -105,12 +111,27 @@ pub struct BackupSpec {
     pub exclude_disks: Vec<DiskTarget>,
 }
 
+/// What a restore job asks for: the volumes of a stopped instance become what they were at one of its backups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreSpec {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Disks of the backup that are restored; empty means all.
+    pub disks: Vec<DiskTarget>,
+    /// For disks of the backup, the instance's disk whose volume is replaced; the others are found by their identity.
+    pub onto: BTreeMap<DiskTarget, DiskTarget>,
+    /// The old volumes stay beside the new ones.
+    pub keep_previous: bool,
+}
+
 /// The kind's own part of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
     /// Make a backup.
     Backup(BackupSpec),
+    /// Restore a backup in place.
+    Restore(RestoreSpec),
 }
 
 /// How often, and with what pauses, a failed attempt is followed by another.
@@ -163,6 +184,7 @@ impl Job {
     pub const fn kind(&self) -> JobKind {
         match self.work {
             Work::Backup(_) => JobKind::Backup,
+            Work::Restore(_) => JobKind::Restore,
         }
     }
 }

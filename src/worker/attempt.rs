@@ -67,7 +67,8 @@ pub async fn attempt(shared: Arc<Shared>, run: Run, stopper: Stopper, stop: Stop
         }
         Err(failure) => (Outcome { end: End::Failed { failure }, warnings: Vec::new(), left_over: Vec::new() }, None),
     };
-    conclude(&shared, run, number, Told::from_outcome(outcome, begun.elapsed()).after(progress)).await
+    let told = Told::from_outcome(run.job.kind(), outcome, begun.elapsed()).after(progress);
+    conclude(&shared, run, number, told).await
 }
 
 /// Ends an attempt that an earlier worker left open. It is counted before it is unwound, and not unwound any more when that has
@@ -93,7 +94,7 @@ pub async fn recover(shared: Arc<Shared>, mut run: Run) -> Option<Run> {
             tracing::info!(job.id = %key.job_id, run = key.run, attempt = number, records = count, "unwinding a cut-off attempt");
             let outcome = shared.work.unwind(&attempt, plan, &records, &record).await;
             record.tell_times();
-            Told::from_unwinding(outcome, begun.elapsed(), run.cancelled.is_some())
+            Told::from_unwinding(run.job.kind(), outcome, begun.elapsed(), run.cancelled.is_some())
         }
         Err(failure) => Told::of(Ending::Failed(failure)).giving_up("what it had written down cannot be read"),
     };

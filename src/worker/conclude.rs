@@ -12,13 +12,11 @@ use super::report::origin;
 use super::run::Run;
 use super::settle::{Ending, Settlement, settle};
 use super::shared::Shared;
-use super::summary::backup_summary;
+use super::summary::{Shown, shown};
 use crate::failure::{Code, Failure};
 use crate::journal::{Counted, Settlement as Written, StoredMessage};
-use crate::message::event::{
-    BackupSummary, Cancelled, Completed, Failed, FailureReport, LeftOver, Progress, Retrying, RunDetail,
-};
-use crate::model::job::RunKey;
+use crate::message::event::{Cancelled, Completed, Failed, FailureReport, LeftOver, Progress, Retrying, RunDetail};
+use crate::model::job::{JobKind, RunKey};
 use crate::saga::{self, End, Outcome};
 
 /// What an attempt came to.
@@ -30,7 +28,7 @@ pub struct Told {
     left: Vec<saga::LeftOver>,
     /// Why nothing is known of what the attempt held.
     given_up: Option<String>,
-    backup: Option<BackupSummary>,
+    shown: Shown,
     progress: Option<Progress>,
 }
 
@@ -43,7 +41,7 @@ impl Told {
             warnings: Vec::new(),
             left: Vec::new(),
             given_up: None,
-            backup: None,
+            shown: Shown::default(),
             progress: None,
         }
     }
@@ -63,8 +61,8 @@ impl Told {
     }
 
     /// What the outcome of unwinding a cut-off attempt means for the run, which is not gone on with if it was `cancelled`.
-    pub fn from_unwinding(outcome: Outcome, duration: Duration, cancelled: bool) -> Self {
-        let told = Self::from_outcome(outcome, duration);
+    pub fn from_unwinding(kind: JobKind, outcome: Outcome, duration: Duration, cancelled: bool) -> Self {
+        let told = Self::from_outcome(kind, outcome, duration);
         let ending = match told.ending {
             Ending::Failed(_) | Ending::Drained if cancelled => Ending::Cancelled,
             Ending::Failed(failure) if failure.code == Code::Interrupted => Ending::Interrupted,
@@ -74,15 +72,15 @@ impl Told {
     }
 
     /// What the work's outcome means for the run.
-    pub fn from_outcome(outcome: Outcome, duration: Duration) -> Self {
+    pub fn from_outcome(kind: JobKind, outcome: Outcome, duration: Duration) -> Self {
         let mut told = Self { duration, ..Self::of(Ending::Completed) };
         told.warnings = outcome.warnings.iter().map(|failure| format!("{failure:#}")).collect();
         told.left = outcome.left_over;
         match outcome.end {
-            End::Completed { value } => match backup_summary(&value) {
-                Ok((backup, warnings)) => {
-                    told.backup = backup;
-                    told.warnings.splice(0..0, warnings);
+            End::Completed { value } => match shown(kind, &value) {
+                Ok(mut shown) => {
+                    told.warnings.splice(0..0, shown.warnings.drain(..));
+                    told.shown = shown;
                 }
                 Err(failure) => told.ending = Ending::Failed(failure),
             },
@@ -196,7 +194,8 @@ fn completed(told: &Told, left_overs: &[LeftOver]) -> Completed {
         duration_ms: u64::try_from(told.duration.as_millis()).unwrap_or(u64::MAX),
         warnings: told.warnings.clone(),
         left_overs: left_overs.to_vec(),
-        backup: told.backup.clone(),
+        backup: told.shown.backup.clone(),
+        restore: told.shown.restore.clone(),
     }
 }
 

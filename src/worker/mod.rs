@@ -243,7 +243,7 @@ fn online(shared: &Shared) -> Online {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         content_types: Encoding::READ.map(str::to_owned).to_vec(),
         message_types: vec![JobMessage::MESSAGE_TYPE.to_owned()],
-        kinds: vec![JobKind::Backup],
+        kinds: JobKind::ALL.to_vec(),
         slots: shared.settings.slots.host as u32,
         host_key: shared.settings.host_key.clone(),
     }

@@ -221,6 +221,7 @@ mod tests {
                 credentials: None,
             },
             backup: Some(BackupPart::default()),
+            restore: None,
             retry: None,
             start_before: None,
             deadline_seconds: None,
@@ -248,6 +249,7 @@ mod tests {
                 warnings: warnings.clone(),
                 left_overs: left_overs.clone(),
                 backup: None,
+                restore: None,
             }),
             RunDetail::Failed(Failed {
                 failure,

@@ -4,20 +4,41 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::job::backup::BackupResult;
-use crate::message::event::{BackedUpDisk, BackupSummary};
+use crate::job::restore::{RestoreResult, Volume};
+use crate::message::event::{BackedUpDisk, BackupSummary, RestoreSummary, RestoredVolume};
+use crate::model::job::JobKind;
 use crate::model::manifest::{Manifest, ManifestDisk};
 
-/// The summary of the backup that a completed saga's value holds, and the warnings that came with it. No value, no backup.
-pub fn backup_summary(value: &Value) -> Result<(Option<BackupSummary>, Vec<String>), Failure> {
-    if value.is_null() {
-        return Ok((None, Vec::new()));
-    }
-    let BackupResult { manifest, warnings } = BackupResult::from_value(value)?;
-    let all = manifest.warnings.iter().cloned().chain(warnings).collect();
-    Ok((Some(summary(manifest)), all))
+/// What a completed run has to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The backup that was made.
+    pub backup: Option<BackupSummary>,
+    /// What was restored.
+    pub restore: Option<Box<RestoreSummary>>,
+    /// What was unusual about it.
+    pub warnings: Vec<String>,
 }
 
-fn summary(manifest: Manifest) -> BackupSummary {
+/// What the value of a completed saga of that kind holds. No value, nothing to show.
+pub fn shown(kind: JobKind, value: &Value) -> Result<Shown, Failure> {
+    match kind {
+        _ if value.is_null() => Ok(Shown::default()),
+        JobKind::Backup => {
+            let BackupResult { manifest, warnings } = BackupResult::from_value(value)?;
+            let warnings = manifest.warnings.iter().cloned().chain(warnings).collect();
+            Ok(Shown { backup: Some(backup(manifest)), warnings, ..Shown::default() })
+        }
+        JobKind::Restore => {
+            let RestoreResult { backup_id, number, taken_at, volumes, warnings } = RestoreResult::from_value(value)?;
+            let volumes = volumes.into_iter().map(volume).collect();
+            let restore = Some(Box::new(RestoreSummary { backup_id, number, taken_at, volumes }));
+            Ok(Shown { restore, warnings, ..Shown::default() })
+        }
+    }
+}
+
+fn backup(manifest: Manifest) -> BackupSummary {
     BackupSummary {
         backup_id: manifest.backup_id,
         number: manifest.number,
@@ -40,5 +61,17 @@ fn disk(disk: ManifestDisk) -> BackedUpDisk {
         data_bytes: disk.data_bytes,
         file_bytes: disk.file_bytes,
         content_root: disk.content_root,
+    }
+}
+
+fn volume(volume: Volume) -> RestoredVolume {
+    RestoredVolume {
+        disk: volume.disk,
+        target: volume.target,
+        volume: volume.volume.display().to_string(),
+        previous: volume.previous.map(|previous| previous.display().to_string()),
+        virtual_bytes: volume.virtual_bytes,
+        data_bytes: volume.data_bytes,
+        content_root: volume.content_root,
     }
 }

@@ -405,7 +405,7 @@ pub async fn published(world: &dyn World, name: &str) -> (Box<dyn Mover>, Manife
 
 async fn copied_whole(mover: &mut Box<dyn Mover>, manifest: &Manifest, volumes: &[RestoredVolume]) {
     let reply = mover.ask(restore(manifest, volumes), SOON).await.unwrap();
-    let Reply::Copied { disks } = reply else { panic!("{reply:?}") };
+    let Reply::Copied { disks, .. } = reply else { panic!("{reply:?}") };
     let found: Vec<_> = disks.iter().map(|disk| (&disk.target, disk.virtual_bytes, &disk.content_root)).collect();
     let wanted: Vec<_> = volumes.iter().map(|one| (&one.disk, one.virtual_bytes, &one.content_root)).collect();
     assert_eq!(found, wanted);

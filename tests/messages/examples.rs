@@ -6,8 +6,8 @@ use longshore::failure::{Code, Failure};
 use longshore::message::dead_letter::{Origin, Original};
 use longshore::message::event::{
     Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, Draining, Failed, Heartbeat, HostDetail, Inventory,
-    InventoryDisk, InventoryInstance, LeftOver, MessageRefused, Online, Progress, Retrying, RunDetail, RunningJob,
-    Started,
+    InventoryDisk, InventoryInstance, LeftOver, MessageRefused, Online, Progress, RestoreSummary, RestoredVolume,
+    Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
     DeadLetter, Encoding, Event, HostEvent, JobMessage, Properties, Refusal, RunEvent, decode_dead_letter,
@@ -16,7 +16,7 @@ use longshore::message::{
 use longshore::model::id::{EventId, HostId, InstanceRef};
 use longshore::model::instance::{DiskDevice, PowerState};
 use longshore::model::job::{
-    BackupMode, BackupSpec, Job, JobKind, Quiesce, RetryPolicy, RunKey, Transfer, Verification, Work,
+    BackupMode, BackupSpec, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer, Verification, Work,
 };
 use longshore::model::manifest::{Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
@@ -78,6 +78,48 @@ pub fn job() -> Job {
     }
 }
 
+pub fn restore_job() -> Job {
+    let spec = RestoreSpec {
+        backup_id: "019a0f3e-8000-7000-8000-000000000002".parse().unwrap(),
+        disks: vec!["vda".parse().unwrap()],
+        onto: [("vda".parse().unwrap(), "vdb".parse().unwrap())].into(),
+        keep_previous: true,
+    };
+    Job { work: Work::Restore(spec), ..job() }
+}
+
+fn restored() -> RunDetail {
+    RunDetail::Completed(Completed {
+        duration_ms: 24_100,
+        warnings: vec!["disk `vda` of the instance was left as it is".to_owned()],
+        left_overs: Vec::new(),
+        backup: None,
+        restore: Some(Box::new(RestoreSummary {
+            backup_id: "019a0f3e-8000-7000-8000-000000000002".parse().unwrap(),
+            number: 12,
+            taken_at: "2026-02-28T02:00:01Z".parse().unwrap(),
+            volumes: vec![RestoredVolume {
+                disk: "vda".parse().unwrap(),
+                target: "vdb".parse().unwrap(),
+                volume: "/var/lib/libvirt/images/web-1.qcow2".to_owned(),
+                previous: Some("/var/lib/libvirt/images/web-1.qcow2.longshore-000000000001.1.1.previous".to_owned()),
+                virtual_bytes: 10 << 30,
+                data_bytes: 3 << 30,
+                content_root: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".to_owned(),
+            }],
+        })),
+    })
+}
+
+/// Messages that say something else than the one example of their type can: their names and what is in them.
+pub fn more() -> Vec<(&'static str, Value)> {
+    let completed = Event::Run(RunEvent::of(&restore_job(), 1, 4, time(), restored()));
+    vec![
+        ("longshore.job.v1.restore", Value::Job(Box::new(restore_job()))),
+        ("longshore.event.completed.v1.restore", Value::Event(Box::new(completed))),
+    ]
+}
+
 fn failure() -> Failure {
     Failure::new(Code::RepositoryIo, "cannot write `vda.qcow2`").caused_by("input/output error").in_step("move_bytes")
 }
@@ -132,6 +174,7 @@ fn run_detail(word: &str) -> Option<RunDetail> {
             warnings: vec!["cannot fsync a directory on this file system".to_owned()],
             left_overs: vec![left_over()],
             backup: Some(summary()),
+            restore: None,
         }),
         "failed" => RunDetail::Failed(Failed {
             failure: (&failure()).into(),
@@ -157,7 +200,7 @@ fn host_detail(words: &str) -> Option<HostDetail> {
             version: "0.1.0".to_owned(),
             content_types: Encoding::READ.map(str::to_owned).to_vec(),
             message_types: vec![JobMessage::MESSAGE_TYPE.to_owned()],
-            kinds: vec![JobKind::Backup],
+            kinds: JobKind::ALL.to_vec(),
             slots: 2,
             host_key: Some("3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".to_owned()),
         }),
@@ -249,9 +292,9 @@ pub fn body(message_type: &str, encoding: Encoding) -> Vec<u8> {
     encoded(&value(message_type), encoding).body
 }
 
-/// The example as it stands in its file: JSON in lines, for people.
-pub fn file(message_type: &str, encoding: Encoding) -> Vec<u8> {
-    let body = body(message_type, encoding);
+/// An example as it stands in its file: JSON in lines, for people.
+pub fn file(value: &Value, encoding: Encoding) -> Vec<u8> {
+    let body = encoded(value, encoding).body;
     match encoding {
         Encoding::Json => super::pretty(&serde_json::from_slice(&body).unwrap()),
         Encoding::MessagePack => body,

@@ -52,7 +52,13 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
     assert_refused([
         ("/job_id", json!("7"), Code::InvalidField, "`job_id` has a value that is not allowed: "),
         ("/run", json!(0), Code::InvalidField, "`run` has a value that is not allowed: it is less than 1"),
-        ("/kind", json!("restore"), Code::UnknownKind, "the kind `restore` is not one that this worker can do: backup"),
+        (
+            "/kind",
+            json!("migrate"),
+            Code::UnknownKind,
+            "the kind `migrate` is not one that this worker can do: backup, restore",
+        ),
+        ("/kind", json!("restore"), Code::MalformedMessage, "a job of the kind `restore` has no part `restore`"),
         ("/host", json!("kvm-08"), Code::WrongHost, "the job names the host `kvm-08` and came to `kvm-07`"),
         ("/host", json!("../etc"), Code::WrongHost, "the job names the host `../etc` and came to `kvm-07`"),
         (
@@ -290,6 +296,33 @@ fn a_refusal_repeats_no_control_character_and_no_long_value() {
         let refusal = refusal_with(pointer, json!(value));
         assert!(!refusal.text.chars().any(char::is_control), "{:?}", refusal.text);
         assert!(refusal.text.len() < 1000, "{} bytes", refusal.text.len());
+    }
+}
+
+#[test]
+fn a_restore_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
+    let refused = |part: Value| {
+        let mut body = job_body();
+        (body["kind"], body["restore"]) = (json!("restore"), part);
+        decode_job(&properties(Encoding::MessagePack), &msgpack(&body), &examples::host()).unwrap_err()
+    };
+    let backup = "019a0f3e-8000-7000-8000-000000000002";
+    for (part, text) in [
+        (json!({"backup_id": "latest"}), "`restore.backup_id` has a value that is not allowed"),
+        (
+            json!({"backup_id": backup, "disks": ["vda", "../vdb"]}),
+            "`restore.disks[1]` has a value that is not allowed",
+        ),
+        (json!({"backup_id": backup, "onto": {"vda": "/dev/sda"}}), "`restore.onto (a disk of the instance)`"),
+        (json!({"backup_id": backup, "onto": {"": "vda"}}), "`restore.onto (a disk of the backup)`"),
+        (
+            json!({"backup_id": backup, "disks": ["vda"], "onto": {"vdb": "vdb"}}),
+            "`restore.onto` has a value that is not allowed: `vdb` is none of the disks to be restored",
+        ),
+    ] {
+        let refusal = refused(part);
+        assert_eq!((refusal.code, refusal.kind), (Code::InvalidField, Some(longshore::model::job::JobKind::Restore)));
+        assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
     }
 }
 

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use longshore::broker::settings::BrokerSettings;
 use longshore::broker::topology::JOBS_EXCHANGE;
 use longshore::broker::{self, Broker, Outgoing};
-use longshore::message::event::{BackupSummary, Failed, HostDetail, RunDetail};
-use longshore::message::job::{BackupPart, InstancePart, JobMessage, RetryPart};
+use longshore::message::event::{BackupSummary, Failed, HostDetail, RestoreSummary, RunDetail};
+use longshore::message::job::{BackupPart, InstancePart, JobMessage, RestorePart, RetryPart};
 use longshore::message::{Encoding, encode_job};
 use longshore::model::id::JobId;
 use nix::sys::signal::{Signal, kill};
@@ -226,12 +226,19 @@ impl Fleet {
             instance: InstancePart { id: None, name: Some(instance.name.clone()) },
             repository: share.part(),
             backup: Some(BackupPart::default()),
+            restore: None,
             retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(1), longest_pause_seconds: Some(1) }),
             start_before: None,
             deadline_seconds: None,
             labels: Default::default(),
             requested_by: None,
         }
+    }
+
+    /// A restore of that backup, not yet published.
+    pub fn restore_job(&self, instance: &LabInstance, share: &Share, backup: &BackupSummary) -> JobMessage {
+        let restore = RestorePart { backup_id: backup.backup_id.to_string(), ..RestorePart::default() };
+        JobMessage { kind: "restore".to_owned(), backup: None, restore: Some(restore), ..self.job(instance, share) }
     }
 
     /// Publishes a job as any management server would.
@@ -256,6 +263,17 @@ impl Fleet {
             RunDetail::Completed(completed) => {
                 assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
                 completed.backup.expect("a backup job makes a backup")
+            }
+            other => panic!("the job did not complete: {other:#?}"),
+        }
+    }
+
+    /// Waits for the restore's good end.
+    pub fn restored(&self, job: JobId) -> RestoreSummary {
+        match self.heard.end_of(job, JOB) {
+            RunDetail::Completed(completed) => {
+                assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
+                *completed.restore.expect("a restore says what it restored")
             }
             other => panic!("the job did not complete: {other:#?}"),
         }

@@ -226,6 +226,7 @@ impl Fleet {
                 credentials: None,
             },
             backup: Some(BackupPart::default()),
+            restore: None,
             retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(0), longest_pause_seconds: Some(0) }),
             start_before: None,
             deadline_seconds: None,

@@ -89,7 +89,7 @@ impl World {
     }
 
     async fn prepare(&self) -> PreparedBackup {
-        let Work::Backup(spec) = &self.attempt.job.work;
+        let Work::Backup(spec) = &self.attempt.job.work else { unreachable!() };
         PreparedBackup::new(&self.doors(), &self.settings, &self.attempt, spec).await.unwrap()
     }
 

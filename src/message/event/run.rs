@@ -67,8 +67,9 @@ impl super::RunDetail {
             }),
             Self::Completed(told) => {
                 let backup = told.backup.map(BackupSummary::in_short);
+                let restore = told.restore.map(|restore| Box::new(restore.in_short()));
                 let warnings = left_out(told.warnings.len() + told.left_overs.len());
-                Self::Completed(Completed { warnings, left_overs: Vec::new(), backup, ..told })
+                Self::Completed(Completed { warnings, left_overs: Vec::new(), backup, restore, ..told })
             }
             Self::Failed(told) => Self::Failed(Failed {
                 failure: told.failure.in_short(),
@@ -99,6 +100,12 @@ impl BackupSummary {
         let disks = self.disks.into_iter().take(SHORT_DISKS_MAX).collect();
         let consistency_reason = self.consistency_reason.map(in_short);
         Self { directory: in_short(self.directory), consistency_reason, disks, skipped_disks: Vec::new(), ..self }
+    }
+}
+
+impl RestoreSummary {
+    fn in_short(self) -> Self {
+        Self { volumes: self.volumes.into_iter().take(SHORT_DISKS_MAX).collect(), ..self }
     }
 }
 
@@ -205,6 +212,39 @@ pub struct BackupSummary {
     pub skipped_disks: Vec<SkippedDisk>,
 }
 
+/// One volume that was put back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestoredVolume {
+    /// The backup's disk.
+    pub disk: DiskTarget,
+    /// The instance's disk whose volume was replaced.
+    pub target: DiskTarget,
+    /// Path of the volume.
+    pub volume: String,
+    /// Where the old volume is, if it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+    /// Size that the guest sees, bytes.
+    pub virtual_bytes: u64,
+    /// Bytes written as data; the rest reads as zeros.
+    pub data_bytes: u64,
+    /// Hash over the hashes of the disk's blocks, hex: what was read back from the volume has it, as the backup had.
+    pub content_root: String,
+}
+
+/// What was restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestoreSummary {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Its place among the backups of its instance.
+    pub number: u64,
+    /// The moment of the guest that the volumes are back at.
+    pub taken_at: Timestamp,
+    /// The volumes that were replaced.
+    pub volumes: Vec<RestoredVolume>,
+}
+
 /// The run ended well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Completed {
@@ -219,6 +259,9 @@ pub struct Completed {
     /// The backup, of a job of that kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupSummary>,
+    /// What was restored, of a job of that kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Box<RestoreSummary>>,
 }
 
 /// The run ended in a failure.

@@ -11,11 +11,13 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
-use super::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart};
+use super::{
+    BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
+};
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
-use crate::model::id::{InstanceRef, JobId, RepositoryId};
-use crate::model::job::{BackupSpec, Job, JobKind, RetryPolicy, RunKey, Work};
+use crate::model::id::{DiskTarget, InstanceRef, JobId, RepositoryId};
+use crate::model::job::{BackupSpec, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, Work};
 use crate::model::repository::{Credentials, InvalidRepository, Repository, Sealed, parse_address, parse_options};
 
 /// Labels of a job at most.
@@ -36,6 +38,8 @@ pub const PAUSE_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 pub const DEADLINE_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
 /// Disks that a job may leave out by name.
 pub const EXCLUDED_DISKS_MAX: usize = 256;
+/// Disks that a restore may name.
+pub const RESTORED_DISKS_MAX: usize = 256;
 /// Longest sealed part, bytes before decoding.
 pub const SEALED_BYTES_MAX: usize = 16 * 1024;
 
@@ -87,12 +91,9 @@ impl JobMessage {
         let kind =
             word::<JobKind>("kind", &self.kind).map_err(|refusal| Refusal { code: Code::UnknownKind, ..refusal })?;
         let repository = self.repository.check(job_id, &self.host)?;
-        let work = match (kind, &self.backup) {
-            (JobKind::Backup, Some(part)) => Work::Backup(part.check()?),
-            (JobKind::Backup, None) => {
-                let text = "a job of the kind `backup` has no part `backup`";
-                return Err(Refusal::new(Code::MalformedMessage, text));
-            }
+        let work = match kind {
+            JobKind::Backup => Work::Backup(own_part(kind, self.backup.as_ref())?.check()?),
+            JobKind::Restore => Work::Restore(own_part(kind, self.restore.as_ref())?.check()?),
         };
         let deadline = match self.deadline_seconds {
             Some(seconds) => {
@@ -118,6 +119,13 @@ impl JobMessage {
             requested_by: self.requested_by.clone(),
         })
     }
+}
+
+fn own_part<T>(kind: JobKind, part: Option<&T>) -> Result<&T, Refusal> {
+    part.ok_or_else(|| {
+        let text = format!("a job of the kind `{kind}` has no part `{kind}`", kind = kind.as_str());
+        Refusal::new(Code::MalformedMessage, text)
+    })
 }
 
 fn check_words(field: &str, text: &str, bytes_max: usize) -> Result<(), Refusal> {
@@ -222,17 +230,40 @@ impl SealedPart {
 impl BackupPart {
     fn check(&self) -> Result<BackupSpec, Refusal> {
         at_most("backup.exclude_disks (count)", self.exclude_disks.len(), EXCLUDED_DISKS_MAX)?;
-        let disks = self.exclude_disks.iter().enumerate();
         Ok(BackupSpec {
             mode: word_or_default("backup.mode", self.mode.as_ref())?,
             transfer: word_or_default("backup.transfer", self.transfer.as_ref())?,
             quiesce: word_or_default("backup.quiesce", self.quiesce.as_ref())?,
             verification: word_or_default("backup.verification", self.verification.as_ref())?,
-            exclude_disks: disks
-                .map(|(index, disk)| parsed(&format!("backup.exclude_disks[{index}]"), disk))
-                .collect::<Result<_, _>>()?,
+            exclude_disks: targets("backup.exclude_disks", &self.exclude_disks)?,
         })
     }
+}
+
+impl RestorePart {
+    fn check(&self) -> Result<RestoreSpec, Refusal> {
+        at_most("restore.disks (count)", self.disks.len(), RESTORED_DISKS_MAX)?;
+        at_most("restore.onto (count)", self.onto.len(), RESTORED_DISKS_MAX)?;
+        let disks: Vec<DiskTarget> = targets("restore.disks", &self.disks)?;
+        let mut onto = BTreeMap::new();
+        for (disk, target) in &self.onto {
+            let disk = parsed("restore.onto (a disk of the backup)", disk)?;
+            if !disks.is_empty() && !disks.contains(&disk) {
+                return Err(invalid("restore.onto", format_args!("`{disk}` is none of the disks to be restored")));
+            }
+            onto.insert(disk, parsed("restore.onto (a disk of the instance)", target)?);
+        }
+        Ok(RestoreSpec {
+            backup_id: parsed("restore.backup_id", &self.backup_id)?,
+            disks,
+            onto,
+            keep_previous: self.keep_previous,
+        })
+    }
+}
+
+fn targets(field: &str, disks: &[String]) -> Result<Vec<DiskTarget>, Refusal> {
+    disks.iter().enumerate().map(|(index, disk)| parsed(&format!("{field}[{index}]"), disk)).collect()
 }
 
 impl RetryPart {

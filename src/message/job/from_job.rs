@@ -4,9 +4,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-use super::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RetryPart, SealedPart};
+use super::{
+    BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
+};
 use crate::model::id::InstanceRef;
-use crate::model::job::{Job, Work};
+use crate::model::job::{BackupSpec, Job, RestoreSpec, Work};
 use crate::model::repository::{Credentials, MountOption, Sealed};
 
 /// The word under which a value of a fixed set stands in a message.
@@ -20,7 +22,10 @@ fn word_of(value: impl Serialize) -> String {
 impl From<&Job> for JobMessage {
     /// The message that is read back as this job.
     fn from(job: &Job) -> Self {
-        let Work::Backup(spec) = &job.work;
+        let (backup, restore) = match &job.work {
+            Work::Backup(spec) => (Some(BackupPart::from(spec)), None),
+            Work::Restore(spec) => (None, Some(RestorePart::from(spec))),
+        };
         Self {
             job_id: job.key.job_id.to_string(),
             run: job.key.run,
@@ -37,13 +42,8 @@ impl From<&Job> for JobMessage {
                 options: job.repository.options.iter().map(MountOption::to_element).collect::<Vec<_>>().join(","),
                 credentials: job.repository.credentials.as_ref().map(credentials_of),
             },
-            backup: Some(BackupPart {
-                mode: Some(word_of(spec.mode)),
-                transfer: Some(word_of(spec.transfer)),
-                quiesce: Some(word_of(spec.quiesce)),
-                verification: Some(word_of(spec.verification)),
-                exclude_disks: spec.exclude_disks.iter().map(ToString::to_string).collect(),
-            }),
+            backup,
+            restore,
             retry: Some(RetryPart {
                 attempts: Some(job.retry.attempts),
                 first_pause_seconds: Some(job.retry.first_pause.as_secs()),
@@ -53,6 +53,29 @@ impl From<&Job> for JobMessage {
             deadline_seconds: Some(job.deadline.as_secs()),
             labels: job.labels.clone(),
             requested_by: job.requested_by.clone(),
+        }
+    }
+}
+
+impl From<&BackupSpec> for BackupPart {
+    fn from(spec: &BackupSpec) -> Self {
+        Self {
+            mode: Some(word_of(spec.mode)),
+            transfer: Some(word_of(spec.transfer)),
+            quiesce: Some(word_of(spec.quiesce)),
+            verification: Some(word_of(spec.verification)),
+            exclude_disks: spec.exclude_disks.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl From<&RestoreSpec> for RestorePart {
+    fn from(spec: &RestoreSpec) -> Self {
+        Self {
+            backup_id: spec.backup_id.to_string(),
+            disks: spec.disks.iter().map(ToString::to_string).collect(),
+            onto: spec.onto.iter().map(|(disk, target)| (disk.to_string(), target.to_string())).collect(),
+            keep_previous: spec.keep_previous,
         }
     }
 }

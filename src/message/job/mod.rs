@@ -12,19 +12,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::named::{named, named_option};
-use crate::model::id::{DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
+use crate::model::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
 use crate::model::job::{BackupMode, JobKind, Quiesce, Transfer, Verification};
 use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
 
 pub use check::{
     DEADLINE_SECONDS_MAX, EXCLUDED_DISKS_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
-    PAUSE_SECONDS_MAX, REQUESTED_BY_BYTES_MAX, RETRY_ATTEMPTS_MAX, SEALED_BYTES_MAX,
+    PAUSE_SECONDS_MAX, REQUESTED_BY_BYTES_MAX, RESTORED_DISKS_MAX, RETRY_ATTEMPTS_MAX, SEALED_BYTES_MAX,
 };
 
 /// One run of a job, for one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("allOf" = [
     { "if": { "properties": { "kind": { "const": "backup" } } }, "then": { "required": ["backup"] } },
+    { "if": { "properties": { "kind": { "const": "restore" } } }, "then": { "required": ["restore"] } },
 ]))]
 pub struct JobMessage {
     /// The job: the same for all of its runs. Any UUID; of version 7, jobs sort by age.
@@ -49,6 +50,10 @@ pub struct JobMessage {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     #[schemars(required)]
     pub backup: Option<BackupPart>,
+    /// The own part of a restore; required for that kind.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    #[schemars(required)]
+    pub restore: Option<RestorePart>,
     /// What happens after a failed attempt.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     pub retry: Option<RetryPart>,
@@ -167,6 +172,28 @@ pub struct BackupPart {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<DiskTarget>", length(max = EXCLUDED_DISKS_MAX))]
     pub exclude_disks: Vec<String>,
+}
+
+/// What a restore job asks for: the volumes of the instance, which must be shut off, become what they were at one of its backups.
+/// New volumes are made beside the old ones and proven; then all of them take the places of the old ones, or none does. The
+/// instance's definition stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestorePart {
+    /// The backup.
+    #[schemars(with = "BackupId")]
+    pub backup_id: String,
+    /// Targets of the backup's disks that are restored; all of them when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<DiskTarget>", length(max = RESTORED_DISKS_MAX))]
+    pub disks: Vec<String>,
+    /// Which disk of the backup replaces the volume of which disk of the instance, target by target. Those that are not named here
+    /// are found by their serial number, or, without one, by target and source together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<DiskTarget, DiskTarget>", extend("maxProperties" = RESTORED_DISKS_MAX))]
+    pub onto: BTreeMap<String, String>,
+    /// The old volumes stay beside the new ones, under names that the `completed` event tells.
+    #[serde(default)]
+    pub keep_previous: bool,
 }
 
 /// What happens after a failed attempt. Pauses double from the first to the longest.

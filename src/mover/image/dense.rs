@@ -179,5 +179,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, &image(1)[..HEADER_BYTES]).unwrap();
         assert!(fault(&file).is_err());
+        assert_eq!(header_fault(&file).unwrap(), None);
+        file.set_len(HEADER_BYTES as u64 - 1).unwrap();
+        assert!(header_fault(&file).unwrap().unwrap().contains("within its header"));
     }
 }

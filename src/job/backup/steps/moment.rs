@@ -112,7 +112,9 @@ impl Make<Context> for Moment {
 async fn look_again(context: &mut Context) -> Result<(), Failure> {
     let (hypervisor, id) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
     let instance = hypervisor.find(&InstanceRef::Id(id)).await?;
-    let Work::Backup(spec) = &context.common.job.work;
+    let Work::Backup(spec) = &context.common.job.work else {
+        return Err(Failure::new(Code::Internal, "a job that is no backup was taken for one"));
+    };
     refuse_if_changed(&context.plan, &instance, &spec.exclude_disks)?;
     match hypervisor.domain_job(id).await? {
         Some(job) => {

@@ -1,0 +1,85 @@
+//! What the steps of one restore hand to each other.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::plan::RestorePlan;
+use crate::failure::{Code, Failure};
+use crate::job::common::{Common, JobContext};
+use crate::job::settings::JobSettings;
+use crate::job::{Attempt, Doors, JobProgress};
+use crate::model::id::DiskTarget;
+use crate::mover::protocol::{CopiedDisk, RestoredVolume};
+use crate::saga::Outcome;
+
+/// What was decided once the backup was seen. It stands in the records, so that a later worker can take it back or bring it to its
+/// end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Choice {
+    /// The backup's place among those of its instance.
+    pub number: u64,
+    /// The moment that it shows.
+    pub taken_at: Timestamp,
+    /// The instance's disk of each of `volumes`.
+    pub targets: Vec<DiskTarget>,
+    /// What is asked of the mover.
+    pub volumes: Vec<RestoredVolume>,
+    /// What is unusual.
+    pub warnings: Vec<String>,
+}
+
+/// The steps' common state.
+pub(super) struct Context {
+    /// What it has in common with every other job.
+    pub common: Common,
+    /// The plan.
+    pub plan: Arc<RestorePlan>,
+    /// What was decided; after a crash from the records.
+    pub choice: Option<Choice>,
+    /// What the new volumes hold; after a crash from the records.
+    pub copied: Vec<CopiedDisk>,
+    /// The task that watches over the instance.
+    pub watch: Option<AbortOnDropHandle<()>>,
+}
+
+impl Context {
+    /// At the beginning of an attempt, or of its unwinding.
+    pub fn new(
+        doors: &Doors,
+        settings: &JobSettings,
+        attempt: &Attempt,
+        plan: RestorePlan,
+        progress: &watch::Sender<JobProgress>,
+    ) -> Self {
+        Self {
+            common: Common::new(doors, settings, attempt, plan.wants(), progress),
+            plan: Arc::new(plan),
+            choice: None,
+            copied: Vec::new(),
+            watch: None,
+        }
+    }
+
+    /// What was decided, in a step that comes after that.
+    pub fn choice(&self) -> Result<&Choice, Failure> {
+        self.choice
+            .as_ref()
+            .ok_or_else(|| Failure::new(Code::Internal, "a volume was to be restored before it was decided which"))
+    }
+
+    /// Adds what the steps could only warn of.
+    pub fn finish(self, mut outcome: Outcome) -> Outcome {
+        outcome.warnings.extend(self.common.late_warnings);
+        outcome
+    }
+}
+
+impl JobContext for Context {
+    fn common(&mut self) -> &mut Common {
+        &mut self.common
+    }
+}

@@ -1,0 +1,98 @@
+//! Putting the volumes of a stopped instance back to what they were at one of its backups.
+//!
+//! It promises: until every new volume is whole, proven and durable the old ones are not touched; then all of them are replaced, or
+//! none is; the instance cannot be started with some of each; the old volumes are there until the new ones have taken their places, and
+//! longer if the job wants so. The instance's definition stays as it is, and its firmware's variables as well.
+//!
+//! It deliberately never guesses which disk is which (see [`mapping`]), and touches no volume itself, which is its mover's to do: a
+//! volume may lie on a share as well, and not answer.
+//!
+//! ```text
+//!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► stays stopped
+//!                                                                     │
+//!                       done ◄── remove previous ◄── exchange ◄── compare ◄── restore
+//! ```
+
+mod context;
+pub mod mapping;
+pub mod plan;
+mod result;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+pub use plan::RestorePlan;
+pub use result::{RestoreResult, Volume};
+
+use self::context::{Choice, Context};
+use self::steps::{Choose, Compare, Exchange, RemovePrevious, Restore, StaysStopped};
+use super::settings::JobSettings;
+use super::steps::{Lease, MoverProcess, OpenRepository};
+use super::{Attempt, Doors, Hooks};
+use crate::failure::{Code, Failure};
+use crate::model::job::RestoreSpec;
+use crate::saga::step::{Step, commit, make, within};
+use crate::saga::{self, Outcome, Record, Stop};
+
+/// Looks at the instance and decides what can be decided before the backup is looked at. Changes nothing.
+pub async fn prepare(doors: &Doors, attempt: &Attempt, spec: &RestoreSpec) -> Result<RestorePlan, Failure> {
+    let instance = doors.hypervisor.find(&attempt.job.instance).await?;
+    plan::plan(attempt, spec, &instance)
+}
+
+/// Does it. A completed outcome's value is a [`RestoreResult`].
+pub async fn run(
+    doors: &Doors,
+    settings: &JobSettings,
+    attempt: &Attempt,
+    plan: RestorePlan,
+    hooks: Hooks<'_>,
+    stop: &Stop,
+) -> Outcome {
+    let steps = recipe(&plan, attempt);
+    let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
+    let outcome = saga::run(&steps, &mut context, hooks.log, stop).await;
+    context.finish(outcome)
+}
+
+/// Ends the attempt that a crash cut off, from its plan and records alone: unwinds it or, once the exchange may have begun, brings that
+/// to its end.
+pub async fn unwind(
+    doors: &Doors,
+    settings: &JobSettings,
+    attempt: &Attempt,
+    plan: RestorePlan,
+    records: &[Record],
+    hooks: Hooks<'_>,
+) -> Outcome {
+    let steps = recipe(&plan, attempt);
+    let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
+    context.choice = chosen(records);
+    context.copied = Restore::copied(records);
+    let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
+    context.finish(outcome)
+}
+
+/// The recipe.
+fn recipe(plan: &RestorePlan, attempt: &Attempt) -> Vec<Step<Context>> {
+    let deadline = attempt.job.deadline;
+    let replace = vec![make(Restore { deadline }), make(Compare { deadline }), commit(Exchange)];
+    let mut under_the_lease = vec![make(Choose), within(StaysStopped, replace)];
+    if !plan.keep_previous {
+        under_the_lease.push(make(RemovePrevious));
+    }
+    vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]
+}
+
+fn chosen(records: &[Record]) -> Option<Choice> {
+    records.iter().find_map(|record| match record {
+        Record::Done { step, value } if step == Choose::NAME => serde_json::from_value(value.clone()).ok(),
+        _ => None,
+    })
+}
+
+/// Reads a journalled plan.
+pub fn read_plan(value: &serde_json::Value) -> Result<RestorePlan, Failure> {
+    serde_json::from_value(value.clone())
+        .map_err(|error| Failure::new(Code::Internal, "cannot read the journalled plan of the restore").because(&error))
+}

@@ -1,0 +1,107 @@
+//! What can be decided before the backup is looked at: that the instance is one that can be restored in place now, and under which
+//! names. Journalled before the first step; what the backup adds to it is journalled by the step that looks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Code, Failure};
+use crate::job::Attempt;
+use crate::job::common::Wants;
+use crate::job::names::mover_name;
+use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
+use crate::model::instance::{Disk, DiskSource, Instance, PowerState};
+use crate::model::job::{RestoreSpec, RunKey};
+
+/// What will be done, and under which names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePlan {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Job and run.
+    pub key: RunKey,
+    /// Attempt within the run.
+    pub attempt: u32,
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// Its name.
+    pub instance_name: InstanceName,
+    /// Its disks.
+    pub disks: Vec<InstanceDisk>,
+    /// The old volumes stay.
+    pub keep_previous: bool,
+    /// Name of the mover.
+    pub mover_name: String,
+}
+
+/// A disk of the instance, as far as a restore cares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceDisk {
+    /// The disk's target in the domain.
+    pub target: DiskTarget,
+    /// Its serial number, if the definition sets one.
+    pub serial: Option<String>,
+    /// Where its content is; none for an empty drive.
+    pub source: Option<DiskSource>,
+    /// Size that the guest sees, bytes, where the hypervisor could tell.
+    pub virtual_bytes: Option<u64>,
+    /// Why its volume can't be replaced, in a sentence, if it can't.
+    pub fixed: Option<String>,
+}
+
+impl RestorePlan {
+    /// What it wants of the mover and the repository, where nothing but the lease is written.
+    pub(in crate::job) fn wants(&self) -> Wants {
+        Wants {
+            mover_name: self.mover_name.clone(),
+            instance: self.instance_id,
+            need_bytes: 0,
+            need_bytes_max: 0,
+            writer: None,
+        }
+    }
+}
+
+/// Makes the plan.
+pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Result<RestorePlan, Failure> {
+    if instance.state != PowerState::ShutOff {
+        let text = format!("cannot restore instance `{}` in place: it is not shut off", instance.name);
+        return Err(Failure::new(Code::InstanceRunning, text));
+    }
+    Ok(RestorePlan {
+        backup_id: spec.backup_id,
+        key: attempt.job.key,
+        attempt: attempt.attempt,
+        instance_id: instance.id,
+        instance_name: instance.name.clone(),
+        disks: instance.disks.iter().map(disk).collect(),
+        keep_previous: spec.keep_previous,
+        mover_name: mover_name(attempt),
+    })
+}
+
+fn disk(disk: &Disk) -> InstanceDisk {
+    InstanceDisk {
+        target: disk.target.clone(),
+        serial: disk.serial.clone(),
+        source: disk.source.clone(),
+        virtual_bytes: disk.virtual_bytes,
+        fixed: fixed(disk),
+    }
+}
+
+fn fixed(disk: &Disk) -> Option<String> {
+    let why = match &disk.source {
+        None => "nothing is in it",
+        Some(_) if disk.encrypted => "it is encrypted, and what was backed up is plain text",
+        Some(_) if disk.shareable => "it is shared, so that other instances may be using it",
+        Some(_) if disk.read_only => "the guest cannot write to it, so that it is nothing of this instance's own",
+        Some(DiskSource::File { .. }) => return None,
+        Some(DiskSource::Block { .. }) => "it is on a block device, and only files are replaced",
+        Some(DiskSource::Network { protocol, .. }) => {
+            return Some(format!("its source is `{protocol}`, and only files are replaced"));
+        }
+        Some(DiskSource::Other { kind }) => {
+            return Some(format!("its source is of type `{kind}`, and only files are replaced"));
+        }
+    };
+    Some(why.to_owned())
+}

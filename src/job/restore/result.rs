@@ -1,0 +1,83 @@
+//! What comes of a restore.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::context::Context;
+use crate::failure::{Code, Failure};
+use crate::model::id::{BackupId, DiskTarget};
+
+/// The volumes that were put back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreResult {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Its place among those of its instance.
+    pub number: u64,
+    /// The moment that it shows.
+    pub taken_at: Timestamp,
+    /// The volumes.
+    pub volumes: Vec<Volume>,
+    /// What is unusual.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// One volume that was put back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The backup's disk.
+    pub disk: DiskTarget,
+    /// The instance's disk.
+    pub target: DiskTarget,
+    /// The file.
+    pub volume: PathBuf,
+    /// Where the old one is, if it was to be kept.
+    pub previous: Option<PathBuf>,
+    /// Size that the guest sees, bytes.
+    pub virtual_bytes: u64,
+    /// Bytes written as data.
+    pub data_bytes: u64,
+    /// Hash over the block hashes, hex.
+    pub content_root: String,
+}
+
+impl RestoreResult {
+    /// Of a restore whose volumes have taken their places.
+    pub(super) fn of(context: &Context) -> Result<Self, Failure> {
+        let choice = context.choice()?;
+        let pairs = choice.targets.iter().zip(&choice.volumes);
+        let volumes = pairs.map(|(target, volume)| Volume {
+            disk: volume.disk.clone(),
+            target: target.clone(),
+            volume: volume.volume.clone(),
+            previous: context.plan.keep_previous.then(|| volume.previous.clone()),
+            virtual_bytes: volume.virtual_bytes,
+            data_bytes: context.copied.iter().find(|disk| disk.target == volume.disk).map_or(0, |disk| disk.data_bytes),
+            content_root: volume.content_root.clone(),
+        });
+        Ok(Self {
+            backup_id: context.plan.backup_id,
+            number: choice.number,
+            taken_at: choice.taken_at,
+            volumes: volumes.collect(),
+            warnings: choice.warnings.iter().chain(&context.common.warnings).cloned().collect(),
+        })
+    }
+
+    /// As the commit's value.
+    pub(super) fn to_value(&self) -> Result<Value, Failure> {
+        serde_json::to_value(self).map_err(|error| {
+            Failure::new(Code::Internal, "cannot write down the result of the restore").because(&error)
+        })
+    }
+
+    /// From the value of a completed saga.
+    pub fn from_value(value: &Value) -> Result<Self, Failure> {
+        Self::deserialize(value)
+            .map_err(|error| Failure::new(Code::Internal, "cannot read the result of the restore").because(&error))
+    }
+}

@@ -1,0 +1,298 @@
+//! The steps of a restore, each with its way back.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::context::{Choice, Context};
+use super::mapping::{Mapping, map};
+use super::result::RestoreResult;
+use crate::failure::{Code, Failure};
+use crate::host::mover::MoverName;
+use crate::job::common::Common;
+use crate::job::session::Session;
+use crate::job::steps::{self, unexpected};
+use crate::model::job::Work;
+use crate::mover::protocol::{CopiedDisk, Reply, Request};
+use crate::saga::Record;
+use crate::saga::step::{Commit, Held, Hold, Make, Named};
+
+/// Longest time for reading the backup's manifest.
+const CHOOSE_SECONDS_MAX: u64 = 60;
+
+/// Longest time for looking whether the instance is stopped.
+const WATCH_SECONDS_MAX: u64 = 60;
+
+/// Longest time for exchanging or removing volumes: names alone, but a mover may have to be started for it, and the storage may be slow
+/// to free what a large volume took.
+const NAMES_SECONDS_MAX: u64 = 300;
+
+/// Pause before it is looked again what became of the exchange.
+const LOOK_AGAIN_SECONDS: u64 = 5;
+
+/// Reads the backup's manifest and decides which disk becomes which.
+pub(super) struct Choose;
+
+impl Choose {
+    /// The step's name, under which the choice stands in the records.
+    pub const NAME: &'static str = "choose";
+}
+
+impl Named for Choose {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(CHOOSE_SECONDS_MAX)
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Choose {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let Work::Restore(spec) = context.common.job.work.clone() else {
+            return Err(Failure::new(Code::Internal, "a job that is no restore was taken for one"));
+        };
+        let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
+        let manifest = match context.common.session.ask(request, self.deadline()).await? {
+            Reply::Found { manifest } => manifest,
+            other => return Err(unexpected("find", &other)),
+        };
+        let Mapping { volumes, warnings } = map(&context.plan, &spec, &manifest)?;
+        let (targets, volumes) = volumes.into_iter().unzip();
+        let choice = Choice { number: manifest.number, taken_at: manifest.taken_at, targets, volumes, warnings };
+        let value = serde_json::to_value(&choice)
+            .map_err(|error| Failure::new(Code::Internal, "cannot write down what is restored").because(&error))?;
+        context.choice = Some(choice);
+        Ok(value)
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// The instance, for as long as it stays stopped.
+pub(super) struct StaysStopped;
+
+impl Named for StaysStopped {
+    fn name(&self) -> &'static str {
+        "stopped"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(WATCH_SECONDS_MAX)
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::HypervisorTimedOut
+    }
+}
+
+#[async_trait]
+impl Hold<Context> for StaysStopped {
+    async fn acquire(&self, context: &mut Context) -> Result<Held, Failure> {
+        let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
+        let looking = hypervisor.clone();
+        let look = move || {
+            let hypervisor = looking.clone();
+            async move { steps::started(hypervisor.as_ref(), instance, "restore").await }
+        };
+        let (task, lost) = steps::watch(hypervisor.as_ref(), instance, look).await?;
+        context.watch = Some(task);
+        if let Some(started) = steps::started(hypervisor.as_ref(), instance, "restore").await {
+            return Err(started);
+        }
+        Ok(Held { value: Value::Null, lost: Some(lost) })
+    }
+
+    async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
+        context.watch = None;
+        Ok(())
+    }
+}
+
+/// Makes the new volumes beside the old ones.
+pub(super) struct Restore {
+    /// Longest time for all of it.
+    pub deadline: Duration,
+}
+
+impl Restore {
+    /// What the records say that was written.
+    pub fn copied(records: &[Record]) -> Vec<CopiedDisk> {
+        let done = records.iter().find_map(|record| match record {
+            Record::Done { step, value } if step == "restore" => serde_json::from_value(value.clone()).ok(),
+            _ => None,
+        });
+        done.unwrap_or_default()
+    }
+}
+
+impl Named for Restore {
+    fn name(&self) -> &'static str {
+        "restore"
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::DeadlineExceeded
+    }
+
+    fn way_back_deadline(&self) -> Duration {
+        Duration::from_secs(NAMES_SECONDS_MAX + 60)
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Restore {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
+        let volumes = context.choice()?.volumes.clone();
+        match context.common.ask_moving(self, Request::Restore { instance, backup, volumes }).await? {
+            Reply::Copied { disks, warnings } => {
+                context.common.warnings.extend(warnings);
+                context.copied = disks;
+                serde_json::to_value(&context.copied)
+                    .map_err(|error| Failure::new(Code::Internal, "cannot write down what was written").because(&error))
+            }
+            other => Err(unexpected("restore", &other)),
+        }
+    }
+
+    async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        let volumes = context.choice()?.volumes.clone();
+        ask_about_names(&mut context.common, Request::RemoveFresh { volumes }).await.map(drop)
+    }
+}
+
+/// Reads every new volume back and holds it against what was backed up.
+pub(super) struct Compare {
+    /// Longest time for all of it.
+    pub deadline: Duration,
+}
+
+impl Named for Compare {
+    fn name(&self) -> &'static str {
+        "compare"
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::DeadlineExceeded
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Compare {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        context.common.ask_moving(self, Request::Compare).await?;
+        Ok(Value::Null)
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Puts all new volumes in the places of the old ones. What is to be exchanged stands in the records since before the first byte was
+/// written, so whoever comes after a crash can only bring it to its end.
+pub(super) struct Exchange;
+
+impl Named for Exchange {
+    fn name(&self) -> &'static str {
+        "exchange"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(2 * NAMES_SECONDS_MAX)
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::MoverUnresponsive
+    }
+}
+
+#[async_trait]
+impl Commit<Context> for Exchange {
+    /// Only a mover's answer ends it. One that died may have exchanged some: another one goes on where it was.
+    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
+        let volumes = context.choice()?.volumes.clone();
+        loop {
+            match ask_about_names(&mut context.common, Request::Exchange { volumes: volumes.clone() }).await {
+                Ok(Reply::Done) => return RestoreResult::of(context)?.to_value(),
+                Ok(Reply::NotKnown { failure }) => {
+                    let failure = format!("{failure:#}");
+                    tracing::warn!(failure, "it can't be seen what became of the volumes' exchange");
+                }
+                Ok(other) => return Err(unexpected("exchange", &other)),
+                Err(failure) if is_silence(&failure) => {
+                    let failure = format!("{failure:#}");
+                    tracing::warn!(failure, "nobody says what became of the volumes' exchange");
+                }
+                Err(failure) => return Err(failure),
+            }
+            sleep(Duration::from_secs(LOOK_AGAIN_SECONDS)).await;
+        }
+    }
+}
+
+/// Whether nobody has answered, in which case anything may have happened.
+fn is_silence(failure: &Failure) -> bool {
+    matches!(failure.code, Code::MoverDied | Code::MoverUnresponsive | Code::HostIo | Code::HostUnfit)
+}
+
+/// Removes the old volumes once the new ones have taken their places.
+pub(super) struct RemovePrevious;
+
+impl Named for RemovePrevious {
+    fn name(&self) -> &'static str {
+        "remove_previous"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(NAMES_SECONDS_MAX + 60)
+    }
+}
+
+#[async_trait]
+impl Make<Context> for RemovePrevious {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let volumes = context.choice()?.volumes.clone();
+        ask_about_names(&mut context.common, Request::RemovePrevious { volumes }).await.map(|_| Value::Null)
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Asks the job's mover for something that needs neither repository nor lease or, where that one is gone, another one that is started
+/// for this alone: whatever became of the repository, the volumes are put in order.
+async fn ask_about_names(common: &mut Common, request: Request) -> Result<Reply, Failure> {
+    let limit = Duration::from_secs(NAMES_SECONDS_MAX);
+    if common.session.is_alive() {
+        match common.session.ask(request.clone(), limit).await {
+            Err(failure) if failure.code == Code::MoverDied => {}
+            answer => return answer,
+        }
+    }
+    let name = format!("{}.v", common.wants.mover_name).parse::<MoverName>();
+    let name = name.map_err(|error| Failure::new(Code::Internal, "a mover cannot be named").because(&error))?;
+    let mut aside = Session::default();
+    aside.start(common.doors.movers.as_ref(), &name).await?;
+    let answer = aside.ask(request, limit).await;
+    let stopped = aside.stop().await;
+    let reply = answer?;
+    common.late_warnings.extend(stopped.err());
+    Ok(reply)
+}

@@ -1,0 +1,186 @@
+//! The restore of a stopped instance in place: what is put back is what was backed up, and whatever goes wrong, the volumes are
+//! those of before or those of the backup, all of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use longshore::message::event::{BackupSummary, RunDetail};
+use longshore::model::id::JobId;
+
+use crate::fleet::{Fleet, JOB};
+use crate::image::{equal, qemu_img};
+use crate::lab::{LabInstance, eventually};
+use crate::share::Share;
+use crate::slate::processes_of;
+
+/// The next worker waits until the dead one's lease has stood still for two minutes.
+const TAKEN_OVER: Duration = Duration::from_secs(240);
+
+/// A stopped instance with a backup, its volumes damaged since.
+struct Damaged {
+    bare: LabInstance,
+    backup: BackupSummary,
+    files: BTreeSet<PathBuf>,
+}
+
+impl Damaged {
+    fn new(fleet: &Fleet, share: &Share) -> Self {
+        let bare = LabInstance::bare();
+        bare.stop();
+        fs::copy(bare.folder.join("vda.qcow2"), bare.folder.join("vda.reference.qcow2")).unwrap();
+        let backup = fleet.completed(fleet.back_up(&bare, share, "off"));
+        for (disk, format) in [("vda.qcow2", "qcow2"), ("vdb.raw", "raw")] {
+            qemu_io(&bare.folder.join(disk), format, "write -P 0xee 1M 3M");
+        }
+        let files = files_of(&bare.folder);
+        let damaged = Self { bare, backup, files };
+        assert!(!damaged.is_as_at_the_backup());
+        damaged
+    }
+
+    fn volumes(&self) -> [(PathBuf, &'static str, PathBuf); 2] {
+        let at = |name: &str| self.bare.folder.join(name);
+        [(at("vda.qcow2"), "qcow2", at("vda.reference.qcow2")), (at("vdb.raw"), "raw", at("vdb.reference.raw"))]
+    }
+
+    /// Looked at past the code under test.
+    fn is_as_at_the_backup(&self) -> bool {
+        self.volumes().iter().all(|(volume, format, reference)| same(volume, reference, format))
+    }
+
+    fn has_no_other_files(&self) {
+        assert_eq!(files_of(&self.bare.folder), self.files);
+    }
+
+    /// Every volume as it was after the damage, by what the damage left there.
+    fn is_still_damaged(&self) {
+        for (volume, format, _) in self.volumes() {
+            qemu_io(&volume, format, "read -P 0xee 1M 3M");
+        }
+        self.has_no_other_files();
+    }
+}
+
+fn files_of(folder: &Path) -> BTreeSet<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn same(one: &Path, other: &Path, format: &str) -> bool {
+    let (one, other) = (one.to_str().unwrap(), other.to_str().unwrap());
+    let compare = ["compare", "-q", "-f", format, "-F", format, one, other];
+    match std::process::Command::new("qemu-img").args(compare).status().unwrap().code() {
+        Some(0) => true,
+        Some(1) => false,
+        other => panic!("qemu-img compare: {other:?}"),
+    }
+}
+
+fn qemu_io(image: &Path, format: &str, command: &str) {
+    let output = std::process::Command::new("qemu-io").args(["-f", format, "-c", command]).arg(image).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !said.contains("failed"), "{command} on {}: {said}", image.display());
+}
+
+#[test]
+fn every_volume_is_put_back_as_it_was_and_the_instance_starts() {
+    let fleet = Fleet::start("restore");
+    let share = fleet.share();
+    let damaged = Damaged::new(&fleet, &share);
+    let before: Vec<_> = damaged.volumes().iter().map(|(volume, ..)| whose(volume)).collect();
+    let restored = fleet.restored(fleet.publish(&fleet.restore_job(&damaged.bare, &share, &damaged.backup)));
+    assert_eq!((restored.backup_id, restored.number), (damaged.backup.backup_id, damaged.backup.number));
+    let roots: Vec<_> = restored.volumes.iter().map(|volume| volume.content_root.clone()).collect();
+    assert_eq!(roots, damaged.backup.disks.iter().map(|disk| disk.content_root.clone()).collect::<Vec<_>>());
+    for ((volume, format, reference), told) in damaged.volumes().iter().zip(&restored.volumes) {
+        equal(volume, format, reference, format);
+        assert_eq!((told.volume.as_str(), &told.previous), (volume.to_str().unwrap(), &None));
+        let info: serde_json::Value =
+            serde_json::from_str(&qemu_img(&["info", "--output=json", volume.to_str().unwrap()])).unwrap();
+        assert_eq!((&info["format"], info.get("backing-filename")), (&(*format).into(), None), "{info}");
+    }
+    let after: Vec<_> = damaged.volumes().iter().map(|(volume, ..)| whose(volume)).collect();
+    assert_eq!(before, after, "owner and mode are kept");
+    damaged.has_no_other_files();
+    damaged.bare.start();
+    fleet.finish(&[&damaged.bare], &[&share]);
+}
+
+fn whose(file: &Path) -> (u32, u32, u32) {
+    let metadata = fs::metadata(file).unwrap();
+    (metadata.uid(), metadata.gid(), metadata.permissions().mode())
+}
+
+#[test]
+fn the_old_volumes_are_kept_where_the_job_says_so_and_one_disk_alone_can_be_restored() {
+    let fleet = Fleet::start("keeps");
+    let share = fleet.share();
+    let damaged = Damaged::new(&fleet, &share);
+    let mut job = fleet.restore_job(&damaged.bare, &share, &damaged.backup);
+    let part = job.restore.as_mut().unwrap();
+    (part.keep_previous, part.disks) = (true, vec!["vdb".to_owned()]);
+    let RunDetail::Completed(completed) = fleet.heard.end_of(fleet.publish(&job), JOB) else { panic!() };
+    assert_eq!(completed.warnings, ["disk `vda` of the instance was left as it is"]);
+    let [volume] = &completed.restore.unwrap().volumes[..] else { panic!("one disk was asked for") };
+    let [(vda, ..), (vdb, _, reference)] = damaged.volumes();
+    equal(&vdb, "raw", &reference, "raw");
+    qemu_io(&vda, "qcow2", "read -P 0xee 1M 3M");
+    qemu_io(Path::new(volume.previous.as_ref().unwrap()), "raw", "read -P 0xee 1M 3M");
+    fleet.finish(&[&damaged.bare], &[&share]);
+}
+
+#[test]
+fn what_cannot_be_restored_changes_nothing() {
+    let fleet = Fleet::start("refuses");
+    let share = fleet.share();
+    let damaged = Damaged::new(&fleet, &share);
+    let code = |job: JobId| fleet.failed(job).failure.code;
+    let job = || fleet.restore_job(&damaged.bare, &share, &damaged.backup);
+
+    let mut unknown = job();
+    unknown.restore.as_mut().unwrap().backup_id = JobId::draw().to_string();
+    assert_eq!(code(fleet.publish(&unknown)), "backup_not_found");
+    let mut twice = job();
+    twice.restore.as_mut().unwrap().onto = [("vda".to_owned(), "vdb".to_owned())].into();
+    assert_eq!(code(fleet.publish(&twice)), "disk_ambiguous");
+    let other = LabInstance::bare();
+    other.stop();
+    assert_eq!(code(fleet.publish(&fleet.restore_job(&other, &share, &damaged.backup))), "backup_not_found");
+    damaged.bare.start();
+    assert_eq!(code(fleet.publish(&job())), "instance_running");
+    damaged.bare.stop();
+    damaged.is_still_damaged();
+
+    // One byte of the content, somewhere in the image's data.
+    let image = share.path.join(&damaged.backup.directory).join("vdb.qcow2");
+    let mut content = fs::read(&image).unwrap();
+    let at = content.len() / 2;
+    content[at] ^= 1;
+    fs::write(&image, content).unwrap();
+    assert_eq!(code(fleet.publish(&job())), "backup_damaged");
+    damaged.is_still_damaged();
+    fleet.finish(&[&damaged.bare, &other], &[]);
+}
+
+#[test]
+fn a_restore_whose_worker_is_killed_is_done_by_the_next_one() {
+    let mut fleet = Fleet::start("killed-restore");
+    let share = Share::faulty("killed-restore");
+    let damaged = Damaged::new(&fleet, &share);
+    share.order(r#"{"bw_mb": 2}"#);
+    let job = fleet.publish(&fleet.restore_job(&damaged.bare, &share, &damaged.backup));
+    fleet.is_moving(job, "restore");
+    fleet.kill_worker();
+    eventually("the mover is gone", JOB, || processes_of(&fleet.folder).is_empty());
+    share.heal();
+    fleet.start_worker();
+    let retrying = fleet.heard.of_run(job, "the run goes on", TAKEN_OVER, |event| event.detail.word() == "retrying");
+    let RunDetail::Retrying(retrying) = retrying.detail else { panic!("{retrying:?}") };
+    assert_eq!((retrying.failure.code.as_str(), &retrying.left_overs[..]), ("interrupted", &[][..]));
+    fleet.restored(job);
+    assert!(damaged.is_as_at_the_backup());
+    damaged.has_no_other_files();
+    fleet.finish(&[&damaged.bare], &[&share]);
+}
