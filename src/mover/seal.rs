@@ -1,7 +1,7 @@
 //! Bringing a whole staging directory to stable storage, proving what is in it, and saying it. Blocks.
 
 use super::protocol::SealedFile;
-use super::share::{Staging, must_be_stored};
+use super::share::{self, Staging, must_be_stored};
 use crate::failure::{Code, Failure};
 
 /// Files of one backup: three records and two for each disk, with room to spare.
@@ -38,7 +38,7 @@ fn fsync_image(staging: &Staging, name: &str) -> Result<u64, Failure> {
         Failure::new(Code::RepositoryIo, format!("cannot {action} `{}`", name.escape_debug())).because(&error)
     };
     let file = staging.dir.open_file(name, false)?;
-    file.sync_all().map_err(|error| failed("fsync", error))?;
+    share::sync(&file).map_err(|error| failed("fsync", error))?;
     Ok(file.metadata().map_err(|error| failed("stat", error))?.len())
 }
 

@@ -17,6 +17,7 @@ use crate::model::instance::ImageFormat;
 use crate::mover::command::Command;
 use crate::mover::device;
 use crate::mover::nbd::Connection;
+use crate::mover::share;
 
 /// Clusters of the images: QEMU's own default, and small enough that little is rounded up.
 pub(super) const CLUSTER_BYTES: usize = 64 * 1024;
@@ -112,7 +113,7 @@ impl Target {
 
     /// Makes everything that was written durable, by whomever, or learns that it was not.
     pub(super) async fn sync(&self) -> Result<(), Failure> {
-        on_file(&self.held, |file| file.sync_all()).await.map_err(|error| self.failed("fsync", &error))
+        on_file(&self.held, share::sync).await.map_err(|error| self.failed("fsync", &error))
     }
 
     /// Clean pages are dropped; they are all clean after an fsync.
@@ -177,7 +178,7 @@ impl Target {
     /// tool's failure with the storage's own code, if that is what it was.
     async fn storage_fault(&self, failed: Failure) -> Failure {
         let asked = on_file(&self.held, |file| {
-            file.sync_all()?;
+            share::sync(file)?;
             let room = nix::sys::statvfs::fstatvfs(file)?;
             Ok(room.blocks_available().saturating_mul(room.fragment_size()))
         });
@@ -233,7 +234,7 @@ impl Target {
 pub(super) async fn write_file(path: &Path, content: Vec<u8>) -> Result<(), Failure> {
     let failed = |what: &str, error: &io::Error| io_failure(Code::RepositoryIo, what, path, error);
     let file = Arc::new(create_file(path, Code::RepositoryIo).await?);
-    let written = on_file(&file, move |mut file| file.write_all(&content).and_then(|()| file.sync_all()));
+    let written = on_file(&file, move |mut file| file.write_all(&content).and_then(|()| share::sync(file)));
     written.await.map_err(|error| failed("write", &error))?;
     match Arc::into_inner(file) {
         Some(file) => close(file).await.map_err(|error| failed("close", &error)),

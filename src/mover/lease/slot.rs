@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::HolderFile;
 use crate::failure::{Code, Failure};
-use crate::mover::share::{Dir, NUMBER_MAX, ShareError};
+use crate::mover::share::{self, Dir, NUMBER_MAX, ShareError};
 
 const HOLDER: &str = "holder";
 const COUNTER: &str = "counter";
@@ -125,7 +125,7 @@ pub(super) fn beat(slots: &Dir, own: &Dir, number: u64, counter: u64) -> Result<
     };
     let file = own.open_file(COUNTER, true)?;
     file.write_all_at(counter_bytes(counter).as_bytes(), 0).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
+    share::sync(&file).map_err(failed)?;
     nix::unistd::close(file).map_err(|errno| failed(errno.into()))?;
     Ok(true)
 }

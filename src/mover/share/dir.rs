@@ -158,7 +158,7 @@ impl Dir {
     pub(super) fn fill(&self, mut file: File, name: impl AsRef<OsStr>, content: &[u8]) -> Result<()> {
         let name = name.as_ref();
         file.write_all(content).map_err(|error| ShareError::io("write", self.shown(name), &error))?;
-        file.sync_all().map_err(|error| ShareError::io("fsync", self.shown(name), &error))?;
+        super::sync(&file).map_err(|error| ShareError::io("fsync", self.shown(name), &error))?;
         nix::unistd::close(file).map_err(|errno| ShareError::refused("close", self.shown(name), errno))
     }
 

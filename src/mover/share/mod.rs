@@ -14,6 +14,7 @@
 //! through [`Dir`] alone, read with bounds, and parsed like any message from outside.
 
 mod dir;
+mod durable;
 mod error;
 mod identity;
 mod listing;
@@ -22,6 +23,7 @@ mod staging;
 mod stored;
 
 pub use dir::{Dir, Entry};
+pub(super) use durable::sync;
 pub use error::ShareError;
 pub use identity::{Identity, init, read_identity};
 pub use listing::{Listed, find_backup, list_backups};

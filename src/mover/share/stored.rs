@@ -35,7 +35,7 @@ pub(crate) fn must_be_stored(dir: &Dir, name: &str, sent: &Sent) -> Result<(), F
     let failed =
         |action: &'static str| move |error: io::Error| ShareError::io(action, dir.shown(name.as_ref()), &error);
     let file = dir.open_file(name, false)?;
-    file.sync_all().map_err(failed("fsync"))?;
+    super::sync(&file).map_err(failed("fsync"))?;
     let file = match dir.open_direct(name)? {
         Some(direct) => direct,
         None => {
