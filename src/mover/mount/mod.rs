@@ -6,6 +6,7 @@
 mod credentials;
 mod directory;
 mod exposed;
+mod kernel_log;
 mod network;
 mod pinned;
 mod probe;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Place;
 use super::credentials::{self, Secrets};
+use super::kernel_log::KernelLog;
 use super::refusal::{self, Said};
 use crate::failure::{Code, Failure};
 use crate::model::owner::Owner;
@@ -83,13 +84,18 @@ const CIFS: Kind = Kind {
     alone: &[Default { instead: &["nosharesock"], option: "nosharesock" }],
 };
 
+/// The kernel's client waits for an OSD for ever, and so does whoever waits for it, where it can't even be killed. It is given as long as a
+/// server of NFS. For the monitors it waits as long as the helper may run, by default, so that it would be killed before it can say anything.
 const CEPH: Kind = Kind {
     name: "CephFS",
     helper: "mount.ceph",
     package: "ceph-common",
     file_system: "ceph",
     magic: &[0x00c3_6400],
-    defaults: &[],
+    defaults: &[
+        Default { instead: &["osd_request_timeout"], option: "osd_request_timeout=180" },
+        Default { instead: &["mount_timeout"], option: "mount_timeout=30" },
+    ],
     alone: &[Default { instead: &["share", "noshare"], option: "noshare" }],
 };
 
@@ -168,6 +174,7 @@ pub(super) async fn mount(kind: &'static Kind, repository: &Repository, place: &
         Some(file) => file.options().to_vec(),
         None => credentials::without(repository),
     };
+    let log = (repository.repository_type == RepositoryType::Ceph).then(KernelLog::from_now_on).flatten();
     let finished = Command::new(&program.to_string_lossy())
         .arg(&repository.address)
         .arg(&place.mount_point)
@@ -178,9 +185,12 @@ pub(super) async fn mount(kind: &'static Kind, repository: &Repository, place: &
     match finished {
         Ok(finished) if finished.status.success() => {}
         Ok(finished) => {
-            let said = Said { status: finished.status.code(), text: &finished.stderr };
+            let kernel = log.map(KernelLog::of_ceph).unwrap_or_default();
+            let said = Said { status: finished.status.code(), text: &finished.stderr, kernel: &kernel };
             let code = refusal::code(repository.repository_type, &said);
-            return Err(failed(code).caused_by(shown_end(&finished.stderr)));
+            let kernels: Vec<_> = kernel.iter().map(|line| format!("the kernel's log: {line}")).collect();
+            let text = [vec![finished.stderr.trim_end().to_owned()], kernels].concat().join("\n");
+            return Err(failed(code).caused_by(shown_end(&text)));
         }
         Err(error @ CommandError::Deadline { .. }) => return Err(failed(Code::MountTimedOut).because(&error)),
         Err(error) => return Err(failed(Code::MountFailed).because(&error)),
@@ -254,7 +264,10 @@ mod tests {
             options(Cifs, "vers=3.1.1"),
             "nobrl,soft,file_mode=0600,dir_mode=0700,vers=3.1.1,nosuid,nodev,noexec"
         );
-        assert_eq!(options(Ceph, "name=backup"), "name=backup,nosuid,nodev,noexec");
+        assert_eq!(
+            options(Ceph, "name=backup,mount_timeout=5"),
+            "osd_request_timeout=180,name=backup,mount_timeout=5,nosuid,nodev,noexec"
+        );
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub(super) struct Said<'a> {
     pub status: Option<i32>,
     /// Its words, in the plain locale.
     pub text: &'a str,
+    /// What the kernel's client of CephFS has written into its log meanwhile; nothing where that can't be read.
+    pub kernel: &'a [String],
 }
 
 /// mount(8): the helper was called in a way that it does not understand.
@@ -26,7 +28,7 @@ const KEY_NOT_AVAILABLE: u32 = 126;
 const KEY_REJECTED: u32 = 129;
 
 /// Sentences of mount.nfs(8), and of the other helpers where they print no number; the first that is found counts.
-const SENTENCES: [(&str, Code); 16] = [
+const SENTENCES: [(&str, Code); 17] = [
     ("could not resolve", Code::MountFailed),
     ("failed to resolve", Code::MountFailed),
     ("server name not found", Code::MountFailed),
@@ -39,14 +41,28 @@ const SENTENCES: [(&str, Code); 16] = [
     ("no such file or directory", Code::RepositoryNotFound),
     ("no such device", Code::MountTypeUnsupported),
     ("unknown filesystem type", Code::MountTypeUnsupported),
+    ("not supported by the system", Code::MountTypeUnsupported),
     ("incorrect mount option", Code::InvalidMountOption),
     ("invalid argument", Code::InvalidMountOption),
     ("protocol not supported", Code::InvalidMountOption),
     ("nfs version or transport protocol is not supported", Code::InvalidMountOption),
 ];
 
+/// mount.ceph's words for EHOSTUNREACH, which the kernel gives for every end before a file system was found: "no mds server is up or the
+/// cluster is laggy" before version 17, "no mds (Metadata Server) is up. The cluster might be laggy, or you may not be authorized" since.
+const NO_MDS: &str = "mount error: no mds ";
+/// What the kernel's log has of a monitor that does not know the user or his key: `auth protocol 'cephx' mauth authentication failed: -13`.
+const NOT_AUTHENTICATED: &str = "authentication failed";
+/// And of a mount without a key, where one is asked for.
+const NO_KEY: &str = "no secret set";
+/// And of a monitor that let the user in: `mon0 (1)192.0.2.1:6789 session established`.
+const LET_IN: &str = "session established";
+
 pub(super) fn code(repository_type: RepositoryType, said: &Said<'_>) -> Code {
     let text = said.text.to_ascii_lowercase();
+    if text.contains(NO_MDS) {
+        return code_of_no_mds(said.kernel);
+    }
     if let Some(errno) = errno(&text) {
         return match errno {
             PERMISSION_DENIED | KEY_NOT_AVAILABLE | KEY_REJECTED => Code::MountDenied,
@@ -60,6 +76,17 @@ pub(super) fn code(repository_type: RepositoryType, said: &Said<'_>) -> Code {
     }
     let known = SENTENCES.iter().find(|(sentence, _)| text.contains(sentence)).map(|(_, code)| *code);
     known.unwrap_or(if said.status == Some(USAGE) { Code::InvalidMountOption } else { Code::MountFailed })
+}
+
+fn code_of_no_mds(kernel: &[String]) -> Code {
+    let has = |words: &str| kernel.iter().any(|line| line.contains(words));
+    if has(NOT_AUTHENTICATED) || has(NO_KEY) {
+        Code::MountDenied
+    } else if has(LET_IN) || kernel.is_empty() {
+        Code::MountFailed
+    } else {
+        Code::MountTimedOut
+    }
 }
 
 /// The number of `mount error(13)` and of `mount error 13`.
@@ -101,12 +128,38 @@ mod tests {
             (Cifs, "mount error(19): No such device", Code::MountTypeUnsupported),
             (Ceph, "mount error 13 = Permission denied", Code::MountDenied),
             (Ceph, "mount error 110 = Connection timed out", Code::MountFailed),
-            (Ceph, "mount error: no mds (Metadata Server) is up. The cluster might be laggy", Code::MountFailed),
+            (Ceph, "mount error 2 = No such file or directory", Code::RepositoryNotFound),
+            (Ceph, "mount error: ceph filesystem not supported by the system", Code::MountTypeUnsupported),
         ] {
-            assert_eq!(code(repository_type, &Said { status: Some(32), text }), wanted, "{text}");
+            assert_eq!(code(repository_type, &Said { status: Some(32), text, kernel: &[] }), wanted, "{text}");
         }
-        assert_eq!(code(Cifs, &Said { status: Some(1), text: "usage" }), Code::InvalidMountOption);
+        assert_eq!(code(Cifs, &Said { status: Some(1), text: "usage", kernel: &[] }), Code::InvalidMountOption);
         let unknown = "mount error: could not resolve address for nas: Unknown error";
-        assert_eq!(code(Cifs, &Said { status: Some(1), text: unknown }), Code::MountFailed);
+        assert_eq!(code(Cifs, &Said { status: Some(1), text: unknown, kernel: &[] }), Code::MountFailed);
+    }
+
+    #[test]
+    fn what_cephs_helper_calls_a_cluster_without_mds_is_told_apart_by_the_kernels_log() {
+        let denied = "libceph: auth protocol 'cephx' mauth authentication failed: -13";
+        let denied_by_the_second_protocol = "libceph: auth protocol 'cephx' msgr authentication failed: -13";
+        let no_mds = "ceph: No mds server is up or the cluster is laggy";
+        for (kernel, wanted) in [
+            (&[denied, no_mds][..], Code::MountDenied),
+            (&[denied_by_the_second_protocol, no_mds], Code::MountDenied),
+            (&["libceph: no secret set (for auth_x protocol)", no_mds], Code::MountDenied),
+            (&["libceph: mon0 (1)192.0.2.1:6789 session established", no_mds], Code::MountFailed),
+            (&["libceph: mon0 (1)192.0.2.1:6789 socket closed (con state V1_BANNER)", no_mds], Code::MountTimedOut),
+            (&[no_mds], Code::MountTimedOut),
+            (&[], Code::MountFailed),
+        ] {
+            let kernel: Vec<_> = kernel.iter().map(|line| (*line).to_owned()).collect();
+            for text in [
+                "mount error: no mds server is up or the cluster is laggy\n",
+                "mount error: no mds (Metadata Server) is up. The cluster might be laggy, or you may not be authorized\n",
+            ] {
+                let said = Said { status: Some(32), text, kernel: &kernel };
+                assert_eq!(code(RepositoryType::Ceph, &said), wanted, "{kernel:?}");
+            }
+        }
     }
 }
