@@ -1,7 +1,7 @@
-//! The product on network shares: the real worker, libvirt and QEMU on a host whose kernel mounts NFS and CIFS, jobs from a broker
+//! The product on network shares: the real worker, libvirt and QEMU on a host whose kernel mounts NFS, CIFS and CephFS, jobs from a broker
 //! elsewhere, and servers that stop, fill up or refuse. Each line of a table is one job: its share, how the bytes get there, what goes
 //! wrong, and the code that must come of it; the run prints the lines with what came. Runs in a virtual host:
-//! `scripts/virtual-host tests/lab/shares tests/lab/worker-host PROGRAM`, which scripts/test does.
+//! `scripts/virtual-host --network tests/lab/shares tests/lab/worker-host tests/lab/ceph-share PROGRAM`, which scripts/test does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/fleet.rs"]

@@ -1,5 +1,5 @@
-//! The real mover on real NFS and CIFS shares: what only a network share can do to it. Runs in a virtual host, whose kernel has
-//! those file systems: `scripts/virtual-host tests/lab/shares PROGRAM`, which scripts/test does.
+//! The real mover on real NFS, CIFS and CephFS shares: what only a network share can do to it. Runs in a virtual host, whose kernel has
+//! those file systems, between `tests/lab/shares` and `tests/lab/ceph-share`, as scripts/test does it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,6 +9,9 @@ mod contract;
 #[path = "contract/volumes.rs"]
 #[allow(dead_code)] // Likewise.
 mod volumes;
+
+#[path = "live_shares/cephfs.rs"]
+mod cephfs;
 
 use std::fs;
 use std::io::Write;
@@ -38,7 +41,8 @@ const DISK_BYTES: u64 = 2 << 20;
 const MOUNT_GIVEN_UP: Duration = Duration::from_secs(90);
 
 fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("`{name}` is not set: run this through tests/lab/shares"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("`{name}` is not set: run this through tests/lab/shares and tests/lab/ceph-share"))
 }
 
 fn places(folder: &Path) -> CredentialPlaces {
@@ -63,6 +67,10 @@ impl Remote {
         Self::on(RepositoryType::Cifs, "//127.0.0.1/good", "vers=3.1.1", "good")
     }
 
+    fn ceph() -> Self {
+        Self::on(RepositoryType::Ceph, &format!("{}:/good", variable("LONGSHORE_LAB_CEPH_MONITOR")), "", "ceph/good")
+    }
+
     /// `address` is that of what is served from the folder `export`.
     fn on(repository_type: RepositoryType, address: &str, options: &str, export: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("ls").tempdir().unwrap();
@@ -81,17 +89,27 @@ impl Remote {
             folder,
             served,
         };
-        if repository_type == RepositoryType::Cifs {
-            remote.log_in(&variable("LONGSHORE_SHARES_USER"), &variable("LONGSHORE_SHARES_PASSWORD"));
-        }
+        let of = |user, secret| (variable(user), variable(secret));
+        remote.repository.credentials = match repository_type {
+            RepositoryType::Nfs | RepositoryType::Directory => None,
+            RepositoryType::Cifs => {
+                let (user, password) = of("LONGSHORE_SHARES_USER", "LONGSHORE_SHARES_PASSWORD");
+                Some(remote.credentials("nas", &format!("username={user}\npassword={password}\n")))
+            }
+            RepositoryType::Ceph => {
+                let (name, secret) = of("LONGSHORE_LAB_CEPH_USER", "LONGSHORE_LAB_CEPH_SECRET");
+                Some(remote.credentials("ceph", &format!("name={name}\nsecret={secret}\n")))
+            }
+        };
         remote
     }
 
-    fn log_in(&mut self, user: &str, password: &str) {
-        let file = self.folder.path().join("credentials/nas");
-        fs::write(&file, format!("username={user}\npassword={password}\n")).unwrap();
+    /// The host has a file of that name that says so.
+    fn credentials(&self, name: &str, text: &str) -> Credentials {
+        let file = self.folder.path().join("credentials").join(name);
+        fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        self.repository.credentials = Some(Credentials::Reference { name: "nas".to_owned() });
+        Credentials::Reference { name: name.to_owned() }
     }
 
     fn instances(&self) -> PathBuf {
@@ -114,7 +132,9 @@ impl Remote {
             let answer = mover.ask(open(repository), MOUNT_GIVEN_UP + SOON).await;
             let failure = answer.map(|reply| panic!("{shown}: {reply:?}")).unwrap_err();
             assert_eq!(failure.code, code, "{shown}: {failure:#}");
-            assert!(!format!("{failure:#}").contains(variable("LONGSHORE_SHARES_PASSWORD").trim()), "{failure:#}");
+            for secret in ["LONGSHORE_SHARES_PASSWORD", "LONGSHORE_LAB_CEPH_SECRET"] {
+                assert!(!format!("{failure:#}").contains(variable(secret).trim()), "{failure:#}");
+            }
             assert_eq!(network_mounts(self.folder.path()), Vec::<String>::new(), "{shown}");
         }
         mover.ask(open(self.repository()), SOON).await.unwrap();
@@ -148,7 +168,7 @@ fn network_mounts(folder: &Path) -> Vec<String> {
     let lines: Vec<String> = tables.iter().flat_map(|table| table.lines().map(str::to_owned)).collect();
     lines
         .into_iter()
-        .filter(|line| line.contains(&below) && [" - nfs", " - cifs"].iter().any(|kind| line.contains(kind)))
+        .filter(|line| line.contains(&below) && [" - nfs", " - cifs", " - ceph"].iter().any(|kind| line.contains(kind)))
         .collect()
 }
 
@@ -210,28 +230,31 @@ impl World for Remote {
 }
 
 macro_rules! contract {
-    ($($name:ident)*) => {
-        mod nfs {
+    ($share:ident: $($name:ident)*) => {
+        mod $share {
             $(#[tokio::test]
             async fn $name() {
-                super::contract::$name(&super::Remote::nfs()).await;
-            })*
-        }
-        mod cifs {
-            $(#[tokio::test]
-            async fn $name() {
-                super::contract::$name(&super::Remote::cifs()).await;
+                super::contract::$name(&super::Remote::$share()).await;
             })*
         }
     };
 }
 
 // What hangs on the share's own file system; that backups are whole and leave nothing is seen by whole jobs (live_share_jobs).
-contract! {
+contract! { nfs:
     a_lease_has_one_holder
     a_published_backup_is_neither_staged_nor_published_again
     a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
     a_published_backup_takes_the_place_of_the_volume
+}
+contract! { cifs:
+    a_lease_has_one_holder
+    a_published_backup_is_neither_staged_nor_published_again
+    a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
+}
+contract! { ceph:
+    a_lease_has_one_holder
+    a_published_backup_is_neither_staged_nor_published_again
 }
 
 /// What is on the server is what was on the disk, looked at past the mount.
@@ -413,10 +436,8 @@ async fn the_password_is_in_no_command_line_and_no_mount_table() {
     mover.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_mounted_share_runs_nothing_and_follows_no_link() {
-    let remote = Remote::nfs();
-    let mut mover = opened(&remote, "flags").await;
+async fn runs_nothing_and_follows_no_link(remote: &Remote) {
+    let mut mover = opened(remote, "flags").await;
     let mounts = network_mounts(remote.folder.path());
     assert!(!mounts.is_empty());
     for flag in ["nosuid", "nodev", "noexec", "nosymfollow"] {
@@ -427,4 +448,9 @@ async fn a_mounted_share_runs_nothing_and_follows_no_link() {
     }
     mover.stop().await.unwrap();
     eventually("nothing is mounted", || !remote.is_busy()).await;
+}
+
+#[tokio::test]
+async fn a_mounted_share_runs_nothing_and_follows_no_link() {
+    runs_nothing_and_follows_no_link(&Remote::nfs()).await;
 }

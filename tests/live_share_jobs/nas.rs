@@ -1,4 +1,5 @@
-//! The servers of network shares in this virtual host (`tests/lab/shares`), and repositories on what they serve.
+//! The servers of network shares in this virtual host (`tests/lab/shares`) and the Ceph cluster outside (`tests/lab/ceph-share`), and
+//! repositories on what they serve.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -23,6 +24,7 @@ pub const WRONG: &str = "wrong";
 pub enum Nas {
     Nfs,
     Cifs,
+    Ceph,
 }
 
 impl Nas {
@@ -30,6 +32,16 @@ impl Nas {
         match self {
             Nas::Nfs => "nfs",
             Nas::Cifs => "cifs",
+            Nas::Ceph => "ceph",
+        }
+    }
+
+    /// The export that has little room, where there is one.
+    pub fn small(self) -> Option<&'static str> {
+        match self {
+            Nas::Nfs => Some("small-nfs"),
+            Nas::Cifs => Some("small-cifs"),
+            Nas::Ceph => None,
         }
     }
 
@@ -38,20 +50,25 @@ impl Nas {
         let (address, options) = match self {
             Nas::Nfs => (format!("127.0.0.1:/{path}"), NFS_OPTIONS),
             Nas::Cifs => (format!("//127.0.0.1/{path}"), CIFS_OPTIONS),
+            Nas::Ceph => (format!("{}:/{path}", variable("LONGSHORE_LAB_CEPH_MONITOR")), ""),
         };
         RepositoryPart {
             id: String::new(),
             repository_type: self.name().to_owned(),
             address,
             options: options.to_owned(),
-            credentials: (self == Nas::Cifs).then(|| by(RIGHT)),
+            credentials: (self != Nas::Nfs).then(|| by(RIGHT)),
         }
     }
 
     /// A repository of this worker's on one of the shares.
     pub fn share(self, fleet: &Fleet, export: &str) -> Share {
         let path = format!("{export}/{}", fleet.host);
-        let served = PathBuf::from(variable("LONGSHORE_SHARES_DIR")).join(&path);
+        let mut served = PathBuf::from(variable("LONGSHORE_SHARES_DIR"));
+        if self == Nas::Ceph {
+            served.push("ceph");
+        }
+        served.push(&path);
         Share::served(served, self.part(&path))
     }
 
@@ -70,13 +87,24 @@ pub fn by(name: &str) -> CredentialsPart {
 }
 
 /// Puts the credentials where the worker looks for them.
-pub fn give_credentials(fleet: &Fleet) {
+pub fn give_credentials(fleet: &Fleet, nas: Nas) {
     let directory = fleet.folder.join("credentials");
     fs::create_dir(&directory).unwrap();
-    let (user, password) = (variable("LONGSHORE_SHARES_USER"), variable("LONGSHORE_SHARES_PASSWORD"));
-    for (name, password) in [(RIGHT, password.as_str()), (WRONG, "wrong")] {
+    let (right, wrong) = match nas {
+        Nas::Nfs => return,
+        Nas::Cifs => {
+            let of = |password| format!("username={}\npassword={password}\n", variable("LONGSHORE_SHARES_USER"));
+            (of(variable("LONGSHORE_SHARES_PASSWORD")), of("wrong".to_owned()))
+        }
+        // What is no key at all fails before anybody is asked.
+        Nas::Ceph => {
+            let of = |secret| format!("name={}\nsecret={}\n", variable("LONGSHORE_LAB_CEPH_USER"), variable(secret));
+            (of("LONGSHORE_LAB_CEPH_SECRET"), of("LONGSHORE_LAB_CEPH_ADMIN_SECRET"))
+        }
+    };
+    for (name, text) in [(RIGHT, right), (WRONG, wrong)] {
         let file = directory.join(name);
-        fs::write(&file, format!("username={user}\npassword={password}\n")).unwrap();
+        fs::write(&file, text).unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     }
 }
@@ -88,5 +116,6 @@ fn server(nas: Nas, word: &str) {
 }
 
 fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("`{name}` is not set: run this through tests/lab/shares"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("`{name}` is not set: run this through tests/lab/shares and tests/lab/ceph-share"))
 }

@@ -99,35 +99,44 @@ impl Fault {
     }
 }
 
-/// A host with both kinds of instance, and where its backups go.
-pub struct Place {
-    pub nas: Nas,
+/// A host with both kinds of instance.
+pub struct Host {
     pub fleet: Fleet,
     pub running: LabInstance,
     pub stopped: LabInstance,
+}
+
+/// Where the backups of a host go.
+pub struct Place<'a> {
+    pub nas: Nas,
+    pub host: &'a Host,
     pub good: Share,
-    pub small: Share,
+    pub small: Option<Share>,
     pub read_only: Share,
 }
 
-impl Place {
+impl Place<'_> {
     fn instance(&self, mode: Mode) -> &LabInstance {
         match mode {
-            Mode::Pull | Mode::Push => &self.running,
-            Mode::Stopped => &self.stopped,
+            Mode::Pull | Mode::Push => &self.host.running,
+            Mode::Stopped => &self.host.stopped,
         }
     }
 
     fn share(&self, fault: Fault) -> &Share {
         match fault {
             Fault::ReadOnly => &self.read_only,
-            Fault::ShareFull => &self.small,
+            Fault::ShareFull => self.small(),
             _ => &self.good,
         }
     }
 
+    fn small(&self) -> &Share {
+        self.small.as_ref().expect("a share with little room")
+    }
+
     fn job(&self, mode: Mode, fault: Fault) -> JobMessage {
-        let mut job = self.fleet.job(self.instance(mode), self.share(fault));
+        let mut job = self.host.fleet.job(self.instance(mode), self.share(fault));
         job.backup = Some(BackupPart { transfer: mode.transfer(), ..BackupPart::default() });
         job.retry = Some(RetryPart { attempts: Some(1), ..RetryPart::default() });
         match fault {
@@ -141,9 +150,9 @@ impl Place {
     /// Does the job, and answers its line of the transcript; an error is the same with what is not as it should be.
     pub fn try_out(&self, mode: Mode, fault: Fault) -> Result<String, String> {
         let began = Instant::now();
-        let job = self.fleet.publish(&self.job(mode, fault));
+        let job = self.host.fleet.publish(&self.job(mode, fault));
         self.strike(mode, fault, job);
-        let end = self.fleet.heard.end_of(job, JOB);
+        let end = self.host.fleet.heard.end_of(job, JOB);
         let seconds = began.elapsed().as_secs_f64();
         let outcome = match &end {
             RunDetail::Failed(failed) => failed.failure.code.clone(),
@@ -168,16 +177,16 @@ impl Place {
     }
 
     fn strike(&self, mode: Mode, fault: Fault, job: JobId) {
-        let filling = self.small.path.join("filling");
         match fault {
             Fault::ServerStopped => {
-                self.fleet.is_moving(job, mode.step());
+                self.host.fleet.is_moving(job, mode.step());
                 self.nas.stop_server();
                 self.is_let_go(mode);
                 self.nas.start_server();
             }
             Fault::ShareFull => {
-                self.fleet.is_moving(job, mode.step());
+                self.host.fleet.is_moving(job, mode.step());
+                let filling = self.small().path.join("filling");
                 fill(&filling);
                 self.is_let_go(mode);
                 fs::remove_file(&filling).unwrap();
@@ -204,13 +213,13 @@ impl Place {
     }
 
     fn told_in_a_letter(&self, job: JobId, code: &str) -> Vec<String> {
-        let letter = self.fleet.heard.letter_of(job, JOB);
+        let letter = self.host.fleet.heard.letter_of(job, JOB);
         if letter.failure.code == code { Vec::new() } else { vec![format!("{letter:#?}")] }
     }
 
     /// What the job has left on the host or on the share, and should not have.
     fn left(&self, mode: Mode, fault: Fault) -> Vec<String> {
-        let (instance, folder) = (self.instance(mode), &self.fleet.folder);
+        let (instance, folder) = (self.instance(mode), &self.host.fleet.folder);
         let mut left = Vec::new();
         let began = Instant::now();
         while !processes_of(&folder.join("run")).is_empty() && began.elapsed() < SOON {

@@ -3,7 +3,7 @@
 use crate::fleet::{Fleet, Settings};
 use crate::lab::LabInstance;
 use crate::nas::{Nas, give_credentials};
-use crate::row::{Fault, Mode, Place};
+use crate::row::{Fault, Host, Mode, Place};
 use crate::times;
 
 /// Large enough that a fault comes while bytes are on their way.
@@ -26,39 +26,53 @@ const JOBS: [(Mode, Fault); 9] = [
     (Mode::Stopped, Fault::Nothing),
 ];
 
-fn try_out(nas: Nas) {
-    let fleet = Fleet::with(nas.name(), Settings { heartbeat_seconds: HEARTBEAT, ..Settings::default() });
-    give_credentials(&fleet);
-    let (running, stopped) = (LabInstance::bare_with(DISKS), LabInstance::bare_off_with(DISKS));
-    let share = |export: &str| nas.share(&fleet, export);
-    let (good, small, read_only) = (share("good"), share(&format!("small-{}", nas.name())), share("read-only"));
-    let place = Place { nas, fleet, running, stopped, good, small, read_only };
-    let mut wrong = Vec::new();
-    for (mode, fault) in JOBS {
-        // NFS knows no passwords.
-        if nas == Nas::Nfs && fault == Fault::WrongPassword {
-            continue;
-        }
-        match place.try_out(mode, fault) {
-            Ok(line) => eprintln!("{line}"),
-            Err(line) => {
-                eprintln!("{line}");
-                wrong.push(line);
+/// What CephFS does otherwise: who writes to it, and who may not.
+const JOBS_ON_CEPH: [(Mode, Fault); 4] = [
+    (Mode::Push, Fault::Nothing),
+    (Mode::Stopped, Fault::ReadOnly),
+    (Mode::Stopped, Fault::WrongPassword),
+    (Mode::Stopped, Fault::Nothing),
+];
+
+fn try_out(name: &str, tables: &[(Nas, &[(Mode, Fault)])]) {
+    let fleet = Fleet::with(name, Settings { heartbeat_seconds: HEARTBEAT, ..Settings::default() });
+    let host = Host { fleet, running: LabInstance::bare_with(DISKS), stopped: LabInstance::bare_off_with(DISKS) };
+    let (mut shares, mut wrong) = (Vec::new(), Vec::new());
+    for &(nas, jobs) in tables {
+        give_credentials(&host.fleet, nas);
+        let share = |export: &str| nas.share(&host.fleet, export);
+        let (good, small, read_only) = (share("good"), nas.small().map(share), share("read-only"));
+        let place = Place { nas, host: &host, good, small, read_only };
+        for &(mode, fault) in jobs {
+            // NFS knows no passwords.
+            if nas == Nas::Nfs && fault == Fault::WrongPassword {
+                continue;
+            }
+            match place.try_out(mode, fault) {
+                Ok(line) => eprintln!("{line}"),
+                Err(line) => {
+                    eprintln!("{line}");
+                    wrong.push(line);
+                }
             }
         }
+        // mount.ceph(8) takes its secret from another file than jobs have theirs in.
+        if nas != Nas::Ceph {
+            times::beside(nas, &host.fleet, &host.stopped).iter().for_each(|line| eprintln!("{line}"));
+        }
+        shares.extend([place.good, place.read_only].into_iter().chain(place.small));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let Place { fleet, running, stopped, good, small, read_only, .. } = place;
-    times::beside(nas, &fleet, &stopped).iter().for_each(|line| eprintln!("{line}"));
-    fleet.finish(&[&running, &stopped], &[&good, &small, &read_only]);
+    let Host { fleet, running, stopped } = host;
+    fleet.finish(&[&running, &stopped], &shares.iter().collect::<Vec<_>>());
 }
 
 #[test]
-fn jobs_on_nfs_end_as_they_must_and_leave_nothing() {
-    try_out(Nas::Nfs);
+fn jobs_on_nfs_and_cephfs_end_as_they_must_and_leave_nothing() {
+    try_out("nfs", &[(Nas::Nfs, &JOBS), (Nas::Ceph, &JOBS_ON_CEPH)]);
 }
 
 #[test]
 fn jobs_on_cifs_end_as_they_must_and_leave_nothing() {
-    try_out(Nas::Cifs);
+    try_out("cifs", &[(Nas::Cifs, &JOBS)]);
 }
