@@ -1,6 +1,6 @@
 //! What the kernel says of a mount in its log alone. Its client of CephFS has one errno, which mount.ceph calls "no mds server is up or
 //! the cluster is laggy", for a monitor that does not answer, one that refuses the key, and a file system that is not there (seen with
-//! Linux 6.1). Who has to correct what can only be told from its words.
+//! Linux 6.1). That a key was refused can only be told from its words.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};

@@ -6,7 +6,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Place;
 use super::credentials::{self, Secrets};
@@ -83,6 +83,9 @@ const CIFS: Kind = Kind {
     ],
     alone: &[Default { instead: &["nosharesock"], option: "nosharesock" }],
 };
+
+/// As `mount_timeout` of CephFS has it by default.
+const CEPH_MOUNT_SECONDS: u64 = 30;
 
 /// The kernel's client waits for an OSD for ever, and so does whoever waits for it, where it can't even be killed. It is given as long as a
 /// server of NFS. For the monitors it waits as long as the helper may run, by default, so that it would be killed before it can say anything.
@@ -174,6 +177,7 @@ pub(super) async fn mount(kind: &'static Kind, repository: &Repository, place: &
         Some(file) => file.options().to_vec(),
         None => credentials::without(repository),
     };
+    let began = Instant::now();
     let log = (repository.repository_type == RepositoryType::Ceph).then(KernelLog::from_now_on).flatten();
     let finished = Command::new(&program.to_string_lossy())
         .arg(&repository.address)
@@ -186,7 +190,8 @@ pub(super) async fn mount(kind: &'static Kind, repository: &Repository, place: &
         Ok(finished) if finished.status.success() => {}
         Ok(finished) => {
             let kernel = log.map(KernelLog::of_ceph).unwrap_or_default();
-            let said = Said { status: finished.status.code(), text: &finished.stderr, kernel: &kernel };
+            let unanswered = cluster_limit(repository).is_some_and(|limit| began.elapsed() >= limit);
+            let said = Said { status: finished.status.code(), text: &finished.stderr, unanswered, kernel: &kernel };
             let code = refusal::code(repository.repository_type, &said);
             let kernels: Vec<_> = kernel.iter().map(|line| format!("the kernel's log: {line}")).collect();
             let text = [vec![finished.stderr.trim_end().to_owned()], kernels].concat().join("\n");
@@ -197,6 +202,16 @@ pub(super) async fn mount(kind: &'static Kind, repository: &Repository, place: &
     }
     let (mount_point, address) = (place.mount_point.clone(), repository.address.clone());
     blocking(move || prove(kind, &mount_point, &address)).await
+}
+
+/// How long the kernel waits for a cluster of CephFS; none for another share, or without an end.
+fn cluster_limit(repository: &Repository) -> Option<Duration> {
+    if repository.repository_type != RepositoryType::Ceph {
+        return None;
+    }
+    let given = repository.options.iter().rev().find(|option| option.key == "mount_timeout");
+    let seconds = given.map_or(Some(CEPH_MOUNT_SECONDS), |option| option.value.as_ref()?.parse().ok())?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 async fn secrets(repository: &Repository, places: &CredentialPlaces) -> Result<Option<Secrets>, Failure> {
@@ -281,6 +296,16 @@ mod tests {
         let nfs = of(RepositoryType::Nfs, "nas:/export", "");
         assert!(nfs.contains(",nosharecache,") && !nfs.contains("uid="), "{nfs}");
         assert!(!of(RepositoryType::Nfs, "nas:/export", "sharecache").contains("nosharecache"));
+    }
+
+    #[test]
+    fn a_cluster_is_waited_for_as_long_as_the_mount_says_or_by_default() {
+        let limit = |repository_type, address, options| cluster_limit(&repository(repository_type, address, options));
+        assert!(options(RepositoryType::Ceph, "").contains(&format!("mount_timeout={CEPH_MOUNT_SECONDS},")));
+        assert_eq!(limit(RepositoryType::Ceph, "mon1:/", ""), Some(Duration::from_secs(CEPH_MOUNT_SECONDS)));
+        assert_eq!(limit(RepositoryType::Ceph, "mon1:/", "mount_timeout=5"), Some(Duration::from_secs(5)));
+        assert_eq!(limit(RepositoryType::Ceph, "mon1:/", "mount_timeout=0"), None);
+        assert_eq!(limit(RepositoryType::Nfs, "nas:/export", ""), None);
     }
 
     #[tokio::test]

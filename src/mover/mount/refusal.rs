@@ -10,6 +10,8 @@ pub(super) struct Said<'a> {
     pub status: Option<i32>,
     /// Its words, in the plain locale.
     pub text: &'a str,
+    /// It waited for as long as the kernel waits for a cluster of CephFS.
+    pub unanswered: bool,
     /// What the kernel's client of CephFS has written into its log meanwhile; nothing where that can't be read.
     pub kernel: &'a [String],
 }
@@ -55,13 +57,11 @@ const NO_MDS: &str = "mount error: no mds ";
 const NOT_AUTHENTICATED: &str = "authentication failed";
 /// And of a mount without a key, where one is asked for.
 const NO_KEY: &str = "no secret set";
-/// And of a monitor that let the user in: `mon0 (1)192.0.2.1:6789 session established`.
-const LET_IN: &str = "session established";
 
 pub(super) fn code(repository_type: RepositoryType, said: &Said<'_>) -> Code {
     let text = said.text.to_ascii_lowercase();
     if text.contains(NO_MDS) {
-        return code_of_no_mds(said.kernel);
+        return code_of_no_mds(said);
     }
     if let Some(errno) = errno(&text) {
         return match errno {
@@ -78,14 +78,15 @@ pub(super) fn code(repository_type: RepositoryType, said: &Said<'_>) -> Code {
     known.unwrap_or(if said.status == Some(USAGE) { Code::InvalidMountOption } else { Code::MountFailed })
 }
 
-fn code_of_no_mds(kernel: &[String]) -> Code {
-    let has = |words: &str| kernel.iter().any(|line| line.contains(words));
-    if has(NOT_AUTHENTICATED) || has(NO_KEY) {
-        Code::MountDenied
-    } else if has(LET_IN) || kernel.is_empty() {
-        Code::MountFailed
-    } else {
+/// The log may speak of another mount at the same time, so it is asked last.
+fn code_of_no_mds(said: &Said<'_>) -> Code {
+    let has = |words: &str| said.kernel.iter().any(|line| line.contains(words));
+    if said.unanswered {
         Code::MountTimedOut
+    } else if has(NOT_AUTHENTICATED) || has(NO_KEY) {
+        Code::MountDenied
+    } else {
+        Code::MountFailed
     }
 }
 
@@ -131,33 +132,47 @@ mod tests {
             (Ceph, "mount error 2 = No such file or directory", Code::RepositoryNotFound),
             (Ceph, "mount error: ceph filesystem not supported by the system", Code::MountTypeUnsupported),
         ] {
-            assert_eq!(code(repository_type, &Said { status: Some(32), text, kernel: &[] }), wanted, "{text}");
+            assert_eq!(
+                code(repository_type, &Said { status: Some(32), text, unanswered: false, kernel: &[] }),
+                wanted,
+                "{text}"
+            );
         }
-        assert_eq!(code(Cifs, &Said { status: Some(1), text: "usage", kernel: &[] }), Code::InvalidMountOption);
+        assert_eq!(
+            code(Cifs, &Said { status: Some(1), text: "usage", unanswered: false, kernel: &[] }),
+            Code::InvalidMountOption
+        );
         let unknown = "mount error: could not resolve address for nas: Unknown error";
-        assert_eq!(code(Cifs, &Said { status: Some(1), text: unknown, kernel: &[] }), Code::MountFailed);
+        assert_eq!(
+            code(Cifs, &Said { status: Some(1), text: unknown, unanswered: false, kernel: &[] }),
+            Code::MountFailed
+        );
     }
 
     #[test]
-    fn what_cephs_helper_calls_a_cluster_without_mds_is_told_apart_by_the_kernels_log() {
+    fn what_cephs_helper_calls_a_cluster_without_mds_is_told_apart_by_its_time_and_the_kernels_log() {
         let denied = "libceph: auth protocol 'cephx' mauth authentication failed: -13";
         let denied_by_the_second_protocol = "libceph: auth protocol 'cephx' msgr authentication failed: -13";
         let no_mds = "ceph: No mds server is up or the cluster is laggy";
-        for (kernel, wanted) in [
-            (&[denied, no_mds][..], Code::MountDenied),
-            (&[denied_by_the_second_protocol, no_mds], Code::MountDenied),
-            (&["libceph: no secret set (for auth_x protocol)", no_mds], Code::MountDenied),
-            (&["libceph: mon0 (1)192.0.2.1:6789 session established", no_mds], Code::MountFailed),
-            (&["libceph: mon0 (1)192.0.2.1:6789 socket closed (con state V1_BANNER)", no_mds], Code::MountTimedOut),
-            (&[no_mds], Code::MountTimedOut),
-            (&[], Code::MountFailed),
+        for (unanswered, kernel, wanted) in [
+            (false, &[denied, no_mds][..], Code::MountDenied),
+            (false, &[denied_by_the_second_protocol, no_mds], Code::MountDenied),
+            (false, &["libceph: no secret set (for auth_x protocol)", no_mds], Code::MountDenied),
+            (false, &["libceph: mon0 (1)192.0.2.1:6789 session established", no_mds], Code::MountFailed),
+            (false, &[], Code::MountFailed),
+            (
+                true,
+                &["libceph: mon0 (1)192.0.2.1:6789 socket closed (con state V1_BANNER)", no_mds],
+                Code::MountTimedOut,
+            ),
+            (true, &[denied, no_mds], Code::MountTimedOut),
         ] {
             let kernel: Vec<_> = kernel.iter().map(|line| (*line).to_owned()).collect();
             for text in [
                 "mount error: no mds server is up or the cluster is laggy\n",
                 "mount error: no mds (Metadata Server) is up. The cluster might be laggy, or you may not be authorized\n",
             ] {
-                let said = Said { status: Some(32), text, kernel: &kernel };
+                let said = Said { status: Some(32), text, unanswered, kernel: &kernel };
                 assert_eq!(code(RepositoryType::Ceph, &said), wanted, "{kernel:?}");
             }
         }
