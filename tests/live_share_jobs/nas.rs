@@ -88,8 +88,6 @@ pub fn by(name: &str) -> CredentialsPart {
 
 /// Puts the credentials where the worker looks for them.
 pub fn give_credentials(fleet: &Fleet, nas: Nas) {
-    let directory = fleet.folder.join("credentials");
-    fs::create_dir(&directory).unwrap();
     let (right, wrong) = match nas {
         Nas::Nfs => return,
         Nas::Cifs => {
@@ -102,6 +100,8 @@ pub fn give_credentials(fleet: &Fleet, nas: Nas) {
             (of("LONGSHORE_LAB_CEPH_SECRET"), of("LONGSHORE_LAB_CEPH_ADMIN_SECRET"))
         }
     };
+    let directory = fleet.folder.join("credentials");
+    fs::create_dir(&directory).unwrap();
     for (name, text) in [(RIGHT, right), (WRONG, wrong)] {
         let file = directory.join(name);
         fs::write(&file, text).unwrap();

@@ -41,8 +41,11 @@ async fn what_an_operator_gets_wrong_has_its_own_code() {
 async fn a_quota_is_the_room_that_there_is() {
     let remote = Remote::ceph();
     let set_quota = "import os, sys; os.setxattr(sys.argv[1], 'ceph.quota.max_bytes', sys.argv[2].encode())";
-    let python =
-        Command::new("python3").args(["-c", set_quota]).arg(&remote.served).arg(QUOTA_BYTES.to_string()).status();
+    let python = Command::new("/usr/bin/python3")
+        .args(["-ISc", set_quota])
+        .arg(&remote.served)
+        .arg(QUOTA_BYTES.to_string())
+        .status();
     assert!(python.unwrap().success());
     let mut mover = started(&remote, "opens").await;
     let open =
