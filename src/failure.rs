@@ -111,6 +111,7 @@ codes! {
     BackupExists = "backup_exists", Permanent, "a backup of that id is published already";
     BackupNotFound = "backup_not_found", Permanent, "the repository has no such backup";
     BackupDamaged = "backup_damaged", Permanent, "what the repository holds of the backup is not what was backed up, or is not all there";
+    RestoreUnfinished = "restore_unfinished", Permanent, "it could not be found out whether a restore's volumes were exchanged; look at the files that its warnings name before the instance is started";
     VolumeFull = "volume_full", Transient, "too little room for the new volumes where the instance's are";
     VolumeIo = "volume_io", Transient, "a volume could not be made, read back, replaced or removed";
     SourceReadFailed = "source_read_failed", Transient, "a disk of the instance could not be read";

@@ -216,7 +216,7 @@ async fn what_came_of_an_exchange_may_not_be_known_and_is_asked_for_again() {
     let (mut mover, manifest) = contract::published(&world, "m").await;
     let volumes = vec![contract::restored(&manifest, &volume)];
     mover.ask(contract::restore(&manifest, &volumes), contract::SOON).await.unwrap();
-    let exchange = || Request::Exchange { volumes: volumes.clone() };
+    let exchange = || contract::exchange(&volumes);
     let failure = Failure::new(Code::VolumeIo, "scripted");
     world.movers.not_known("exchange", 1, failure.clone());
     assert_eq!(mover.ask(exchange(), contract::SOON).await.unwrap(), Reply::NotKnown { failure });

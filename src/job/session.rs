@@ -50,6 +50,11 @@ impl Session {
         self.mover.is_some() && !self.died
     }
 
+    /// It lives, and has not left a question unanswered.
+    pub fn answers(&self) -> bool {
+        self.is_alive() && self.stuck.is_none()
+    }
+
     /// Whether this mover has done the request of that word, and nothing since that took it back.
     pub fn has(&self, word: &str) -> bool {
         self.is_alive() && self.done.contains(word)

@@ -202,14 +202,19 @@ pub enum Request {
         backup: BackupId,
         /// What becomes of which disk.
         volumes: Vec<RestoredVolume>,
+        /// The old volumes will stay. Else one that holds what the new one can't, such as internal snapshots, is refused.
+        keep_previous: bool,
     },
     /// Puts every new volume in the place of the old one, which goes to `previous`: all of them or none. While they are exchanged at
     /// least one place is empty, so that nobody can start the instance with some of each. Needs no repository. Asked again, also
-    /// of another mover, it goes on wherever it was cut off. A failure means that every old volume is in its place.
+    /// of another mover, it goes on wherever it was cut off; with `only_go_on` it fails as `interrupted` where it had not begun, since
+    /// much may have happened to the old volumes meanwhile. A failure means that every old volume is in its place.
     /// Answer: [`Reply::Done`], or [`Reply::NotKnown`], after which it is to be asked again.
     Exchange {
         /// All volumes of the restore.
         volumes: Vec<RestoredVolume>,
+        /// Brings one to its end that was begun, and begins none.
+        only_go_on: bool,
     },
     /// Removes the new volumes that have not taken their places, whether they are there, half there or not there. Needs no repository.
     /// Answer: [`Reply::Done`].

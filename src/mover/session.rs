@@ -119,9 +119,11 @@ impl Session {
                 Ok(Reply::Found { manifest: Box::new(found) })
             }
             Request::Publish { manifest } => self.publish(*manifest).await,
-            Request::Restore { instance, backup, volumes } => self.restore(instance, backup, volumes, broken_off).await,
+            Request::Restore { instance, backup, volumes, keep_previous } => {
+                self.restore(instance, backup, volumes, keep_previous, broken_off).await
+            }
             // Neither is broken off: what is begun is brought to an end.
-            Request::Exchange { volumes } => self.exchange(volumes).await,
+            Request::Exchange { volumes, only_go_on } => self.exchange(volumes, only_go_on).await,
             Request::RemoveFresh { volumes } => self.remove_fresh(volumes).await,
             Request::RemovePrevious { volumes } => self.remove_previous(volumes).await,
             Request::Discard => self.discard().await,

@@ -391,8 +391,18 @@ pub fn restored(manifest: &Manifest, volume: &Path) -> RestoredVolume {
     }
 }
 
+/// From the beginning, or from wherever it was cut off.
+pub fn exchange(volumes: &[RestoredVolume]) -> Request {
+    Request::Exchange { volumes: volumes.to_vec(), only_go_on: false }
+}
+
 pub fn restore(manifest: &Manifest, volumes: &[RestoredVolume]) -> Request {
-    Request::Restore { instance: manifest.instance_id, backup: manifest.backup_id, volumes: volumes.to_vec() }
+    Request::Restore {
+        instance: manifest.instance_id,
+        backup: manifest.backup_id,
+        volumes: volumes.to_vec(),
+        keep_previous: false,
+    }
 }
 
 /// A mover that holds the lease of the instance of a backup that it has published.
@@ -426,7 +436,7 @@ pub async fn a_published_backup_takes_the_place_of_the_volume(world: &dyn World)
     for name in ["exchanges", "exchanges-again"] {
         let mut mover = started(world, name).await;
         for _twice in 0..2 {
-            done(&mut mover, Request::Exchange { volumes: volumes.to_vec() }).await;
+            done(&mut mover, exchange(&volumes)).await;
             done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
             assert_eq!(world.stands(&volume), Stands::Restored);
             assert_eq!(world.stands(&volumes[0].previous), Stands::Old);
@@ -459,7 +469,7 @@ pub async fn new_volumes_that_are_not_wanted_are_removed_and_the_old_ones_stay(w
             assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "it is no more");
         }
     }
-    let failure = refused(&mut mover, Request::Exchange { volumes: volumes.to_vec() }).await;
+    let failure = refused(&mut mover, exchange(&volumes)).await;
     assert_eq!(failure.code, Code::Internal, "{failure:#}");
     done(&mut mover, Request::Release).await;
     mover.stop().await.unwrap();
@@ -508,12 +518,12 @@ pub async fn a_volume_that_is_in_use_is_neither_restored_nor_exchanged(world: &d
     copied_whole(&mut mover, &manifest, &volumes).await;
     let user = world.use_volume(&volume);
     for _twice in 0..2 {
-        let failure = refused(&mut mover, Request::Exchange { volumes: volumes.to_vec() }).await;
+        let failure = refused(&mut mover, exchange(&volumes)).await;
         assert_eq!(failure.code, Code::InUseElsewhere, "{failure:#}");
         assert_eq!((world.stands(&volume), world.stands(&volumes[0].fresh)), (Stands::Old, Stands::Restored));
     }
     drop(user);
-    done(&mut mover, Request::Exchange { volumes: volumes.to_vec() }).await;
+    done(&mut mover, exchange(&volumes)).await;
     assert_eq!(world.stands(&volume), Stands::Restored);
     done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
     done(&mut mover, Request::Release).await;

@@ -11,17 +11,13 @@ use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
 use longshore::mover::protocol::{Reply, Request, RestoredVolume};
 
-use super::contract::{SOON, Stands, World, done, published, refused, restore, restored, started};
+use super::contract::{SOON, Stands, World, done, exchange, published, refused, restore, restored, started};
 use super::volumes::{flip, is_alike, tool, volume};
 use super::{DISK_BYTES, Faulty, Real, small_file_system};
 
 /// The directory of a published backup.
 fn directory(real: &Real, manifest: &Manifest) -> PathBuf {
     real.instance(manifest.instance_id).join(manifest.backup_id.to_string())
-}
-
-pub fn exchange(volumes: &[RestoredVolume]) -> Request {
-    Request::Exchange { volumes: volumes.to_vec() }
 }
 
 pub fn remove_fresh(volumes: &[RestoredVolume]) -> Request {

@@ -10,11 +10,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::plan::RestorePlan;
 use crate::failure::{Code, Failure};
 use crate::job::common::{Common, JobContext};
+use crate::job::session::Session;
 use crate::job::settings::JobSettings;
 use crate::job::{Attempt, Doors, JobProgress};
 use crate::model::id::DiskTarget;
 use crate::mover::protocol::{CopiedDisk, RestoredVolume};
-use crate::saga::Outcome;
+use crate::saga::{End, Outcome};
 
 /// What was decided once the backup was seen. It stands in the records, so that a later worker can take it back or bring it to its
 /// end.
@@ -42,6 +43,10 @@ pub(super) struct Context {
     pub choice: Option<Choice>,
     /// What the new volumes hold; after a crash from the records.
     pub copied: Vec<CopiedDisk>,
+    /// The volumes' exchange was asked for; after a crash, may have been.
+    pub exchange_asked: bool,
+    /// The mover that puts the volumes in order where the job's own is gone.
+    pub aside: Session,
     /// The task that watches over the instance.
     pub watch: Option<AbortOnDropHandle<()>>,
 }
@@ -60,6 +65,8 @@ impl Context {
             plan: Arc::new(plan),
             choice: None,
             copied: Vec::new(),
+            exchange_asked: false,
+            aside: Session::default(),
             watch: None,
         }
     }
@@ -71,11 +78,24 @@ impl Context {
             .ok_or_else(|| Failure::new(Code::Internal, "a volume was to be restored before it was decided which"))
     }
 
-    /// Adds what the steps could only warn of.
+    /// Adds what the steps could only warn of, and where to look when nobody knows what became of the volumes.
     pub fn finish(self, mut outcome: Outcome) -> Outcome {
+        if let (End::Failed { failure }, Some(choice)) = (&outcome.end, &self.choice)
+            && failure.code == Code::RestoreUnfinished
+        {
+            outcome.warnings.extend(choice.volumes.iter().map(whereabouts));
+        }
         outcome.warnings.extend(self.common.late_warnings);
         outcome
     }
+}
+
+fn whereabouts(volume: &RestoredVolume) -> Failure {
+    let [place, fresh, previous] = [&volume.volume, &volume.fresh, &volume.previous].map(|path| path.display());
+    let text = format!(
+        "the old volume is `{previous}` if that is there, else `{place}`; the new one is `{fresh}` if that is there"
+    );
+    Failure::new(Code::RestoreUnfinished, text)
 }
 
 impl JobContext for Context {

@@ -53,9 +53,16 @@ pub fn map(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Resul
                 onto.target, disk.virtual_bytes
             ));
         }
-        volumes.push((onto.target.clone(), volume(plan, disk, onto)?));
+        let volume = volume(plan, disk, onto)?;
+        if let Some((other, _)) = volumes.iter().find(|(_, other): &&(_, RestoredVolume)| other.volume == volume.volume)
+        {
+            let text =
+                format!("disks `{other}` and `{}` of instance `{}` have one volume", onto.target, plan.instance_name);
+            return Err(Failure::new(Code::DiskAmbiguous, text).caused_by(volume.volume.display().to_string()));
+        }
+        volumes.push((onto.target.clone(), volume));
     }
-    let left = plan.disks.iter().filter(|disk| disk.fixed.is_none() && !taken.contains_key(&disk.target));
+    let left = plan.disks.iter().filter(|disk| disk.is_own && !taken.contains_key(&disk.target));
     warnings.extend(left.map(|disk| format!("disk `{}` of the instance was left as it is", disk.target)));
     Ok(Mapping { volumes, warnings })
 }
@@ -144,13 +151,18 @@ mod tests {
 
     /// An instance's disk: target, serial, path.
     fn has(target: &str, serial: Option<&str>, path: &str) -> InstanceDisk {
-        let disk = json!({ "target": target, "serial": serial, "source": file(path), "virtual_bytes": GIB });
+        let disk =
+            json!({ "target": target, "serial": serial, "source": file(path), "virtual_bytes": GIB, "is_own": true });
         serde_json::from_value(disk).unwrap()
     }
 
     fn plan(disks: Vec<InstanceDisk>) -> RestorePlan {
         let plan = serde_json::from_str(include_str!("../../../tests/fixtures/restore-plan.json")).unwrap();
         RestorePlan { disks, ..plan }
+    }
+
+    fn plan_of_two(second: &str) -> RestorePlan {
+        plan(vec![has("vda", Some("s1"), "/pool/a"), has("vdb", Some("s2"), second)])
     }
 
     /// A backup's disks: target, serial, path.
@@ -222,8 +234,10 @@ mod tests {
         let one = manifest(&[("vda", Some("s1"), "/pool/a")]);
         assert_eq!(mapped(&twins, &spec(&[], &[]), &one), Err(Code::DiskAmbiguous));
         assert_eq!(mapped(&twins, &spec(&[], &[("vda", "vdb")]), &one), pairs(&[("vda", "vdb")]));
+        let one_file = plan_of_two("/pool/a");
         let two = manifest(&[("vda", Some("s1"), "/pool/a"), ("vdb", Some("s2"), "/pool/b")]);
-        let both = plan(vec![has("vda", Some("s1"), "/pool/a"), has("vdb", Some("s2"), "/pool/b")]);
+        assert_eq!(mapped(&one_file, &spec(&[], &[]), &two), Err(Code::DiskAmbiguous));
+        let both = plan_of_two("/pool/b");
         assert_eq!(mapped(&both, &spec(&[], &[("vdb", "vda")]), &two), Err(Code::DiskAmbiguous));
     }
 

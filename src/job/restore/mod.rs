@@ -69,6 +69,7 @@ pub async fn unwind(
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
     context.choice = chosen(records);
     context.copied = Restore::copied(records);
+    context.exchange_asked = records.iter().any(|record| matches!(record, Record::Committing { .. }));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
     context.finish(outcome)
 }

@@ -8,7 +8,7 @@ use crate::job::Attempt;
 use crate::job::common::Wants;
 use crate::job::names::mover_name;
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
-use crate::model::instance::{Disk, DiskSource, Instance, PowerState};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PowerState};
 use crate::model::job::{RestoreSpec, RunKey};
 
 /// What will be done, and under which names.
@@ -43,6 +43,8 @@ pub struct InstanceDisk {
     pub source: Option<DiskSource>,
     /// Size that the guest sees, bytes, where the hypervisor could tell.
     pub virtual_bytes: Option<u64>,
+    /// It holds something of the instance's own: no drive, and nothing that its guest cannot write to.
+    pub is_own: bool,
     /// Why its volume can't be replaced, in a sentence, if it can't.
     pub fixed: Option<String>,
 }
@@ -84,6 +86,7 @@ fn disk(disk: &Disk) -> InstanceDisk {
         serial: disk.serial.clone(),
         source: disk.source.clone(),
         virtual_bytes: disk.virtual_bytes,
+        is_own: disk.source.is_some() && disk.device == DiskDevice::Disk && !disk.read_only,
         fixed: fixed(disk),
     }
 }

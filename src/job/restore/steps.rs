@@ -11,8 +11,6 @@ use super::mapping::{Mapping, map};
 use super::result::RestoreResult;
 use crate::failure::{Code, Failure};
 use crate::host::mover::MoverName;
-use crate::job::common::Common;
-use crate::job::session::Session;
 use crate::job::steps::{self, unexpected};
 use crate::model::job::Work;
 use crate::mover::protocol::{CopiedDisk, Reply, Request};
@@ -25,9 +23,11 @@ const CHOOSE_SECONDS_MAX: u64 = 60;
 /// Longest time for looking whether the instance is stopped.
 const WATCH_SECONDS_MAX: u64 = 60;
 
-/// Longest time for exchanging or removing volumes: names alone, but a mover may have to be started for it, and the storage may be slow
-/// to free what a large volume took.
+/// Longest time for exchanging or removing volumes: names alone, but the storage may be slow to free what a large volume took.
 const NAMES_SECONDS_MAX: u64 = 300;
+
+/// Longest time for that where a mover does not answer, which has to be ended and followed by another.
+const NAMES_BY_ANOTHER_SECONDS_MAX: u64 = 2 * NAMES_SECONDS_MAX + 120;
 
 /// Pause before it is looked again what became of the exchange.
 const LOOK_AGAIN_SECONDS: u64 = 5;
@@ -146,7 +146,7 @@ impl Named for Restore {
     }
 
     fn way_back_deadline(&self) -> Duration {
-        Duration::from_secs(NAMES_SECONDS_MAX + 60)
+        Duration::from_secs(NAMES_BY_ANOTHER_SECONDS_MAX)
     }
 }
 
@@ -154,8 +154,9 @@ impl Named for Restore {
 impl Make<Context> for Restore {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
-        let volumes = context.choice()?.volumes.clone();
-        match context.common.ask_moving(self, Request::Restore { instance, backup, volumes }).await? {
+        let (volumes, keep_previous) = (context.choice()?.volumes.clone(), context.plan.keep_previous);
+        let request = Request::Restore { instance, backup, volumes, keep_previous };
+        match context.common.ask_moving(self, request).await? {
             Reply::Copied { disks, warnings } => {
                 context.common.warnings.extend(warnings);
                 context.copied = disks;
@@ -168,7 +169,9 @@ impl Make<Context> for Restore {
 
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         let volumes = context.choice()?.volumes.clone();
-        ask_about_names(&mut context.common, Request::RemoveFresh { volumes }).await.map(drop)
+        let names = volumes.iter().map(|volume| volume.fresh.display().to_string()).collect::<Vec<_>>();
+        let removed = ask_about_names(context, Request::RemoveFresh { volumes }).await;
+        removed.map(drop).map_err(|failure| may_be_there(failure, &names))
     }
 }
 
@@ -214,21 +217,31 @@ impl Named for Exchange {
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(2 * NAMES_SECONDS_MAX)
+        Duration::from_secs(NAMES_BY_ANOTHER_SECONDS_MAX)
     }
 
+    /// Not to be tried anew: another attempt would find the volumes anywhere.
     fn deadline_code(&self) -> Code {
-        Code::MoverUnresponsive
+        Code::RestoreUnfinished
     }
 }
 
 #[async_trait]
 impl Commit<Context> for Exchange {
-    /// Only a mover's answer ends it. One that died may have exchanged some: another one goes on where it was.
+    /// Only a mover's answer ends it. One that died may have exchanged some: another one goes on where it was. But only the first that is
+    /// asked begins: later the instance may have run on the old volumes meanwhile.
     async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
         let volumes = context.choice()?.volumes.clone();
+        if !context.exchange_asked {
+            let hypervisor = context.common.doors.hypervisor.clone();
+            if let Some(started) = steps::started(hypervisor.as_ref(), context.plan.instance_id, "restore").await {
+                return Err(started);
+            }
+        }
         loop {
-            match ask_about_names(&mut context.common, Request::Exchange { volumes: volumes.clone() }).await {
+            let only_go_on = std::mem::replace(&mut context.exchange_asked, true);
+            let request = Request::Exchange { volumes: volumes.clone(), only_go_on };
+            match ask_about_names(context, request).await {
                 Ok(Reply::Done) => return RestoreResult::of(context)?.to_value(),
                 Ok(Reply::NotKnown { failure }) => {
                     let failure = format!("{failure:#}");
@@ -260,7 +273,7 @@ impl Named for RemovePrevious {
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(NAMES_SECONDS_MAX + 60)
+        Duration::from_secs(NAMES_BY_ANOTHER_SECONDS_MAX)
     }
 }
 
@@ -268,7 +281,9 @@ impl Named for RemovePrevious {
 impl Make<Context> for RemovePrevious {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let volumes = context.choice()?.volumes.clone();
-        ask_about_names(&mut context.common, Request::RemovePrevious { volumes }).await.map(|_| Value::Null)
+        let names = volumes.iter().map(|volume| volume.previous.display().to_string()).collect::<Vec<_>>();
+        let removed = ask_about_names(context, Request::RemovePrevious { volumes }).await;
+        removed.map(|_| Value::Null).map_err(|failure| may_be_there(failure, &names))
     }
 
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
@@ -276,23 +291,36 @@ impl Make<Context> for RemovePrevious {
     }
 }
 
-/// Asks the job's mover for something that needs neither repository nor lease or, where that one is gone, another one that is started
-/// for this alone: whatever became of the repository, the volumes are put in order.
-async fn ask_about_names(common: &mut Common, request: Request) -> Result<Reply, Failure> {
+/// Names what was to be removed.
+fn may_be_there(failure: Failure, names: &[String]) -> Failure {
+    names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")))
+}
+
+/// Asks the job's mover for something that needs neither repository nor lease or, where that one does not answer, another one that is
+/// started for this alone: whatever became of the repository, the volumes are put in order.
+async fn ask_about_names(context: &mut Context, request: Request) -> Result<Reply, Failure> {
     let limit = Duration::from_secs(NAMES_SECONDS_MAX);
-    if common.session.is_alive() {
+    let Context { common, aside, .. } = context;
+    if common.session.answers() {
         match common.session.ask(request.clone(), limit).await {
-            Err(failure) if failure.code == Code::MoverDied => {}
+            Err(failure) if is_silence(&failure) => {}
             answer => return answer,
         }
     }
+    // Two movers at the same names would be each other's undoing: whichever was there has to be gone.
+    common.session.stop().await?;
+    aside.stop().await?;
     let name = format!("{}.v", common.wants.mover_name).parse::<MoverName>();
     let name = name.map_err(|error| Failure::new(Code::Internal, "a mover cannot be named").because(&error))?;
-    let mut aside = Session::default();
     aside.start(common.doors.movers.as_ref(), &name).await?;
+    // Nobody knows what has happened since the first one was asked.
+    let request = match request {
+        Request::Exchange { volumes, .. } => Request::Exchange { volumes, only_go_on: true },
+        other => other,
+    };
     let answer = aside.ask(request, limit).await;
-    let stopped = aside.stop().await;
-    let reply = answer?;
-    common.late_warnings.extend(stopped.err());
-    Ok(reply)
+    if let Err(stays) = aside.stop().await {
+        common.late_warnings.push(stays);
+    }
+    answer
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::host::guard::fake::FakeGuards;
@@ -314,10 +314,63 @@ async fn a_mover_that_dies_while_it_exchanges_is_followed_by_another() {
     let world = World::new().await;
     world.movers.fail_after("exchange", 1, Failure::new(Code::MoverDied, "the mover ended"));
     result(&world.run().await);
+    // One that died before it began is not begun by another.
     let world = World::new().await;
-    world.movers.not_known("exchange", 2, Failure::new(Code::VolumeIo, "it does not answer"));
+    world.movers.fail("exchange", 1, Failure::new(Code::MoverDied, "the mover ended"));
+    assert_eq!(failed(&world.run().await).code, Code::Interrupted);
+    assert_eq!(world.wrong(&FakeVolume::Old), Vec::<String>::new());
+    let world = World::new().await;
+    world.movers.not_known("exchange", 1, Failure::new(Code::VolumeIo, "it does not answer"));
+    assert_eq!(failed(&world.run().await).code, Code::Interrupted);
+    assert_eq!(world.wrong(&FakeVolume::Old), Vec::<String>::new());
+    let world = World::new().await;
+    world.movers.fail_after("exchange", 1, Failure::new(Code::MoverUnresponsive, "it does not answer"));
     result(&world.run().await);
     assert_eq!(world.wrong(&world.restored()), Vec::<String>::new());
+}
+
+/// Cut off where the exchange may have begun: what was chosen is known from the records alone.
+#[tokio::test(start_paused = true)]
+async fn a_later_worker_brings_an_exchange_to_its_end_and_begins_none() {
+    for begun in [false, true] {
+        let world = World::new().await;
+        let (progress, _) = watch::channel(JobProgress::default());
+        let log = MemoryLog::default();
+        let hooks = Hooks { log: &log, progress: &progress };
+        let plan = world.plan().await;
+        let orders = if begun { "remove_previous" } else { "exchange" };
+        world.movers.hang(orders);
+        let (doors, never) = (world.doors(), Stop::never());
+        let running = run(&doors, &world.settings, &world.attempt, plan.clone(), hooks, &never);
+        assert!(timeout(Duration::from_secs(60), running).await.is_err(), "it hangs in `{orders}`, and is dropped");
+        world.movers.unhang(orders);
+        let committing = log.records().iter().position(|record| matches!(record, Record::Committing { .. })).unwrap();
+        let records = &log.records()[..=committing];
+        let log = MemoryLog::default();
+        let hooks = Hooks { log: &log, progress: &progress };
+        let outcome = unwind(&world.doors(), &world.settings, &world.attempt, plan, records, hooks).await;
+        if begun {
+            assert_eq!(result(&outcome).volumes.len(), 2);
+            assert_eq!(world.wrong(&world.restored()), Vec::<String>::new());
+        } else {
+            assert_eq!(failed(&outcome).code, Code::Interrupted);
+            assert_eq!(world.wrong(&FakeVolume::Old), Vec::<String>::new());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_of_which_nobody_learns_is_never_tried_anew_and_names_the_volumes() {
+    let world = World::new().await;
+    world.movers.hang("exchange");
+    let outcome = world.run().await;
+    let failure = failed(&outcome);
+    assert_eq!((failure.code, failure.class()), (Code::RestoreUnfinished, crate::failure::Class::Permanent));
+    let said: Vec<_> = outcome.warnings.iter().map(|warning| format!("{warning:#}")).collect();
+    for disk in ["vda", "vdb"] {
+        let fresh = format!("{}.longshore-", volume(disk).display());
+        assert!(said.iter().any(|line| line.contains(&fresh) && line.contains(".previous")), "{said:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::blocks::{BLOCK_BYTES, Blocks};
+use super::blocks::{BLOCK_BYTES, Blocks, VIRTUAL_BYTES_MAX};
 use super::server::{Serve, Server, Sockets};
 use super::{blocks_file, dense, image_file, target};
 use crate::failure::{Code, Failure};
@@ -85,6 +85,10 @@ impl Original {
 
 fn read_blocks(dir: &Dir, wanted: &RestoredVolume) -> Result<Blocks, Failure> {
     let file = blocks_file(&wanted.disk);
+    // Before anything is read that is as long as the manifest says: that is the share's word too.
+    if wanted.virtual_bytes > VIRTUAL_BYTES_MAX {
+        return Err(damaged(dir, Manifest::FILE, &format!("no disk has {} bytes", wanted.virtual_bytes)));
+    }
     let blocks = wanted.virtual_bytes.div_ceil(BLOCK_BYTES);
     let bytes_max = blocks.saturating_mul(BLOCKS_BYTES_EACH).saturating_add(BLOCKS_BYTES_BASE);
     let content = dir.read(&file, bytes_max).map_err(|error| unreadable(dir, &file, &error))?;

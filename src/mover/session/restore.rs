@@ -42,6 +42,7 @@ impl Session {
         instance: InstanceId,
         backup: BackupId,
         volumes: Vec<RestoredVolume>,
+        keep_previous: bool,
         broken_off: &CancellationToken,
     ) -> Result<Reply, Failure> {
         let root = self.root()?;
@@ -50,7 +51,7 @@ impl Session {
         self.leave_restored().await;
         let own = self.directory.clone();
         // Not broken off: what its thread binds after that, nobody would give up.
-        let begun = blocking(move || begin(&root, instance, backup, &volumes, &own)).await?;
+        let begun = blocking(move || begin(&root, instance, backup, &volumes, keep_previous, &own)).await?;
         self.restored.pinned = begun.pinned;
         let (backup, sockets, report) =
             (self.directory.join(BACKUP), self.directory.join(SOCKETS), reporter(&self.progress));
@@ -67,9 +68,9 @@ impl Session {
         Some(made.compare(&reporter(&self.progress)).await.map(|()| Reply::Done))
     }
 
-    pub(super) async fn exchange(&mut self, volumes: Vec<RestoredVolume>) -> Result<Reply, Failure> {
+    pub(super) async fn exchange(&mut self, volumes: Vec<RestoredVolume>, only_go_on: bool) -> Result<Reply, Failure> {
         self.leave_restored().await;
-        Ok(match blocking(move || volume::exchange(&volumes)).await? {
+        Ok(match blocking(move || volume::exchange(&volumes, only_go_on)).await? {
             Outcome::Done => Reply::Done,
             Outcome::NotKnown(failure) => Reply::NotKnown { failure },
         })
@@ -106,13 +107,14 @@ fn begin(
     instance: InstanceId,
     backup: BackupId,
     volumes: &[RestoredVolume],
+    keep_previous: bool,
     own: &Path,
 ) -> Result<Begun, Failure> {
     let (manifest, dir) = publish::open(root, instance, backup)?;
     let originals =
         volumes.iter().map(|wanted| Original::look(&dir, &manifest, wanted)).collect::<Result<Vec<_>, _>>()?;
     let data: Vec<_> = originals.iter().map(|original| original.data_bytes).collect();
-    let prepared = volume::prepare(volumes, &data)?;
+    let prepared = volume::prepare(volumes, &data, keep_previous)?;
     let mut places = vec![(Arc::new(dir), own.join(BACKUP))];
     let mut planned = Vec::with_capacity(volumes.len());
     for ((wanted, original), Prepared { dir, fresh, old }) in volumes.iter().zip(originals).zip(prepared) {

@@ -23,14 +23,18 @@ pub(in crate::mover) enum Outcome {
     NotKnown(Failure),
 }
 
-/// Exchanges all volumes, from wherever an earlier exchange was cut off.
-pub(in crate::mover) fn exchange(volumes: &[RestoredVolume]) -> Result<Outcome, Failure> {
+/// Exchanges all volumes, from wherever an earlier exchange was cut off. With `only_go_on`, one that had not begun is refused as
+/// `interrupted`.
+pub(in crate::mover) fn exchange(volumes: &[RestoredVolume], only_go_on: bool) -> Result<Outcome, Failure> {
     let names = names(volumes)?;
     let looked = open(names).and_then(|places| look_at_all(&places).map(|seen| (places, seen)));
     let (places, seen) = match looked {
         Ok(looked) => looked,
         Err(failure) => return Ok(Outcome::NotKnown(failure)),
     };
+    if only_go_on && seen.iter().all(|one| one.state() == State::Untouched) {
+        return Err(Failure::new(Code::Interrupted, "the exchange of the volumes had not begun"));
+    }
     // Held until all is over, so that a start in between finds the volume locked if it finds one.
     let mut held = Vec::new();
     if !all_in_place(&seen)

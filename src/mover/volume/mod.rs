@@ -15,6 +15,7 @@
 mod exchange;
 pub(in crate::mover) mod likeness;
 pub(in crate::mover) mod locks;
+mod old_image;
 mod prepare;
 mod remove;
 mod state;

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use nix::sys::stat::SFlag;
 
+use super::old_image::only_here;
 use super::{Place, locks, names, open};
 use crate::failure::{Code, Failure};
+use crate::model::instance::ImageFormat;
 use crate::mover::protocol::RestoredVolume;
 use crate::mover::share::Dir;
 
@@ -33,10 +35,20 @@ pub(in crate::mover) struct Prepared {
 /// volume.
 ///
 /// `in_use_elsewhere`: somebody has an old volume open. `volume_full`: there is no room. `disk_unsupported`: what stands there is
-/// no regular file. `internal`: an earlier exchange of the same names is not over and done with.
-pub(in crate::mover) fn prepare(volumes: &[RestoredVolume], data_bytes: &[u64]) -> Result<Vec<Prepared>, Failure> {
+/// no regular file or, unless it is kept, holds what no backup does. `internal`: an earlier exchange of the same names is not over and
+/// done with.
+pub(in crate::mover) fn prepare(
+    volumes: &[RestoredVolume],
+    data_bytes: &[u64],
+    keep_previous: bool,
+) -> Result<Vec<Prepared>, Failure> {
     let places = open(names(volumes)?)?;
     let olds = places.iter().map(Place::old).collect::<Result<Vec<_>, _>>()?;
+    if !keep_previous {
+        for ((place, old), wanted) in places.iter().zip(&olds).zip(volumes) {
+            place.loses_nothing(old, wanted.format)?;
+        }
+    }
     for place in &places {
         place.remove(&place.fresh)?;
     }
@@ -46,6 +58,25 @@ pub(in crate::mover) fn prepare(volumes: &[RestoredVolume], data_bytes: &[u64]) 
 }
 
 impl Place {
+    /// What a restore would take away for good.
+    fn loses_nothing(&self, old: &File, format: ImageFormat) -> Result<(), Failure> {
+        let only_here = match format {
+            ImageFormat::Qcow2 => only_here(old),
+            ImageFormat::Raw => Ok(None),
+        };
+        let only_here = only_here.map_err(|error| {
+            Failure::new(Code::VolumeIo, format!("cannot read the header of `{}`", self.shown())).because(&error)
+        })?;
+        match only_here {
+            None => Ok(()),
+            Some(what) => {
+                let text = format!("`{}` holds {what}, which no backup does", self.shown());
+                Err(Failure::new(Code::DiskUnsupported, text)
+                    .caused_by("`keep_previous` would leave it beside the new one"))
+            }
+        }
+    }
+
     fn old(&self) -> Result<File, Failure> {
         let io = |error: crate::mover::share::ShareError| error.failure(Code::VolumeIo);
         if self.dir.stat(&self.previous).map_err(io)?.is_some() {

@@ -2,7 +2,7 @@
 
 use super::exchange::put_back;
 use super::state::{Seen, all_in_place, cut_off};
-use super::{Place, look_at_all, names, open, sync};
+use super::{Place, locks, look_at_all, names, open, sync};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::RestoredVolume;
 
@@ -22,7 +22,8 @@ pub(in crate::mover) fn remove_fresh(volumes: &[RestoredVolume]) -> Result<(), F
     sync(&places)
 }
 
-/// Removes the old volumes once all new ones are in place. `internal`: they are not.
+/// Removes the old volumes once all new ones are in place. `internal`: they are not. `in_use_elsewhere`: somebody has one open, who
+/// would go on with a file that has no name.
 pub(in crate::mover) fn remove_previous(volumes: &[RestoredVolume]) -> Result<(), Failure> {
     let places = open(names(volumes)?)?;
     let seen = look_at_all(&places)?;
@@ -32,9 +33,21 @@ pub(in crate::mover) fn remove_previous(volumes: &[RestoredVolume]) -> Result<()
             let failure = kept(place, &place.previous, *seen, "not every new volume is in its place");
             return Err(Failure { code: Code::Internal, ..failure });
         }
+        if is_open(place)? {
+            let failure = kept(place, &place.previous, *seen, "somebody has it open");
+            return Err(Failure { code: Code::InUseElsewhere, ..failure });
+        }
         place.remove(&place.previous)?;
     }
     sync(&places)
+}
+
+fn is_open(place: &Place) -> Result<bool, Failure> {
+    let file = place.dir.open_file(&place.previous, false).map_err(|error| error.failure(Code::VolumeIo))?;
+    locks::is_in_use(&file).map_err(|error| {
+        let shown = place.dir.path().join(&place.previous);
+        Failure::new(Code::VolumeIo, format!("cannot look for locks on `{}`", shown.display())).because(&error)
+    })
 }
 
 fn kept(place: &Place, name: &std::ffi::OsStr, seen: Seen, why: &str) -> Failure {

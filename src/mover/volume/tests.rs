@@ -58,7 +58,7 @@ impl Storage {
     }
 
     fn exchange(&self) -> Result<Outcome, Failure> {
-        exchange(&self.volumes())
+        exchange(&self.volumes(), false)
     }
 }
 
@@ -82,6 +82,21 @@ fn an_exchange_goes_on_wherever_it_was_cut_off() {
         }
         remove_fresh(&storage.volumes()).unwrap();
         storage.must_hold(&[("a", "new"), ("b", "new")]);
+    }
+}
+
+#[test]
+fn who_only_goes_on_begins_none() {
+    for (states, begun) in [(["vf", "vf"], false), (["fp", "vf"], true), (["vp", "vf"], true), (["vp", "vp"], true)] {
+        let storage = Storage::new(states);
+        match exchange(&storage.volumes(), true) {
+            Ok(Outcome::Done) if begun => storage.must_hold(&EXCHANGED),
+            Err(failure) if !begun => {
+                assert_eq!(failure.code, Code::Interrupted);
+                storage.must_hold(&[("a", "old"), ("a.new", "new"), ("b", "old"), ("b.new", "new")]);
+            }
+            other => panic!("{states:?}: {other:?}"),
+        }
     }
 }
 
@@ -158,24 +173,47 @@ fn a_volume_that_somebody_uses_stays_where_it_is() {
     let theirs = fs::File::open(storage.0.path().join("b")).unwrap();
     assert!(locks::hold(&theirs).unwrap());
     assert_eq!(storage.exchange().unwrap_err().code, Code::InUseElsewhere);
-    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap_err().code, Code::InUseElsewhere);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap_err().code, Code::InUseElsewhere);
     storage.must_hold(&[("a", "old"), ("a.new", "new"), ("b", "old"), ("b.new", "new")]);
     drop(theirs);
     assert!(matches!(storage.exchange().unwrap(), Outcome::Done));
+    // Opened by force while it was exchanged: it would go on with a file that has no name.
+    let theirs = fs::File::open(storage.0.path().join("b.old")).unwrap();
+    assert!(locks::hold(&theirs).unwrap());
+    assert_eq!(remove_previous(&storage.volumes()).unwrap_err().code, Code::InUseElsewhere);
+    assert!(storage.0.path().join("b.old").exists());
+    drop(theirs);
+    remove_previous(&storage.volumes()).unwrap();
+    storage.must_hold(&[("a", "new"), ("b", "new")]);
+}
+
+#[test]
+fn an_image_with_snapshots_of_its_own_is_only_replaced_where_it_is_kept() {
+    let storage = Storage::new(["v", "v"]);
+    let mut header = [0; 104];
+    header[..4].copy_from_slice(b"QFI\xfb");
+    (header[7], header[63]) = (3, 1);
+    fs::write(storage.0.path().join("b"), header).unwrap();
+    let volumes: Vec<_> =
+        storage.volumes().into_iter().map(|volume| RestoredVolume { format: ImageFormat::Qcow2, ..volume }).collect();
+    let refused = prepare(&volumes, &[1, 1], false).unwrap_err();
+    assert_eq!(refused.code, Code::DiskUnsupported);
+    assert!(refused.text.contains("internal snapshots"), "{refused:#}");
+    assert_eq!(prepare(&volumes, &[1, 1], true).unwrap().len(), 2);
 }
 
 #[test]
 fn a_restore_begins_only_where_the_old_volumes_are_and_there_is_room() {
     let storage = Storage::new(["vf", "v"]);
-    assert_eq!(prepare(&storage.volumes(), &[1, u64::MAX]).unwrap_err().code, Code::VolumeFull);
-    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap().len(), 2);
+    assert_eq!(prepare(&storage.volumes(), &[1, u64::MAX], false).unwrap_err().code, Code::VolumeFull);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap().len(), 2);
     storage.must_hold(&OLD);
     fs::remove_file(storage.0.path().join("b")).unwrap();
-    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap_err().code, Code::VolumeIo);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap_err().code, Code::VolumeIo);
     symlink("a", storage.0.path().join("b")).unwrap();
-    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap_err().code, Code::DiskUnsupported);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap_err().code, Code::DiskUnsupported);
     let storage = Storage::new(["vp", "vp"]);
-    assert_eq!(prepare(&storage.volumes(), &[1, 1]).unwrap_err().code, Code::Internal);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap_err().code, Code::Internal);
 }
 
 #[test]

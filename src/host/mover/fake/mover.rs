@@ -130,10 +130,10 @@ impl FakeMover {
                 Ok(Reply::Found { manifest })
             }
             Request::Publish { manifest } => self.publish(*manifest),
-            Request::Restore { instance, backup, volumes } => self.restore(instance, backup, &volumes),
-            Request::Exchange { volumes } => {
+            Request::Restore { instance, backup, volumes, .. } => self.restore(instance, backup, &volumes),
+            Request::Exchange { volumes, only_go_on } => {
                 self.restored_bytes = None;
-                self.movers.world().volumes.exchange(&volumes).map(|()| Reply::Done)
+                self.movers.world().volumes.exchange(&volumes, only_go_on).map(|()| Reply::Done)
             }
             Request::RemoveFresh { volumes } => {
                 self.restored_bytes = None;

@@ -51,9 +51,14 @@ impl Volumes {
     }
 
     /// All new volumes take the places of the old ones, wherever an earlier exchange was cut off.
-    pub fn exchange(&mut self, volumes: &[RestoredVolume]) -> Result<(), Failure> {
+    pub fn exchange(&mut self, volumes: &[RestoredVolume], only_go_on: bool) -> Result<(), Failure> {
         if self.all_in_place(volumes) {
             return Ok(());
+        }
+        let untouched =
+            |one: &RestoredVolume| self.has(&one.volume) && self.has(&one.fresh) && !self.has(&one.previous);
+        if only_go_on && volumes.iter().all(untouched) {
+            return Err(Failure::new(Code::Interrupted, "the exchange of the volumes had not begun"));
         }
         for RestoredVolume { volume, fresh, previous, .. } in volumes {
             match (self.has(volume), self.has(fresh), self.has(previous)) {
