@@ -67,7 +67,7 @@ codes! {
     DeadlineExceeded = "deadline_exceeded", Permanent, "the job took longer than its deadline";
     InstanceNotHere = "instance_not_here", Permanent, "no such instance on this host; the manager sends the job where the instance went";
     InstanceAmbiguous = "instance_ambiguous", Permanent, "the name fits several instances; use the uuid";
-    InstanceStateUnsupported = "instance_state_unsupported", Permanent, "the instance is neither running nor shut off";
+    InstanceStateUnsupported = "instance_state_unsupported", Permanent, "the instance is in a state in which this job cannot be done: neither running nor shut off, or with saved memory";
     InstanceRunning = "instance_running", Permanent, "the instance is not shut off, which a restore in place needs";
     InstanceStarted = "instance_started", Transient, "the stopped instance was started during its backup or restore";
     InstanceStopped = "instance_stopped", Transient, "the running instance stopped during its backup";

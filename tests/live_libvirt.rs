@@ -19,6 +19,7 @@ use longshore::host::hypervisor::libvirt::Libvirt;
 use longshore::host::hypervisor::{DomainEvent, Hypervisor};
 use longshore::job::backup::freeze::thaw_until_confirmed;
 use longshore::model::id::InstanceRef;
+use longshore::model::instance::PowerState;
 use wire::Wire;
 
 const MIB: u64 = 1 << 20;
@@ -106,6 +107,37 @@ async fn a_definition_comes_back_as_it_was_defined() {
     std::fs::write(&file, &definition).unwrap();
     lab::virsh(&["define", file.to_str().unwrap()]);
     assert_eq!(door().find(&InstanceRef::Id(bare.id)).await.unwrap().definition, definition);
+}
+
+#[tokio::test]
+async fn memory_that_was_saved_is_known_until_it_is_resumed() {
+    let bare = LabInstance::bare();
+    let saved = || async { door().find(&InstanceRef::Id(bare.id)).await.unwrap() };
+    lab::virsh(&["managedsave", &bare.name]);
+    let found = saved().await;
+    assert!(found.state == PowerState::ShutOff && found.saved_memory, "{found:?}");
+    assert_eq!(found.unrecorded.len(), 1, "{found:?}");
+    bare.start();
+    assert!(!saved().await.saved_memory);
+    bare.stop();
+    assert!(!saved().await.saved_memory);
+}
+
+#[tokio::test]
+async fn a_chain_is_pinned_by_a_snapshot_and_not_by_what_libvirt_finds_in_the_file() {
+    let bare = LabInstance::bare();
+    let pinned = || async { door().find(&InstanceRef::Id(bare.id)).await.unwrap().disks[0].pinned_chain };
+    bare.stop();
+    let (base, volume) = (bare.folder.join("base.qcow2"), bare.folder.join("vda.qcow2"));
+    std::fs::rename(&volume, &base).unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base.to_str().unwrap(), volume.to_str().unwrap()]);
+    bare.start();
+    assert!(lab::virsh(&["dumpxml", &bare.name]).contains("base.qcow2"), "libvirt tells of the chain that it found");
+    assert!(!pinned().await);
+    let snapshot = format!("vda,file={}", bare.folder.join("overlay.qcow2").display());
+    lab::virsh(&["snapshot-create-as", &bare.name, "--no-metadata", "--disk-only", "--diskspec", &snapshot]);
+    bare.stop();
+    assert!(pinned().await);
 }
 
 #[tokio::test]

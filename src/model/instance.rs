@@ -99,6 +99,8 @@ pub struct Disk {
     pub transient: bool,
     /// QEMU decrypts it for the guest, so that everything that is read through QEMU is plain text.
     pub encrypted: bool,
+    /// The definition itself says what backs it, whatever the file at its path says of that.
+    pub pinned_chain: bool,
     /// Where its content is; none for an empty drive.
     pub source: Option<DiskSource>,
     /// Size that the guest sees, bytes; known where the hypervisor could tell.
@@ -117,6 +119,8 @@ pub struct Instance {
     pub name: InstanceName,
     /// What it is doing.
     pub state: PowerState,
+    /// It is shut off with its memory saved, and its next start resumes that.
+    pub saved_memory: bool,
     /// Its disks in the order of the definition. For a running instance those it runs with, not those of its next start.
     pub disks: Vec<Disk>,
     /// A guest agent channel is configured.

@@ -68,6 +68,15 @@ pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Resul
         let text = format!("cannot restore instance `{}` in place: it is not shut off", instance.name);
         return Err(Failure::new(Code::InstanceRunning, text));
     }
+    if instance.saved_memory {
+        // What the guest had in memory of its file systems would be written over those that were put back.
+        let text = format!(
+            "cannot restore instance `{}` in place: its memory was saved, and its next start would resume that on other disks; start \
+             it and shut it down, or give its memory up with `virsh managedsave-remove`",
+            instance.name
+        );
+        return Err(Failure::new(Code::InstanceStateUnsupported, text));
+    }
     Ok(RestorePlan {
         backup_id: spec.backup_id,
         key: attempt.job.key,
@@ -97,6 +106,9 @@ fn fixed(disk: &Disk) -> Option<String> {
         Some(_) if disk.encrypted => "it is encrypted, and what was backed up is plain text",
         Some(_) if disk.shareable => "it is shared, so that other instances may be using it",
         Some(_) if disk.read_only => "the guest cannot write to it, so that it is nothing of this instance's own",
+        Some(_) if disk.pinned_chain => {
+            "its definition names a backing chain, which QEMU would lay under the new volume"
+        }
         Some(DiskSource::File { .. }) => return None,
         Some(DiskSource::Block { .. }) => "it is on a block device, and only files are replaced",
         Some(DiskSource::Network { protocol, .. }) => {

@@ -294,6 +294,22 @@ async fn only_what_is_shut_off_is_restored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_would_be_resumed_or_laid_over_another_chain_is_not_restored() {
+    let world = World::new().await;
+    let stopped = || FakeInstance::shut_off("web").with_id(world.instance).disk("vda", 1 << 30).disk("vdb", 1 << 20);
+    world.hypervisor.add(stopped().saved_memory());
+    let Work::Restore(spec) = &world.attempt.job.work else { unreachable!() };
+    let refused = prepare(&world.doors(), &world.attempt, spec).await.unwrap_err();
+    assert_eq!(refused.code, Code::InstanceStateUnsupported);
+
+    world.hypervisor.add(stopped().pinned_chains());
+    let refused = failed(&world.run().await).clone();
+    assert_eq!(refused.code, Code::DiskUnsupported);
+    assert!(refused.text.contains("backing chain"), "{refused:#}");
+    assert_eq!(world.wrong(&FakeVolume::Old), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_instance_that_is_started_meanwhile_has_its_old_volumes() {
     let world = World::new().await;
     world.movers.hang("compare");

@@ -50,6 +50,7 @@ impl FakeInstance {
             id,
             name,
             state,
+            saved_memory: false,
             disks,
             agent_configured: true,
             agent_connected: state == PowerState::Running,
@@ -103,6 +104,7 @@ impl FakeInstance {
             shareable: false,
             transient: false,
             encrypted: false,
+            pinned_chain: false,
             source: Some(source),
             virtual_bytes: Some(bytes),
             allocated_bytes: Some(bytes / 2),
@@ -143,6 +145,20 @@ impl FakeInstance {
     #[must_use]
     pub fn unrecorded(mut self, what: &str) -> Self {
         self.instance.unrecorded.push(what.to_owned());
+        self
+    }
+
+    /// With its memory saved, which its next start would resume.
+    #[must_use]
+    pub fn saved_memory(mut self) -> Self {
+        self.instance.saved_memory = true;
+        self
+    }
+
+    /// With a definition that says what backs each disk so far.
+    #[must_use]
+    pub fn pinned_chains(mut self) -> Self {
+        self.instance.disks.iter_mut().for_each(|disk| disk.pinned_chain = true);
         self
     }
 

@@ -112,7 +112,7 @@ pub(super) fn describe(domain: &Domain, with_sizes: bool) -> Result<Instance, Fa
     let live = description(domain, 0)?;
     // Neither has security information, which libvirt only gives when asked with VIR_DOMAIN_XML_SECURE.
     let definition = description(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
-    let mut instance = parse::instance(&live, definition, state)?;
+    let mut instance = parse::instance(&live, definition, state, has_saved_memory(domain, state)?)?;
     if with_sizes {
         stats::measure(domain, state, &mut instance.disks, &parse::file_chains(&live)?);
     }
@@ -133,6 +133,14 @@ pub(super) fn power_state(domain: &Domain) -> Result<PowerState, Failure> {
         sys::VIR_DOMAIN_SHUTOFF => PowerState::ShutOff,
         _ => PowerState::Other,
     })
+}
+
+/// Only what is shut off is started, and resumes then what was saved.
+fn has_saved_memory(domain: &Domain, state: PowerState) -> Result<bool, Failure> {
+    if state != PowerState::ShutOff {
+        return Ok(false);
+    }
+    domain.has_managed_save(0).map_err(|error| errors::failure("cannot ask whether its memory is saved", &error))
 }
 
 pub(super) fn ask_agent(domain: &Domain, question: &str, timeout: Duration) -> Result<String, Failure> {

@@ -22,9 +22,14 @@ const XML_NODES_MAX: u32 = 200_000;
 /// Name by which libvirt itself finds the guest agent's channel.
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 
-/// An instance from the description it runs with (`live`, the same as `definition` when it is shut off) and its inactive
-/// definition.
-pub(super) fn instance(live: &str, definition: String, state: PowerState) -> Result<Instance, Failure> {
+/// An instance from the description it runs with (`live`, the same as `definition` when it is shut off), its inactive
+/// definition, and what no description says of it.
+pub(super) fn instance(
+    live: &str,
+    definition: String,
+    state: PowerState,
+    saved_memory: bool,
+) -> Result<Instance, Failure> {
     let document = document(live, "domain")?;
     let domain = document.root_element();
     let id = child_text(domain, "uuid").parse::<InstanceId>();
@@ -32,13 +37,15 @@ pub(super) fn instance(live: &str, definition: String, state: PowerState) -> Res
     let name = child_text(domain, "name").parse::<InstanceName>();
     let name = name.map_err(|error| odd("the domain's name").because(&error))?;
     let devices = child(domain, "devices");
-    let disks =
+    let pinned = pinned_chains(&definition)?;
+    let mut disks =
         devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk).collect::<Result<Vec<_>, _>>()?;
+    disks.iter_mut().for_each(|disk| disk.pinned_chain = pinned.contains(disk.target.as_str()));
     let channels = || devices.iter().flat_map(|devices| children(*devices, "channel")).filter_map(agent_target);
     let agent_configured = channels().next().is_some();
     let agent_connected = channels().any(|target| attribute(target, "state") == Some("connected"));
     let nvram = child(domain, "os").and_then(|os| child(os, "nvram"));
-    let unrecorded = unrecorded(nvram, devices);
+    let unrecorded = unrecorded(nvram, devices, saved_memory);
     let nvram = nvram.and_then(nvram_path);
     let runs_with_others = state != PowerState::ShutOff && disks_of(&definition)? != sources(&disks);
     let live_definition = runs_with_others.then(|| live.to_owned());
@@ -46,6 +53,7 @@ pub(super) fn instance(live: &str, definition: String, state: PowerState) -> Res
         id,
         name,
         state,
+        saved_memory,
         disks,
         agent_configured,
         agent_connected,
@@ -70,7 +78,7 @@ fn disks_of(definition: &str) -> Result<BTreeMap<DiskTarget, Option<DiskSource>>
 }
 
 /// State that the guest may count on and that no backup holds.
-fn unrecorded(nvram: Option<Node<'_, '_>>, devices: Option<Node<'_, '_>>) -> Vec<String> {
+fn unrecorded(nvram: Option<Node<'_, '_>>, devices: Option<Node<'_, '_>>, saved_memory: bool) -> Vec<String> {
     let elsewhere = nvram.and_then(|nvram| attribute(nvram, "type")).filter(|kind| *kind != "file");
     let nvram = elsewhere
         .map(|kind| format!("the firmware's variables are on a source of type `{kind}`, and not in the backup"));
@@ -79,7 +87,25 @@ fn unrecorded(nvram: Option<Node<'_, '_>>, devices: Option<Node<'_, '_>>) -> Vec
          after a restore"
             .to_owned()
     });
-    nvram.into_iter().chain(tpm).collect()
+    let memory = saved_memory.then(|| {
+        "its saved memory is not in the backup: the disks are those of a guest that was cut off, without what it had yet to write"
+            .to_owned()
+    });
+    nvram.into_iter().chain(tpm).chain(memory).collect()
+}
+
+/// Targets of the disks of which the definition itself says what backs them or where their data is: libvirt writes so after
+/// an external snapshot. What it found out by opening the files is in the description of a running domain only.
+fn pinned_chains(definition: &str) -> Result<BTreeSet<String>, Failure> {
+    let document = document(definition, "domain")?;
+    let devices = child(document.root_element(), "devices");
+    let disks = devices.iter().flat_map(|devices| children(*devices, "disk"));
+    let pinned = disks.filter(|disk| {
+        let data = child(*disk, "source").and_then(|source| child(source, "dataStore"));
+        // The end of a chain is an element without a type.
+        child(*disk, "backingStore").into_iter().chain(data).any(|store| attribute(store, "type").is_some())
+    });
+    Ok(pinned.filter_map(|disk| attribute(child(disk, "target")?, "dev")).map(str::to_owned).collect())
 }
 
 /// Targets of the disks that consist of files alone, backing files included.
@@ -167,6 +193,7 @@ fn disk(node: Node<'_, '_>) -> Result<Disk, Failure> {
         read_only: child(node, "readonly").is_some(),
         shareable: child(node, "shareable").is_some(),
         transient: child(node, "transient").is_some(),
+        pinned_chain: false,
         encrypted: std::iter::once(node).chain(child(node, "source")).any(|of| child(of, "encryption").is_some()),
         source: child(node, "source").and_then(|source| disk_source(node, source)),
         virtual_bytes: None,

@@ -25,7 +25,7 @@ const DOMAIN: &str = r#"<domain type='kvm' id='7'>
 </domain>"#;
 
 fn parsed(xml: &str) -> Result<Instance, Failure> {
-    instance(xml, xml.to_owned(), PowerState::Running)
+    instance(xml, xml.to_owned(), PowerState::Running, false)
 }
 
 fn with_devices(devices: &str) -> String {
@@ -47,6 +47,30 @@ fn state_that_no_backup_holds_is_named() {
     assert!(found.nvram.is_none() && found.unrecorded.iter().any(|text| text.contains("`network`")), "{found:?}");
     let tpm = "<devices><tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices>";
     assert!(parsed(&with_devices(tpm)).unwrap().unrecorded.iter().any(|text| text.contains("TPM")));
+    let saved = instance(DOMAIN, DOMAIN.to_owned(), PowerState::ShutOff, true).unwrap();
+    assert!(saved.saved_memory && saved.unrecorded.iter().any(|text| text.contains("memory")), "{saved:?}");
+}
+
+#[test]
+fn a_chain_is_pinned_where_the_definition_names_it_and_not_where_libvirt_found_it() {
+    let with = |source: &str, beside: &str| {
+        with_devices(&format!(
+            "<devices><disk type='file'><source file='/a'>{source}</source>{beside}<target dev='vda'/></disk></devices>"
+        ))
+    };
+    let store = |name: &str| format!("<{name} type='file'><format type='raw'/><source file='/base'/></{name}>");
+    let (backing, data) = (store("backingStore"), store("dataStore"));
+    let found = with("", &backing);
+    for (defined, pinned) in [
+        (with("", ""), false),
+        (with("", "<backingStore/>"), false),
+        (with("", &backing), true),
+        (with(&data, ""), true),
+        (with(&data, "<backingStore/>"), true),
+    ] {
+        let disks = instance(&found, defined.clone(), PowerState::Running, false).unwrap().disks;
+        assert_eq!(disks.first().unwrap().pinned_chain, pinned, "{defined}");
+    }
 }
 
 #[test]
@@ -63,9 +87,9 @@ fn what_an_instance_runs_with_is_kept_where_its_definition_has_other_disks() {
         (with(&[&moved]), with(&[&vda]), true),
         (with(&[]), with(&[&vda]), true),
     ] {
-        let found = instance(&live, defined.clone(), PowerState::Running).unwrap();
+        let found = instance(&live, defined.clone(), PowerState::Running, false).unwrap();
         assert_eq!(found.live_definition, differs.then_some(live.clone()), "{live} {defined}");
-        assert_eq!(instance(&live, defined, PowerState::ShutOff).unwrap().live_definition, None);
+        assert_eq!(instance(&live, defined, PowerState::ShutOff, false).unwrap().live_definition, None);
     }
 }
 
