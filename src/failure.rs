@@ -72,7 +72,7 @@ codes! {
     InstanceStarted = "instance_started", Transient, "the stopped instance was started during its backup or restore";
     InstanceStopped = "instance_stopped", Transient, "the running instance stopped during its backup";
     InUseElsewhere = "in_use_elsewhere", Transient, "another process or host has a disk of the stopped instance open for writing";
-    SourceChanged = "source_changed", Transient, "a disk of the instance changed after its backup was planned, or while it was read from a stopped one";
+    SourceChanged = "source_changed", Transient, "a disk of the instance changed after its backup or restore was planned, or while it was read from a stopped one";
     DiskNotFound = "disk_not_found", Permanent, "the instance, or the backup, has no disk of that name or identity";
     DiskAmbiguous = "disk_ambiguous", Permanent, "two disks share the identity by which they are mapped";
     NothingToBackUp = "nothing_to_back_up", Permanent, "the instance has no disk that can be backed up";

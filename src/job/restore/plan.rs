@@ -64,6 +64,39 @@ impl RestorePlan {
 
 /// Makes the plan.
 pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Result<RestorePlan, Failure> {
+    refuse_state(instance)?;
+    Ok(RestorePlan {
+        backup_id: spec.backup_id,
+        key: attempt.job.key,
+        attempt: attempt.attempt,
+        instance_id: instance.id,
+        instance_name: instance.name.clone(),
+        disks: instance.disks.iter().map(disk).collect(),
+        keep_previous: spec.keep_previous,
+        mover_name: mover_name(attempt),
+    })
+}
+
+/// The plan still fits the instance. Hours may have passed since it was made.
+pub fn refuse_if_changed(plan: &RestorePlan, instance: &Instance) -> Result<(), Failure> {
+    if instance.state != PowerState::ShutOff {
+        return Err(Failure::new(Code::InstanceStarted, "the stopped instance was started during its restore"));
+    }
+    refuse_state(instance)?;
+    // A size may not be asked for again: a volume that stands still has the one that it had.
+    let same = |(planned, found): (&InstanceDisk, &Disk)| {
+        *planned == InstanceDisk { virtual_bytes: planned.virtual_bytes, ..disk(found) }
+    };
+    match plan.disks.len() == instance.disks.len() && plan.disks.iter().zip(&instance.disks).all(same) {
+        true => Ok(()),
+        false => {
+            let text = format!("the disks of instance `{}` changed since its restore was planned", plan.instance_name);
+            Err(Failure::new(Code::SourceChanged, text))
+        }
+    }
+}
+
+fn refuse_state(instance: &Instance) -> Result<(), Failure> {
     if instance.state != PowerState::ShutOff {
         let text = format!("cannot restore instance `{}` in place: it is not shut off", instance.name);
         return Err(Failure::new(Code::InstanceRunning, text));
@@ -77,16 +110,7 @@ pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Resul
         );
         return Err(Failure::new(Code::InstanceStateUnsupported, text));
     }
-    Ok(RestorePlan {
-        backup_id: spec.backup_id,
-        key: attempt.job.key,
-        attempt: attempt.attempt,
-        instance_id: instance.id,
-        instance_name: instance.name.clone(),
-        disks: instance.disks.iter().map(disk).collect(),
-        keep_previous: spec.keep_previous,
-        mover_name: mover_name(attempt),
-    })
+    Ok(())
 }
 
 fn disk(disk: &Disk) -> InstanceDisk {

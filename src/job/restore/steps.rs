@@ -8,10 +8,12 @@ use tokio::time::sleep;
 
 use super::context::{Choice, Context};
 use super::mapping::{Mapping, map};
+use super::plan::refuse_if_changed;
 use super::result::RestoreResult;
 use crate::failure::{Code, Failure};
 use crate::host::mover::MoverName;
 use crate::job::steps::{self, unexpected};
+use crate::model::id::InstanceRef;
 use crate::model::job::Work;
 use crate::mover::protocol::{CopiedDisk, Reply, Request};
 use crate::saga::Record;
@@ -233,10 +235,9 @@ impl Commit<Context> for Exchange {
     async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
         let volumes = context.choice()?.volumes.clone();
         if !context.exchange_asked {
-            let hypervisor = context.common.doors.hypervisor.clone();
-            if let Some(started) = steps::started(hypervisor.as_ref(), context.plan.instance_id, "restore").await {
-                return Err(started);
-            }
+            let instance = InstanceRef::Id(context.plan.instance_id);
+            let instance = context.common.doors.hypervisor.find(&instance).await?;
+            refuse_if_changed(&context.plan, &instance)?;
         }
         loop {
             let only_go_on = std::mem::replace(&mut context.exchange_asked, true);

@@ -345,6 +345,23 @@ async fn a_mover_that_dies_while_it_exchanges_is_followed_by_another() {
     assert_eq!(world.wrong(&world.restored()), Vec::<String>::new());
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_changed_before_the_exchange_keeps_its_volumes() {
+    let world = World::new().await;
+    let instance = FakeInstance::shut_off("web").with_id(world.instance).disk("vda", 1 << 30);
+    world.movers.hang("compare");
+    let (run, change) = (world.run(), async {
+        while world.standing().len() < 4 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        let _one_disk_less = world.hypervisor.clone().with_instance(instance);
+        world.movers.unhang("compare");
+    });
+    let (outcome, ()) = tokio::join!(run, change);
+    assert_eq!(failed(&outcome).code, Code::SourceChanged);
+    assert_eq!(world.wrong(&FakeVolume::Old), Vec::<String>::new());
+}
+
 /// Cut off where the exchange may have begun: what was chosen is known from the records alone.
 #[tokio::test(start_paused = true)]
 async fn a_later_worker_brings_an_exchange_to_its_end_and_begins_none() {
