@@ -8,18 +8,19 @@
 //! acknowledges it, and from then on owns it: it does the job in **attempts**, tells **events** about it, and ends each **run** of it
 //! in exactly one final event; a run that failed for good also becomes a **dead letter**.
 //!
-//! A backup gathers facts, makes a plan (pure) and runs the plan's **steps** through the [`saga`] engine, which writes each step
+//! A job gathers facts, makes a plan (pure) and runs the plan's **steps** through the [`saga`] engine, which writes each step
 //! into the journal before its effect, and unwinds in reverse what a failure leaves half done. Three processes take part:
 //!
 //! ```text
-//!   worker ── libvirt ──► QEMU ◄── NBD ── mover ──► share        the worker never touches a share;
+//!   worker ── libvirt ──► QEMU ◄── NBD ── mover ──► share        the worker writes to no share and no volume;
 //!     │                                    ▲                      the mover touches nothing else
 //!     ├── requests, answers ───────────────┘
 //!     └── pipe ──► guard ── libvirt ──► thaws, ends the pull job   when the worker can't
 //! ```
 //!
 //! That is a **pull**. In a **push** QEMU writes to the share itself, into the one directory of it that the mover shows to the host; the
-//! mover then proves what was written. A stopped instance's volumes the mover reads alone.
+//! mover then proves what was written. A stopped instance's volumes the mover reads alone, and in a **restore** it makes new ones beside
+//! them, which take their places all at once when they are proven.
 //!
 //! What a broker lets a host do is little ([`broker::access`]): it is made so by `longshore broker setup`, and readers believe what the
 //! broker vouches for ([`message::vouch`]).
