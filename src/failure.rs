@@ -71,12 +71,12 @@ codes! {
     InstanceRunning = "instance_running", Permanent, "the instance is not shut off, which a restore in place needs";
     InstanceStarted = "instance_started", Transient, "the stopped instance was started during its backup or restore";
     InstanceStopped = "instance_stopped", Transient, "the running instance stopped during its backup";
-    InUseElsewhere = "in_use_elsewhere", Transient, "another process or host has a disk of the stopped instance open for writing";
+    InUseElsewhere = "in_use_elsewhere", Transient, "another process or host has a disk of the stopped instance open";
     SourceChanged = "source_changed", Transient, "a disk of the instance changed after its backup or restore was planned, or while it was read from a stopped one";
     DiskNotFound = "disk_not_found", Permanent, "the instance, or the backup, has no disk of that name or identity";
     DiskAmbiguous = "disk_ambiguous", Permanent, "two disks share the identity by which they are mapped";
     NothingToBackUp = "nothing_to_back_up", Permanent, "the instance has no disk that can be backed up";
-    DiskUnsupported = "disk_unsupported", Permanent, "a disk has a source that cannot be read for a backup, or not be replaced by a restore";
+    DiskUnsupported = "disk_unsupported", Permanent, "a disk has a source that cannot be read for a backup, or not be replaced by a restore, for what it holds or how it is defined";
     HypervisorUnavailable = "hypervisor_unavailable", Transient, "libvirt does not answer on this host";
     HypervisorTimedOut = "hypervisor_timed_out", Transient, "a libvirt call did not return in its time";
     HypervisorFailed = "hypervisor_failed", Transient, "libvirt refused or failed a call";
@@ -123,7 +123,7 @@ codes! {
     MoverDied = "mover_died", Transient, "the mover process ended before its work was done";
     MoverUnresponsive = "mover_unresponsive", Transient, "the mover did not answer in its time; it may be stuck behind a dead share";
     HostDraining = "host_draining", Transient, "the host is being drained";
-    Interrupted = "interrupted", Transient, "the worker ended while the job ran";
+    Interrupted = "interrupted", Transient, "the worker, or the mover at the wrong moment, ended while the job ran";
     CrashLoop = "crash_loop", Permanent, "the job was interrupted by the worker's end too often";
     JournalFailed = "journal_failed", Transient, "the worker's journal cannot be written";
     JournalLost = "journal_lost", Permanent, "the host came back with an empty journal";

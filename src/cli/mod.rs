@@ -28,7 +28,7 @@ use exit::Exit;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Backs up KVM instances to shared storage, driven by messages.
+/// Backs up KVM instances to shared storage and restores them, driven by messages.
 #[derive(Debug, Parser)]
 #[command(name = "longshore", version, max_term_width = 100, after_help = after_help())]
 struct Cli {

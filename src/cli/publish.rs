@@ -51,7 +51,7 @@ pub struct JobArgs {
     #[arg(long = "type", value_name = "TYPE", default_value = "directory",
           value_parser = ["directory", "nfs", "cifs", "ceph"])]
     repository_type: String,
-    /// Address of the share: /path, host:/path, //server/share or mon1,mon2:/path
+    /// Address of the share: /path, host:/path, //server/share, mon1,mon2:/path or user@fsid.fs=/path
     #[arg(long)]
     address: String,
     /// Mount options, separated by commas; no secrets
@@ -137,7 +137,8 @@ pub struct RestoreArgs {
     /// one, by target and source together. May be repeated
     #[arg(long, value_name = "TARGET=TARGET", value_parser = pair)]
     onto: Vec<(String, String)>,
-    /// Leave the old volumes beside the new ones
+    /// Leave the old volumes beside the new ones, which removes them else once they are exchanged; there has to be room for both in any
+    /// case. Needed where an old volume holds internal snapshots
     #[arg(long)]
     keep_previous: bool,
 }

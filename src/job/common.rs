@@ -41,6 +41,8 @@ pub(super) struct Common {
     pub wants: Wants,
     /// The mover, and how far it is.
     pub session: Session,
+    /// A mover for what is to be done though the job's own does not answer.
+    pub aside: Session,
     /// Where progress goes.
     pub progress: watch::Sender<JobProgress>,
     /// What is unusual, and belongs to what the job makes.
@@ -70,6 +72,7 @@ impl Common {
             job: attempt.job.clone(),
             wants,
             session: Session::default(),
+            aside: Session::default(),
             progress: progress.clone(),
             warnings: Vec::new(),
             late_warnings: Vec::new(),

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::failure::{Code, Failure};
 use crate::host::mover::{Mover, MoverName, Movers, Progress};
+use crate::host::remains::is_gone;
 use crate::mover::protocol::{Reply, Request};
 
 /// What a request may take over the deadline of the step that asks: the step's own deadline comes first, since it knows what
@@ -34,13 +35,20 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the mover, by force if need be. None is no error. One that can't be killed stays known as that.
+    /// Ends the mover, by force if need be. None is no error. One that can't be killed stays known as that until it has ended.
     pub async fn stop(&mut self) -> Result<(), Failure> {
         self.done.clear();
-        if let Some(mut mover) = self.mover.take()
-            && let Err(failure) = mover.stop().await
-        {
-            self.unkillable = Some(failure);
+        if let Some(mover) = self.mover.as_mut() {
+            // Kept until it is known what became of it, so that whoever gives up waiting can ask again.
+            let stopped = mover.stop().await;
+            self.mover = None;
+            self.unkillable = stopped.err();
+        } else if let Some(remains) = self.unkillable.as_ref().and_then(|failure| failure.remains.clone()) {
+            // What it waited for may have come since.
+            let gone = tokio::task::spawn_blocking(move || is_gone(&remains)).await;
+            if gone.unwrap_or(false) {
+                self.unkillable = None;
+            }
         }
         self.unkillable.clone().map_or(Ok(()), Err)
     }

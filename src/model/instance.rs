@@ -101,6 +101,8 @@ pub struct Disk {
     pub encrypted: bool,
     /// The definition itself says what backs it, whatever the file at its path says of that.
     pub pinned_chain: bool,
+    /// The definition lets the instance start where the volume is not there (`startupPolicy`).
+    pub may_be_missing: bool,
     /// Where its content is; none for an empty drive.
     pub source: Option<DiskSource>,
     /// Size that the guest sees, bytes; known where the hypervisor could tell.

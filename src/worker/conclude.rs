@@ -64,6 +64,8 @@ impl Told {
     pub fn from_unwinding(kind: JobKind, outcome: Outcome, duration: Duration, cancelled: bool) -> Self {
         let told = Self::from_outcome(kind, outcome, duration);
         let ending = match told.ending {
+            // Nobody may miss that somebody has to look at the volumes.
+            Ending::Failed(failure) if failure.code == Code::RestoreUnfinished => Ending::Failed(failure),
             Ending::Failed(_) | Ending::Drained if cancelled => Ending::Cancelled,
             Ending::Failed(failure) if failure.code == Code::Interrupted => Ending::Interrupted,
             ending => ending,

@@ -12,8 +12,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 
-use super::contract::{SOON, Stands, World, done, eventually, published, refused, started};
-use super::restore::{exchange, made, two};
+use super::contract::{SOON, Stands, World, done, eventually, exchange, published, refused, started};
+use super::restore::{made, two};
 use super::volumes::volume;
 use super::{DISK_BYTES, Faulty, Real};
 
@@ -23,14 +23,13 @@ async fn a_new_mover_finishes_an_exchange_wherever_it_was_cut_off() {
     let old = real.volume();
     let (mut mover, manifest) = published(&real, "cut-off").await;
     let volumes = two(&manifest, &old);
-    let untouched = |_: &RestoredVolume| {};
-    let moved_away = |one: &RestoredVolume| fs::rename(&one.volume, &one.previous).unwrap();
-    let in_place = |one: &RestoredVolume| {
+    let untouched: fn(&RestoredVolume) = |_| {};
+    let moved_away: fn(&RestoredVolume) = |one| fs::rename(&one.volume, &one.previous).unwrap();
+    let in_place: fn(&RestoredVolume) = |one| {
         fs::rename(&one.volume, &one.previous).unwrap();
         fs::rename(&one.fresh, &one.volume).unwrap();
     };
-    let states: [(&str, &dyn Fn(&RestoredVolume)); 3] =
-        [("untouched", &untouched), ("moved away", &moved_away), ("in place", &in_place)];
+    let states = [("untouched", untouched), ("moved away", moved_away), ("in place", in_place)];
     for (one, prepare_one) in &states {
         for (other, prepare_other) in &states {
             made(&mut mover, &manifest, &volumes).await;

@@ -159,7 +159,7 @@ impl Place<'_> {
             other => other.word().to_owned(),
         };
         let (nas, mode_name, fault_name) = (self.nas.name(), mode.name(), fault.name());
-        let share = times::of_share(&self.fleet, job);
+        let share = times::of_share(&self.host.fleet, job);
         let line = format!("{nas} {mode_name} {fault_name} -> {outcome} in {seconds:.1} s{share}");
         let mut wrong = match (&end, fault.codes()) {
             (RunDetail::Completed(completed), []) if completed.warnings.is_empty() => {

@@ -39,7 +39,7 @@ fn a_killed_worker_leaves_no_guest_frozen_and_the_next_one_finishes_its_jobs() {
     // What QEMU itself has under way to the share comes to its end first.
     slow.heal();
     eventually("the push job is gone", THAWED, || !pushed_from.has_backup_job());
-    println!("after SIGKILL: thawed in {thawed:?}, the jobs gone {ended:?} later");
+    eprintln!("after SIGKILL: thawed in {thawed:?}, the jobs gone {ended:?} later");
     eventually("the movers are gone", THAWED, || processes_of(&fleet.folder).is_empty());
     // Where QEMU wrote stays until a worker is there again, for it is the host's and not the mover's.
     assert_eq!(mounts_below(&fleet.folder).len(), 1);

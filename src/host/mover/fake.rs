@@ -265,6 +265,10 @@ impl Movers for FakeMovers {
         }
     }
 
+    async fn lives(&self, name: &MoverName) -> Result<bool, Failure> {
+        Ok(self.running().iter().any(|running| running == name.as_str()))
+    }
+
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure> {
         self.must_not_fail("cut_off")?;
         let mut world = self.world();

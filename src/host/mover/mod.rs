@@ -85,6 +85,8 @@ pub trait Movers: Send + Sync {
     /// nothing is shown there. What waits for a dead server is free again. What comes after waits anew, but on CephFS and FUSE, where
     /// the mount is of no use any more.
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure>;
+    /// Whether a mover of that name lives, whoever started it: that of a worker that was killed may still be at work.
+    async fn lives(&self, name: &MoverName) -> Result<bool, Failure>;
 }
 
 /// A running mover.

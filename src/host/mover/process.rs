@@ -102,6 +102,16 @@ impl Movers for ProcessMovers {
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure> {
         exposed::cut_off(&self.program, place).await
     }
+
+    async fn lives(&self, name: &MoverName) -> Result<bool, Failure> {
+        let directory = self.run_directory.join(name.as_str());
+        let failed = || Failure::new(Code::HostIo, "cannot look which movers live");
+        match tokio::task::spawn_blocking(sweep::of_living_movers).await {
+            Ok(Ok(living)) => Ok(living.contains(&directory)),
+            Ok(Err(error)) => Err(failed().because(&error)),
+            Err(error) => Err(failed().because(&error)),
+        }
+    }
 }
 
 /// A mover process.

@@ -10,7 +10,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::plan::RestorePlan;
 use crate::failure::{Code, Failure};
 use crate::job::common::{Common, JobContext};
-use crate::job::session::Session;
 use crate::job::settings::JobSettings;
 use crate::job::{Attempt, Doors, JobProgress};
 use crate::model::id::DiskTarget;
@@ -45,8 +44,6 @@ pub(super) struct Context {
     pub copied: Vec<CopiedDisk>,
     /// The volumes' exchange was asked for; after a crash, may have been.
     pub exchange_asked: bool,
-    /// The mover that puts the volumes in order where the job's own is gone.
-    pub aside: Session,
     /// The task that watches over the instance.
     pub watch: Option<AbortOnDropHandle<()>>,
 }
@@ -66,7 +63,6 @@ impl Context {
             choice: None,
             copied: Vec::new(),
             exchange_asked: false,
-            aside: Session::default(),
             watch: None,
         }
     }

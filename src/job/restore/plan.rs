@@ -77,17 +77,21 @@ pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Resul
     })
 }
 
-/// The plan still fits the instance. Hours may have passed since it was made.
-pub fn refuse_if_changed(plan: &RestorePlan, instance: &Instance) -> Result<(), Failure> {
+/// The plan still fits the instance, as far as its disks `targets` go. Hours may have passed since it was made.
+pub fn refuse_if_changed(plan: &RestorePlan, targets: &[DiskTarget], instance: &Instance) -> Result<(), Failure> {
     if instance.state != PowerState::ShutOff {
         return Err(Failure::new(Code::InstanceStarted, "the stopped instance was started during its restore"));
     }
     refuse_state(instance)?;
-    // A size may not be asked for again: a volume that stands still has the one that it had.
-    let same = |(planned, found): (&InstanceDisk, &Disk)| {
-        *planned == InstanceDisk { virtual_bytes: planned.virtual_bytes, ..disk(found) }
+    let same = |target: &DiskTarget| {
+        let planned = plan.disks.iter().find(|disk| disk.target == *target);
+        let found = instance.disks.iter().find(|disk| disk.target == *target).map(disk);
+        // A size may not be told again: a volume that stands still has the one that it had.
+        planned
+            .zip(found)
+            .is_some_and(|(planned, found)| *planned == InstanceDisk { virtual_bytes: planned.virtual_bytes, ..found })
     };
-    match plan.disks.len() == instance.disks.len() && plan.disks.iter().zip(&instance.disks).all(same) {
+    match targets.iter().all(same) {
         true => Ok(()),
         false => {
             let text = format!("the disks of instance `{}` changed since its restore was planned", plan.instance_name);
@@ -132,6 +136,10 @@ fn fixed(disk: &Disk) -> Option<String> {
         Some(_) if disk.read_only => "the guest cannot write to it, so that it is nothing of this instance's own",
         Some(_) if disk.pinned_chain => {
             "its definition names a backing chain, which QEMU would lay under the new volume"
+        }
+        Some(_) if disk.may_be_missing => {
+            "its definition lets the instance start without it (`startupPolicy`), so that nothing would keep it from starting amid the \
+             exchange"
         }
         Some(DiskSource::File { .. }) => return None,
         Some(DiskSource::Block { .. }) => "it is on a block device, and only files are replaced",

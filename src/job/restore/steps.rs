@@ -10,10 +10,12 @@ use super::context::{Choice, Context};
 use super::mapping::{Mapping, map};
 use super::plan::refuse_if_changed;
 use super::result::RestoreResult;
-use crate::failure::{Code, Failure};
+use crate::failure::{Class, Code, Failure, Remains};
+use crate::host::hypervisor::Hypervisor;
 use crate::host::mover::MoverName;
 use crate::job::steps::{self, unexpected};
-use crate::model::id::InstanceRef;
+use crate::model::id::{InstanceId, InstanceRef};
+use crate::model::instance::Instance;
 use crate::model::job::Work;
 use crate::mover::protocol::{CopiedDisk, Reply, Request};
 use crate::saga::Record;
@@ -31,7 +33,10 @@ const NAMES_SECONDS_MAX: u64 = 300;
 /// Longest time for that where a mover does not answer, which has to be ended and followed by another.
 const NAMES_BY_ANOTHER_SECONDS_MAX: u64 = 2 * NAMES_SECONDS_MAX + 120;
 
-/// Pause before it is looked again what became of the exchange.
+/// How often libvirt is asked for the instance before the exchange.
+const FIND_TRIES_MAX: u32 = 12;
+
+/// Pause before that, and before it is looked again what became of the exchange.
 const LOOK_AGAIN_SECONDS: u64 = 5;
 
 /// Reads the backup's manifest and decides which disk becomes which.
@@ -235,9 +240,9 @@ impl Commit<Context> for Exchange {
     async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
         let volumes = context.choice()?.volumes.clone();
         if !context.exchange_asked {
-            let instance = InstanceRef::Id(context.plan.instance_id);
-            let instance = context.common.doors.hypervisor.find(&instance).await?;
-            refuse_if_changed(&context.plan, &instance)?;
+            let hypervisor = context.common.doors.hypervisor.clone();
+            let instance = found_again(hypervisor.as_ref(), context.plan.instance_id).await?;
+            refuse_if_changed(&context.plan, &context.choice()?.targets, &instance)?;
         }
         loop {
             let only_go_on = std::mem::replace(&mut context.exchange_asked, true);
@@ -258,6 +263,18 @@ impl Commit<Context> for Exchange {
             sleep(Duration::from_secs(LOOK_AGAIN_SECONDS)).await;
         }
     }
+}
+
+/// The instance as it is now. A libvirt that is just being restarted is not worth all that was written.
+async fn found_again(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<Instance, Failure> {
+    let id = InstanceRef::Id(instance);
+    for _ in 1..FIND_TRIES_MAX {
+        match hypervisor.find(&id).await {
+            Err(failure) if failure.class() == Class::Transient => sleep(Duration::from_secs(LOOK_AGAIN_SECONDS)).await,
+            found => return found,
+        }
+    }
+    hypervisor.find(&id).await
 }
 
 /// Whether nobody has answered, in which case anything may have happened.
@@ -294,33 +311,44 @@ impl Make<Context> for RemovePrevious {
 
 /// Names what was to be removed.
 fn may_be_there(failure: Failure, names: &[String]) -> Failure {
-    names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")))
+    let failure = names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")));
+    match (&failure.remains, names.first()) {
+        // By one of them it can be seen whether they are gone.
+        (None, Some(name)) => failure.leaving(Remains::Path(name.into())),
+        _ => failure,
+    }
 }
 
 /// Asks the job's mover for something that needs neither repository nor lease or, where that one does not answer, another one that is
 /// started for this alone: whatever became of the repository, the volumes are put in order.
 async fn ask_about_names(context: &mut Context, request: Request) -> Result<Reply, Failure> {
     let limit = Duration::from_secs(NAMES_SECONDS_MAX);
-    let Context { common, aside, .. } = context;
+    let common = &mut context.common;
     if common.session.answers() {
         match common.session.ask(request.clone(), limit).await {
-            Err(failure) if is_silence(&failure) => {}
+            Err(failure) if is_silence(&failure) => common.late_warnings.push(failure),
             answer => return answer,
         }
     }
-    // Two movers at the same names would be each other's undoing: whichever was there has to be gone.
+    // Two movers at the same names would be each other's undoing: whichever was there has to be gone, that of a worker that was killed
+    // as well.
     common.session.stop().await?;
-    aside.stop().await?;
-    let name = format!("{}.v", common.wants.mover_name).parse::<MoverName>();
+    common.aside.stop().await?;
+    let name = common.wants.mover_name.parse::<MoverName>();
     let name = name.map_err(|error| Failure::new(Code::Internal, "a mover cannot be named").because(&error))?;
-    aside.start(common.doors.movers.as_ref(), &name).await?;
+    let movers = common.doors.movers.clone();
+    if movers.lives(&name).await? {
+        let text = format!("mover `{name}` was started before and has not ended");
+        return Err(Failure::new(Code::MoverUnresponsive, text));
+    }
+    common.aside.start(movers.as_ref(), &name).await?;
     // Nobody knows what has happened since the first one was asked.
     let request = match request {
         Request::Exchange { volumes, .. } => Request::Exchange { volumes, only_go_on: true },
         other => other,
     };
-    let answer = aside.ask(request, limit).await;
-    if let Err(stays) = aside.stop().await {
+    let answer = common.aside.ask(request, limit).await;
+    if let Err(stays) = common.aside.stop().await {
         common.late_warnings.push(stays);
     }
     answer

@@ -56,7 +56,8 @@ impl<C: JobContext> Hold<C> for MoverProcess {
 
     async fn release(&self, context: &mut C, _held: Option<&Value>) -> Result<(), Failure> {
         let common = context.common();
-        common.session.stop().await
+        let (own, aside) = (common.session.stop().await, common.aside.stop().await);
+        own.and(aside)
     }
 }
 

@@ -6,6 +6,7 @@
 //!                                                                       └ can't be, or can't be seen: not known
 //! ```
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
@@ -92,7 +93,14 @@ pub(super) fn put_back(places: &[Place]) -> Result<Back, Failure> {
     if all_in_place(&seen) {
         return Ok(Back::New);
     }
-    for (place, _) in places.iter().zip(&seen).filter(|(_, seen)| seen.state() == State::InPlace) {
+    let in_place = || places.iter().zip(&seen).filter(|(_, seen)| seen.state() == State::InPlace);
+    for (place, _) in in_place() {
+        // Somebody started the instance all the same: what it writes there is to be lost under nobody's hands.
+        if place.is_open(&place.volume)? {
+            return Err(place.in_use());
+        }
+    }
+    for (place, _) in in_place() {
         place.rename(&place.volume, &place.fresh)?;
     }
     sync(places)?;
@@ -126,6 +134,15 @@ impl Place {
             true => Ok(file),
             false => Err(Failure::new(Code::VolumeIo, format!("`{}` was replaced while it was locked", self.shown()))),
         }
+    }
+
+    /// Whether somebody else has the file of that name open.
+    pub(super) fn is_open(&self, name: &OsStr) -> Result<bool, Failure> {
+        let file = self.dir.open_file(name, false).map_err(|error| error.failure(Code::VolumeIo))?;
+        locks::is_in_use(&file).map_err(|error| {
+            let shown = self.dir.path().join(name);
+            Failure::new(Code::VolumeIo, format!("cannot look for locks on `{}`", shown.display())).because(&error)
+        })
     }
 
     /// The failure where somebody else has the volume open.

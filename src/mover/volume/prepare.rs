@@ -59,7 +59,7 @@ pub(in crate::mover) fn prepare(
 
 impl Place {
     /// What a restore would take away for good.
-    fn loses_nothing(&self, old: &File, format: ImageFormat) -> Result<(), Failure> {
+    pub(super) fn loses_nothing(&self, old: &File, format: ImageFormat) -> Result<(), Failure> {
         let only_here = match format {
             ImageFormat::Qcow2 => only_here(old),
             ImageFormat::Raw => Ok(None),

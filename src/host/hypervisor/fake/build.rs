@@ -105,6 +105,7 @@ impl FakeInstance {
             transient: false,
             encrypted: false,
             pinned_chain: false,
+            may_be_missing: false,
             source: Some(source),
             virtual_bytes: Some(bytes),
             allocated_bytes: Some(bytes / 2),

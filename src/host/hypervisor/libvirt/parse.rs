@@ -194,6 +194,9 @@ fn disk(node: Node<'_, '_>) -> Result<Disk, Failure> {
         shareable: child(node, "shareable").is_some(),
         transient: child(node, "transient").is_some(),
         pinned_chain: false,
+        may_be_missing: child(node, "source")
+            .and_then(|source| attribute(source, "startupPolicy"))
+            .is_some_and(|policy| policy != "mandatory"),
         encrypted: std::iter::once(node).chain(child(node, "source")).any(|of| child(of, "encryption").is_some()),
         source: child(node, "source").and_then(|source| disk_source(node, source)),
         virtual_bytes: None,

@@ -74,6 +74,17 @@ fn a_chain_is_pinned_where_the_definition_names_it_and_not_where_libvirt_found_i
 }
 
 #[test]
+fn a_disk_without_which_the_instance_starts_is_known() {
+    for (policy, may) in [("", false), ("startupPolicy='mandatory'", false), ("startupPolicy='optional'", true)] {
+        let defined = with_devices(&format!(
+            "<devices><disk type='file'><source file='/a' {policy}/><target dev='vda'/></disk></devices>"
+        ));
+        let disks = instance(&defined, defined.clone(), PowerState::ShutOff, false).unwrap().disks;
+        assert_eq!(disks.first().unwrap().may_be_missing, may, "{policy}");
+    }
+}
+
+#[test]
 fn what_an_instance_runs_with_is_kept_where_its_definition_has_other_disks() {
     let disk =
         |target: &str, file: &str| format!("<disk type='file'><source file='{file}'/><target dev='{target}'/></disk>");

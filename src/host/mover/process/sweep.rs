@@ -63,7 +63,7 @@ pub fn remove_unused(directory: &Path) {
 }
 
 /// The directories that processes on this host were started as movers of, by their command lines.
-fn of_living_movers() -> std::io::Result<BTreeSet<PathBuf>> {
+pub(super) fn of_living_movers() -> std::io::Result<BTreeSet<PathBuf>> {
     let mut directories = BTreeSet::new();
     for entry in std::fs::read_dir("/proc")? {
         // A process that ended meanwhile needs no directory.
