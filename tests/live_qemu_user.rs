@@ -128,7 +128,8 @@ async fn is_backed_up_by(transfer: &str) {
 
     // Short, since sockets lie below, and closed to QEMU by nothing but what is under test.
     let fleet = PathBuf::from(lab::variable("LONGSHORE_LAB_DIR")).join("fleet");
-    let place = tempfile::Builder::new().prefix("q").rand_bytes(3).tempdir_in(fleet).unwrap();
+    // As short as `/fleet/001`: the worker's run directory lies below it (scripts/lib/names.sh).
+    let place = tempfile::Builder::new().prefix("q").rand_bytes(2).tempdir_in(fleet).unwrap();
     std::fs::set_permissions(place.path(), Permissions::from_mode(0o711)).unwrap();
     let share = place.path().join("share");
     // Root alone, so that a QEMU which wrote there itself would not get far.
