@@ -29,7 +29,8 @@ use crate::mover::sealed::{PublicKey, seal};
 pub enum PublishCommand {
     /// Back up an instance
     Backup(Box<BackupArgs>),
-    /// Put the volumes of an instance that is shut off back to what they were at one of its backups
+    /// Put the volumes of an instance that is shut off back to what they were at one of its backups; there has to be room for the new ones
+    /// beside the old ones, which are removed afterwards
     Restore(Box<RestoreArgs>),
 }
 
@@ -127,7 +128,7 @@ pub struct BackupArgs {
 pub struct RestoreArgs {
     #[command(flatten)]
     job: JobArgs,
-    /// The backup
+    /// The backup's id, as `longshore backup list` prints it
     #[arg(long, value_name = "UUID")]
     backup: String,
     /// Only this disk of the backup, by its target; may be repeated
@@ -137,8 +138,7 @@ pub struct RestoreArgs {
     /// one, by target and source together. May be repeated
     #[arg(long, value_name = "TARGET=TARGET", value_parser = pair)]
     onto: Vec<(String, String)>,
-    /// Leave the old volumes beside the new ones, which removes them else once they are exchanged; there has to be room for both in any
-    /// case. Needed where an old volume holds internal snapshots
+    /// Keep the old volumes beside the new ones, as `<volume>.longshore-….previous`. Needed where one holds internal snapshots
     #[arg(long)]
     keep_previous: bool,
 }
