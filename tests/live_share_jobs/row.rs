@@ -162,7 +162,11 @@ impl Place<'_> {
         let share = times::of_share(&self.host.fleet, job);
         let line = format!("{nas} {mode_name} {fault_name} -> {outcome} in {seconds:.1} s{share}");
         let mut wrong = match (&end, fault.codes()) {
-            (RunDetail::Completed(completed), []) if completed.warnings.is_empty() => {
+            // A push may be over, in this host's cache, when the server stops, and is whole once it is back.
+            (RunDetail::Completed(completed), codes)
+                if completed.warnings.is_empty()
+                    && (codes.is_empty() || (mode, fault) == (Mode::Push, Fault::ServerStopped)) =>
+            {
                 self.proven(mode, completed.backup.as_ref().expect("a backup job makes a backup"))
             }
             (RunDetail::Failed(failed), codes)
