@@ -20,6 +20,7 @@ mod steps;
 
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -134,12 +135,18 @@ pub async fn unwind(
 ) -> Result<Outcome, Failure> {
     match &attempt.job.work {
         Work::Backup(_) => {
-            let plan = backup::read_plan(plan)?;
+            let plan = read_plan(plan)?;
             Ok(backup::unwind(doors, settings, attempt, plan, records, hooks).await)
         }
         Work::Restore(_) => {
-            let plan = restore::read_plan(plan)?;
+            let plan = read_plan(plan)?;
             Ok(restore::unwind(doors, settings, attempt, plan, records, hooks).await)
         }
     }
+}
+
+/// Reads a journalled plan.
+fn read_plan<T: DeserializeOwned>(value: &Value) -> Result<T, Failure> {
+    T::deserialize(value)
+        .map_err(|error| Failure::new(Code::Internal, "cannot read the journalled plan of the job").because(&error))
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -59,6 +60,14 @@ pub enum Record {
 }
 
 impl Record {
+    /// What the effect of a step returned, if the records say that it happened and it can be read as that.
+    pub fn done_value<T: DeserializeOwned>(records: &[Record], wanted: &str) -> Option<T> {
+        records.iter().find_map(|record| match record {
+            Record::Done { step, value } if step == wanted => T::deserialize(value).ok(),
+            _ => None,
+        })
+    }
+
     /// Whether it is about giving back what was taken.
     pub fn is_of_way_back(&self) -> bool {
         use Record::{ReleaseFailed, Released, Releasing, UndoFailed, Undoing, Undone};

@@ -39,7 +39,7 @@ use self::steps::{
 use super::settings::JobSettings;
 use super::steps::{Lease, MoverProcess, OpenRepository};
 use super::{Attempt, Doors, Hooks};
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::model::job::BackupSpec;
 use crate::model::manifest::Proof;
 use crate::saga::step::{Step, commit, make, within};
@@ -98,7 +98,7 @@ pub async fn unwind(
 ) -> Outcome {
     let steps = recipe(&plan, settings, attempt);
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
-    context.manifest = sealed_manifest(records);
+    context.manifest = Record::done_value(records, Seal::NAME);
     context.begin_asked =
         records.iter().any(|record| matches!(record, Record::Began { step, .. } if step == Moment::NAME));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
@@ -130,17 +130,4 @@ fn recipe(plan: &BackupPlan, settings: &JobSettings, attempt: &Attempt) -> Vec<S
     }
     under_the_lease.extend([make(Seal { deadline }), commit(Publish)]);
     vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]
-}
-
-fn sealed_manifest(records: &[Record]) -> Option<crate::model::manifest::Manifest> {
-    records.iter().find_map(|record| match record {
-        Record::Done { step, value } if step == Seal::NAME => serde_json::from_value(value.clone()).ok(),
-        _ => None,
-    })
-}
-
-/// Reads a journalled plan.
-pub fn read_plan(value: &serde_json::Value) -> Result<BackupPlan, Failure> {
-    serde_json::from_value(value.clone())
-        .map_err(|error| Failure::new(Code::Internal, "cannot read the journalled plan of the backup").because(&error))
 }

@@ -24,12 +24,12 @@ mod tests;
 pub use plan::RestorePlan;
 pub use result::{RestoreResult, Volume};
 
-use self::context::{Choice, Context};
+use self::context::Context;
 use self::steps::{Choose, Compare, Exchange, RemovePrevious, Restore, StaysStopped};
 use super::settings::JobSettings;
 use super::steps::{Lease, MoverProcess, OpenRepository};
 use super::{Attempt, Doors, Hooks};
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::model::job::RestoreSpec;
 use crate::saga::step::{Step, commit, make, within};
 use crate::saga::{self, Outcome, Record, Stop};
@@ -67,8 +67,8 @@ pub async fn unwind(
 ) -> Outcome {
     let steps = recipe(&plan, attempt);
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
-    context.choice = chosen(records);
-    context.copied = Restore::copied(records);
+    context.choice = Record::done_value(records, Choose::NAME);
+    context.copied = Record::done_value(records, Restore::NAME).unwrap_or_default();
     context.exchange_asked = records.iter().any(|record| matches!(record, Record::Committing { .. }));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
     context.finish(outcome)
@@ -83,17 +83,4 @@ fn recipe(plan: &RestorePlan, attempt: &Attempt) -> Vec<Step<Context>> {
         under_the_lease.push(make(RemovePrevious));
     }
     vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]
-}
-
-fn chosen(records: &[Record]) -> Option<Choice> {
-    records.iter().find_map(|record| match record {
-        Record::Done { step, value } if step == Choose::NAME => serde_json::from_value(value.clone()).ok(),
-        _ => None,
-    })
-}
-
-/// Reads a journalled plan.
-pub fn read_plan(value: &serde_json::Value) -> Result<RestorePlan, Failure> {
-    serde_json::from_value(value.clone())
-        .map_err(|error| Failure::new(Code::Internal, "cannot read the journalled plan of the restore").because(&error))
 }

@@ -17,8 +17,7 @@ use crate::job::steps::{self, unexpected};
 use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::Instance;
 use crate::model::job::Work;
-use crate::mover::protocol::{CopiedDisk, Reply, Request};
-use crate::saga::Record;
+use crate::mover::protocol::{Reply, Request};
 use crate::saga::step::{Commit, Held, Hold, Make, Named};
 
 /// Longest time for reading the backup's manifest.
@@ -129,19 +128,13 @@ pub(super) struct Restore {
 }
 
 impl Restore {
-    /// What the records say that was written.
-    pub fn copied(records: &[Record]) -> Vec<CopiedDisk> {
-        let done = records.iter().find_map(|record| match record {
-            Record::Done { step, value } if step == "restore" => serde_json::from_value(value.clone()).ok(),
-            _ => None,
-        });
-        done.unwrap_or_default()
-    }
+    /// The step's name, under which what was written stands in the records.
+    pub const NAME: &'static str = "restore";
 }
 
 impl Named for Restore {
     fn name(&self) -> &'static str {
-        "restore"
+        Self::NAME
     }
 
     fn deadline(&self) -> Duration {

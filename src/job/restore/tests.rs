@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::failure::Code;
 use crate::host::guard::fake::FakeGuards;
 use crate::host::hypervisor::fake::{FakeHypervisor, FakeInstance};
 use crate::host::mover::{FakeMovers, FakeVolume};

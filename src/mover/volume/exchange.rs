@@ -96,9 +96,7 @@ pub(super) fn put_back(places: &[Place]) -> Result<Back, Failure> {
     let in_place = || places.iter().zip(&seen).filter(|(_, seen)| seen.state() == State::InPlace);
     for (place, _) in in_place() {
         // Somebody started the instance all the same: what it writes there is to be lost under nobody's hands.
-        if place.is_open(&place.volume)? {
-            return Err(place.in_use());
-        }
+        place.unused(&place.volume)?.ok_or_else(|| place.in_use())?;
     }
     for (place, _) in in_place() {
         place.rename(&place.volume, &place.fresh)?;
@@ -136,13 +134,14 @@ impl Place {
         }
     }
 
-    /// Whether somebody else has the file of that name open.
-    pub(super) fn is_open(&self, name: &OsStr) -> Result<bool, Failure> {
+    /// The file of that name; none where somebody else has it open.
+    pub(super) fn unused(&self, name: &OsStr) -> Result<Option<File>, Failure> {
         let file = self.dir.open_file(name, false).map_err(|error| error.failure(Code::VolumeIo))?;
-        locks::is_in_use(&file).map_err(|error| {
+        let in_use = locks::is_in_use(&file).map_err(|error| {
             let shown = self.dir.path().join(name);
             Failure::new(Code::VolumeIo, format!("cannot look for locks on `{}`", shown.display())).because(&error)
-        })
+        })?;
+        Ok((!in_use).then_some(file))
     }
 
     /// The failure where somebody else has the volume open.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::sys::stat::SFlag;
 
 use super::old_image::only_here;
-use super::{Place, locks, names, open};
+use super::{Place, names, open};
 use crate::failure::{Code, Failure};
 use crate::model::instance::ImageFormat;
 use crate::mover::protocol::RestoredVolume;
@@ -90,15 +90,7 @@ impl Place {
         if SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits()) != SFlag::S_IFREG {
             return Err(Failure::new(Code::DiskUnsupported, format!("`{}` is no regular file", self.shown())));
         }
-        let old = self.dir.open_file(&self.volume, false).map_err(io)?;
-        match locks::is_in_use(&old) {
-            Ok(false) => Ok(old),
-            Ok(true) => Err(self.in_use()),
-            Err(error) => {
-                let text = format!("cannot look for locks on `{}`", self.shown());
-                Err(Failure::new(Code::VolumeIo, text).because(&error))
-            }
-        }
+        self.unused(&self.volume)?.ok_or_else(|| self.in_use())
     }
 }
 

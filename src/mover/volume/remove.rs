@@ -1,6 +1,7 @@
 //! Removing what an exchange leaves, or what comes of none: never the only copy of anything.
 
 use std::ffi::OsStr;
+use std::fs::File;
 
 use super::exchange::put_back;
 use super::state::{Seen, all_in_place, cut_off};
@@ -19,7 +20,7 @@ pub(in crate::mover) fn remove_fresh(volumes: &[RestoredVolume]) -> Result<(), F
         if !seen.volume {
             return Err(kept(place, &place.fresh, *seen, "it is the only one that is left"));
         }
-        refuse_open(place, &place.fresh, *seen)?;
+        unused(place, &place.fresh, *seen)?;
         place.remove(&place.fresh)?;
     }
     sync(&places)
@@ -36,19 +37,17 @@ pub(in crate::mover) fn remove_previous(volumes: &[RestoredVolume]) -> Result<()
             let failure = kept(place, &place.previous, *seen, "not every new volume is in its place");
             return Err(Failure { code: Code::Internal, ..failure });
         }
-        refuse_open(place, &place.previous, *seen)?;
-        let old = place.dir.open_file(&place.previous, false).map_err(|error| error.failure(Code::VolumeIo))?;
+        let old = unused(place, &place.previous, *seen)?;
         place.loses_nothing(&old, wanted.format)?;
         place.remove(&place.previous)?;
     }
     sync(&places)
 }
 
-fn refuse_open(place: &Place, name: &OsStr, seen: Seen) -> Result<(), Failure> {
-    match place.is_open(name)? {
-        false => Ok(()),
-        true => Err(Failure { code: Code::InUseElsewhere, ..kept(place, name, seen, "somebody has it open") }),
-    }
+fn unused(place: &Place, name: &OsStr, seen: Seen) -> Result<File, Failure> {
+    place
+        .unused(name)?
+        .ok_or_else(|| Failure { code: Code::InUseElsewhere, ..kept(place, name, seen, "somebody has it open") })
 }
 
 fn kept(place: &Place, name: &OsStr, seen: Seen, why: &str) -> Failure {
