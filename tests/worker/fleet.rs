@@ -294,10 +294,11 @@ impl Fleet {
         }
     }
 
-    /// Lets copies hang, and waits until that of the instance does.
+    /// Waits until the copy of the instance hangs, every record of what was before it written down.
     pub async fn until_copying(&self, instance: &str) {
         let id = self.id_of(instance);
-        self.until(&format!("the copy of {instance}"), |fleet| fleet.hypervisor.job(id)).await;
+        let hangs = |fleet: &Fleet| fleet.hypervisor.job(id).filter(|_| fleet.movers.is_hanging("copy"));
+        self.until(&format!("the copy of {instance}"), hangs).await;
     }
 
     /// The dead letters that wait.

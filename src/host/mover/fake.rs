@@ -58,6 +58,8 @@ struct Script {
 struct Alive {
     name: MoverName,
     mounted: Option<String>,
+    /// The request that gets no answer.
+    hangs_at: Option<String>,
     lost: Option<oneshot::Sender<Failure>>,
 }
 
@@ -113,6 +115,11 @@ impl FakeMovers {
     pub fn unhang(&self, word: &str) {
         self.world().hangs.remove(word);
         self.changed.notify_waiters();
+    }
+
+    /// Some living mover was asked for that and gives no answer.
+    pub fn is_hanging(&self, word: &str) -> bool {
+        self.world().movers.values().any(|alive| alive.hangs_at.as_deref() == Some(word))
     }
 
     /// Kills a mover: its mount goes, its lease ages, its staging stays. False when there is none of that name.
@@ -247,7 +254,7 @@ impl Movers for FakeMovers {
             let mut world = self.world();
             world.started += 1;
             let key = world.started;
-            world.movers.insert(key, Alive { name: name.clone(), mounted: None, lost: Some(lost_in) });
+            world.movers.insert(key, Alive { name: name.clone(), mounted: None, hangs_at: None, lost: Some(lost_in) });
             key
         };
         Ok(Box::new(FakeMover::new(self.clone(), key, name.clone(), lost, progress_in)))

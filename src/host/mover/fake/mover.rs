@@ -64,12 +64,14 @@ impl FakeMover {
             let mut changed = std::pin::pin!(self.movers.changed.notified());
             changed.as_mut().enable();
             {
-                let world = self.movers.world();
-                if !world.movers.contains_key(&self.key) {
+                let mut world = self.movers.world();
+                let hangs = world.hangs.contains(word);
+                let Some(alive) = world.movers.get_mut(&self.key) else {
                     let text = format!("mover `{}` ended when it was asked to {word}", self.name);
                     return Err(Failure::new(Code::MoverDied, text));
-                }
-                if !world.hangs.contains(word) {
+                };
+                alive.hangs_at = hangs.then(|| word.to_owned());
+                if !hangs {
                     return Ok(());
                 }
             }
