@@ -74,6 +74,27 @@ pub struct GuestRecord {
     pub worst_write_ms: Option<u64>,
 }
 
+/// How it was found out what of a disk had changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangesFoundBy {
+    /// The whole disk was read and held against the hashes of the earlier backup.
+    Hashes,
+    /// A dirty bitmap said where to read.
+    Bitmap,
+}
+
+/// The image that an incremental image leaves the rest to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BasedOn {
+    /// The backup of the same instance whose image of the same disk is the backing file.
+    pub backup_id: BackupId,
+    /// The content of the disk in that backup, hex: what the link holds on to, since a manifest may be written anew.
+    pub content_root: String,
+    /// How it was found out what had changed since.
+    pub found_by: ChangesFoundBy,
+}
+
 /// One disk that is in the backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestDisk {
@@ -92,10 +113,16 @@ pub struct ManifestDisk {
     pub file_bytes: u64,
     /// Bytes of the disk that are stored as data; the rest reads as zeros.
     pub data_bytes: u64,
-    /// File with the hash of each block.
+    /// File with the hash of each block of the whole disk, also where the image holds only some.
     pub blocks_file: String,
     /// Hash over the block hashes: the content of the whole disk, hex.
     pub content_root: String,
+    /// For an image that holds only what had changed: what it is based on. Without it the image stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub based_on: Option<BasedOn>,
+    /// Why everything was stored where less might have done, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_reason: Option<String>,
 }
 
 /// One disk that was left out, and why.
@@ -189,4 +216,14 @@ impl Manifest {
     pub const FORMAT: u32 = 1;
     /// The file's name in the backup's directory.
     pub const FILE: &'static str = "manifest.json";
+
+    /// The backup without which this one can't be restored; none for a full one. All images that are based on another are based on
+    /// the same backup.
+    pub fn parent(&self) -> Option<BackupId> {
+        self.disks.iter().find_map(|disk| disk.based_on.as_ref()).map(|based_on| based_on.backup_id)
+    }
 }
+
+/// Most images in a chain, the one that stands alone among them. A longer one is neither made nor read: each takes the memory of its
+/// tables, and each can be lost.
+pub const CHAIN_IMAGES_MAX: usize = 20;

@@ -185,6 +185,11 @@ pub enum Request {
         /// The backup.
         backup: BackupId,
     },
+    /// Reads the manifests of all backups of an instance. Answer: [`Reply::Catalogue`].
+    Catalogue {
+        /// The instance.
+        instance: InstanceId,
+    },
     /// Writes the restore instructions and the manifest and renames the staging directory into place. The commit. Asked
     /// again, also of another mover, it finds out that this job, run and attempt has published already. A failure means that
     /// it is not published. Answer: [`Reply::Published`], or [`Reply::NotKnown`], after which it is to be asked again.
@@ -250,6 +255,7 @@ impl Request {
             Request::SourcesUnchanged => "sources_unchanged",
             Request::Seal => "seal",
             Request::Find { .. } => "find",
+            Request::Catalogue { .. } => "catalogue",
             Request::Publish { .. } => "publish",
             Request::Restore { .. } => "restore",
             Request::Exchange { .. } => "exchange",
@@ -350,6 +356,13 @@ pub enum Reply {
     Found {
         /// As it is on the share.
         manifest: Box<Manifest>,
+    },
+    /// The backups of the instance.
+    Catalogue {
+        /// Their manifests, by number.
+        backups: Vec<Manifest>,
+        /// What is in the place of a backup and can't be read as one.
+        unreadable: Vec<Failure>,
     },
     /// The repository is unmounted.
     Closed {

@@ -18,7 +18,7 @@ use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
 use super::mount::{Mounted, Pinned, Place, expose};
 use super::protocol::{CopyDisk, CredentialPlaces, Notice, PushTarget, Reply, Request};
-use super::share::{Dir, Staging, fence_leftovers};
+use super::share::{Dir, Listed, Staging, fence_leftovers, list_of_instance};
 use super::writer::Writer;
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
@@ -117,6 +117,10 @@ impl Session {
                 let root = self.root()?;
                 let found = blocking(move || publish::find(&root, instance, backup)).await?;
                 Ok(Reply::Found { manifest: Box::new(found) })
+            }
+            Request::Catalogue { instance } => {
+                let root = self.root()?;
+                blocking(move || catalogue(&root, instance)).await
             }
             Request::Publish { manifest } => self.publish(*manifest).await,
             Request::Restore { instance, backup, volumes, keep_previous } => {
@@ -374,6 +378,17 @@ fn make_room(staging: &Staging, targets: &[DiskTarget]) -> Result<(), Failure> {
         staging.note_made(&image, None);
     }
     Ok(())
+}
+
+fn catalogue(root: &Dir, instance: InstanceId) -> Result<Reply, Failure> {
+    let (mut backups, mut unreadable) = (Vec::new(), Vec::new());
+    for entry in list_of_instance(root, instance)? {
+        match entry {
+            Listed::Backup(manifest) => backups.push(manifest),
+            Listed::Damaged { failure, .. } => unreadable.push(failure),
+        }
+    }
+    Ok(Reply::Catalogue { backups, unreadable })
 }
 
 fn published(done: publish::Published) -> Reply {

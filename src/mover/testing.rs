@@ -23,6 +23,8 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         data_bytes: 0,
         blocks_file: format!("{target}.blocks"),
         content_root: "00".repeat(32),
+        based_on: None,
+        full_reason: None,
     };
     Manifest {
         format: Manifest::FORMAT,
@@ -63,6 +65,21 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         labels: Default::default(),
         warnings: Vec::new(),
     }
+}
+
+/// The beginning of an image as we have them made, with the name of a backing file if it has one.
+pub(super) fn image_header(backing: Option<&str>) -> Vec<u8> {
+    let mut image = vec![0; 512];
+    // Magic, version, size of a cluster, table of count blocks and its clusters, size of a count.
+    for (at, number) in [(0, 0x5146_49fb_u32), (4, 3), (20, 16), (52, 65536), (56, 1), (96, 4)] {
+        image[at..at + 4].copy_from_slice(&number.to_be_bytes());
+    }
+    if let Some(name) = backing {
+        image[8..16].copy_from_slice(&200_u64.to_be_bytes());
+        image[16..20].copy_from_slice(&u32::try_from(name.len()).unwrap().to_be_bytes());
+        image[200..200 + name.len()].copy_from_slice(name.as_bytes());
+    }
+    image
 }
 
 /// Every file that such a manifest names.

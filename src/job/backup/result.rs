@@ -119,6 +119,8 @@ fn manifest_disk(
         data_bytes: copied.data_bytes,
         blocks_file,
         content_root: copied.content_root.clone(),
+        based_on: None,
+        full_reason: None,
     })
 }
 

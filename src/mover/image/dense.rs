@@ -20,15 +20,29 @@ const HEADER_BYTES: usize = 104;
 const REFCOUNT_ORDER: u32 = 4;
 /// Counts in one block of them.
 const COUNTS_A_BLOCK: usize = CLUSTER_BYTES / 2;
+/// Longest name of a backing file, bytes: what the format allows.
+const BACKING_BYTES_MAX: usize = 1023;
 /// Largest table of count blocks, in clusters: for a file of 4 PiB.
 const TABLE_CLUSTERS_MAX: u32 = 256;
 
-/// What is wrong with the header, in words; none where it is one that we had an image made with.
-pub(super) fn header_fault(file: &File) -> io::Result<Option<String>> {
+/// The backing file that the header names, if any; or what is wrong with the header, in words, where it is none that we had an image
+/// made with.
+pub(super) fn backing_file(file: &File) -> io::Result<Result<Option<String>, String>> {
     let mut header = [0; HEADER_BYTES];
-    match file.read_exact_at(&mut header, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some("it ends within its header".to_owned())),
-        read => read.map(|()| Table::of(&header).is_none().then(not_as_made)),
+    let table = match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Ok(Err("it ends within its header".to_owned()));
+        }
+        read => read.map(|()| Table::of(&header))?,
+    };
+    let Some(Table { backing_offset, backing_bytes, .. }) = table else { return Ok(Err(not_as_made())) };
+    if backing_offset == 0 {
+        return Ok(Ok(None));
+    }
+    let mut name = vec![0; backing_bytes];
+    match file.read_exact_at(&mut name, backing_offset) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Err(not_as_made())),
+        read => read.map(|()| String::from_utf8(name).map(Some).map_err(|_| not_as_made())),
     }
 }
 
@@ -36,7 +50,7 @@ pub(super) fn header_fault(file: &File) -> io::Result<Option<String>> {
 pub(super) fn fault(file: &File) -> io::Result<Option<String>> {
     let mut header = [0; HEADER_BYTES];
     file.read_exact_at(&mut header, 0)?;
-    let Some(table) = Table::of(&header) else {
+    let Some(table) = Table::of(&header).filter(|table| table.backing_offset == 0) else {
         return Ok(Some(not_as_made()));
     };
     let cluster = bytes_of(CLUSTER_BYTES);
@@ -63,10 +77,13 @@ pub(super) fn fault(file: &File) -> io::Result<Option<String>> {
     Ok((first < clusters).then(|| belongs_to_nothing(first)))
 }
 
-/// Where the count blocks are listed.
+/// Where the count blocks are listed, and the name of the backing file.
 struct Table {
     offset: u64,
     clusters: u32,
+    /// 0 where there is none.
+    backing_offset: u64,
+    backing_bytes: usize,
 }
 
 impl Table {
@@ -76,15 +93,16 @@ impl Table {
         let u64_at = |at: usize| header.get(at..at + 8).map(number);
         let ours = u32_at(0)? == 0x5146_49fb
             && u32_at(4)? == 3
-            && u64_at(8)? == 0
             && 1_usize.checked_shl(u32_at(20)?) == Some(CLUSTER_BYTES)
             && u32_at(60)? == 0
             // Neither dirty, nor corrupt, nor with its data in another file, which may be any that root can read.
             && u64_at(72)? == 0
             && u32_at(32)? == 0
             && u32_at(96)? == REFCOUNT_ORDER;
-        let table = Self { offset: u64_at(48)?, clusters: u32_at(56)? };
-        (ours && (1..=TABLE_CLUSTERS_MAX).contains(&table.clusters)).then_some(table)
+        let (offset, clusters) = (u64_at(48)?, u32_at(56)?);
+        let (backing_offset, backing_bytes) = (u64_at(8)?, usize::try_from(u32_at(16)?).ok()?);
+        let table = Self { offset, clusters, backing_offset, backing_bytes };
+        (ours && backing_bytes <= BACKING_BYTES_MAX && (1..=TABLE_CLUSTERS_MAX).contains(&clusters)).then_some(table)
     }
 }
 
@@ -179,8 +197,25 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, &image(1)[..HEADER_BYTES]).unwrap();
         assert!(fault(&file).is_err());
-        assert_eq!(header_fault(&file).unwrap(), None);
+        assert_eq!(backing_file(&file).unwrap(), Ok(None));
         file.set_len(HEADER_BYTES as u64 - 1).unwrap();
-        assert!(header_fault(&file).unwrap().unwrap().contains("within its header"));
+        assert!(backing_file(&file).unwrap().unwrap_err().contains("within its header"));
+    }
+
+    #[test]
+    fn the_backing_file_is_what_the_header_names_and_a_dense_image_has_none() {
+        let named = |name: &[u8], bytes: usize| {
+            let mut image = image(1);
+            image[8..16].copy_from_slice(&200_u64.to_be_bytes());
+            image[16..20].copy_from_slice(&u32::try_from(bytes).unwrap().to_be_bytes());
+            image[200..200 + name.len()].copy_from_slice(name);
+            assert!(of(&image).unwrap().contains("header"));
+            let mut file = tempfile::tempfile().unwrap();
+            io::Write::write_all(&mut file, &image).unwrap();
+            backing_file(&file).unwrap()
+        };
+        assert_eq!(named(b"../x/vda.qcow2", 14), Ok(Some("../x/vda.qcow2".into())));
+        assert!(named(b"\xff", 1).is_err());
+        assert!(named(b"", BACKING_BYTES_MAX + 1).is_err());
     }
 }

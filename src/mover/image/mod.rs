@@ -20,6 +20,7 @@
 //! ```
 
 pub mod blocks;
+mod chain;
 mod check;
 mod compare;
 mod copy;
@@ -46,8 +47,9 @@ use crate::mover::protocol::{CopiedDisk, CopyDisk};
 use crate::mover::share::Sent;
 
 use blocks::Blocks;
+pub(super) use chain::Backups;
 use compare::Sides;
-pub(super) use original::Original;
+pub(super) use original::{Original, Wanted};
 pub(super) use pushed::PushedSet;
 pub(super) use restored::{Planned, RestoredSet};
 use server::Sockets;

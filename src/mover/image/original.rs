@@ -1,22 +1,20 @@
 //! What a published backup holds of one disk, looked at before a byte of it is restored.
 //!
 //! Anybody who can mount the share may have changed it since. So the hashes are taken only where they are those that were asked for,
-//! and QEMU's tools, which follow what the header of an image says, open none but a plain one.
+//! and what the images hold is held against them while it is read.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::json;
-
 use super::blocks::{BLOCK_BYTES, Blocks, VIRTUAL_BYTES_MAX};
+use super::chain::{self, Backups, Link, damaged, unreadable};
 use super::server::{Serve, Server, Sockets};
-use super::{blocks_file, dense, image_file, target};
+use super::{blocks_file, target};
 use crate::failure::{Code, Failure};
+use crate::model::id::{BackupId, DiskTarget};
 use crate::model::manifest::Manifest;
 use crate::mover::nbd::Connection;
-use crate::mover::protocol::RestoredVolume;
-use crate::mover::share::{Dir, ShareError};
+use crate::mover::share::Dir;
 
 /// What a file of hashes takes besides them, bytes.
 const BLOCKS_BYTES_BASE: u64 = 4096;
@@ -26,65 +24,67 @@ const BLOCKS_BYTES_EACH: u64 = 32 + 9;
 /// A disk of a backup.
 #[derive(Clone, Debug)]
 pub(in crate::mover) struct Original {
-    /// Plain name of its image.
-    pub image: String,
+    /// Its images, its own first.
+    pub links: Vec<Link>,
     /// The hashes that were taken when the backup was made.
     pub blocks: Arc<Blocks>,
-    /// Bytes that are stored as data.
+    /// Bytes that are stored as data, at most.
     pub data_bytes: u64,
 }
 
+/// Which disk it has to be.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::mover) struct Wanted<'w> {
+    /// The backup.
+    pub backup: BackupId,
+    /// Its disk.
+    pub disk: &'w DiskTarget,
+    /// The size the guest sees, bytes.
+    pub virtual_bytes: u64,
+    /// Hash over the block hashes, hex.
+    pub content_root: &'w str,
+}
+
 impl Original {
-    /// Looks at the disk that is `wanted` of the backup in `dir`. Blocks.
+    /// Looks at the disk that is `wanted`. Blocks.
     ///
-    /// `disk_not_found`: the backup has no such disk. `backup_damaged`: a file of it is missing, or is not as it was made.
-    pub fn look(dir: &Dir, manifest: &Manifest, wanted: &RestoredVolume) -> Result<Self, Failure> {
-        let Some(disk) = manifest.disks.iter().find(|disk| disk.target == wanted.disk) else {
-            let text = format!("backup `{}` has no disk `{}`", manifest.backup_id, wanted.disk);
-            return Err(Failure::new(Code::DiskNotFound, text));
-        };
-        let blocks = read_blocks(dir, wanted)?;
-        let image = image_file(&wanted.disk);
-        let file = dir.open_file(&image, false).map_err(|error| unreadable(dir, &image, &error))?;
-        let failed = |error: std::io::Error| {
-            target::io_failure(Code::RepositoryIo, "read the header of", &dir.path().join(&image), &error)
-        };
-        let bytes = file.metadata().map_err(failed)?.size();
-        if bytes != disk.file_bytes {
-            return Err(damaged(dir, &image, &format!("it has {bytes} bytes and not {}", disk.file_bytes)));
-        }
-        match dense::header_fault(&file).map_err(failed)? {
-            Some(fault) => Err(damaged(dir, &image, &fault)),
-            None => Ok(Self { image, blocks: Arc::new(blocks), data_bytes: disk.data_bytes }),
-        }
+    /// `backup_not_found`, `disk_not_found`: there is no such thing. `backup_damaged`: a file of it, or of a backup that it is based
+    /// on, is missing or is not as it was made.
+    pub fn look(backups: &mut Backups<'_>, wanted: Wanted<'_>) -> Result<Self, Failure> {
+        let links = backups.chain(wanted.backup, wanted.disk)?;
+        let blocks = read_blocks(&backups.open(wanted.backup)?.dir, wanted)?;
+        let stored = links.iter().fold(0_u64, |stored, link| stored.saturating_add(link.data_bytes));
+        let data_bytes = stored.min(wanted.virtual_bytes);
+        Ok(Self { links, blocks: Arc::new(blocks), data_bytes })
     }
 
-    /// Serves the image in `directory`, which nobody else can change to lead elsewhere.
-    pub(super) async fn serve(&self, directory: &Path, sockets: &mut Sockets) -> Result<(Server, Connection), Failure> {
-        let path = directory.join(&self.image);
-        let Some(name) = path.to_str() else {
-            return Err(Failure::new(Code::Internal, format!("`{}` is no path in UTF-8", path.display())));
-        };
-        let node = json!({"driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": name}});
+    /// Serves the images, the topmost first, from paths that nobody else can change to lead elsewhere.
+    pub(super) async fn serve(
+        &self,
+        images: &[PathBuf],
+        sockets: &mut Sockets,
+    ) -> Result<(Server, Connection), Failure> {
+        let top = images.first().cloned().unwrap_or_default();
         let serve = Serve {
-            node: &node,
+            node: &chain::node(images)?,
             writable: false,
-            cache: target::cache_of(&path).await,
+            cache: target::cache_of(&top).await,
             device: Code::RepositoryIo,
-            shown: format!("`{}`", path.display()),
+            shown: format!("`{}`", top.display()),
         };
         let (server, connection) = Server::start(serve, &sockets.next()).await?;
         let size = connection.export().size;
         if size != self.blocks.virtual_bytes() {
-            let text = format!("the image `{name}` is one of {size} bytes and not of {}", self.blocks.virtual_bytes());
+            let (top, wanted) = (top.display(), self.blocks.virtual_bytes());
+            let text = format!("the image `{top}` is one of {size} bytes and not of {wanted}");
             return Err(Failure::new(Code::BackupDamaged, text));
         }
         Ok((server, connection))
     }
 }
 
-fn read_blocks(dir: &Dir, wanted: &RestoredVolume) -> Result<Blocks, Failure> {
-    let file = blocks_file(&wanted.disk);
+fn read_blocks(dir: &Dir, wanted: Wanted<'_>) -> Result<Blocks, Failure> {
+    let file = blocks_file(wanted.disk);
     // Before anything is read that is as long as the manifest says: that is the share's word too.
     if wanted.virtual_bytes > VIRTUAL_BYTES_MAX {
         return Err(damaged(dir, Manifest::FILE, &format!("no disk has {} bytes", wanted.virtual_bytes)));
@@ -98,17 +98,4 @@ fn read_blocks(dir: &Dir, wanted: &RestoredVolume) -> Result<Blocks, Failure> {
         return Err(damaged(dir, &file, "it is not about the disk that was asked for"));
     }
     Ok(blocks)
-}
-
-fn unreadable(dir: &Dir, file: &str, error: &ShareError) -> Failure {
-    match error {
-        error if error.is_missing() => damaged(dir, file, "it is missing"),
-        ShareError::TooMuch { .. } => damaged(dir, file, "it is too long").because(error),
-        error => error.failure(Code::RepositoryIo),
-    }
-}
-
-fn damaged(dir: &Dir, file: &str, how: &str) -> Failure {
-    let text = format!("`{}` is not what was backed up: {how}", dir.path().join(file).display());
-    Failure::new(Code::BackupDamaged, text)
 }

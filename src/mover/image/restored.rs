@@ -28,6 +28,8 @@ pub(in crate::mover) struct Planned {
     pub disk: DiskTarget,
     /// What the backup holds of it.
     pub original: Original,
+    /// Where the images of that can be opened, the topmost first.
+    pub images: Vec<PathBuf>,
     /// Format of the new file.
     pub format: ImageFormat,
     /// Where it is made: nothing is there, and no link is followed.
@@ -52,10 +54,9 @@ struct Restored {
 }
 
 impl RestoredSet {
-    /// Makes all volumes, one after another, from the images in `backup`. All of those are opened before the first byte is copied.
-    /// `sockets` is a private directory with a short path.
+    /// Makes all volumes, one after another. All images are opened before the first byte is copied. `sockets` is a private directory
+    /// with a short path.
     pub async fn restore(
-        backup: PathBuf,
         sockets: PathBuf,
         planned: Vec<Planned>,
         progress: Progress<'_>,
@@ -63,7 +64,7 @@ impl RestoredSet {
         let mut set = Self { sockets: Sockets::new(sockets), volumes: Vec::with_capacity(planned.len()) };
         let mut opened = Vec::with_capacity(planned.len());
         for volume in planned {
-            let served = volume.original.serve(&backup, &mut set.sockets).await;
+            let served = volume.original.serve(&volume.images, &mut set.sockets).await;
             let (server, connection) = served.map_err(|failure| of_disk(failure, &volume.disk))?;
             opened.push((volume, server, connection));
         }
@@ -101,7 +102,7 @@ impl RestoredSet {
         connection: Connection,
         report: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<u64, Failure> {
-        let Planned { disk, original, format, fresh, old } = volume;
+        let Planned { disk, original, format, fresh, old, images: _ } = volume;
         let virtual_bytes = original.blocks.virtual_bytes();
         let target = Target::create(New { path: fresh, virtual_bytes, format, device: Code::VolumeIo }).await?;
         let (writer, writing) = target.serve_to_write(&mut self.sockets).await?;

@@ -11,17 +11,15 @@ use tokio_util::sync::CancellationToken;
 use super::{SOCKETS, Session, or_broken_off, out_of_order, reporter};
 use crate::failure::Failure;
 use crate::model::id::{BackupId, InstanceId};
-use crate::mover::image::{Original, Planned, RestoredSet};
+use crate::mover::blocking;
+use crate::mover::image::{Backups, Original, Planned, RestoredSet, Wanted};
 use crate::mover::mount::Pinned;
 use crate::mover::protocol::{Reply, RestoredVolume};
 use crate::mover::share::Dir;
 use crate::mover::volume::{self, Outcome, Prepared};
-use crate::mover::{blocking, publish};
 
-/// The directory of the mover on which the backup's is bound.
-const BACKUP: &str = "backup";
-/// Those on which the volumes' directories are bound, with a number behind.
-const VOLUMES: &str = "volumes";
+/// The directories of the mover on which those of backups and volumes are bound, with a number behind.
+const BOUND: &str = "bound";
 
 /// What a mover holds of a restore.
 #[derive(Default)]
@@ -53,9 +51,8 @@ impl Session {
         // Not broken off: what its thread binds after that, nobody would give up.
         let begun = blocking(move || begin(&root, instance, backup, &volumes, keep_previous, &own)).await?;
         self.restored.pinned = begun.pinned;
-        let (backup, sockets, report) =
-            (self.directory.join(BACKUP), self.directory.join(SOCKETS), reporter(&self.progress));
-        let restoring = RestoredSet::restore(backup, sockets, begun.planned, &report);
+        let (sockets, report) = (self.directory.join(SOCKETS), reporter(&self.progress));
+        let restoring = RestoredSet::restore(sockets, begun.planned, &report);
         let (made, disks) = or_broken_off(broken_off, restoring).await?;
         // Only now: what was made in part is not compared.
         self.restored.made = Some(made);
@@ -110,29 +107,40 @@ fn begin(
     keep_previous: bool,
     own: &Path,
 ) -> Result<Begun, Failure> {
-    let (manifest, dir) = publish::open(root, instance, backup)?;
-    let originals =
-        volumes.iter().map(|wanted| Original::look(&dir, &manifest, wanted)).collect::<Result<Vec<_>, _>>()?;
+    let mut backups = Backups::new(root, instance);
+    let originals: Vec<_> = volumes
+        .iter()
+        .map(|RestoredVolume { disk, virtual_bytes, content_root, .. }| {
+            Original::look(&mut backups, Wanted { backup, disk, virtual_bytes: *virtual_bytes, content_root })
+        })
+        .collect::<Result<_, _>>()?;
     let data: Vec<_> = originals.iter().map(|original| original.data_bytes).collect();
     let prepared = volume::prepare(volumes, &data, keep_previous)?;
-    let mut places = vec![(Arc::new(dir), own.join(BACKUP))];
+    let mut places = Places { own, known: Vec::new() };
     let mut planned = Vec::with_capacity(volumes.len());
     for ((wanted, original), Prepared { dir, fresh, old }) in volumes.iter().zip(originals).zip(prepared) {
-        let known = places.iter().find(|(known, _)| Arc::ptr_eq(known, &dir)).map(|(_, place)| place.clone());
-        let place = known.unwrap_or_else(|| {
-            let place = own.join(format!("{VOLUMES}{}", places.len()));
-            places.push((dir, place.clone()));
-            place
-        });
-        planned.push(Planned {
-            disk: wanted.disk.clone(),
-            original,
-            format: wanted.format,
-            fresh: place.join(fresh),
-            old,
-        });
+        let images = original.links.iter().map(|link| places.of(&link.dir).join(&link.image)).collect();
+        let fresh = places.of(&dir).join(fresh);
+        planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh, old });
     }
-    bind(places).map(|pinned| Begun { planned, pinned })
+    bind(places.known).map(|pinned| Begun { planned, pinned })
+}
+
+/// Where directories are to be bound: each once.
+struct Places<'o> {
+    own: &'o Path,
+    known: Vec<(Arc<Dir>, PathBuf)>,
+}
+
+impl Places<'_> {
+    fn of(&mut self, dir: &Arc<Dir>) -> PathBuf {
+        if let Some((_, place)) = self.known.iter().find(|(known, _)| Arc::ptr_eq(known, dir)) {
+            return place.clone();
+        }
+        let place = self.own.join(format!("{BOUND}{}", self.known.len()));
+        self.known.push((Arc::clone(dir), place.clone()));
+        place
+    }
 }
 
 /// All of them or none.

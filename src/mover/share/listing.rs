@@ -32,16 +32,25 @@ pub fn list_backups(root: &Path) -> Result<Vec<Listed>, Failure> {
     let instances = root.open_dir(INSTANCES)?;
     let mut listed = Vec::new();
     for entry in visible(&instances)? {
-        match entry.parse::<InstanceId>().map(|instance| list_instance(&instances, instance)) {
+        let below = |instance: InstanceId| list_below(&instances.open_dir(instance.to_string())?, instance);
+        match entry.parse::<InstanceId>().map(below) {
             Ok(Ok(of_instance)) => listed.extend(of_instance),
             Ok(Err(failure)) => listed.push(Listed::Damaged { directory: shown(&entry), failure }),
             Err(_) => listed.push(stranger(shown(&entry), "an instance")),
         }
     }
-    listed.sort_by_cached_key(|entry| match entry {
-        Listed::Backup(manifest) => (manifest.instance_id.to_string(), manifest.number, String::new()),
-        Listed::Damaged { directory, .. } => (directory.clone(), u64::MAX, directory.clone()),
-    });
+    sort(&mut listed);
+    Ok(listed)
+}
+
+/// The backups of one instance, by number, and what is no backup though it is in their place. Blocks.
+pub(crate) fn list_of_instance(root: &Dir, instance: InstanceId) -> Result<Vec<Listed>, Failure> {
+    let instances = root.open_dir(INSTANCES)?;
+    let mut listed = match instances.open_dir(instance.to_string()) {
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        opened => list_below(&opened?, instance)?,
+    };
+    sort(&mut listed);
     Ok(listed)
 }
 
@@ -117,13 +126,20 @@ pub(crate) fn highest_number(parent: &Dir, instance: InstanceId) -> Result<(u64,
     Ok((highest, warning))
 }
 
-fn list_instance(instances: &Dir, instance: InstanceId) -> Result<Vec<Listed>, Failure> {
-    let parent = instances.open_dir(instance.to_string())?;
+/// By instance and number, what is damaged last of its instance.
+fn sort(listed: &mut [Listed]) {
+    listed.sort_by_cached_key(|entry| match entry {
+        Listed::Backup(manifest) => (manifest.instance_id.to_string(), manifest.number, String::new()),
+        Listed::Damaged { directory, .. } => (directory.clone(), u64::MAX, directory.clone()),
+    });
+}
+
+fn list_below(parent: &Dir, instance: InstanceId) -> Result<Vec<Listed>, Failure> {
     let mut listed = Vec::new();
-    for entry in visible(&parent)? {
+    for entry in visible(parent)? {
         let directory = format!("{instance}/{}", shown(&entry));
         listed.push(match entry.parse::<BackupId>() {
-            Ok(backup) => match read_manifest(&parent, instance, backup) {
+            Ok(backup) => match read_manifest(parent, instance, backup) {
                 Ok(manifest) => Listed::Backup(manifest),
                 Err(failure) => Listed::Damaged { directory, failure },
             },

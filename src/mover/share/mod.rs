@@ -27,7 +27,7 @@ pub(super) use durable::sync;
 pub use error::ShareError;
 pub use identity::{Identity, init, read_identity};
 pub use listing::{Listed, find_backup, list_backups};
-pub(crate) use listing::{MANIFEST_BYTES_MAX, highest_number, read_manifest};
+pub(crate) use listing::{MANIFEST_BYTES_MAX, highest_number, list_of_instance, read_manifest};
 pub use readme::restore_readme;
 pub(crate) use staging::{Staging, fence_leftovers};
 pub(crate) use stored::{Sent, must_be_stored};

@@ -17,13 +17,20 @@ pub fn restore_readme(manifest: &Manifest) -> String {
         Consistency::Partial => "some file systems at rest, see manifest.json",
         Consistency::Crash => "as after a power cut",
     };
+    let needed = match manifest.parent() {
+        None => "Everything needed is in this directory; Longshore is not".to_owned(),
+        Some(parent) => format!(
+            "This backup holds what had changed since backup {parent}: the directory ../{parent}\n\
+             has to be there, and those that its own README-RESTORE.txt names. Longshore is not needed"
+        ),
+    };
     // Writing to a `String` cannot fail.
     let _ = write!(
         text,
         "Backup {backup}\n\
          of instance {name} ({instance})\n\
          as it was at {taken}, {consistency}.\n\n\
-         Everything needed is in this directory; Longshore is not. Run these lines as root, in this directory,\n\
+         {needed}. Run these lines as root, in this directory,\n\
          on a host with libvirt and qemu-utils, while the instance is shut off. They OVERWRITE its disks.\n\n\
          1. Is it whole? Each line must say that no errors were found.\n\n",
         backup = manifest.backup_id,
@@ -108,6 +115,8 @@ fn quote(word: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::model::id::BackupId;
+    use crate::model::manifest::{BasedOn, ChangesFoundBy};
     use crate::mover::testing::manifest;
 
     #[test]
@@ -131,6 +140,18 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "`{line}` is not in:\n{text}");
         }
         assert!(!text.contains("cp nvram"), "there is none in this backup");
+    }
+
+    #[test]
+    fn an_incremental_backup_says_what_else_has_to_be_there() {
+        let mut manifest = manifest(&["vda"]);
+        assert!(restore_readme(&manifest).contains("Everything needed is in this directory"));
+        let backup_id = BackupId::draw();
+        let found_by = ChangesFoundBy::Hashes;
+        manifest.disks[0].based_on = Some(BasedOn { backup_id, content_root: "00".repeat(32), found_by });
+        let text = restore_readme(&manifest);
+        assert!(text.contains(&format!("the directory ../{backup_id}\nhas to be there")), "{text}");
+        assert!(!text.contains("Everything needed"), "{text}");
     }
 
     #[test]

@@ -131,6 +131,10 @@ impl FakeMover {
                 let manifest = Box::new(self.share(|share| share.find(instance, backup))?);
                 Ok(Reply::Found { manifest })
             }
+            Request::Catalogue { instance } => {
+                let backups = self.share(|share| Ok(share.of_instance(instance)))?;
+                Ok(Reply::Catalogue { backups, unreadable: Vec::new() })
+            }
             Request::Publish { manifest } => self.publish(*manifest),
             Request::Restore { instance, backup, volumes, .. } => self.restore(instance, backup, &volumes),
             Request::Exchange { volumes, only_go_on } => {

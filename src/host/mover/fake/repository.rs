@@ -165,6 +165,12 @@ impl FakeRepository {
         found.ok_or_else(|| Failure::new(Code::BackupNotFound, format!("backup `{backup}` is not published")))
     }
 
+    pub(super) fn of_instance(&mut self, id: InstanceId) -> Vec<Manifest> {
+        let mut backups: Vec<_> = self.instance(id).published.values().cloned().collect();
+        backups.sort_by_key(|manifest| manifest.number);
+        backups
+    }
+
     pub(super) fn damage(&mut self, backup: BackupId) {
         self.damaged.insert(backup);
     }
