@@ -1,3 +1,5 @@
+//! Chains written by hand: what is opened, and what is refused.
+
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::model::manifest::ChangesFoundBy;
