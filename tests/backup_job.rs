@@ -2,6 +2,8 @@
 //! elsewhere is done to it here, and then the world is looked at. Time is paused, so that two minutes pass at once.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "backup_job/incremental.rs"]
+mod incremental;
 #[path = "backup_job/push.rs"]
 mod push;
 #[path = "backup_job/world.rs"]

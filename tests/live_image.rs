@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use longshore::failure::{Code, Failure};
 use longshore::model::instance::{DiskSource, ImageFormat};
-use longshore::mover::image::ImageSet;
 use longshore::mover::image::blocks::{BLOCK_BYTES, Blocks, ROOT_CONTEXT};
+use longshore::mover::image::{ImageSet, ToCopy};
 use longshore::mover::protocol::{ByteSource, CopiedDisk, CopyDisk};
 
 const MIB: u64 = 1 << 20;
@@ -107,12 +107,17 @@ fn noise(length: usize) -> Vec<u8> {
 fn volume(path: &Path, format: ImageFormat) -> CopyDisk {
     let source = DiskSource::File { path: path.to_owned(), format };
     let source = ByteSource::Volume { source };
-    CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: None, format: Some(format) }
+    CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: None, format: Some(format), base: None }
+}
+
+/// Into images that stand alone.
+fn all(disks: impl IntoIterator<Item = CopyDisk>) -> Vec<ToCopy> {
+    disks.into_iter().map(ToCopy::from).collect()
 }
 
 fn export(socket: &Path, target: &str) -> CopyDisk {
     let source = ByteSource::Export { socket: socket.to_owned(), name: String::new() };
-    CopyDisk { target: target.parse().unwrap(), source, virtual_bytes: None, format: None }
+    CopyDisk { target: target.parse().unwrap(), source, virtual_bytes: None, format: None, base: None }
 }
 
 fn ignore(_: u64, _: u64, _: u64) {}
@@ -148,7 +153,7 @@ async fn a_raw_volume_is_copied_whole_and_stays_sparse() {
     let progress = |done, total, data| *last.lock().unwrap() = (done, total, data);
     // What the hypervisor says of a raw file is its length, whatever QEMU rounds it up to.
     let disk = CopyDisk { virtual_bytes: Some(40 * MIB + 1000), ..volume(&source, ImageFormat::Raw) };
-    let copied = images.copy(&[disk], &progress).await.unwrap();
+    let copied = images.copy(all([disk]), &progress).await.unwrap();
     images.compare(&ignore).await.unwrap();
     images.sources_unchanged(&ignore).await.unwrap();
     images.check().await.unwrap();
@@ -193,7 +198,7 @@ async fn a_volume_with_a_backing_chain_is_copied_as_the_guest_sees_it() {
     run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", text(&base), text(&top)]);
     run("qemu-io", &["-f", "qcow2", "-c", "write -P 7 30M 1M", "-c", "write -z 1M 512k", text(&top)]);
     let mut images = scene.images();
-    let copied = images.copy(&[volume(&top, ImageFormat::Qcow2)], &ignore).await.unwrap();
+    let copied = images.copy(all([volume(&top, ImageFormat::Qcow2)]), &ignore).await.unwrap();
     images.compare(&ignore).await.unwrap();
     images.sources_unchanged(&ignore).await.unwrap();
     images.check().await.unwrap();
@@ -211,7 +216,7 @@ async fn a_change_of_a_backing_file_is_a_change_of_the_source() {
     let (raw, top) = (scene.raw("raw"), scene.path("top"));
     run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", text(&raw), text(&top)]);
     let mut images = scene.images();
-    images.copy(&[volume(&top, ImageFormat::Qcow2)], &ignore).await.unwrap();
+    images.copy(all([volume(&top, ImageFormat::Qcow2)]), &ignore).await.unwrap();
     images.sources_unchanged(&ignore).await.unwrap();
     OpenOptions::new().write(true).open(&raw).unwrap().write_all_at(b"x", 0).unwrap();
     assert_fails(images.sources_unchanged(&ignore).await, Code::SourceChanged);
@@ -225,7 +230,7 @@ async fn two_exports_are_copied_each_to_its_own_image() {
     let _one = Peer::serve("qemu-nbd", &["-t", "-r", "-e", "4", "-f", "raw", "-k", text(&one), text(&raw)], &one);
     let _two = Peer::serve("nbdkit", &["-f", "-U", text(&two), "pattern", "7M"], &two);
     let mut images = scene.images();
-    let copied = images.copy(&[export(&one, "vda"), export(&two, "vdb")], &ignore).await.unwrap();
+    let copied = images.copy(all([export(&one, "vda"), export(&two, "vdb")]), &ignore).await.unwrap();
     images.compare(&ignore).await.unwrap();
     images.sources_unchanged(&ignore).await.unwrap();
     images.check().await.unwrap();
@@ -239,7 +244,7 @@ async fn two_exports_are_copied_each_to_its_own_image() {
 async fn a_byte_flipped_between_writing_and_reading_back_is_found_where_it_is() {
     let scene = Scene::new();
     let mut images = scene.images();
-    images.copy(&[volume(&scene.raw("raw"), ImageFormat::Raw)], &ignore).await.unwrap();
+    images.copy(all([volume(&scene.raw("raw"), ImageFormat::Raw)]), &ignore).await.unwrap();
     let content = fs::read(scene.image()).unwrap();
     let at = content.windows(MARK.len()).position(|bytes| bytes == MARK).unwrap();
     let image = OpenOptions::new().write(true).open(scene.image()).unwrap();
@@ -258,7 +263,7 @@ async fn a_source_that_no_longer_holds_what_was_hashed_is_found_by_its_hash() {
     let scene = Scene::new();
     let raw = scene.raw("raw");
     let mut images = scene.images();
-    images.copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await.unwrap();
+    images.copy(all([volume(&raw, ImageFormat::Raw)]), &ignore).await.unwrap();
     // The same change on both sides: alike, and both wrong.
     OpenOptions::new().write(true).open(&raw).unwrap().write_all_at(&[0xaa; 65536], 30 * MIB).unwrap();
     run("qemu-io", &["-f", "qcow2", "-c", "write -P 0xaa 30M 64k", &format!("file:{}", text(&scene.image()))]);
@@ -270,7 +275,7 @@ async fn a_source_that_no_longer_holds_what_was_hashed_is_found_by_its_hash() {
 async fn a_truncated_image_is_damaged() {
     let scene = Scene::new();
     let mut images = scene.images();
-    images.copy(&[volume(&scene.raw("raw"), ImageFormat::Raw)], &ignore).await.unwrap();
+    images.copy(all([volume(&scene.raw("raw"), ImageFormat::Raw)]), &ignore).await.unwrap();
     let image = OpenOptions::new().write(true).open(scene.image()).unwrap();
     image.set_len(image.metadata().unwrap().len() - 65536).unwrap();
     assert_fails(images.compare(&ignore).await, Code::ContentMismatch);
@@ -281,7 +286,7 @@ async fn a_truncated_image_is_damaged() {
 async fn an_image_that_was_replaced_is_not_ours_any_more() {
     let scene = Scene::new();
     let mut images = scene.images();
-    images.copy(&[volume(&scene.raw("raw"), ImageFormat::Raw)], &ignore).await.unwrap();
+    images.copy(all([volume(&scene.raw("raw"), ImageFormat::Raw)]), &ignore).await.unwrap();
     fs::copy(scene.image(), scene.path("other")).unwrap();
     fs::rename(scene.path("other"), scene.image()).unwrap();
     assert_fails(images.check().await, Code::RepositoryUnsafe);
@@ -297,7 +302,7 @@ async fn an_instance_can_start_while_its_volume_is_read_and_that_is_noticed() {
             run("qemu-io", &["-f", "raw", "-c", "write -P 9 39M 64k", text(&raw)]);
         }
     };
-    images.copy(&[volume(&raw, ImageFormat::Raw)], &start).await.unwrap();
+    images.copy(all([volume(&raw, ImageFormat::Raw)]), &start).await.unwrap();
     assert!(started.into_inner());
     assert_fails(images.sources_unchanged(&ignore).await, Code::SourceChanged);
 }
@@ -332,7 +337,7 @@ async fn no_moment_of_a_backup_keeps_an_instance_from_starting() {
         let scene = Scene::new();
         let mut images = scene.images();
         // Whether it succeeds depends on the moment at which it meets the writer, and is not what is asked here.
-        if images.copy(&[volume(&top, ImageFormat::Qcow2)], &ignore).await.is_ok() {
+        if images.copy(all([volume(&top, ImageFormat::Qcow2)]), &ignore).await.is_ok() {
             let _met_the_writer = images.compare(&ignore).await;
         }
     }
@@ -350,7 +355,7 @@ async fn a_volume_with_a_writer_is_in_use_elsewhere() {
         run("qemu-img", &["create", "-q", "-f", name, text(&path), "8M"]);
         let _writer =
             Peer::serve("qemu-nbd", &["-t", "-e", "2", "-f", name, "-k", text(&socket), text(&path)], &socket);
-        assert_fails(scene.images().copy(&[volume(&path, format)], &ignore).await, Code::InUseElsewhere);
+        assert_fails(scene.images().copy(all([volume(&path, format)]), &ignore).await, Code::InUseElsewhere);
         assert!(!scene.image().exists());
     }
 }
@@ -372,7 +377,7 @@ async fn sources_that_cannot_be_read_say_why_before_a_byte_is_written() {
         (other_size, Code::SourceReadFailed),
         (export(&scene.path("no-socket"), "vda"), Code::SourceReadFailed),
     ] {
-        assert_fails(scene.images().copy(std::slice::from_ref(&disk), &ignore).await, expected);
+        assert_fails(scene.images().copy(all([disk.clone()]), &ignore).await, expected);
         assert_eq!(fs::read_dir(scene.path("staging")).unwrap().count(), 0);
     }
 }
@@ -383,7 +388,7 @@ async fn what_is_at_the_targets_name_already_is_not_touched() {
     let (raw, precious) = (scene.raw("raw"), scene.path("precious"));
     fs::write(&precious, "precious").unwrap();
     symlink(&precious, scene.image()).unwrap();
-    assert_fails(scene.images().copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await, Code::RepositoryIo);
+    assert_fails(scene.images().copy(all([volume(&raw, ImageFormat::Raw)]), &ignore).await, Code::RepositoryIo);
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
 }
 
@@ -409,7 +414,7 @@ async fn a_disk_error_of_the_source_fails_the_copy() {
             fs::write(&trigger, "").unwrap();
         }
     };
-    assert_fails(scene.images().copy(&[export(&socket, "vda")], &break_it).await, Code::SourceReadFailed);
+    assert_fails(scene.images().copy(all([export(&socket, "vda")]), &break_it).await, Code::SourceReadFailed);
 }
 
 /// A block device that goes with the test.
@@ -435,7 +440,7 @@ async fn a_block_device_has_no_times_so_it_is_compared() {
     let scene = Scene::new();
     let (_device, disk) = Loop::over(&scene.raw("raw"));
     let mut images = scene.images();
-    images.copy(&[disk], &ignore).await.unwrap();
+    images.copy(all([disk]), &ignore).await.unwrap();
     let done = std::sync::Mutex::new(Vec::new());
     images.sources_unchanged(&|passed, _, _| done.lock().unwrap().push(passed)).await.unwrap();
     let done = done.into_inner().unwrap();
@@ -449,7 +454,7 @@ async fn a_block_device_that_changed_is_not_what_was_copied() {
     let scene = Scene::new();
     let (device, disk) = Loop::over(&scene.raw("raw"));
     let mut images = scene.images();
-    images.copy(&[disk], &ignore).await.unwrap();
+    images.copy(all([disk]), &ignore).await.unwrap();
     run("qemu-io", &["-f", "raw", "-c", "write -P 9 39M 64k", &device.0]);
     assert_fails(images.sources_unchanged(&ignore).await, Code::ContentMismatch);
 }
@@ -475,7 +480,7 @@ async fn wherever_the_room_ends_the_copy_fails_or_is_whole() {
     let scene = Scene::new();
     let raw = scene.raw("raw");
     let mut whole = scene.images();
-    whole.copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await.unwrap();
+    whole.copy(all([volume(&raw, ImageFormat::Raw)]), &ignore).await.unwrap();
     let needed = fs::metadata(scene.image()).unwrap().blocks() * 512 / 1024;
     let (mut failed, mut succeeded) = (0, 0);
     // From the last of the data, over the tables that are written at the end, to enough.
@@ -483,7 +488,7 @@ async fn wherever_the_room_ends_the_copy_fails_or_is_whole() {
         let scene = Scene::new();
         let _small = Small::mount(&scene.path("staging"), &format!("{kibibytes}k"));
         let mut images = scene.images();
-        match images.copy(&[volume(&raw, ImageFormat::Raw)], &ignore).await {
+        match images.copy(all([volume(&raw, ImageFormat::Raw)]), &ignore).await {
             Ok(_) => {
                 images.compare(&ignore).await.unwrap();
                 images.check().await.unwrap();
@@ -504,7 +509,7 @@ async fn a_disk_without_a_byte_is_a_backup_too() {
     let source = scene.path("empty");
     run("qemu-img", &["create", "-q", "-f", "qcow2", text(&source), "0"]);
     let mut images = scene.images();
-    let copied = images.copy(&[volume(&source, ImageFormat::Qcow2)], &ignore).await.unwrap();
+    let copied = images.copy(all([volume(&source, ImageFormat::Qcow2)]), &ignore).await.unwrap();
     images.compare(&ignore).await.unwrap();
     images.check().await.unwrap();
     assert_eq!((copied[0].virtual_bytes, copied[0].data_bytes), (0, 0));
@@ -527,7 +532,7 @@ async fn a_cancelled_copy_leaves_no_process() {
     let mut images = scene.images();
     let disks = [export(&socket, "vda")];
     {
-        let copy = images.copy(&disks, &ignore);
+        let copy = images.copy(all(disks.clone()), &ignore);
         let started = async {
             while ours() == 0 || !scene.image().exists() {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "live_mover/chain.rs"]
+mod chain;
 #[path = "contract/mover.rs"]
 mod contract;
 #[path = "live_mover/exchange.rs"]
@@ -102,7 +104,7 @@ impl Real {
             std::thread::sleep(Duration::from_millis(10));
         }
         let source = ByteSource::Export { socket, name: String::new() };
-        (CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: None, format: None }, server)
+        (CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: None, format: None, base: None }, server)
     }
 
     /// Processes that have a word of this world in their command line: movers, and the tools they started.
@@ -178,6 +180,7 @@ impl World for Real {
             source: ByteSource::Volume { source },
             virtual_bytes: Some(DISK_BYTES),
             format: Some(ImageFormat::Raw),
+            base: None,
         }
     }
 

@@ -188,6 +188,7 @@ impl World for Remote {
             source: ByteSource::Volume { source },
             virtual_bytes: Some(DISK_BYTES),
             format: Some(ImageFormat::Raw),
+            base: None,
         }
     }
 

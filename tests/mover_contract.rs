@@ -59,7 +59,7 @@ impl World for FakeWorld {
 
     fn disk(&self) -> CopyDisk {
         let source = ByteSource::Export { socket: "/run/x.sock".into(), name: "vda".into() };
-        CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: Some(1 << 20), format: None }
+        CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: Some(1 << 20), format: None, base: None }
     }
 
     fn staging(&self) -> Vec<String> {

@@ -21,7 +21,7 @@ use crate::message::job::{
 };
 use crate::message::{Encoded, Encoding, decode_job, encode_job};
 use crate::model::id::{HostId, InstanceId, JobId};
-use crate::model::job::JobKind;
+use crate::model::job::{FullEvery, JobKind};
 use crate::mover::private_file;
 use crate::mover::sealed::{PublicKey, seal};
 
@@ -109,6 +109,13 @@ pub struct JobArgs {
 pub struct BackupArgs {
     #[command(flatten)]
     job: JobArgs,
+    /// How much is stored: `full` for everything, `incremental` for what has changed since the instance's latest backup in the
+    /// repository, `auto` for that with a full one each `--full-every`. What can't be incremental is stored whole, and told why
+    #[arg(long, default_value = "auto", value_parser = ["auto", "full", "incremental"])]
+    mode: String,
+    /// With `--mode auto`: most backups in a chain, the full one among them (1 to 20)
+    #[arg(long, value_name = "N", default_value_t = FullEvery::default().0)]
+    full_every: u32,
     /// Freeze the guest's file systems for the moment of the backup
     #[arg(long, default_value = "off", value_parser = ["off", "prefer", "require"])]
     quiesce: String,
@@ -238,7 +245,8 @@ fn not_published(error: PublishError, host: &HostId, job_id: JobId, sealed: bool
 impl BackupArgs {
     fn message(&self) -> JobMessage {
         let backup = BackupPart {
-            mode: None,
+            mode: Some(self.mode.clone()),
+            full_every: Some(self.full_every),
             transfer: Some(self.transfer.clone()),
             quiesce: Some(self.quiesce.clone()),
             verification: Some(self.verification.clone()),

@@ -23,8 +23,6 @@ pub(super) struct Wants {
     pub instance: InstanceId,
     /// Free bytes without which the job has no sense.
     pub need_bytes: u64,
-    /// Free bytes with which it surely fits.
-    pub need_bytes_max: u64,
     /// Who else will write to the share.
     pub writer: Option<Owner>,
 }
@@ -43,6 +41,8 @@ pub(super) struct Common {
     pub session: Session,
     /// A mover for what is to be done though the job's own does not answer.
     pub aside: Session,
+    /// Free bytes of the repository when it was opened.
+    pub free_bytes: u64,
     /// Where progress goes.
     pub progress: watch::Sender<JobProgress>,
     /// What is unusual, and belongs to what the job makes.
@@ -73,6 +73,7 @@ impl Common {
             wants,
             session: Session::default(),
             aside: Session::default(),
+            free_bytes: 0,
             progress: progress.clone(),
             warnings: Vec::new(),
             late_warnings: Vec::new(),

@@ -64,11 +64,14 @@ pub enum Transfer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackupMode {
-    /// As the worker sees fit, which is a full one as long as there is nothing else.
+    /// What has changed since the instance's latest backup in the repository, and a full one where there is none to be based on or its
+    /// chain has become long.
     #[default]
     Auto,
     /// Everything: images that need no other backup.
     Full,
+    /// As `auto`, however long the chain is, up to what can be restored.
+    Incremental,
 }
 
 /// Whether the guest's file systems are frozen for the moment of the backup.
@@ -96,11 +99,25 @@ pub enum Verification {
     Unverified,
 }
 
+/// How many backups make a chain, the full one among them: 1 to [`CHAIN_IMAGES_MAX`](super::manifest::CHAIN_IMAGES_MAX).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FullEvery(pub u32);
+
+impl Default for FullEvery {
+    /// A full backup a week, where there is one a day.
+    fn default() -> Self {
+        Self(7)
+    }
+}
+
 /// What a backup job asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSpec {
     /// How much is stored.
     pub mode: BackupMode,
+    /// In the mode `auto`, most images in a chain before a full backup begins another.
+    pub full_every: FullEvery,
     /// How the bytes travel.
     pub transfer: Transfer,
     /// Freeze policy.

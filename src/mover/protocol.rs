@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::model::id::{BackupId, DiskTarget, HostId, InstallationId, InstanceId};
 use crate::model::instance::{DiskSource, ImageFormat};
-use crate::model::manifest::Manifest;
+use crate::model::manifest::{BasedOn, Manifest};
 use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
@@ -78,6 +78,19 @@ pub struct CopyDisk {
     pub virtual_bytes: Option<u64>,
     /// Format of the volume, for a `Volume` source.
     pub format: Option<ImageFormat>,
+    /// What the new image may leave to an earlier one; none for an image that is to stand alone.
+    pub base: Option<BaseDisk>,
+}
+
+/// What a disk held in an earlier backup of the same instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseDisk {
+    /// The backup.
+    pub backup: BackupId,
+    /// The size the guest saw then, bytes, as the manifest has it.
+    pub virtual_bytes: u64,
+    /// Hash over the block hashes, hex, as the manifest has it.
+    pub content_root: String,
 }
 
 /// One disk that QEMU will write into an image itself.
@@ -149,7 +162,8 @@ pub enum Request {
         #[serde(with = "serde_bytes")]
         content: Vec<u8>,
     },
-    /// Copies all disks into the staging directory, hashing; [`Notice::Progress`] meanwhile. Answer: [`Reply::Copied`].
+    /// Copies all disks into the staging directory, hashing; [`Notice::Progress`] meanwhile. Of a disk with a base only the blocks are
+    /// stored that are others now; where that can't be, all are. Answer: [`Reply::Copied`].
     Copy {
         /// The disks.
         disks: Vec<CopyDisk>,
@@ -299,6 +313,10 @@ pub struct CopiedDisk {
     pub data_bytes: u64,
     /// Hash over the block hashes, hex.
     pub content_root: String,
+    /// What the image leaves the rest to; none for one that stands alone.
+    pub based_on: Option<BasedOn>,
+    /// Why it stands alone though there was to be a base.
+    pub full_reason: Option<String>,
 }
 
 /// One file in the staging directory after sealing.

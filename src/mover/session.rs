@@ -4,6 +4,8 @@
 //! While a backup is written its staging directory is bound, by its descriptor, on a place of the mover's own, and the
 //! tools find their files there: a share whose directories are exchanged for links leads nobody anywhere.
 
+mod copy;
+mod places;
 mod restore;
 
 use std::os::fd::OwnedFd;
@@ -17,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
 use super::mount::{Mounted, Pinned, Place, expose};
-use super::protocol::{CopyDisk, CredentialPlaces, Notice, PushTarget, Reply, Request};
+use super::protocol::{CredentialPlaces, Notice, PushTarget, Reply, Request};
 use super::share::{Dir, Listed, Staging, fence_leftovers, list_of_instance};
 use super::writer::Writer;
 use super::{blocking, publish, seal};
@@ -55,6 +57,8 @@ pub(super) struct Session {
     images: Option<ImageSet>,
     pushed: Option<PushedSet>,
     pinned: Option<Pinned>,
+    /// Where the backups are that the images are based on.
+    bases: Vec<Pinned>,
     staging: Option<Arc<Staging>>,
     restored: restore::Restore,
     /// The number under which what is staged was to be published, when it isn't known what came of it.
@@ -76,6 +80,7 @@ impl Session {
             images: None,
             pushed: None,
             pinned: None,
+            bases: Vec::new(),
             staging: None,
             restored: restore::Restore::default(),
             not_known: None,
@@ -199,24 +204,6 @@ impl Session {
         self.staging = Some(Arc::new(staging));
         self.pinned = Some(pinned?);
         Ok(Reply::Done)
-    }
-
-    async fn copy(&mut self, disks: Vec<CopyDisk>) -> Result<Reply, Failure> {
-        let staged = self.staging()?;
-        let staging = staged.clone();
-        // What an earlier try of this step left is in the way of the next.
-        self.images = None;
-        let targets: Vec<_> = disks.iter().map(|disk| disk.target.clone()).collect();
-        blocking(move || make_room(&staging, &targets)).await?;
-        let place = self.pinned.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?.place().to_owned();
-        let mut images = ImageSet::new(place, self.directory.join(SOCKETS));
-        let copied = images.copy(&disks, &reporter(&self.progress)).await?;
-        for (file, sent) in images.blocks_sent() {
-            staged.note_made(&file, Some(sent));
-        }
-        // Only now: what was copied in part is neither compared nor sealed.
-        self.images = Some(images);
-        Ok(Reply::Copied { disks: copied, warnings: Vec::new() })
     }
 
     async fn expose(&mut self, place: PathBuf, disks: Vec<PushTarget>, process: u32) -> Result<Reply, Failure> {
@@ -351,6 +338,7 @@ impl Session {
     async fn leave_staging(&mut self) -> Result<(), Failure> {
         self.images = None;
         self.pushed = None;
+        self.leave_bases().await?;
         if let Some(pinned) = self.pinned.take()
             && let Some(warning) = blocking(move || Ok(pinned.close())).await?
         {

@@ -42,6 +42,7 @@ fn backup(manifest: Manifest) -> BackupSummary {
     BackupSummary {
         backup_id: manifest.backup_id,
         number: manifest.number,
+        parent: manifest.parent(),
         directory: format!("instances/{}/{}", manifest.instance_id, manifest.backup_id),
         transfer: manifest.transfer,
         consistency: manifest.quiesce.consistency,
@@ -61,6 +62,8 @@ fn disk(disk: ManifestDisk) -> BackedUpDisk {
         data_bytes: disk.data_bytes,
         file_bytes: disk.file_bytes,
         content_root: disk.content_root,
+        found_by: disk.based_on.map(|based_on| based_on.found_by),
+        full_reason: disk.full_reason,
     }
 }
 

@@ -168,6 +168,15 @@ impl World {
         self.until_asked("copy").await;
     }
 
+    /// The next thing that is asked of the same instance and repository.
+    pub fn next(mut self, work: BackupSpec) -> Self {
+        self.attempt.job.key.job_id = JobId::draw();
+        self.attempt.job.work = Work::Backup(work);
+        self.attempt.backup_id = BackupId::draw();
+        self.log = MemoryLog::default();
+        self
+    }
+
     pub fn assert_nothing_published(&self) {
         assert_eq!(self.movers.published(SHARE), []);
     }

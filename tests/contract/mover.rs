@@ -179,8 +179,8 @@ pub fn manifest(
         data_bytes: disk.data_bytes,
         blocks_file: format!("{}.blocks", disk.target),
         content_root: disk.content_root.clone(),
-        based_on: None,
-        full_reason: None,
+        based_on: disk.based_on.clone(),
+        full_reason: disk.full_reason.clone(),
     };
     let record = |file: &SealedFile| {
         let blake3 = file.blake3.clone()?;

@@ -16,9 +16,10 @@ use longshore::message::{
 use longshore::model::id::{EventId, HostId, InstanceRef};
 use longshore::model::instance::{DiskDevice, PowerState};
 use longshore::model::job::{
-    BackupMode, BackupSpec, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer, Verification, Work,
+    BackupMode, BackupSpec, FullEvery, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer, Verification,
+    Work,
 };
-use longshore::model::manifest::{Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
+use longshore::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
 
 pub const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
@@ -65,6 +66,7 @@ pub fn job() -> Job {
         },
         work: Work::Backup(BackupSpec {
             mode: BackupMode::Auto,
+            full_every: FullEvery::default(),
             transfer: Transfer::Auto,
             quiesce: Quiesce::Prefer,
             verification: Verification::Compared,
@@ -132,6 +134,7 @@ fn summary() -> BackupSummary {
     BackupSummary {
         backup_id: "019a0f3e-8000-7000-8000-000000000002".parse().unwrap(),
         number: 12,
+        parent: Some("019a0a18-2400-7000-8000-000000000001".parse().unwrap()),
         directory: "instances/5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f/019a0f3e-8000-7000-8000-000000000002".to_owned(),
         transfer: TransferUsed::Pull,
         consistency: Consistency::Partial,
@@ -147,6 +150,8 @@ fn summary() -> BackupSummary {
             data_bytes: 3 << 30,
             file_bytes: (3 << 30) + (2 << 20),
             content_root: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".to_owned(),
+            found_by: Some(ChangesFoundBy::Hashes),
+            full_reason: None,
         }],
         skipped_disks: vec![SkippedDisk { target: "sda".parse().unwrap(), reason: "it is a CD-ROM drive".to_owned() }],
     }

@@ -81,9 +81,21 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
         ),
         (
             "/backup/mode",
-            json!("incremental"),
+            json!("differential"),
             Code::InvalidField,
-            "`backup.mode` has a value that is not allowed: unknown variant `incremental`, expected `auto` or `full`",
+            "`backup.mode` has a value that is not allowed: unknown variant `differential`, expected one of `auto`, `full`, `incremental`",
+        ),
+        (
+            "/backup/full_every",
+            json!(0),
+            Code::InvalidField,
+            "`backup.full_every` has a value that is not allowed: it is less than 1",
+        ),
+        (
+            "/backup/full_every",
+            json!(21),
+            Code::InvalidField,
+            "`backup.full_every` has a value that is not allowed: it is over 20",
         ),
         (
             "/backup/transfer",

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::basis::Basis;
 use super::facts::Facts;
 use super::late::LateCall;
 use super::plan::BackupPlan;
@@ -74,6 +75,8 @@ pub(super) struct Context {
     pub taken_at: Option<Timestamp>,
     /// What the freeze reached.
     pub quiesce: Option<QuiesceRecord>,
+    /// What the disks are based on.
+    pub basis: Basis,
     /// The copied disks.
     pub copied: Vec<CopiedDisk>,
     /// The manifest, from sealing on; after a crash from the records.
@@ -114,6 +117,7 @@ impl Context {
             maybe_frozen: false,
             taken_at: None,
             quiesce: None,
+            basis: Basis::default(),
             copied: Vec::new(),
             manifest: None,
             published: None,

@@ -6,7 +6,7 @@
 //! the freeze policy leaves open.
 //!
 //! ```text
-//!   gather ──► plan ──► mover ─► repository ─► lease ─► staging, records
+//!   gather ──► plan ──► mover ─► repository ─► lease ─► basis ─► staging, records
 //!                                                          │
 //!        pull:    source (guard, scratch) ─► moment (freeze, begin, thaw) ─► copy ─► compare ─┐
 //!        push:    source (guard, images) ──► moment (freeze, begin, thaw) ─► push ──► inspect ┤
@@ -15,6 +15,7 @@
 //!                                                                   publish ◄── seal ◄── source released
 //! ```
 
+mod basis;
 mod context;
 mod directory;
 pub mod facts;
@@ -33,8 +34,8 @@ pub use result::BackupResult;
 
 use self::context::Context;
 use self::steps::{
-    Compare, Copy, Inspect, Moment, Publish, PullSource, Push, PushSource, Records, Seal, SourcesUnchanged, Staging,
-    StoppedSource,
+    ChooseBasis, Compare, Copy, Inspect, Moment, Publish, PullSource, Push, PushSource, Records, Seal,
+    SourcesUnchanged, Staging, StoppedSource,
 };
 use super::settings::JobSettings;
 use super::steps::{Lease, MoverProcess, OpenRepository};
@@ -110,7 +111,7 @@ fn recipe(plan: &BackupPlan, settings: &JobSettings, attempt: &Attempt) -> Vec<S
     let deadline = attempt.job.deadline;
     let compare = (plan.verification == Proof::Compared).then(|| make(Compare { deadline }));
     let moment = || make(Moment { freeze_limit: settings.freeze_limit });
-    let mut under_the_lease = vec![make(Staging), make(Records)];
+    let mut under_the_lease = vec![make(ChooseBasis), make(Staging), make(Records)];
     match &plan.source {
         SourcePlan::Pull(_) => {
             let mut inner = vec![moment(), make(Copy { deadline })];

@@ -49,7 +49,9 @@ pub(super) fn manifest(context: &Context, files: &[SealedFile]) -> Result<Manife
     let finished_at = Timestamp::now();
     let mut disks = Vec::with_capacity(plan.disks.len());
     for disk in &plan.disks {
-        disks.push(manifest_disk(disk, &context.copied, &files)?);
+        let full_reason = context.basis.full_reason(&disk.target).map(str::to_owned);
+        let made = manifest_disk(disk, &context.copied, &files)?;
+        disks.push(ManifestDisk { full_reason: made.full_reason.or(full_reason), ..made });
     }
     let of_a_disk = |name: &str| disks.iter().any(|disk| disk.file == name || disk.blocks_file == name);
     let records = files.values().filter(|file| !of_a_disk(&file.file)).map(|file| record_file(file));
@@ -119,8 +121,8 @@ fn manifest_disk(
         data_bytes: copied.data_bytes,
         blocks_file,
         content_root: copied.content_root.clone(),
-        based_on: None,
-        full_reason: None,
+        based_on: copied.based_on.clone(),
+        full_reason: copied.full_reason.clone(),
     })
 }
 

@@ -92,14 +92,7 @@ impl Named for OpenRepository {
 impl<C: JobContext> Hold<C> for OpenRepository {
     async fn acquire(&self, context: &mut C) -> Result<Held, Failure> {
         let common = context.common();
-        let (need_bytes, surely) = (common.wants.need_bytes, common.wants.need_bytes_max);
-        let free_bytes = open(common, need_bytes).await?;
-        if free_bytes < surely {
-            common.warnings.push(format!(
-                "nobody could tell how much some disks hold: the backup may take up to {surely} bytes where the repository had \
-                 {free_bytes} free"
-            ));
-        }
+        common.free_bytes = open(common, common.wants.need_bytes).await?;
         Ok(Held { value: Value::Null, lost: None })
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Failure};
 use crate::model::id::{BackupId, DiskTarget, JobId};
-use crate::model::manifest::{Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
+use crate::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 
 /// The host has the job in its journal and will bring it to an end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -179,6 +179,12 @@ pub struct BackedUpDisk {
     pub file_bytes: u64,
     /// Hash over the hashes of the disk's blocks, hex.
     pub content_root: String,
+    /// For an image that holds only what had changed since the parent: how that was found. Absent for one that stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_by: Option<ChangesFoundBy>,
+    /// Why everything was stored where less might have done, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_reason: Option<String>,
 }
 
 /// The backup that was made.
@@ -190,6 +196,9 @@ pub struct BackupSummary {
     pub number: u64,
     /// Its directory, relative to the repository.
     pub directory: String,
+    /// The backup without which it can't be restored; absent for a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<BackupId>,
     /// How the bytes travelled.
     pub transfer: TransferUsed,
     /// What moment of the guest it shows.

@@ -17,7 +17,8 @@ use super::{
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
 use crate::model::id::{DiskTarget, InstanceRef, JobId, RepositoryId};
-use crate::model::job::{BackupSpec, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, Work};
+use crate::model::job::{BackupSpec, FullEvery, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, Work};
+use crate::model::manifest::CHAIN_IMAGES_MAX;
 use crate::model::repository::{Credentials, InvalidRepository, Repository, Sealed, parse_address, parse_options};
 
 /// Labels of a job at most.
@@ -232,12 +233,19 @@ impl BackupPart {
         at_most("backup.exclude_disks (count)", self.exclude_disks.len(), EXCLUDED_DISKS_MAX)?;
         Ok(BackupSpec {
             mode: word_or_default("backup.mode", self.mode.as_ref())?,
+            full_every: self.full_every.map_or_else(|| Ok(FullEvery::default()), full_every)?,
             transfer: word_or_default("backup.transfer", self.transfer.as_ref())?,
             quiesce: word_or_default("backup.quiesce", self.quiesce.as_ref())?,
             verification: word_or_default("backup.verification", self.verification.as_ref())?,
             exclude_disks: targets("backup.exclude_disks", &self.exclude_disks)?,
         })
     }
+}
+
+fn full_every(backups: u32) -> Result<FullEvery, Refusal> {
+    let backups = at_least_one("backup.full_every", backups)?;
+    let max = u32::try_from(CHAIN_IMAGES_MAX).unwrap_or(u32::MAX);
+    at_most("backup.full_every", backups, max).map(FullEvery)
 }
 
 impl RestorePart {

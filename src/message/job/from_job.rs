@@ -61,6 +61,7 @@ impl From<&BackupSpec> for BackupPart {
     fn from(spec: &BackupSpec) -> Self {
         Self {
             mode: Some(word_of(spec.mode)),
+            full_every: Some(spec.full_every.0),
             transfer: Some(word_of(spec.transfer)),
             quiesce: Some(word_of(spec.quiesce)),
             verification: Some(word_of(spec.verification)),

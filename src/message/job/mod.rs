@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::named::{named, named_option};
 use crate::model::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
 use crate::model::job::{BackupMode, JobKind, Quiesce, Transfer, Verification};
+use crate::model::manifest::CHAIN_IMAGES_MAX;
 use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
 
 pub use check::{
@@ -156,6 +157,10 @@ pub struct BackupPart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BackupMode>")]
     pub mode: Option<String>,
+    /// In the mode `auto`, most backups in a chain, the full one among them; 7 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = CHAIN_IMAGES_MAX))]
+    pub full_every: Option<u32>,
     /// How the bytes travel; `auto` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Transfer>")]

@@ -1,16 +1,18 @@
-//! Comparing an image with its source, and both with the recorded hashes. A range that both sides call zeros and that has
+//! Comparing an image with its source, and both with the recorded hashes. What an image leaves to the one below it was compared
+//! when that was made, and is not read again. A range that both sides call zeros and that has
 //! no recorded hash is passed over unread; one that only one side calls zeros is read on the other.
 
 use std::sync::Arc;
 
+use super::base::holds;
 use super::blocks::{BLOCK_BYTES, BlockHash, Blocks};
 use super::pipeline::{Buffers, Pipeline};
 use super::zero_map::ZeroMap;
 use crate::failure::{Code, Failure};
 use crate::mover::nbd::Connection;
 
-/// Blocks that are zeros on both sides and are passed over between two reports of progress.
-const ZERO_BLOCKS_A_REPORT: u64 = 1024;
+/// Blocks that are passed over between two reports of progress.
+const PASSED_BLOCKS_A_REPORT: u64 = 1024;
 
 /// Both sides of a comparison.
 #[derive(Clone)]
@@ -42,11 +44,12 @@ struct Block {
     image: Option<Vec<u8>>,
 }
 
-/// Compares everything; `report` gets the bytes passed so far. Fails with the first difference found by offset.
+/// Compares everything but what was left to a base; `report` gets the bytes passed so far. Fails with the first difference found by offset.
 pub(super) async fn compare(
     disk: &str,
     sides: &Sides,
     blocks: &Blocks,
+    base: Option<&Blocks>,
     report: &(dyn Fn(u64) + Sync),
 ) -> Result<(), Failure> {
     for (side, name) in [(&sides.source, "source"), (&sides.image, "image")] {
@@ -59,6 +62,13 @@ pub(super) async fn compare(
     let (mut pipeline, mut buffers, mut passed, mut first) = (Pipeline::new(), Buffers::default(), 0, None);
     for index in 0..blocks.count() {
         let (start, bytes, recorded) = (index * BLOCK_BYTES, blocks.block_bytes(index), blocks.get(index).copied());
+        if base.is_some_and(|base| holds(base, index, blocks)) {
+            passed += bytes;
+            if index % PASSED_BLOCKS_A_REPORT == 0 {
+                report(passed);
+            }
+            continue;
+        }
         let end = start + bytes;
         let zeros = (of_source.reads_as_zeros(start, end).await, of_image.reads_as_zeros(start, end).await);
         let source_zero =
@@ -67,7 +77,7 @@ pub(super) async fn compare(
             zeros.1.map_err(|error| error.failure(Code::RepositoryIo, read_failed(disk, "image", start)))?;
         if source_zero && image_zero && recorded.is_none() {
             passed += bytes;
-            if index % ZERO_BLOCKS_A_REPORT == 0 {
+            if index % PASSED_BLOCKS_A_REPORT == 0 {
                 report(passed);
             }
             continue;

@@ -4,12 +4,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::base::same;
 use super::blocks::{BLOCK_BYTES, BlockHash, Blocks};
 use super::pipeline::{Buffers, Pipeline};
 use super::target::CLUSTER_BYTES;
 use super::zero_map::ZeroMap;
 use crate::failure::{Code, Failure};
-use crate::mover::nbd::Connection;
+use crate::mover::nbd::{Connection, NbdError};
 
 /// Zero blocks that are passed over between two reports of progress.
 const ZERO_BLOCKS_A_REPORT: u64 = 1024;
@@ -23,6 +24,8 @@ pub(super) struct Ends<'c> {
     pub source_device: Code,
     /// Is written, and the code of a failure to write it; none where the source is only hashed.
     pub target: Option<(&'c Arc<Connection>, Code)>,
+    /// What need not be written, since what is written stands on it.
+    pub base: Option<&'c Arc<Blocks>>,
     /// What is read has to be; none where nobody knows.
     pub expected: Option<&'c Expected>,
 }
@@ -57,14 +60,14 @@ struct Copied {
     buffer: Vec<u8>,
 }
 
-/// Copies everything that does not read as zeros, and returns the hashes and the bytes that are data. `report` gets bytes
+/// Copies everything that does not read as zeros, or of a disk with a base every block that is another now, and returns the hashes and the bytes that are data. `report` gets bytes
 /// passed and bytes of data so far.
 pub(super) async fn copy(
     disk: &str,
     ends: Ends<'_>,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Blocks, u64), Failure> {
-    let Ends { source, source_device, target, expected } = ends;
+    let Ends { source, source_device, target, base, expected } = ends;
     let read_failed = || format!("cannot read disk `{disk}`");
     let mut blocks = Blocks::new(source.export().size)
         .map_err(|error| Failure::new(Code::DiskUnsupported, read_failed()).because(&error))?;
@@ -74,13 +77,16 @@ pub(super) async fn copy(
     for index in 0..blocks.count() {
         let (start, bytes) = (index * BLOCK_BYTES, blocks.block_bytes(index));
         let zeros = map.reads_as_zeros(start, start + bytes).await;
+        // A block that has become zeros is read like any other: there are few of them.
         if zeros.map_err(|error| error.failure(source_device, read_failed()))? {
             expected.map_or(Ok(()), |expected| expected.must_be(disk, index, None))?;
-            passed += bytes;
-            if index % ZERO_BLOCKS_A_REPORT == 0 {
-                report(passed, data);
+            if base.is_none_or(|base| same(base, index, None, bytes)) {
+                passed += bytes;
+                if index % ZERO_BLOCKS_A_REPORT == 0 {
+                    report(passed, data);
+                }
+                continue;
             }
-            continue;
         }
         while let Some(copied) = pipeline.make_room().await? {
             settle(copied, &mut blocks, &mut buffers, &mut passed, &mut data);
@@ -90,6 +96,7 @@ pub(super) async fn copy(
             source: Arc::clone(source),
             source_device,
             target: target.map(|(target, device)| (Arc::clone(target), device)),
+            base: base.cloned(),
             expected: expected.cloned(),
         };
         pipeline.start(copy_block(disk.to_owned(), ways, index, buffers.take(bytes)));
@@ -120,30 +127,61 @@ struct Ways {
     source: Arc<Connection>,
     source_device: Code,
     target: Option<(Arc<Connection>, Code)>,
+    base: Option<Arc<Blocks>>,
     expected: Option<Expected>,
 }
 
 async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Result<Copied, Failure> {
-    let Ways { source, source_device, target, expected } = ways;
+    let Ways { source, source_device, target, base, expected } = ways;
     let start = index * BLOCK_BYTES;
     let read = source.read(start, buffer).await;
-    let mut buffer =
-        read.map_err(|error| error.failure(source_device, format!("cannot read disk `{disk}` at {start}")))?;
+    let buffer = read.map_err(|error| error.failure(source_device, format!("cannot read disk `{disk}` at {start}")))?;
     let runs = runs_of_data(&buffer);
     let hash = (!runs.is_empty()).then(|| *blake3::hash(&buffer).as_bytes());
     expected.map_or(Ok(()), |expected| expected.must_be(&disk, index, hash.as_ref()))?;
-    let mut data_bytes = 0;
-    for run in runs {
-        let (offset, bytes) = (start + position(run.start), position(run.len()));
-        if let Some((target, device)) = &target {
-            let written = target.write(offset, buffer, run).await;
-            buffer = written.map_err(|error| {
-                error.failure(*device, format!("cannot write the image of disk `{disk}` at {offset}"))
-            })?;
-        }
-        data_bytes += bytes;
+    if base.as_ref().is_some_and(|base| same(base, index, hash.as_ref(), position(buffer.len()))) {
+        return Ok(Copied { index, hash, data_bytes: 0, buffer });
     }
+    let data_bytes = runs.iter().map(|run| position(run.len())).sum();
+    let buffer = match target {
+        Some((target, device)) => {
+            let written = write_block(&target, start, buffer, &runs, base.is_some()).await;
+            written.map_err(|(offset, error)| {
+                error.failure(device, format!("cannot write the image of disk `{disk}` at {offset}"))
+            })?
+        }
+        None => buffer,
+    };
     Ok(Copied { index, hash, data_bytes, buffer })
+}
+
+/// Writes the runs of data of a block, and, where there is something below that would show, the zeros between them. An error comes
+/// with its offset.
+async fn write_block(
+    target: &Connection,
+    start: u64,
+    mut buffer: Vec<u8>,
+    runs: &[Range<usize>],
+    zeros_too: bool,
+) -> Result<Vec<u8>, (u64, NbdError)> {
+    if zeros_too {
+        for gap in gaps(runs, buffer.len()) {
+            let offset = start + position(gap.start);
+            target.write_zeroes(offset, position(gap.len())).await.map_err(|error| (offset, error))?;
+        }
+    }
+    for run in runs {
+        let offset = start + position(run.start);
+        buffer = target.write(offset, buffer, run.clone()).await.map_err(|error| (offset, error))?;
+    }
+    Ok(buffer)
+}
+
+/// What is between the runs of a block.
+fn gaps(runs: &[Range<usize>], length: usize) -> Vec<Range<usize>> {
+    let ends = std::iter::once(0).chain(runs.iter().map(|run| run.end));
+    let starts = runs.iter().map(|run| run.start).chain(std::iter::once(length));
+    ends.zip(starts).map(|(start, end)| start..end).filter(|gap| !gap.is_empty()).collect()
 }
 
 /// A place within a block as a place on the disk.
@@ -186,6 +224,10 @@ mod tests {
             prop_assert!(runs.windows(2).all(|pair| pair[0].end < pair[1].start));
             let inside: usize = runs.iter().map(|run| block[run.clone()].iter().filter(|b| **b == 1).count()).sum();
             prop_assert_eq!(inside, block.iter().filter(|b| **b == 1).count());
+            let gaps = gaps(&runs, length);
+            prop_assert!(gaps.iter().all(|gap| block[gap.clone()].iter().all(|byte| *byte == 0)));
+            let covered: usize = runs.iter().chain(&gaps).map(|range| range.len()).sum();
+            prop_assert_eq!(covered, length);
             for run in runs {
                 prop_assert!(block[run].chunks(CLUSTER_BYTES).all(|cluster| cluster.contains(&1)));
             }

@@ -19,6 +19,7 @@
 //!                                         └─────────────────────► <target>.blocks
 //! ```
 
+mod base;
 pub mod blocks;
 mod chain;
 mod check;
@@ -46,6 +47,8 @@ use crate::mover::nbd::Connection;
 use crate::mover::protocol::{CopiedDisk, CopyDisk};
 use crate::mover::share::Sent;
 
+pub(super) use base::Base;
+pub use base::ToCopy;
 use blocks::Blocks;
 pub(super) use chain::Backups;
 use compare::Sides;
@@ -77,6 +80,8 @@ struct Image {
     disk: DiskTarget,
     source: Source,
     target: Target,
+    /// What the image leaves to others.
+    base: Option<Arc<Blocks>>,
     blocks: Blocks,
     blocks_sent: Sent,
     compared: bool,
@@ -91,19 +96,23 @@ impl ImageSet {
 
     /// Copies the disks one after another, writing `<target>.qcow2` and `<target>.blocks` for each. All sources are looked
     /// at and opened before the first byte is copied.
-    pub async fn copy(&mut self, disks: &[CopyDisk], progress: Progress<'_>) -> Result<Vec<CopiedDisk>, Failure> {
+    pub async fn copy(&mut self, disks: Vec<ToCopy>, progress: Progress<'_>) -> Result<Vec<CopiedDisk>, Failure> {
         let mut opened = Vec::new();
-        for disk in disks {
-            let source = Source::probe(disk).await.map_err(|failure| of_disk(failure, &disk.target))?;
-            let open = self.open(disk, &source).await.map_err(|failure| of_disk(failure, &disk.target))?;
-            opened.push((disk, source, open));
+        for ToCopy { disk, base } in disks {
+            let source = Source::probe(&disk).await.map_err(|failure| of_disk(failure, &disk.target))?;
+            let open = self.open(&disk, &source).await.map_err(|failure| of_disk(failure, &disk.target))?;
+            let base = base::fitting(base, open.connection.export().size);
+            opened.push((disk, base, source, open));
         }
-        let total: u64 = opened.iter().map(|(_, _, open)| open.connection.export().size).sum();
+        let total: u64 = opened.iter().map(|(_, _, _, open)| open.connection.export().size).sum();
         let (mut before, mut data_before, mut copied) = (0, 0, Vec::new());
-        for (disk, source, open) in opened {
+        for (disk, base, source, open) in opened {
             let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
-            let (image, data_bytes) = self.copy_one(disk, source, open, &report).await?;
-            copied.push(copied_disk(&disk.target, &image.blocks, data_bytes));
+            let (base, full_reason) = base.map_or_else(|reason| (None, Some(reason)), |base| (base, None));
+            let based_on = base.as_ref().map(Base::as_written);
+            let (image, data_bytes) = self.copy_one(&disk, base, source, open, &report).await?;
+            let disk = copied_disk(&disk.target, &image.blocks, data_bytes);
+            copied.push(CopiedDisk { based_on, full_reason, ..disk });
             before += image.blocks.virtual_bytes();
             data_before += data_bytes;
             self.images.push(image);
@@ -183,12 +192,17 @@ impl ImageSet {
     async fn copy_one(
         &mut self,
         disk: &CopyDisk,
+        base: Option<Base>,
         source: Source,
         open: Opened,
         report: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(Image, u64), Failure> {
         let name = disk.target.as_str();
-        let new = new_image(&self.staging, &disk.target, open.connection.export().size);
+        let new = New {
+            backing: base.as_ref().map(Base::backing).transpose()?,
+            ..new_image(&self.staging, &disk.target, open.connection.export().size)
+        };
+        let base = base.map(|base| base.original.blocks);
         let target = Target::create(new).await?;
         let (server, writing) = target.serve_to_write(&mut self.sockets).await?;
         let (reading, writing) = (Arc::new(open.connection), Arc::new(writing));
@@ -196,6 +210,7 @@ impl ImageSet {
             source: &reading,
             source_device: Code::SourceReadFailed,
             target: Some((&writing, Code::RepositoryIo)),
+            base: base.as_ref(),
             expected: None,
         };
         let (blocks, data_bytes) = copy::copy(name, ends, report).await?;
@@ -204,7 +219,8 @@ impl ImageSet {
         Opened { connection: sole(reading)?, server: open.server }.close().await?;
         target.sync().await?;
         let blocks_sent = write_blocks(&self.staging, &disk.target, &blocks).await?;
-        Ok((Image { disk: disk.target.clone(), source, target, blocks, blocks_sent, compared: false }, data_bytes))
+        let disk = disk.target.clone();
+        Ok((Image { disk, source, target, base, blocks, blocks_sent, compared: false }, data_bytes))
     }
 }
 
@@ -213,7 +229,7 @@ impl Image {
         let opened = self.source.open(sockets).await.map_err(|failure| of_disk(failure, &self.disk))?;
         let (server, reading) = self.target.serve_from_storage(sockets).await?;
         let sides = Sides { source: Arc::new(opened.connection), image: Arc::new(reading) };
-        compare::compare(self.disk.as_str(), &sides, &self.blocks, report).await?;
+        compare::compare(self.disk.as_str(), &sides, &self.blocks, self.base.as_deref(), report).await?;
         sole(sides.image)?.disconnect().await;
         server.end().await?;
         Opened { connection: sole(sides.source)?, server: opened.server }.close().await?;
@@ -225,7 +241,7 @@ impl Image {
 /// The image of a disk in the staging directory.
 fn new_image(staging: &Path, disk: &DiskTarget, virtual_bytes: u64) -> New {
     let path = staging.join(image_file(disk));
-    New { path, virtual_bytes, format: ImageFormat::Qcow2, device: Code::RepositoryIo }
+    New { path, virtual_bytes, format: ImageFormat::Qcow2, backing: None, device: Code::RepositoryIo }
 }
 
 /// Writes the hashes of a disk beside its image; answers what was written.
@@ -241,8 +257,15 @@ fn copied_disk(disk: &DiskTarget, blocks: &Blocks, data_bytes: u64) -> CopiedDis
         target: disk.clone(),
         virtual_bytes: blocks.virtual_bytes(),
         data_bytes,
-        content_root: blake3::Hash::from_bytes(blocks.root()).to_hex().to_string(),
+        content_root: hex(blocks),
+        based_on: None,
+        full_reason: None,
     }
+}
+
+/// The content root as it is written.
+fn hex(blocks: &Blocks) -> String {
+    blake3::Hash::from_bytes(blocks.root()).to_hex().to_string()
 }
 
 fn image_file(disk: &DiskTarget) -> String {

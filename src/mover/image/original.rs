@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::blocks::{BLOCK_BYTES, Blocks, VIRTUAL_BYTES_MAX};
 use super::chain::{self, Backups, Link, damaged, unreadable};
 use super::server::{Serve, Server, Sockets};
-use super::{blocks_file, target};
+use super::{blocks_file, hex, target};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget};
 use crate::model::manifest::Manifest;
@@ -93,8 +93,7 @@ fn read_blocks(dir: &Dir, wanted: Wanted<'_>) -> Result<Blocks, Failure> {
     let bytes_max = blocks.saturating_mul(BLOCKS_BYTES_EACH).saturating_add(BLOCKS_BYTES_BASE);
     let content = dir.read(&file, bytes_max).map_err(|error| unreadable(dir, &file, &error))?;
     let blocks = Blocks::decode(&content).map_err(|error| damaged(dir, &file, "it cannot be read").because(&error))?;
-    let root = blake3::Hash::from_bytes(blocks.root()).to_hex();
-    if blocks.virtual_bytes() != wanted.virtual_bytes || root.as_str() != wanted.content_root {
+    if blocks.virtual_bytes() != wanted.virtual_bytes || hex(&blocks) != wanted.content_root {
         return Err(damaged(dir, &file, "it is not about the disk that was asked for"));
     }
     Ok(blocks)

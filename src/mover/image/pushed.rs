@@ -114,7 +114,13 @@ impl PushedSet {
         for (image, (server, connection)) in self.images.iter_mut().zip(connections) {
             let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
             let connection = Arc::new(connection);
-            let ends = Ends { source: &connection, source_device: Code::RepositoryIo, target: None, expected: None };
+            let ends = Ends {
+                source: &connection,
+                source_device: Code::RepositoryIo,
+                target: None,
+                base: None,
+                expected: None,
+            };
             let (blocks, data_bytes) = copy::copy(image.disk.as_str(), ends, &report).await?;
             sole(connection)?.disconnect().await;
             server.end().await?;

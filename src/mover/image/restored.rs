@@ -104,7 +104,8 @@ impl RestoredSet {
     ) -> Result<u64, Failure> {
         let Planned { disk, original, format, fresh, old, images: _ } = volume;
         let virtual_bytes = original.blocks.virtual_bytes();
-        let target = Target::create(New { path: fresh, virtual_bytes, format, device: Code::VolumeIo }).await?;
+        let target =
+            Target::create(New { path: fresh, virtual_bytes, format, backing: None, device: Code::VolumeIo }).await?;
         let (writer, writing) = target.serve_to_write(&mut self.sockets).await?;
         let (reading, writing) = (Arc::new(connection), Arc::new(writing));
         let expected = Expected {
@@ -116,6 +117,7 @@ impl RestoredSet {
             source: &reading,
             source_device: Code::RepositoryIo,
             target: Some((&writing, Code::VolumeIo)),
+            base: None,
             expected: Some(&expected),
         };
         let (_, data_bytes) = copy::copy(disk.as_str(), ends, report).await?;
@@ -153,7 +155,13 @@ impl Restored {
             code: Code::ContentMismatch,
             differs: "what was read back of the new volume is not what was restored",
         };
-        let ends = Ends { source: &connection, source_device: Code::VolumeIo, target: None, expected: Some(&expected) };
+        let ends = Ends {
+            source: &connection,
+            source_device: Code::VolumeIo,
+            target: None,
+            base: None,
+            expected: Some(&expected),
+        };
         copy::copy(self.disk.as_str(), ends, report).await?;
         sole(connection)?.disconnect().await;
         server.end().await?;

@@ -35,8 +35,19 @@ pub(super) struct New {
     pub virtual_bytes: u64,
     /// Format of the file.
     pub format: ImageFormat,
+    /// What an image leaves to another one.
+    pub backing: Option<Backing>,
     /// The code of a failure that lies in its storage.
     pub device: Code,
+}
+
+/// The image below an image.
+#[derive(Clone, Debug)]
+pub(super) struct Backing {
+    /// As the header names it, for those who read the image without us.
+    pub name: String,
+    /// As it is opened now.
+    pub node: Value,
 }
 
 /// The image of one disk.
@@ -54,7 +65,7 @@ pub(super) struct Target {
 impl Target {
     /// Makes an empty image.
     pub(super) async fn create(new: New) -> Result<Self, Failure> {
-        let New { path, virtual_bytes, format, device } = new;
+        let New { path, virtual_bytes, format, backing, device } = new;
         let Some(name) = path.to_str().filter(|_| path.is_absolute()).map(str::to_owned) else {
             return Err(Failure::new(Code::Internal, format!("`{}` is no absolute path in UTF-8", path.display())));
         };
@@ -71,9 +82,15 @@ impl Target {
         // literally by all of them.
         let create = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-o"]);
         let create = create.arg(format!("cluster_size={CLUSTER_BYTES},compat=1.1,lazy_refcounts=off"));
+        let create = match &backing {
+            // Without a look at what has that name: it leads there only from where the image will be.
+            Some(backing) => create.args(["-u", "-F", "qcow2", "-b"]).arg(&backing.name),
+            None => create,
+        };
         let create = create.arg(format!("file:{name}")).arg(virtual_bytes.to_string());
         let created = create.run_to_success(Duration::from_secs(CREATE_DEADLINE_SECONDS)).await;
-        let node = json!({"driver": "qcow2", "backing": null, "file": file});
+        let backing = backing.map(|backing| backing.node);
+        let node = json!({"driver": "qcow2", "backing": backing, "file": file});
         let target = Self { path, device, node, cache, held };
         match (target.leads_to_ours().await, created) {
             (Ok(true), Ok(_)) => Ok(target),

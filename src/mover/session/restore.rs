@@ -3,11 +3,11 @@
 //! The backup's directory and those of the volumes are bound, by their descriptors, on places of the mover's own, as a staging
 //! directory is: the tools find there what was looked at, and follow no link.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
+use super::places::{Places, unbind};
 use super::{SOCKETS, Session, or_broken_off, out_of_order, reporter};
 use crate::failure::Failure;
 use crate::model::id::{BackupId, InstanceId};
@@ -17,9 +17,6 @@ use crate::mover::mount::Pinned;
 use crate::mover::protocol::{Reply, RestoredVolume};
 use crate::mover::share::Dir;
 use crate::mover::volume::{self, Outcome, Prepared};
-
-/// The directories of the mover on which those of backups and volumes are bound, with a number behind.
-const BOUND: &str = "bound";
 
 /// What a mover holds of a restore.
 #[derive(Default)]
@@ -116,50 +113,12 @@ fn begin(
         .collect::<Result<_, _>>()?;
     let data: Vec<_> = originals.iter().map(|original| original.data_bytes).collect();
     let prepared = volume::prepare(volumes, &data, keep_previous)?;
-    let mut places = Places { own, known: Vec::new() };
+    let mut places = Places::new(own);
     let mut planned = Vec::with_capacity(volumes.len());
     for ((wanted, original), Prepared { dir, fresh, old }) in volumes.iter().zip(originals).zip(prepared) {
         let images = original.links.iter().map(|link| places.of(&link.dir).join(&link.image)).collect();
         let fresh = places.of(&dir).join(fresh);
         planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh, old });
     }
-    bind(places.known).map(|pinned| Begun { planned, pinned })
-}
-
-/// Where directories are to be bound: each once.
-struct Places<'o> {
-    own: &'o Path,
-    known: Vec<(Arc<Dir>, PathBuf)>,
-}
-
-impl Places<'_> {
-    fn of(&mut self, dir: &Arc<Dir>) -> PathBuf {
-        if let Some((_, place)) = self.known.iter().find(|(known, _)| Arc::ptr_eq(known, dir)) {
-            return place.clone();
-        }
-        let place = self.own.join(format!("{BOUND}{}", self.known.len()));
-        self.known.push((Arc::clone(dir), place.clone()));
-        place
-    }
-}
-
-/// All of them or none.
-fn bind(places: Vec<(Arc<Dir>, PathBuf)>) -> Result<Vec<Pinned>, Failure> {
-    let mut pinned = Vec::with_capacity(places.len());
-    for (dir, place) in places {
-        match Pinned::new(&dir, place) {
-            Ok(bound) => pinned.push(bound),
-            Err(failure) => {
-                unbind(pinned);
-                return Err(failure);
-            }
-        }
-    }
-    Ok(pinned)
-}
-
-fn unbind(pinned: Vec<Pinned>) {
-    for warning in pinned.into_iter().filter_map(Pinned::close) {
-        tracing::warn!(warning, "a tool is slow to end");
-    }
+    places.bind().map(|pinned| Begun { planned, pinned })
 }

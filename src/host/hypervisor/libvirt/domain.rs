@@ -13,6 +13,12 @@ use crate::failure::{Code, Failure};
 use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
 
+/// How often a begin is sent where libvirt cannot read its own schema.
+const BEGINS_MAX: u32 = 4;
+
+/// Pause before the next one: what another thread needs to read it.
+const SCHEMA_PAUSE: Duration = Duration::from_millis(50);
+
 pub(super) fn look_up(connect: &Connect, instance: &InstanceRef) -> Result<Domain, Failure> {
     let found = match instance {
         InstanceRef::Id(id) => connect.lookup_domain_by_uuid(id.0),
@@ -53,7 +59,7 @@ pub(super) fn begin_pull(domain: &Domain, backup: &PullBackup, caller: &Caller<'
     let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
     let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
     caller.still_waits()?;
-    raw::backup_begin(domain, &job, checkpoint.as_deref(), 0)
+    begin(domain, &job, checkpoint.as_deref(), 0)
         .map_err(|error| not_begun(domain, "cannot begin a pull backup", &error))
 }
 
@@ -63,8 +69,24 @@ pub(super) fn begin_push(domain: &Domain, backup: &PushBackup, caller: &Caller<'
     let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
     let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
     caller.still_waits()?;
-    raw::backup_begin(domain, &job, checkpoint.as_deref(), sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+    begin(domain, &job, checkpoint.as_deref(), sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
         .map_err(|error| not_begun(domain, "cannot begin a push backup", &error))
+}
+
+/// Where libvirt stumbles over its own schema nothing has begun, and the guest may be frozen: it is asked again at once.
+fn begin(
+    domain: &Domain,
+    job: &str,
+    checkpoint: Option<&str>,
+    flags: sys::virDomainBackupBeginFlags,
+) -> Result<(), virt::error::Error> {
+    for _ in 1..BEGINS_MAX {
+        match raw::backup_begin(domain, job, checkpoint, flags) {
+            Err(error) if errors::is_unread_schema(&error) => std::thread::sleep(SCHEMA_PAUSE),
+            begun => return begun,
+        }
+    }
+    raw::backup_begin(domain, job, checkpoint, flags)
 }
 
 /// For a domain that doesn't run libvirt answers with the number for "not supported".

@@ -11,7 +11,7 @@ use super::{FakeMovers, Mover, MoverName};
 use crate::failure::{Code, Failure};
 use crate::host::mover::Progress;
 use crate::model::id::{BackupId, DiskTarget, InstanceId};
-use crate::model::manifest::Manifest;
+use crate::model::manifest::{BasedOn, ChangesFoundBy, Manifest};
 use crate::model::repository::Repository;
 use crate::mover::protocol::{CopiedDisk, CopyDisk, PushTarget, Reply, Request, RestoredVolume, SealedFile};
 
@@ -204,9 +204,23 @@ impl FakeMover {
         for disk in disks {
             self.write(format!("{}.qcow2", disk.target), FakeFile::Image(IMAGE_BYTES))?;
         }
-        self.staging.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?;
         let sizes = disks.iter().map(|disk| (disk.target.clone(), disk.virtual_bytes.unwrap_or(VIRTUAL_BYTES)));
-        self.record_blocks(sizes.collect())
+        let mut reply = self.record_blocks(sizes.collect())?;
+        let (instance, ..) = self.staging.clone().ok_or_else(|| out_of_order("copy", "stage"))?;
+        if let Reply::Copied { disks: copied, .. } = &mut reply {
+            for (wanted, copied) in disks.iter().zip(copied) {
+                let Some(base) = &wanted.base else { continue };
+                let (backup_id, content_root) = (base.backup, base.content_root.clone());
+                match self.share(|share| share.holds(instance, base, &wanted.target)) {
+                    Ok(()) => {
+                        let found_by = ChangesFoundBy::Hashes;
+                        copied.based_on = Some(BasedOn { backup_id, content_root, found_by });
+                    }
+                    Err(failure) => copied.full_reason = Some(format!("{failure:#}")),
+                }
+            }
+        }
+        Ok(reply)
     }
 
     fn record_blocks(&mut self, disks: Vec<(DiskTarget, u64)>) -> Result<Reply, Failure> {
@@ -216,7 +230,14 @@ impl FakeMover {
             let content_root = blake3::hash(target.as_str().as_bytes()).to_hex().to_string();
             self.write(format!("{target}.blocks"), FakeFile::Small(content_root.clone().into_bytes()))?;
             total += virtual_bytes;
-            copied.push(CopiedDisk { target, virtual_bytes, data_bytes: IMAGE_BYTES, content_root });
+            copied.push(CopiedDisk {
+                target,
+                virtual_bytes,
+                data_bytes: IMAGE_BYTES,
+                content_root,
+                based_on: None,
+                full_reason: None,
+            });
         }
         self.report(total);
         self.copied_bytes = Some(total);

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::failure::{Code, Failure};
-use crate::model::id::{BackupId, InstanceId, RepositoryId};
+use crate::model::id::{BackupId, DiskTarget, InstanceId, RepositoryId};
 use crate::model::manifest::Manifest;
-use crate::mover::protocol::{CopiedDisk, RestoredVolume};
+use crate::mover::protocol::{BaseDisk, CopiedDisk, RestoredVolume};
 
 /// Bytes free in a new one.
 const FREE_BYTES: u64 = 1 << 40;
@@ -175,6 +175,19 @@ impl FakeRepository {
         self.damaged.insert(backup);
     }
 
+    /// A published backup holds that disk so that another can be based on it.
+    pub(super) fn holds(&mut self, id: InstanceId, base: &BaseDisk, target: &DiskTarget) -> Result<(), Failure> {
+        let manifest = self.find(id, base.backup)?;
+        let disk = manifest.disks.iter().find(|disk| disk.target == *target);
+        match disk.filter(|disk| disk.content_root == base.content_root && !self.damaged.contains(&base.backup)) {
+            Some(_) => Ok(()),
+            None => {
+                let text = format!("disk `{target}` of backup `{}` is not what was backed up", base.backup);
+                Err(Failure::new(Code::BackupDamaged, text))
+            }
+        }
+    }
+
     /// What a published backup holds of the disks that are to be restored, if that is what was asked for.
     pub(super) fn restorable(
         &mut self,
@@ -198,6 +211,8 @@ impl FakeRepository {
                 virtual_bytes: *virtual_bytes,
                 data_bytes: disk.data_bytes,
                 content_root: content_root.clone(),
+                based_on: None,
+                full_reason: None,
             })
         };
         volumes.iter().map(restorable).collect()

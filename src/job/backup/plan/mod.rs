@@ -25,7 +25,7 @@ use crate::job::names::mover_name;
 use crate::job::settings::{JobSettings, REPOSITORY_MARGIN_BYTES, SCRATCH_BYTES_MIN, SCRATCH_RESERVE_DIVISOR};
 use crate::model::id::{BackupId, InstanceId, InstanceName};
 use crate::model::instance::{DiskSource, Instance, PowerState};
-use crate::model::job::{BackupSpec, Quiesce, RunKey, Verification};
+use crate::model::job::{BackupMode, BackupSpec, FullEvery, Quiesce, RunKey, Verification};
 use crate::model::manifest::{Proof, SkippedDisk, TransferUsed};
 use crate::model::owner::Owner;
 
@@ -44,6 +44,12 @@ pub struct BackupPlan {
     pub instance_name: InstanceName,
     /// What it was doing when the facts were gathered.
     pub instance_state: PowerState,
+    /// How much is stored.
+    #[serde(default)]
+    pub mode: BackupMode,
+    /// In the mode `auto`, most images in a chain.
+    #[serde(default)]
+    pub full_every: FullEvery,
     /// How the bytes travel.
     pub source: SourcePlan,
     /// Whether the guest is frozen for the moment of the backup.
@@ -54,10 +60,6 @@ pub struct BackupPlan {
     pub disks: Vec<PlannedDisk>,
     /// The disks left out.
     pub skipped_disks: Vec<SkippedDisk>,
-    /// Free bytes without which copying has no sense.
-    pub need_bytes: u64,
-    /// Free bytes with which it surely fits: more than that where nobody can tell what a disk holds.
-    pub need_bytes_max: u64,
     /// Name of the mover.
     pub mover_name: String,
     /// Last part of the staging directory's name.
@@ -115,6 +117,15 @@ pub struct FreezePlan {
     pub reason: Option<String>,
 }
 
+/// Room in a repository, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Without which copying has no sense.
+    pub least: u64,
+    /// With which it surely fits: more than that where nobody can tell what a disk holds.
+    pub most: u64,
+}
+
 impl BackupPlan {
     /// What it wants of the mover and the repository.
     pub(in crate::job) fn wants(&self) -> Wants {
@@ -124,10 +135,17 @@ impl BackupPlan {
         Wants {
             mover_name: self.mover_name.clone(),
             instance: self.instance_id,
-            need_bytes: self.need_bytes,
-            need_bytes_max: self.need_bytes_max,
+            // How much is to be stored is only known when it is seen what is there already.
+            need_bytes: REPOSITORY_MARGIN_BYTES,
             writer,
         }
+    }
+
+    /// What the images will take in the repository: what those disks hold that are to be stored whole, and never more than what the
+    /// guest can see. Of the others nobody can tell what has changed.
+    pub fn room(&self, whole: impl Fn(&PlannedDisk) -> bool) -> Room {
+        let of = |unknown: fn(&PlannedDisk) -> u64| need_bytes(self.disks.iter().filter(|disk| whole(disk)), unknown);
+        Room { least: of(|_| 0), most: of(|disk| disk.virtual_bytes.unwrap_or(0)) }
     }
 
     /// The pull backup to begin, for a plan that pulls.
@@ -216,9 +234,9 @@ pub fn plan(
         instance_id: instance.id,
         instance_name: instance.name.clone(),
         instance_state: instance.state,
+        mode: spec.mode,
+        full_every: spec.full_every,
         verification: choose_proof(spec.verification, transfer, &disks),
-        need_bytes: need_bytes(&disks, |_| 0),
-        need_bytes_max: need_bytes(&disks, |disk| disk.virtual_bytes.unwrap_or(0)),
         staging_suffix: names::staging_suffix(settings, attempt),
         source,
         freeze,
@@ -291,10 +309,9 @@ fn choose_proof(asked: Verification, transfer: TransferUsed, disks: &[PlannedDis
     }
 }
 
-/// What the backup will take in the repository: what the disks hold, and never more than what the guest can see. `unknown`
-/// says what to take for a disk of which nobody can tell, such as a block device.
-fn need_bytes(disks: &[PlannedDisk], unknown: impl Fn(&PlannedDisk) -> u64) -> u64 {
-    let data = disks.iter().map(|disk| match (disk.allocated_bytes, disk.virtual_bytes) {
+/// `unknown` says what to take for a disk of which nobody can tell, such as a block device.
+fn need_bytes<'d>(disks: impl Iterator<Item = &'d PlannedDisk>, unknown: fn(&PlannedDisk) -> u64) -> u64 {
+    let data = disks.map(|disk| match (disk.allocated_bytes, disk.virtual_bytes) {
         (Some(allocated), Some(seen)) => allocated.min(seen),
         (Some(allocated), None) => allocated,
         (None, _) => unknown(disk),

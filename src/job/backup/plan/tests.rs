@@ -244,8 +244,10 @@ fn a_disk_of_which_nobody_knows_what_it_holds_refuses_no_job() {
     let over = Disk { allocated_bytes: Some(9 * GIB), ..disk("vdc") };
     let found = facts(PowerState::Running, vec![disk("vda"), unknown, over]);
     let plan = check(&BackupSpec::default(), &found).unwrap();
-    assert_eq!(plan.need_bytes, REPOSITORY_MARGIN_BYTES + 9 * GIB, "no disk takes more than its guest sees");
-    assert_eq!(plan.need_bytes_max, REPOSITORY_MARGIN_BYTES + 17 * GIB);
+    let Room { least, most } = plan.room(|_| true);
+    assert_eq!(least, REPOSITORY_MARGIN_BYTES + 9 * GIB, "no disk takes more than its guest sees");
+    assert_eq!(most, REPOSITORY_MARGIN_BYTES + 17 * GIB);
+    assert_eq!(plan.room(|disk| disk.target.as_str() == "vda").most, REPOSITORY_MARGIN_BYTES + GIB);
 }
 
 #[test]

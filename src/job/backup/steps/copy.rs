@@ -38,7 +38,13 @@ impl Named for Copy {
 impl Make<Context> for Copy {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let plan = context.plan.clone();
-        let disks: Vec<CopyDisk> = plan.disks.iter().map(|disk| copy_disk(disk, &plan.source)).collect();
+        let disks: Vec<CopyDisk> = {
+            let copied = |disk: &PlannedDisk| CopyDisk {
+                base: context.basis.base(&disk.target).cloned(),
+                ..copy_disk(disk, &plan.source)
+            };
+            plan.disks.iter().map(copied).collect()
+        };
         let reply = ask_moving(context, self, Request::Copy { disks }).await?;
         note_copied(context, self.name(), reply)
     }
@@ -58,7 +64,7 @@ fn copy_disk(disk: &PlannedDisk, source: &SourcePlan) -> CopyDisk {
             (ByteSource::Volume { source: disk.source.clone() }, stored_format(&disk.source))
         }
     };
-    CopyDisk { target: disk.target.clone(), source, virtual_bytes: disk.virtual_bytes, format }
+    CopyDisk { target: disk.target.clone(), source, virtual_bytes: disk.virtual_bytes, format, base: None }
 }
 
 fn stored_format(source: &DiskSource) -> Option<crate::model::instance::ImageFormat> {

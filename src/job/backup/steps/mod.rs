@@ -1,5 +1,6 @@
 //! The steps of a backup, each with its way back.
 
+mod basis;
 mod copy;
 mod ending;
 mod moment;
@@ -9,6 +10,7 @@ mod source;
 mod staging;
 mod watch;
 
+pub(super) use basis::ChooseBasis;
 pub(super) use copy::{Compare, Copy, SourcesUnchanged};
 pub(super) use moment::Moment;
 pub(super) use publish::{Publish, Seal};

@@ -1,0 +1,146 @@
+//! Which backup the next one is based on, disk by disk.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::job::backup::plan::{PushPlan, SourcePlan};
+use crate::model::id::{BackupId, InstanceId, JobId, RepositoryId};
+use crate::model::instance::{DiskSource, ImageFormat, PowerState};
+use crate::model::job::Quiesce;
+use crate::model::manifest::{BasedOn, ChangesFoundBy, Consistency, MadeBy, QuiesceRecord};
+
+const BYTES: u64 = 8 << 30;
+
+fn disk(target: &str) -> ManifestDisk {
+    ManifestDisk {
+        target: target.parse().unwrap(),
+        serial: None,
+        source: DiskSource::File { path: "/x".into(), format: ImageFormat::Qcow2 },
+        file: format!("{target}.qcow2"),
+        virtual_bytes: BYTES,
+        file_bytes: 0,
+        data_bytes: 0,
+        blocks_file: format!("{target}.blocks"),
+        content_root: format!("{target} then"),
+        based_on: None,
+        full_reason: None,
+    }
+}
+
+fn backup(number: u64, disks: Vec<ManifestDisk>) -> Manifest {
+    Manifest {
+        format: Manifest::FORMAT,
+        backup_id: BackupId::draw(),
+        number,
+        repository_id: RepositoryId::draw(),
+        instance_id: InstanceId::draw(),
+        instance_name: "web".parse().unwrap(),
+        instance_state: PowerState::Running,
+        job_id: JobId::draw(),
+        run: 1,
+        attempt: 1,
+        transfer: TransferUsed::Pull,
+        taken_at: jiff::Timestamp::UNIX_EPOCH,
+        finished_at: jiff::Timestamp::UNIX_EPOCH,
+        quiesce: QuiesceRecord {
+            requested: Quiesce::Off,
+            consistency: Consistency::Crash,
+            not_frozen: Vec::new(),
+            frozen_ms: None,
+            reason: None,
+        },
+        guest: None,
+        verification: Proof::Compared,
+        disks,
+        skipped_disks: Vec::new(),
+        records: Vec::new(),
+        made_by: MadeBy {
+            host: "kvm-07".parse().unwrap(),
+            longshore: "0.1.0".into(),
+            libvirt: "11.3.0".into(),
+            qemu: "10.0.0".into(),
+        },
+        labels: BTreeMap::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// A full backup of those disks and so many on top of it, the latest last.
+fn chain(targets: &[&str], above: usize) -> Vec<Manifest> {
+    let mut backups: Vec<Manifest> = Vec::new();
+    for number in 0..=above {
+        let parent = backups.last();
+        let based_on = |target: &str| {
+            let found_by = ChangesFoundBy::Hashes;
+            parent.map(|parent| BasedOn {
+                backup_id: parent.backup_id,
+                content_root: format!("{target} then"),
+                found_by,
+            })
+        };
+        let disks = targets.iter().map(|target| ManifestDisk { based_on: based_on(target), ..disk(target) }).collect();
+        backups.push(backup(number as u64 + 1, disks));
+    }
+    backups
+}
+
+fn plan(mode: BackupMode, targets: &[&str]) -> BackupPlan {
+    let plan: BackupPlan = serde_json::from_str(include_str!("../../../../tests/fixtures/backup-plan.json")).unwrap();
+    let disks = targets.iter().map(|target| PlannedDisk {
+        target: target.parse().unwrap(),
+        serial: None,
+        source: DiskSource::File { path: "/x".into(), format: ImageFormat::Qcow2 },
+        virtual_bytes: Some(BYTES),
+        allocated_bytes: None,
+    });
+    BackupPlan { mode, disks: disks.collect(), ..plan }
+}
+
+fn reason(basis: &Basis, target: &str) -> String {
+    basis.full_reason(&target.parse().unwrap()).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_disk_is_based_on_what_the_latest_backup_holds_of_it() {
+    let backups = chain(&["vda"], 2);
+    let basis = choose(&plan(BackupMode::Auto, &["vda", "vdb"]), &backups);
+    let base = basis.base(&"vda".parse().unwrap()).unwrap();
+    assert_eq!((base.backup, base.content_root.as_str()), (backups[2].backup_id, "vda then"));
+    assert!(reason(&basis, "vdb").contains("has no such disk"));
+}
+
+#[test]
+fn a_full_backup_is_based_on_nothing_and_nobody_asks_why() {
+    let basis = choose(&plan(BackupMode::Full, &["vda"]), &chain(&["vda"], 0));
+    assert_eq!(basis, Basis::default());
+    assert!(reason(&choose(&plan(BackupMode::Incremental, &["vda"]), &[]), "vda").contains("first backup"));
+}
+
+#[test]
+fn a_chain_becomes_as_long_as_the_job_says_and_never_longer_than_can_be_restored() {
+    let of = |mode, images: usize| choose(&plan(mode, &["vda"]), &chain(&["vda"], images - 1));
+    let target = "vda".parse().unwrap();
+    assert!(of(BackupMode::Auto, 6).base(&target).is_some());
+    assert!(reason(&of(BackupMode::Auto, 7), "vda").contains("has 7 images, and may have 7"));
+    assert!(of(BackupMode::Incremental, CHAIN_IMAGES_MAX - 1).base(&target).is_some());
+    assert!(reason(&of(BackupMode::Incremental, CHAIN_IMAGES_MAX), "vda").contains("20 images"));
+}
+
+#[test]
+fn what_cannot_be_stood_on_is_told() {
+    let plan = |mode| plan(mode, &["vda"]);
+    let change = |change: &dyn Fn(&mut Manifest)| {
+        let mut backups = chain(&["vda"], 1);
+        change(backups.last_mut().unwrap());
+        reason(&choose(&plan(BackupMode::Auto), &backups), "vda")
+    };
+    assert!(change(&|latest| latest.verification = Proof::Unverified).contains("was not verified"));
+    assert!(change(&|latest| latest.disks[0].serial = Some("another".into())).contains("has no such disk"));
+    assert!(change(&|latest| latest.disks[0].virtual_bytes = BYTES + 1).contains("became smaller"));
+    let mut broken = chain(&["vda"], 1);
+    broken.remove(0);
+    assert!(reason(&choose(&plan(BackupMode::Auto), &broken), "vda").contains("chain"));
+    let push = PushPlan { place: "/run/x".into(), images: Vec::new(), qemu_owner: None };
+    let pushed = BackupPlan { source: SourcePlan::Push(push), ..plan(BackupMode::Auto) };
+    assert!(reason(&choose(&pushed, &chain(&["vda"], 0)), "vda").contains("push"));
+}

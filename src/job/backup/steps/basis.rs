@@ -1,0 +1,69 @@
+//! Looking at what the repository has of the instance, and deciding what the new backup is based on.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::super::basis::{self, Basis};
+use super::super::context::Context;
+use super::super::plan::Room;
+use crate::failure::{Code, Failure};
+use crate::job::steps::unexpected;
+use crate::mover::protocol::{Reply, Request};
+use crate::saga::step::{Make, Named};
+
+/// Longest time for reading the manifests of all backups of an instance.
+const CATALOGUE_SECONDS_MAX: u64 = 300;
+
+/// Decides what is stored of which disk. Under the lease, so that nobody takes away what it decides for.
+pub(in super::super) struct ChooseBasis;
+
+impl Named for ChooseBasis {
+    fn name(&self) -> &'static str {
+        "basis"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(CATALOGUE_SECONDS_MAX)
+    }
+}
+
+#[async_trait]
+impl Make<Context> for ChooseBasis {
+    /// The value is the basis, for whoever reads the journal.
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let request = Request::Catalogue { instance: context.plan.instance_id };
+        let limit = Duration::from_secs(CATALOGUE_SECONDS_MAX);
+        let backups = match context.common.session.ask(request, limit).await? {
+            Reply::Catalogue { backups, .. } => backups,
+            other => return Err(unexpected("catalogue", &other)),
+        };
+        let basis = basis::choose(&context.plan, &backups);
+        check_room(context, &basis)?;
+        let value = serde_json::to_value(&basis)
+            .map_err(|error| Failure::new(Code::Internal, "cannot write down the basis").because(&error))?;
+        context.basis = basis;
+        Ok(value)
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// What surely does not fit is not begun.
+fn check_room(context: &mut Context, basis: &Basis) -> Result<(), Failure> {
+    let Room { least, most } = context.plan.room(|disk| basis.base(&disk.target).is_none());
+    let free = context.common.free_bytes;
+    if free < least {
+        let text = format!("the repository has {free} bytes free, and the backup takes at least {least}");
+        return Err(Failure::new(Code::RepositoryFull, text));
+    }
+    if free < most {
+        context.common.warnings.push(format!(
+            "nobody could tell how much some disks hold: the backup may take up to {most} bytes where the repository had {free} free"
+        ));
+    }
+    Ok(())
+}
