@@ -38,7 +38,7 @@ fn duty(instance: InstanceId, folder: &Path, freeze_limit: Duration, scratch_lim
 }
 
 fn backup(folder: &Path) -> PullBackup {
-    let disk = PullDisk { target: "vda".parse().unwrap(), scratch: folder.join("vda.scratch") };
+    let disk = PullDisk { target: "vda".parse().unwrap(), scratch: folder.join("vda.scratch"), since: None };
     PullBackup { socket: folder.join("pull.sock"), disks: vec![disk], checkpoint: None }
 }
 

@@ -116,7 +116,7 @@ fn all(disks: impl IntoIterator<Item = CopyDisk>) -> Vec<ToCopy> {
 }
 
 fn export(socket: &Path, target: &str) -> CopyDisk {
-    let source = ByteSource::Export { socket: socket.to_owned(), name: String::new() };
+    let source = ByteSource::Export { socket: socket.to_owned(), name: String::new(), dirty: None };
     CopyDisk { target: target.parse().unwrap(), source, virtual_bytes: None, format: None, base: None }
 }
 

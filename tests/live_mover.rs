@@ -103,7 +103,7 @@ impl Real {
             assert!(began.elapsed() < SOON, "nbdkit does not serve");
             std::thread::sleep(Duration::from_millis(10));
         }
-        let source = ByteSource::Export { socket, name: String::new() };
+        let source = ByteSource::Export { socket, name: String::new(), dirty: None };
         (CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: None, format: None, base: None }, server)
     }
 

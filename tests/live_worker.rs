@@ -32,6 +32,8 @@ mod command_line;
 mod control;
 #[path = "live_worker/gate.rs"]
 mod gate;
+#[path = "live_worker/incremental.rs"]
+mod incremental;
 #[path = "live_worker/killed.rs"]
 mod killed;
 #[path = "live_worker/moment.rs"]

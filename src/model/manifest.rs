@@ -123,6 +123,10 @@ pub struct ManifestDisk {
     /// Why everything was stored where less might have done, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_reason: Option<String>,
+    /// The checkpoint of the hypervisor that was made in the moment of this backup: what the guest has written since is kept in mind
+    /// under that name for the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
 }
 
 /// One disk that was left out, and why.

@@ -59,6 +59,8 @@ pub enum ByteSource {
         socket: PathBuf,
         /// The export's name.
         name: String,
+        /// The context that says what was written to since the disk's base; a server that has none is read whole.
+        dirty: Option<String>,
     },
     /// A volume of a stopped instance, which the mover serves itself with `qemu-nbd -r`, opened so that the instance can start.
     Volume {

@@ -25,6 +25,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         content_root: "00".repeat(32),
         based_on: None,
         full_reason: None,
+        checkpoint: None,
     };
     Manifest {
         format: Manifest::FORMAT,

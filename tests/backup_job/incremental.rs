@@ -1,8 +1,9 @@
 //! Which backups are based on which, and what is told where one is not.
 
-use longshore::failure::Code;
+use longshore::failure::{Code, Failure};
+use longshore::host::hypervisor::Hypervisor;
 use longshore::model::job::{BackupMode, BackupSpec, FullEvery, Transfer, Verification};
-use longshore::model::manifest::Manifest;
+use longshore::model::manifest::{ChangesFoundBy, Manifest};
 
 use super::world::{SHARE, World, completed, failed, running, stopped};
 
@@ -70,7 +71,11 @@ async fn a_push_stores_everything_and_says_so() {
     let world = World::of(running(), BackupSpec::default());
     backed_up(&world).await;
     let push = BackupSpec { transfer: Transfer::Push, ..BackupSpec::default() };
-    let pushed = backed_up(&world.next(push)).await;
+    let world = world.next(push);
+    let pushed = backed_up(&world).await;
+    assert_eq!(checkpoints(&world).await, checkpoint(&pushed));
+    let after = backed_up(&world.next(BackupSpec::default())).await;
+    assert_eq!(found_by(&after), [Some(ChangesFoundBy::Bitmap); 2]);
     assert!(reasons(&pushed).iter().all(|reason| reason.contains("push")), "{pushed:?}");
 }
 
@@ -85,4 +90,93 @@ async fn room_is_wanted_for_what_is_stored_whole() {
     let failure = failed(&world.run().await);
     assert_eq!((failure.code, failure.step.as_deref()), (Code::RepositoryFull, Some("basis")));
     world.assert_clean().await;
+}
+
+/// How it was found what had changed, disk by disk.
+fn found_by(manifest: &Manifest) -> Vec<Option<ChangesFoundBy>> {
+    let of = manifest.disks.iter().map(|disk| disk.based_on.as_ref().map(|based_on| based_on.found_by));
+    of.collect()
+}
+
+/// The instance's checkpoints.
+async fn checkpoints(world: &World) -> Vec<String> {
+    world.hypervisor.checkpoints(world.instance).await.unwrap()
+}
+
+fn checkpoint(manifest: &Manifest) -> Vec<String> {
+    let mut names: Vec<_> = manifest.disks.iter().filter_map(|disk| disk.checkpoint.clone()).collect();
+    names.dedup();
+    names
+}
+
+fn refused() -> Failure {
+    Failure::new(Code::HypervisorFailed, "checkpoint inconsistent (libvirt error 109)")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_running_guest_writes_is_kept_in_mind_from_one_backup_to_the_next() {
+    let stranger = "longshore-019a0f3e-7c00-7000-8000-0000000000ff-019a0f3e-7c00-7000-8000-000000000001-1";
+    let world = World::of(running().checkpoint(stranger), BackupSpec::default());
+    let first = backed_up(&world).await;
+    assert_eq!(found_by(&first), [None; 2]);
+    assert_eq!(checkpoints(&world).await, [&[stranger.to_owned()], &checkpoint(&first)[..]].concat());
+    let world = world.next(BackupSpec::default());
+    let second = backed_up(&world).await;
+    assert_eq!(found_by(&second), [Some(ChangesFoundBy::Bitmap); 2]);
+    assert_eq!(checkpoints(&world).await, [&[stranger.to_owned()], &checkpoint(&second)[..]].concat());
+    assert_ne!(checkpoint(&first), checkpoint(&second));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_the_hypervisor_will_not_hear_of_costs_the_reading_and_nothing_else() {
+    for refusals in 1..=2 {
+        let world = World::of(running(), BackupSpec::default());
+        backed_up(&world).await;
+        let world = world.next(BackupSpec::default());
+        world.hypervisor.fail("begin_pull", refusals, refused());
+        let second = backed_up(&world).await;
+        assert_eq!(found_by(&second), [Some(ChangesFoundBy::Hashes); 2]);
+        assert!(second.warnings.iter().any(|warning| warning.contains("libvirt error 109")), "{:?}", second.warnings);
+        assert_eq!(checkpoint(&second).len(), usize::from(refusals == 1), "asked for alone it may be had");
+        assert_eq!(checkpoints(&world).await, checkpoint(&second), "the old one counts for nothing");
+    }
+    let world = World::of(running(), BackupSpec::default());
+    world.hypervisor.fail("begin_pull", 3, refused());
+    assert_eq!(failed(&world.run().await).code, Code::HypervisorFailed, "it is something else");
+    world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_fails_leaves_the_checkpoint_of_the_latest_one_and_none_of_its_own() {
+    let mut world = World::of(running(), BackupSpec::default());
+    let first = backed_up(&world).await;
+    for word in ["copy", "compare", "seal", "publish"] {
+        world = world.next(BackupSpec::default());
+        world.movers.fail(word, 1, Failure::new(Code::RepositoryIo, "EIO"));
+        assert_eq!(failed(&world.run().await).code, Code::RepositoryIo);
+        world.assert_clean().await;
+        assert_eq!(checkpoints(&world).await, checkpoint(&first), "{word}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_attempt_trusts_no_bitmap() {
+    let world = World::of(running(), BackupSpec::default());
+    backed_up(&world).await;
+    let again = backed_up(&world.next(BackupSpec::default()).attempt(2)).await;
+    assert_eq!(found_by(&again), [Some(ChangesFoundBy::Hashes); 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_wants_full_backups_gets_no_checkpoint_and_who_has_one_keeps_it() {
+    let world = World::of(running(), mode(BackupMode::Full));
+    backed_up(&world).await;
+    assert_eq!(checkpoints(&world).await, [""; 0]);
+    let world = world.next(BackupSpec::default());
+    backed_up(&world).await;
+    let world = world.next(mode(BackupMode::Full));
+    let full = backed_up(&world).await;
+    assert_eq!((checkpoints(&world).await, checkpoint(&full).len()), (checkpoint(&full), 1));
+    let after = backed_up(&world.next(BackupSpec::default())).await;
+    assert_eq!(found_by(&after), [Some(ChangesFoundBy::Bitmap); 2]);
 }

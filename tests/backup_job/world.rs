@@ -177,6 +177,12 @@ impl World {
         self
     }
 
+    /// As a later attempt.
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt.attempt = attempt;
+        self
+    }
+
     pub fn assert_nothing_published(&self) {
         assert_eq!(self.movers.published(SHARE), []);
     }
@@ -191,7 +197,7 @@ impl World {
     }
 
     fn leftovers(&self) -> Vec<String> {
-        let mut found = self.hypervisor.leftovers();
+        let mut found = self.hypervisor.leftovers_beside(&self.movers.checkpoints(SHARE));
         found.extend(self.movers.running().into_iter().map(|name| format!("mover {name}")));
         found.extend(self.movers.staging(SHARE).into_iter().map(|name| format!("staging {name}")));
         found.extend(self.movers.is_leased(SHARE, self.instance).then(|| "a lease".to_owned()));

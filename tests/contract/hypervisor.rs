@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use longshore::failure::Code;
 use longshore::host::hypervisor::{
-    DomainEvent, DomainJob, EndedJob, FreezeStatus, Hypervisor, PullBackup, PullDisk, PushBackup, PushDisk,
+    DomainEvent, DomainJob, EndedJob, FreezeStatus, Hypervisor, NewCheckpoint, PullBackup, PullDisk, PushBackup,
+    PushDisk,
 };
 use longshore::model::id::{InstanceId, InstanceRef};
 use longshore::model::instance::PowerState;
@@ -32,11 +33,15 @@ pub fn pull(folder: &Path, targets: &[&str], checkpoint: Option<&str>) -> PullBa
     let disk = |target: &&str| PullDisk {
         target: target.parse().unwrap(),
         scratch: folder.join(format!("{target}.scratch.qcow2")),
+        since: None,
     };
     PullBackup {
         socket: folder.join("pull.sock"),
         disks: targets.iter().map(disk).collect(),
-        checkpoint: checkpoint.map(str::to_owned),
+        checkpoint: checkpoint.map(|name| NewCheckpoint {
+            name: name.to_owned(),
+            disks: targets.iter().map(|target| target.parse().unwrap()).collect(),
+        }),
     }
 }
 
@@ -143,6 +148,16 @@ pub async fn a_checkpoint_is_made_with_the_backup_and_deleted_twice(
     door.abort_job(id, &ours(folder)).await.unwrap();
     eventually("the job is gone", || async { door.domain_job(id).await.unwrap().is_none() }).await;
     assert_eq!(door.checkpoints(id).await.unwrap(), ["longshore-contract"], "it outlives its job");
+    let since = |name: &str| {
+        let mut backup = pull(folder, &["vda"], None);
+        backup.disks[0].since = Some(name.to_owned());
+        backup
+    };
+    let refused = door.begin_pull(id, &since("longshore-nowhere")).await.unwrap_err();
+    assert_eq!((refused.code, door.domain_job(id).await.unwrap()), (Code::HypervisorFailed, None));
+    door.begin_pull(id, &since("longshore-contract")).await.unwrap();
+    door.abort_job(id, &ours(folder)).await.unwrap();
+    eventually("the job is gone", || async { door.domain_job(id).await.unwrap().is_none() }).await;
     door.delete_checkpoint(id, "longshore-contract").await.unwrap();
     door.delete_checkpoint(id, "longshore-contract").await.expect("none of that name is no error");
     assert!(door.checkpoints(id).await.unwrap().is_empty());

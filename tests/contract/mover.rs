@@ -181,6 +181,7 @@ pub fn manifest(
         content_root: disk.content_root.clone(),
         based_on: disk.based_on.clone(),
         full_reason: disk.full_reason.clone(),
+        checkpoint: None,
     };
     let record = |file: &SealedFile| {
         let blake3 = file.blake3.clone()?;

@@ -16,6 +16,12 @@ const SOON: Duration = Duration::from_secs(20);
 pub fn instances_are_free(instances: &[&LabInstance]) {
     for instance in instances {
         assert!(!instance.has_backup_job(), "{} has a backup job", instance.name);
+        let checkpoints = virsh(&["checkpoint-list", &instance.name, "--name"]);
+        // `longshore-`, the repository, `-`, the backup, `-` and the attempt.
+        let mut repositories: Vec<&str> = checkpoints.lines().filter_map(|name| name.get(10..46)).collect();
+        let count = repositories.len();
+        repositories.dedup();
+        assert_eq!(repositories.len(), count, "{} has more than one checkpoint of a repository", instance.name);
         let state = virsh(&["domstate", &instance.name]);
         assert!(state == "running" || state == "shut off", "{} is {state}", instance.name);
         if state == "running" && instance.agent_answers() {
@@ -64,6 +70,22 @@ pub fn processes_of(folder: &Path) -> Vec<String> {
     });
     // A guest's QEMU names its disks, which are elsewhere.
     processes.filter(|line| line.contains(folder)).collect()
+}
+
+/// The process id of the one QEMU whose command line has that word.
+pub fn process_of_qemu(word: &str) -> i32 {
+    let found: Vec<i32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let line = std::fs::read(path.join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            let is_it = line.contains("qemu-system") && line.contains(word);
+            path.file_name().filter(|_| is_it)?.to_str()?.parse().ok()
+        })
+        .collect();
+    let [pid] = found[..] else { panic!("`{word}` is in {} processes", found.len()) };
+    pid
 }
 
 /// Mount points below `folder` in the namespace of any process.

@@ -55,7 +55,7 @@ impl Scene {
     }
 
     async fn begin(&self, socket: &str) {
-        let disk = PullDisk { target: "vda".parse().unwrap(), scratch: self.scratch.clone() };
+        let disk = PullDisk { target: "vda".parse().unwrap(), scratch: self.scratch.clone(), since: None };
         let backup = PullBackup { socket: socket.into(), disks: vec![disk], checkpoint: None };
         self.hypervisor.begin_pull(self.instance, &backup).await.unwrap();
     }

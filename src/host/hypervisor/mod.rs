@@ -89,6 +89,23 @@ pub struct PullDisk {
     pub target: DiskTarget,
     /// Where QEMU keeps what the guest overwrites meanwhile; a qcow2 file that libvirt makes and removes.
     pub scratch: PathBuf,
+    /// The checkpoint since which the export tells what was written to, in the context [`dirty_context`].
+    pub since: Option<String>,
+}
+
+/// The NBD context in which the export of a pull backup tells what of a disk was written to since its checkpoint: the name that QEMU
+/// gives to the bitmap that libvirt makes of its checkpoints.
+pub fn dirty_context(target: &DiskTarget) -> String {
+    format!("qemu:dirty-bitmap:backup-{target}")
+}
+
+/// A checkpoint to make in the moment of a backup: from then on what is written to its disks is kept in mind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCheckpoint {
+    /// Its name, which the domain has not given yet.
+    pub name: String,
+    /// Those of the backup's disks that can keep it: their images are qcow2 of version 3.
+    pub disks: Vec<DiskTarget>,
 }
 
 /// A pull backup to begin: all disks at one moment.
@@ -99,7 +116,7 @@ pub struct PullBackup {
     /// The disks.
     pub disks: Vec<PullDisk>,
     /// Checkpoint to make in the same moment.
-    pub checkpoint: Option<String>,
+    pub checkpoint: Option<NewCheckpoint>,
 }
 
 /// One disk of a push backup.
@@ -117,7 +134,7 @@ pub struct PushBackup {
     /// The disks.
     pub disks: Vec<PushDisk>,
     /// Checkpoint to make in the same moment.
-    pub checkpoint: Option<String>,
+    pub checkpoint: Option<NewCheckpoint>,
 }
 
 /// The libvirt job that a domain has now.
@@ -229,7 +246,8 @@ pub trait Hypervisor: Send + Sync {
     /// Whether the guest is frozen.
     async fn freeze_status(&self, instance: InstanceId, timeout: Duration) -> Result<FreezeStatus, Failure>;
 
-    /// Begins a pull backup; when this returns the moment is taken. `instance_busy` when another job holds the domain.
+    /// Begins a pull backup; when this returns the moment is taken. `instance_busy` when another job holds the domain;
+    /// `hypervisor_failed` where libvirt refuses, such as for a checkpoint that is not whole, and then nothing has begun.
     async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure>;
     /// Begins a push backup into existing files.
     async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure>;

@@ -169,6 +169,15 @@ impl FakeMovers {
         self.repository(address, |repository| repository.published()).unwrap_or_default()
     }
 
+    /// The checkpoints that the latest backups in a repository stand on, by name.
+    pub fn checkpoints(&self, address: &str) -> Vec<String> {
+        let mut latest = BTreeMap::new();
+        for manifest in self.published(address) {
+            latest.insert(manifest.instance_id, manifest.disks);
+        }
+        latest.into_values().flatten().filter_map(|disk| disk.checkpoint).collect()
+    }
+
     /// Somebody holds the lease of an instance.
     pub fn is_leased(&self, address: &str, instance: InstanceId) -> bool {
         self.repository(address, |repository| repository.is_leased(instance)).unwrap_or_default()

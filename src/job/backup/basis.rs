@@ -22,6 +22,8 @@ use crate::mover::protocol::BaseDisk;
 pub struct Basis {
     /// By target; one that is not here stands alone, and nobody asks why.
     pub disks: BTreeMap<DiskTarget, Base>,
+    /// For disks that are based on something, the checkpoint that was made in its moment, if one was.
+    pub since: BTreeMap<DiskTarget, String>,
 }
 
 /// What a disk is based on.
@@ -57,14 +59,22 @@ pub fn choose(plan: &BackupPlan, backups: &[Manifest]) -> Basis {
     if plan.mode == BackupMode::Full {
         return Basis::default();
     }
-    let disks = plan.disks.iter().map(|disk| {
-        let base = on(plan, disk, backups).map_or_else(Base::Full, Base::On);
-        (disk.target.clone(), base)
-    });
-    Basis { disks: disks.collect() }
+    let mut basis = Basis::default();
+    for disk in &plan.disks {
+        let base = match on(plan, disk, backups) {
+            Ok((base, checkpoint)) => {
+                basis.since.extend(checkpoint.map(|checkpoint| (disk.target.clone(), checkpoint)));
+                Base::On(base)
+            }
+            Err(reason) => Base::Full(reason),
+        };
+        basis.disks.insert(disk.target.clone(), base);
+    }
+    basis
 }
 
-fn on(plan: &BackupPlan, disk: &PlannedDisk, backups: &[Manifest]) -> Result<BaseDisk, String> {
+/// What the disk is based on, with the checkpoint of that moment; or why on nothing.
+fn on(plan: &BackupPlan, disk: &PlannedDisk, backups: &[Manifest]) -> Result<(BaseDisk, Option<String>), String> {
     if plan.transfer() == TransferUsed::Push {
         return Err("QEMU writes all of a disk in a push".to_owned());
     }
@@ -92,7 +102,8 @@ fn on(plan: &BackupPlan, disk: &PlannedDisk, backups: &[Manifest]) -> Result<Bas
     if images >= most {
         return Err(format!("the chain of the latest backup `{backup}` has {images} images, and may have {most}"));
     }
-    Ok(BaseDisk { backup, virtual_bytes: found.virtual_bytes, content_root: found.content_root.clone() })
+    let base = BaseDisk { backup, virtual_bytes: found.virtual_bytes, content_root: found.content_root.clone() };
+    Ok((base, found.checkpoint.clone()))
 }
 
 /// How many images the chain of a disk has; none where a backup of it is not there.

@@ -16,6 +16,8 @@ use super::late::LateCall;
 use super::plan::BackupPlan;
 use super::result::BackupResult;
 use super::stall::Sampler;
+use super::steps::Begun;
+use super::tracking::Tracking;
 use crate::failure::{Code, Failure};
 use crate::host::guard::Guard;
 use crate::host::hypervisor::GuestFileSystem;
@@ -44,7 +46,7 @@ pub(super) struct Context {
     /// The guest's file systems as the agent lists them, or why it didn't.
     pub file_systems: Option<Result<Vec<GuestFileSystem>, Failure>>,
     /// The begin call, which goes on by itself when nobody waits for it any more.
-    pub begin: Option<JoinHandle<Result<(), Failure>>>,
+    pub begin: Option<JoinHandle<Result<Begun, Failure>>>,
     /// The freeze call, likewise.
     pub freeze: Option<JoinHandle<Result<u32, Failure>>>,
     /// A freeze that failed and may still come about.
@@ -77,6 +79,10 @@ pub(super) struct Context {
     pub quiesce: Option<QuiesceRecord>,
     /// What the disks are based on.
     pub basis: Basis,
+    /// What is asked of the hypervisor besides, and in the moment of the backup what of it was had.
+    pub tracking: Tracking,
+    /// Checkpoints of the instance that earlier backups in this repository have made.
+    pub old_checkpoints: Vec<String>,
     /// The copied disks.
     pub copied: Vec<CopiedDisk>,
     /// The manifest, from sealing on; after a crash from the records.
@@ -118,6 +124,8 @@ impl Context {
             taken_at: None,
             quiesce: None,
             basis: Basis::default(),
+            tracking: Tracking::default(),
+            old_checkpoints: Vec::new(),
             copied: Vec::new(),
             manifest: None,
             published: None,

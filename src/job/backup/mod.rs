@@ -27,6 +27,7 @@ mod stall;
 mod steps;
 #[cfg(test)]
 mod tests;
+pub mod tracking;
 
 use self::plan::SourcePlan;
 pub use plan::{BackupPlan, is_abandoned};
@@ -34,8 +35,8 @@ pub use result::BackupResult;
 
 use self::context::Context;
 use self::steps::{
-    ChooseBasis, Compare, Copy, Inspect, Moment, Publish, PullSource, Push, PushSource, Records, Seal,
-    SourcesUnchanged, Staging, StoppedSource,
+    ChooseBasis, Compare, Copy, ForgetCheckpoints, Inspect, Moment, Publish, PullSource, Push, PushSource, Records,
+    Seal, SourcesUnchanged, Staging, StoppedSource, Track,
 };
 use super::settings::JobSettings;
 use super::steps::{Lease, MoverProcess, OpenRepository};
@@ -112,6 +113,8 @@ fn recipe(plan: &BackupPlan, settings: &JobSettings, attempt: &Attempt) -> Vec<S
     let compare = (plan.verification == Proof::Compared).then(|| make(Compare { deadline }));
     let moment = || make(Moment { freeze_limit: settings.freeze_limit });
     let mut under_the_lease = vec![make(ChooseBasis), make(Staging), make(Records)];
+    let tracks = plan.checkpoint.is_some();
+    under_the_lease.extend(tracks.then(|| make(Track)));
     match &plan.source {
         SourcePlan::Pull(_) => {
             let mut inner = vec![moment(), make(Copy { deadline })];
@@ -130,5 +133,6 @@ fn recipe(plan: &BackupPlan, settings: &JobSettings, attempt: &Attempt) -> Vec<S
         }
     }
     under_the_lease.extend([make(Seal { deadline }), commit(Publish)]);
+    under_the_lease.extend(tracks.then(|| make(ForgetCheckpoints)));
     vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]
 }

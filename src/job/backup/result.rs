@@ -51,7 +51,10 @@ pub(super) fn manifest(context: &Context, files: &[SealedFile]) -> Result<Manife
     for disk in &plan.disks {
         let full_reason = context.basis.full_reason(&disk.target).map(str::to_owned);
         let made = manifest_disk(disk, &context.copied, &files)?;
-        disks.push(ManifestDisk { full_reason: made.full_reason.or(full_reason), ..made });
+        let checkpoint = context.tracking.checkpoint.as_ref();
+        let checkpoint = checkpoint.filter(|checkpoint| checkpoint.disks.contains(&disk.target));
+        let checkpoint = checkpoint.map(|checkpoint| checkpoint.name.clone());
+        disks.push(ManifestDisk { full_reason: made.full_reason.or(full_reason), checkpoint, ..made });
     }
     let of_a_disk = |name: &str| disks.iter().any(|disk| disk.file == name || disk.blocks_file == name);
     let records = files.values().filter(|file| !of_a_disk(&file.file)).map(|file| record_file(file));
@@ -123,6 +126,7 @@ fn manifest_disk(
         content_root: copied.content_root.clone(),
         based_on: copied.based_on.clone(),
         full_reason: copied.full_reason.clone(),
+        checkpoint: None,
     })
 }
 

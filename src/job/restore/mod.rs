@@ -10,9 +10,10 @@
 //! ```text
 //!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► stays stopped
 //!                                                                     │
-//!                       done ◄── remove previous ◄── exchange ◄── compare ◄── restore
+//!                       done ◄── remove previous ◄── forget checkpoints ◄── exchange ◄── compare ◄── restore
 //! ```
 
+mod checkpoints;
 mod context;
 pub mod mapping;
 pub mod plan;
@@ -24,6 +25,7 @@ mod tests;
 pub use plan::RestorePlan;
 pub use result::{RestoreResult, Volume};
 
+use self::checkpoints::ForgetCheckpoints;
 use self::context::Context;
 use self::steps::{Choose, Compare, Exchange, RemovePrevious, Restore, StaysStopped};
 use super::settings::JobSettings;
@@ -79,6 +81,7 @@ fn recipe(plan: &RestorePlan, attempt: &Attempt) -> Vec<Step<Context>> {
     let deadline = attempt.job.deadline;
     let replace = vec![make(Restore { deadline }), make(Compare { deadline }), commit(Exchange)];
     let mut under_the_lease = vec![make(Choose), within(StaysStopped, replace)];
+    under_the_lease.push(make(ForgetCheckpoints));
     if !plan.keep_previous {
         under_the_lease.push(make(RemovePrevious));
     }

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use super::blocks::Blocks;
+use super::extent_map::ExtentMap;
 use super::original::Original;
 use super::target::Backing;
 use super::{chain, hex};
 use crate::failure::{Code, Failure};
 use crate::model::id::BackupId;
 use crate::model::manifest::{BasedOn, ChangesFoundBy};
+use crate::mover::nbd::Connection;
 use crate::mover::protocol::CopyDisk;
 
 /// A disk that is to be copied.
@@ -39,10 +41,14 @@ pub(in crate::mover) struct Base {
 }
 
 impl Base {
-    /// As the manifest of the new backup has it.
-    pub(super) fn as_written(&self) -> BasedOn {
+    /// As the manifest of the new backup has it, of a disk that is read there.
+    pub(super) fn as_written(&self, source: &Connection) -> BasedOn {
         let content_root = hex(&self.original.blocks);
-        BasedOn { backup_id: self.backup, content_root, found_by: ChangesFoundBy::Hashes }
+        let found_by = match changes(source, Some(&self.original.blocks)) {
+            Some(_) => ChangesFoundBy::Bitmap,
+            None => ChangesFoundBy::Hashes,
+        };
+        BasedOn { backup_id: self.backup, content_root, found_by }
     }
 
     /// As the new image has it.
@@ -51,6 +57,13 @@ impl Base {
         let image = image.ok_or_else(|| Failure::new(Code::Internal, "a base has no image"))?;
         Ok(Backing { name: chain::backing_name(self.backup, image), node: chain::node(&self.images)? })
     }
+}
+
+/// What has been written to since the base; none where nobody knows.
+pub(super) fn changes<'c>(source: &'c Connection, base: Option<&Blocks>) -> Option<ExtentMap<'c>> {
+    // What is new of a disk that grew need not be marked.
+    base.filter(|base| base.virtual_bytes() == source.export().size)?;
+    ExtentMap::of_changes(source)
 }
 
 /// The base, unless a disk of that size can't have it.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::base::holds;
 use super::blocks::{BLOCK_BYTES, BlockHash, Blocks};
+use super::extent_map::ExtentMap;
 use super::pipeline::{Buffers, Pipeline};
-use super::zero_map::ZeroMap;
+
 use crate::failure::{Code, Failure};
 use crate::mover::nbd::Connection;
 
@@ -58,7 +59,7 @@ pub(super) async fn compare(
             return Err(Failure::new(Code::ContentMismatch, text));
         }
     }
-    let (mut of_source, mut of_image) = (ZeroMap::new(&sides.source), ZeroMap::new(&sides.image));
+    let (mut of_source, mut of_image) = (ExtentMap::of_zeros(&sides.source), ExtentMap::of_zeros(&sides.image));
     let (mut pipeline, mut buffers, mut passed, mut first) = (Pipeline::new(), Buffers::default(), 0, None);
     for index in 0..blocks.count() {
         let (start, bytes, recorded) = (index * BLOCK_BYTES, blocks.block_bytes(index), blocks.get(index).copied());
@@ -70,7 +71,7 @@ pub(super) async fn compare(
             continue;
         }
         let end = start + bytes;
-        let zeros = (of_source.reads_as_zeros(start, end).await, of_image.reads_as_zeros(start, end).await);
+        let zeros = (of_source.all(start, end).await, of_image.all(start, end).await);
         let source_zero =
             zeros.0.map_err(|error| error.failure(Code::SourceReadFailed, read_failed(disk, "source", start)))?;
         let image_zero =

@@ -4,16 +4,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::base::same;
+use super::base::{changes, same};
 use super::blocks::{BLOCK_BYTES, BlockHash, Blocks};
+use super::extent_map::ExtentMap;
 use super::pipeline::{Buffers, Pipeline};
 use super::target::CLUSTER_BYTES;
-use super::zero_map::ZeroMap;
+
 use crate::failure::{Code, Failure};
 use crate::mover::nbd::{Connection, NbdError};
 
-/// Zero blocks that are passed over between two reports of progress.
-const ZERO_BLOCKS_A_REPORT: u64 = 1024;
+/// Blocks that are passed over between two reports of progress.
+const PASSED_BLOCKS_A_REPORT: u64 = 1024;
 
 /// Where the bytes come from and go to.
 #[derive(Clone, Copy)]
@@ -60,8 +61,54 @@ struct Copied {
     buffer: Vec<u8>,
 }
 
-/// Copies everything that does not read as zeros, or of a disk with a base every block that is another now, and returns the hashes and the bytes that are data. `report` gets bytes
-/// passed and bytes of data so far.
+/// What a walk through a disk has to do with one block.
+enum Todo {
+    /// Nothing: it holds what this says, none for zeros.
+    Pass(Option<BlockHash>),
+    /// Read it and, if it is another than in the base, write it: all of it, or these parts where nothing else was written to.
+    Read(Option<Vec<Range<usize>>>),
+}
+
+/// What the source's server says of its blocks.
+struct Map<'c> {
+    zeros: ExtentMap<'c>,
+    /// What has been written to since the base; none where nobody knows.
+    changes: Option<ExtentMap<'c>>,
+    base: Option<&'c Arc<Blocks>>,
+}
+
+impl<'c> Map<'c> {
+    fn new(source: &'c Connection, base: Option<&'c Arc<Blocks>>) -> Self {
+        let changes = changes(source, base.map(AsRef::as_ref));
+        Self { zeros: ExtentMap::of_zeros(source), changes, base }
+    }
+
+    async fn look_at(&mut self, index: u64, bytes: u64) -> Result<Todo, NbdError> {
+        let (start, end) = (index * BLOCK_BYTES, index * BLOCK_BYTES + bytes);
+        if self.zeros.all(start, end).await? {
+            // A block that has become zeros is read like any other: there are few of them.
+            let passed = self.base.is_none_or(|base| same(base, index, None, bytes));
+            return Ok(if passed { Todo::Pass(None) } else { Todo::Read(None) });
+        }
+        let (Some(base), Some(changes)) = (self.base, &mut self.changes) else { return Ok(Todo::Read(None)) };
+        let changed = changes.runs(start, end).await?;
+        match base.get(index) {
+            Some(hash) if changed.is_empty() => Ok(Todo::Pass(Some(*hash))),
+            Some(_) => Ok(Todo::Read(Some(changed.iter().map(|run| inside(run, start)).collect()))),
+            // Of zeros nobody else needs a part.
+            None => Ok(Todo::Read(None)),
+        }
+    }
+}
+
+/// A part of a disk as a part of the block that starts there.
+fn inside(run: &Range<u64>, start: u64) -> Range<usize> {
+    let within = |at: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
+    within(run.start)..within(run.end)
+}
+
+/// Copies everything that does not read as zeros, or of a disk with a base every block that is another now, and returns the hashes
+/// and the bytes that are data. `report` gets bytes passed and bytes of data so far.
 pub(super) async fn copy(
     disk: &str,
     ends: Ends<'_>,
@@ -71,23 +118,26 @@ pub(super) async fn copy(
     let read_failed = || format!("cannot read disk `{disk}`");
     let mut blocks = Blocks::new(source.export().size)
         .map_err(|error| Failure::new(Code::DiskUnsupported, read_failed()).because(&error))?;
-    let mut map = ZeroMap::new(source);
+    let mut map = Map::new(source, base);
     let (mut pipeline, mut buffers) = (Pipeline::new(), Buffers::default());
     let (mut passed, mut data) = (0, 0);
     for index in 0..blocks.count() {
-        let (start, bytes) = (index * BLOCK_BYTES, blocks.block_bytes(index));
-        let zeros = map.reads_as_zeros(start, start + bytes).await;
-        // A block that has become zeros is read like any other: there are few of them.
-        if zeros.map_err(|error| error.failure(source_device, read_failed()))? {
-            expected.map_or(Ok(()), |expected| expected.must_be(disk, index, None))?;
-            if base.is_none_or(|base| same(base, index, None, bytes)) {
+        let bytes = blocks.block_bytes(index);
+        let looked = map.look_at(index, bytes).await;
+        let only = match looked.map_err(|error| error.failure(source_device, read_failed()))? {
+            Todo::Read(only) => only,
+            Todo::Pass(hash) => {
+                expected.map_or(Ok(()), |expected| expected.must_be(disk, index, hash.as_ref()))?;
+                if let Some(hash) = hash {
+                    blocks.set(index, hash);
+                }
                 passed += bytes;
-                if index % ZERO_BLOCKS_A_REPORT == 0 {
+                if index % PASSED_BLOCKS_A_REPORT == 0 {
                     report(passed, data);
                 }
                 continue;
             }
-        }
+        };
         while let Some(copied) = pipeline.make_room().await? {
             settle(copied, &mut blocks, &mut buffers, &mut passed, &mut data);
             report(passed, data);
@@ -97,6 +147,7 @@ pub(super) async fn copy(
             source_device,
             target: target.map(|(target, device)| (Arc::clone(target), device)),
             base: base.cloned(),
+            only,
             expected: expected.cloned(),
         };
         pipeline.start(copy_block(disk.to_owned(), ways, index, buffers.take(bytes)));
@@ -128,11 +179,13 @@ struct Ways {
     source_device: Code,
     target: Option<(Arc<Connection>, Code)>,
     base: Option<Arc<Blocks>>,
+    /// The parts of the block outside of which it is what it was in the base.
+    only: Option<Vec<Range<usize>>>,
     expected: Option<Expected>,
 }
 
 async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Result<Copied, Failure> {
-    let Ways { source, source_device, target, base, expected } = ways;
+    let Ways { source, source_device, target, base, only, expected } = ways;
     let start = index * BLOCK_BYTES;
     let read = source.read(start, buffer).await;
     let buffer = read.map_err(|error| error.failure(source_device, format!("cannot read disk `{disk}` at {start}")))?;
@@ -142,10 +195,15 @@ async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Re
     if base.as_ref().is_some_and(|base| same(base, index, hash.as_ref(), position(buffer.len()))) {
         return Ok(Copied { index, hash, data_bytes: 0, buffer });
     }
+    let zeros = if base.is_some() { gaps(&runs, buffer.len()) } else { Vec::new() };
+    let (runs, zeros) = match only {
+        Some(only) => (common(&runs, &only), common(&zeros, &only)),
+        None => (runs, zeros),
+    };
     let data_bytes = runs.iter().map(|run| position(run.len())).sum();
     let buffer = match target {
         Some((target, device)) => {
-            let written = write_block(&target, start, buffer, &runs, base.is_some()).await;
+            let written = write_block(&target, start, buffer, &runs, &zeros).await;
             written.map_err(|(offset, error)| {
                 error.failure(device, format!("cannot write the image of disk `{disk}` at {offset}"))
             })?
@@ -155,26 +213,29 @@ async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Re
     Ok(Copied { index, hash, data_bytes, buffer })
 }
 
-/// Writes the runs of data of a block, and, where there is something below that would show, the zeros between them. An error comes
-/// with its offset.
+/// Writes the runs of data of a block, and the zeros that have to hide what is below. An error comes with its offset.
 async fn write_block(
     target: &Connection,
     start: u64,
     mut buffer: Vec<u8>,
     runs: &[Range<usize>],
-    zeros_too: bool,
+    zeros: &[Range<usize>],
 ) -> Result<Vec<u8>, (u64, NbdError)> {
-    if zeros_too {
-        for gap in gaps(runs, buffer.len()) {
-            let offset = start + position(gap.start);
-            target.write_zeroes(offset, position(gap.len())).await.map_err(|error| (offset, error))?;
-        }
+    for run in zeros {
+        let offset = start + position(run.start);
+        target.write_zeroes(offset, position(run.len())).await.map_err(|error| (offset, error))?;
     }
     for run in runs {
         let offset = start + position(run.start);
         buffer = target.write(offset, buffer, run.clone()).await.map_err(|error| (offset, error))?;
     }
     Ok(buffer)
+}
+
+/// What is in some part of both, each in rising order.
+fn common(one: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<usize>> {
+    let pairs = one.iter().flat_map(|a| other.iter().map(move |b| a.start.max(b.start)..a.end.min(b.end)));
+    pairs.filter(|both| !both.is_empty()).collect()
 }
 
 /// What is between the runs of a block.

@@ -26,6 +26,7 @@ mod check;
 mod compare;
 mod copy;
 mod dense;
+mod extent_map;
 mod flusher;
 mod original;
 mod pipeline;
@@ -35,7 +36,6 @@ mod server;
 mod source;
 mod target;
 mod writer;
-mod zero_map;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -109,7 +109,7 @@ impl ImageSet {
         for (disk, base, source, open) in opened {
             let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
             let (base, full_reason) = base.map_or_else(|reason| (None, Some(reason)), |base| (base, None));
-            let based_on = base.as_ref().map(Base::as_written);
+            let based_on = base.as_ref().map(|base| base.as_written(&open.connection));
             let (image, data_bytes) = self.copy_one(&disk, base, source, open, &report).await?;
             let disk = copied_disk(&disk.target, &image.blocks, data_bytes);
             copied.push(CopiedDisk { based_on, full_reason, ..disk });

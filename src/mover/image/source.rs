@@ -39,7 +39,7 @@ impl Opened {
 /// A source that can be opened again and again.
 #[derive(Debug)]
 pub(super) enum Source {
-    Export { socket: PathBuf, name: String },
+    Export { socket: PathBuf, name: String, dirty: Option<String> },
     Volume(Volume),
 }
 
@@ -47,7 +47,9 @@ impl Source {
     /// Looks at the source before it is read: a volume must exist, be known, and have no writer.
     pub(super) async fn probe(disk: &CopyDisk) -> Result<Self, Failure> {
         match &disk.source {
-            ByteSource::Export { socket, name } => Ok(Source::Export { socket: socket.clone(), name: name.clone() }),
+            ByteSource::Export { socket, name, dirty } => {
+                Ok(Source::Export { socket: socket.clone(), name: name.clone(), dirty: dirty.clone() })
+            }
             ByteSource::Volume { source } => Volume::probe(source, disk.format).await.map(Source::Volume),
         }
     }
@@ -55,8 +57,9 @@ impl Source {
     /// Opens it for reading.
     pub(super) async fn open(&self, sockets: &mut Sockets) -> Result<Opened, Failure> {
         let volume = match self {
-            Source::Export { socket, name } => {
-                let opened = Connection::open(socket, name, &[ALLOCATION], Limits::default()).await;
+            Source::Export { socket, name, dirty } => {
+                let contexts: Vec<&str> = [ALLOCATION].into_iter().chain(dirty.as_deref()).collect();
+                let opened = Connection::open(socket, name, &contexts, Limits::default()).await;
                 let failed = || format!("cannot open the export `{}`", name.escape_debug());
                 let connection = opened.map_err(|error| error.failure(Code::SourceReadFailed, failed()))?;
                 return Ok(Opened { connection, server: None });

@@ -15,6 +15,8 @@ const ERROR_CHUNK_BYTES_MAX: u32 = 4 + 2 + 8 + wire::STRING_BYTES_MAX as u32;
 
 /// Bit of an allocation extent: it reads as zeros.
 const STATE_ZERO: u32 = 2;
+/// Bit of an extent of a dirty bitmap (`qemu:dirty-bitmap:`, docs/interop/nbd.txt of QEMU): it was written to.
+const STATE_DIRTY: u32 = 1;
 
 /// A run of bytes of one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,11 @@ impl Extent {
     /// In [`super::ALLOCATION`]: it reads as zeros, allocated or not.
     pub fn reads_as_zeros(&self) -> bool {
         self.flags & STATE_ZERO != 0
+    }
+
+    /// In the context of a dirty bitmap: it was written to.
+    pub fn is_dirty(&self) -> bool {
+        self.flags & STATE_DIRTY != 0
     }
 }
 

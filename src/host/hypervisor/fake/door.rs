@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::{
-    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
-    PushBackup, StuckCall, Versions, WriteCounters,
+    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary,
+    NewCheckpoint, PullBackup, PushBackup, StuckCall, Versions, WriteCounters,
 };
 use super::script::Ruling;
 use super::world::{AgentAnswer, FakeDomain};
@@ -85,9 +85,11 @@ impl FakeHypervisor {
         instance: InstanceId,
         kind: DomainJob,
         disks: Vec<DiskTarget>,
-        checkpoint: Option<String>,
+        since: Vec<String>,
+        checkpoint: Option<&NewCheckpoint>,
     ) -> Result<(), Failure> {
-        let begin = move |domain: &mut FakeDomain| domain.begin(kind.clone(), disks.clone(), checkpoint.as_deref());
+        let name = checkpoint.map(|checkpoint| checkpoint.name.clone());
+        let begin = move |domain: &mut FakeDomain| domain.begin(kind.clone(), disks.clone(), &since, name.as_deref());
         self.changes(call, instance, begin).await
     }
 
@@ -245,13 +247,14 @@ impl Hypervisor for FakeHypervisor {
     async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure> {
         let kind = DomainJob::Pull { socket: backup.socket.clone() };
         let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
-        self.begin("begin_pull", instance, kind, disks, backup.checkpoint.clone()).await
+        let since = backup.disks.iter().filter_map(|disk| disk.since.clone()).collect();
+        self.begin("begin_pull", instance, kind, disks, since, backup.checkpoint.as_ref()).await
     }
 
     async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure> {
         let kind = DomainJob::Push { images: backup.disks.iter().map(|disk| disk.image.clone()).collect() };
         let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
-        self.begin("begin_push", instance, kind, disks, backup.checkpoint.clone()).await?;
+        self.begin("begin_push", instance, kind, disks, Vec::new(), backup.checkpoint.as_ref()).await?;
         self.look_in(PUSH_TAKES);
         Ok(())
     }

@@ -207,8 +207,13 @@ impl FakeHypervisor {
 
     /// What the door's user left behind: frozen guests, jobs, checkpoints that weren't there at first, paused instances.
     pub fn leftovers(&self) -> Vec<String> {
+        self.leftovers_beside(&[])
+    }
+
+    /// Likewise, where these checkpoints are meant to stand.
+    pub fn leftovers_beside(&self, checkpoints: &[String]) -> Vec<String> {
         let mut world = self.lock();
-        world.domains.values_mut().flat_map(FakeDomain::leftovers).collect()
+        world.domains.values_mut().flat_map(|domain| domain.leftovers(checkpoints)).collect()
     }
 
     /// Whether nothing is left behind.

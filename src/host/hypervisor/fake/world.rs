@@ -157,6 +157,7 @@ impl FakeDomain {
         &mut self,
         kind: DomainJob,
         disks: Vec<DiskTarget>,
+        since: &[String],
         checkpoint: Option<&str>,
     ) -> Result<(), Failure> {
         if self.state() == PowerState::ShutOff {
@@ -169,6 +170,9 @@ impl FakeDomain {
             disks.iter().find(|target| !self.instance.disks.iter().any(|disk| disk.target == **target))
         {
             return Err(self.failure(Code::DiskNotFound, &format!("has no disk `{missing}`")));
+        }
+        if let Some(missing) = since.iter().find(|name| !self.checkpoints.contains(name)) {
+            return Err(self.failure(Code::HypervisorFailed, &format!("has no checkpoint `{missing}`")));
         }
         if let Some(name) = checkpoint {
             if self.checkpoints.iter().any(|known| known == name) {
@@ -248,7 +252,7 @@ impl FakeDomain {
         }
     }
 
-    pub(super) fn leftovers(&mut self) -> Vec<String> {
+    pub(super) fn leftovers(&mut self, meant: &[String]) -> Vec<String> {
         let name = &self.instance.name;
         let mut left = Vec::new();
         if self.frozen {
@@ -263,7 +267,8 @@ impl FakeDomain {
         if matches!(self.state(), PowerState::Paused | PowerState::PausedByIoError) {
             left.push(format!("instance `{name}` is paused"));
         }
-        let stray = self.checkpoints.iter().filter(|checkpoint| !self.checkpoints_at_first.contains(checkpoint));
+        let stray =
+            self.checkpoints.iter().filter(|name| !self.checkpoints_at_first.contains(name) && !meant.contains(name));
         left.extend(stray.map(|checkpoint| format!("instance `{name}` has a checkpoint `{checkpoint}`")));
         left
     }

@@ -56,8 +56,7 @@ pub(super) fn thaw(domain: &Domain, timeout: Duration, caller: &Caller<'_>) -> R
 pub(super) fn begin_pull(domain: &Domain, backup: &PullBackup, caller: &Caller<'_>) -> Result<(), Failure> {
     let targets = targets_if_idle(domain)?;
     let job = render::pull(backup, &targets)?;
-    let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
-    let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
+    let checkpoint = backup.checkpoint.as_ref().map(|checkpoint| render::checkpoint(checkpoint, &targets));
     caller.still_waits()?;
     begin(domain, &job, checkpoint.as_deref(), 0)
         .map_err(|error| not_begun(domain, "cannot begin a pull backup", &error))
@@ -66,8 +65,7 @@ pub(super) fn begin_pull(domain: &Domain, backup: &PullBackup, caller: &Caller<'
 pub(super) fn begin_push(domain: &Domain, backup: &PushBackup, caller: &Caller<'_>) -> Result<(), Failure> {
     let targets = targets_if_idle(domain)?;
     let job = render::push(backup, &targets)?;
-    let backed_up: Vec<&str> = backup.disks.iter().map(|disk| disk.target.as_str()).collect();
-    let checkpoint = backup.checkpoint.as_deref().map(|name| render::checkpoint(name, &backed_up, &targets));
+    let checkpoint = backup.checkpoint.as_ref().map(|checkpoint| render::checkpoint(checkpoint, &targets));
     caller.still_waits()?;
     begin(domain, &job, checkpoint.as_deref(), sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
         .map_err(|error| not_begun(domain, "cannot begin a push backup", &error))

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::super::{PullBackup, PushBackup};
+use super::super::{NewCheckpoint, PullBackup, PushBackup};
 use crate::failure::{Code, Failure};
 
 /// The job of a pull backup. `targets` are all disks of the domain.
@@ -14,7 +14,12 @@ pub(super) fn pull(backup: &PullBackup, targets: &[String]) -> Result<String, Fa
     for disk in &backup.disks {
         let (target, scratch) = (disk.target.as_str(), path(&disk.scratch)?);
         let inside = format!("<driver type='qcow2'/><scratch file='{scratch}'/>");
-        disks.push((target, format!("type='file' exportname='{target}'>{inside}</disk>")));
+        // Each disk has its own: one may have to be read whole where the others are not.
+        let since = disk.since.as_deref().map_or_else(
+            || "backupmode='full'".to_owned(),
+            |since| format!("backupmode='incremental' incremental='{}'", escaped(since)),
+        );
+        disks.push((target, format!("type='file' {since} exportname='{target}'>{inside}</disk>")));
     }
     let server = format!("<server transport='unix' socket='{socket}'/>");
     Ok(format!("<domainbackup mode='pull'>{server}{}</domainbackup>", all_disks(&disks, targets)?))
@@ -32,11 +37,11 @@ pub(super) fn push(backup: &PushBackup, targets: &[String]) -> Result<String, Fa
     Ok(format!("<domainbackup mode='push'>{}</domainbackup>", all_disks(&disks, targets)?))
 }
 
-/// A checkpoint on the disks that are backed up, and on no other.
-pub(super) fn checkpoint(name: &str, backed_up: &[&str], targets: &[String]) -> String {
-    let mut xml = format!("<domaincheckpoint><name>{}</name><disks>", escaped(name));
+/// A checkpoint on its disks, and on no other.
+pub(super) fn checkpoint(checkpoint: &NewCheckpoint, targets: &[String]) -> String {
+    let mut xml = format!("<domaincheckpoint><name>{}</name><disks>", escaped(&checkpoint.name));
     for target in targets {
-        let kind = if backed_up.contains(&target.as_str()) { "bitmap" } else { "no" };
+        let kind = if checkpoint.disks.iter().any(|disk| disk.as_str() == target) { "bitmap" } else { "no" };
         // Writing to a string does not fail.
         let _ = write!(xml, "<disk name='{}' checkpoint='{kind}'/>", escaped(target));
     }
@@ -98,7 +103,7 @@ mod tests {
     use super::*;
 
     fn pull_of(socket: impl Into<PathBuf>) -> PullBackup {
-        let disk = PullDisk { target: "vda".parse().unwrap(), scratch: "/scratch/vda".into() };
+        let disk = PullDisk { target: "vda".parse().unwrap(), scratch: "/scratch/vda".into(), since: None };
         PullBackup { socket: socket.into(), disks: vec![disk], checkpoint: None }
     }
 
@@ -108,8 +113,22 @@ mod tests {
         assert_eq!(
             xml,
             "<domainbackup mode='pull'><server transport='unix' socket='/run/x.sock'/><disks>\
-             <disk name='vda' backup='yes' type='file' exportname='vda'><driver type='qcow2'/><scratch file='/scratch/vda'/></disk>\
+             <disk name='vda' backup='yes' type='file' backupmode='full' exportname='vda'><driver type='qcow2'/><scratch file='/scratch/vda'/></disk>\
              <disk name='sda' backup='no'/></disks></domainbackup>"
+        );
+    }
+
+    #[test]
+    fn a_disk_is_exported_since_its_own_checkpoint_and_a_new_one_is_on_the_disks_that_can_keep_it() {
+        let mut backup = pull_of("/run/x.sock");
+        backup.disks[0].since = Some("longshore-<a>".into());
+        let xml = pull(&backup, &["vda".into()]).unwrap();
+        assert!(xml.contains("backupmode='incremental' incremental='longshore-&lt;a&gt;' exportname='vda'"), "{xml}");
+        let new = NewCheckpoint { name: "longshore-b".into(), disks: vec!["vdb".parse().unwrap()] };
+        assert_eq!(
+            checkpoint(&new, &["vda".into(), "vdb".into()]),
+            "<domaincheckpoint><name>longshore-b</name><disks><disk name='vda' checkpoint='no'/>\
+             <disk name='vdb' checkpoint='bitmap'/></disks></domaincheckpoint>"
         );
     }
 

@@ -13,7 +13,9 @@ use crate::host::mover::Progress;
 use crate::model::id::{BackupId, DiskTarget, InstanceId};
 use crate::model::manifest::{BasedOn, ChangesFoundBy, Manifest};
 use crate::model::repository::Repository;
-use crate::mover::protocol::{CopiedDisk, CopyDisk, PushTarget, Reply, Request, RestoredVolume, SealedFile};
+use crate::mover::protocol::{
+    ByteSource, CopiedDisk, CopyDisk, PushTarget, Reply, Request, RestoredVolume, SealedFile,
+};
 
 /// Size of a disk that nobody gave one.
 const VIRTUAL_BYTES: u64 = 64 << 20;
@@ -213,7 +215,10 @@ impl FakeMover {
                 let (backup_id, content_root) = (base.backup, base.content_root.clone());
                 match self.share(|share| share.holds(instance, base, &wanted.target)) {
                     Ok(()) => {
-                        let found_by = ChangesFoundBy::Hashes;
+                        let found_by = match &wanted.source {
+                            ByteSource::Export { dirty: Some(_), .. } => ChangesFoundBy::Bitmap,
+                            _ => ChangesFoundBy::Hashes,
+                        };
                         copied.based_on = Some(BasedOn { backup_id, content_root, found_by });
                     }
                     Err(failure) => copied.full_reason = Some(format!("{failure:#}")),

@@ -24,6 +24,7 @@ fn disk(target: &str) -> ManifestDisk {
         content_root: format!("{target} then"),
         based_on: None,
         full_reason: None,
+        checkpoint: None,
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) use names::attempt_of;
 pub use names::is_abandoned;
 
 use super::facts::Facts;
+use super::tracking::{self, Tracking};
 use crate::failure::{Code, Failure};
 use crate::host::guard::SCRATCH_RESERVE_BYTES;
 use crate::host::hypervisor::{DomainJob, PullDisk, PushDisk};
@@ -52,6 +53,9 @@ pub struct BackupPlan {
     pub full_every: FullEvery,
     /// How the bytes travel.
     pub source: SourcePlan,
+    /// The checkpoint that may be made in its moment; none where there is nobody who could.
+    #[serde(default)]
+    pub checkpoint: Option<String>,
     /// Whether the guest is frozen for the moment of the backup.
     pub freeze: FreezePlan,
     /// How far the backup is proven.
@@ -189,9 +193,15 @@ impl BackupPlan {
     }
 
     /// The disks of the pull backup with their scratch files.
-    pub fn pull_disks(&self, pull: &PullPlan) -> Vec<PullDisk> {
+    pub fn pull_disks(&self, pull: &PullPlan, tracking: &Tracking) -> Vec<PullDisk> {
         let pairs = self.disks.iter().zip(&pull.scratch);
-        pairs.map(|(disk, scratch)| PullDisk { target: disk.target.clone(), scratch: scratch.clone() }).collect()
+        let since = |disk: &PlannedDisk| tracking.since.get(&disk.target).cloned();
+        let disk = |(disk, scratch): (&PlannedDisk, &PathBuf)| PullDisk {
+            target: disk.target.clone(),
+            scratch: scratch.clone(),
+            since: since(disk),
+        };
+        pairs.map(disk).collect()
     }
 }
 
@@ -227,7 +237,10 @@ pub fn plan(
             })
         }
     };
+    let tracked = transfer != TransferUsed::Stopped && facts.versions.allow_incremental().is_ok();
+    let checkpoint = || tracking::name(attempt.job.repository.id, attempt.backup_id, attempt.attempt);
     Ok(BackupPlan {
+        checkpoint: tracked.then(checkpoint),
         backup_id: attempt.backup_id,
         key: attempt.job.key,
         attempt: attempt.attempt,

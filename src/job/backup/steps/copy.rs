@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::super::context::Context;
 use super::super::plan::{PlannedDisk, SourcePlan};
+use super::super::tracking::Tracking;
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
+use crate::host::hypervisor::dirty_context;
 use crate::job::steps::unexpected;
 use crate::model::instance::DiskSource;
 use crate::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
@@ -41,7 +43,7 @@ impl Make<Context> for Copy {
         let disks: Vec<CopyDisk> = {
             let copied = |disk: &PlannedDisk| CopyDisk {
                 base: context.basis.base(&disk.target).cloned(),
-                ..copy_disk(disk, &plan.source)
+                ..copy_disk(disk, &plan.source, &context.tracking)
             };
             plan.disks.iter().map(copied).collect()
         };
@@ -54,10 +56,11 @@ impl Make<Context> for Copy {
     }
 }
 
-fn copy_disk(disk: &PlannedDisk, source: &SourcePlan) -> CopyDisk {
+fn copy_disk(disk: &PlannedDisk, source: &SourcePlan, tracking: &Tracking) -> CopyDisk {
     let (source, format) = match source {
         SourcePlan::Pull(pull) => {
-            (ByteSource::Export { socket: pull.socket.clone(), name: disk.target.to_string() }, None)
+            let dirty = tracking.since.contains_key(&disk.target).then(|| dirty_context(&disk.target));
+            (ByteSource::Export { socket: pull.socket.clone(), name: disk.target.to_string(), dirty }, None)
         }
         // QEMU copies by itself in a push, so that nobody asks.
         SourcePlan::Stopped | SourcePlan::Push(_) => {

@@ -8,12 +8,14 @@ mod publish;
 mod push;
 mod source;
 mod staging;
+mod tracking;
 mod watch;
 
 pub(super) use basis::ChooseBasis;
 pub(super) use copy::{Compare, Copy, SourcesUnchanged};
-pub(super) use moment::Moment;
+pub(super) use moment::{Begun, Moment};
 pub(super) use publish::{Publish, Seal};
 pub(super) use push::{Inspect, Push, PushSource};
 pub(super) use source::{PullSource, StoppedSource};
 pub(super) use staging::{Records, Staging};
+pub(super) use tracking::{ForgetCheckpoints, Track};

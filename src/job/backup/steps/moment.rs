@@ -17,6 +17,7 @@ use super::super::context::Context;
 use super::super::freeze::{AGENT_ANSWER_SECONDS_MAX, Reached, THAW_SECONDS_MAX, Thawed, judge, thaw_until_confirmed};
 use super::super::late::{self, LateCall};
 use super::super::plan::{BackupPlan, SourcePlan, refuse_if_changed};
+use super::super::tracking::Tracking;
 use super::ending::{leave_guard, name_guard};
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
@@ -241,7 +242,9 @@ async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), plan.instance_id);
     context.begin_asked = true;
     let asked_at = Instant::now();
-    let call = context.begin.insert(tokio::spawn(async move { ask_to_begin(hypervisor.as_ref(), &plan).await }));
+    let tracking = std::mem::take(&mut context.tracking);
+    let ask = async move { ask_to_begin(hypervisor.as_ref(), &plan, tracking).await };
+    let call = context.begin.insert(tokio::spawn(ask));
     let answer = timeout(limit, call).await.map_err(|_| {
         let text = format!("the backup of instance `{instance}` had not begun after {limit:?}");
         Failure::new(Code::HypervisorTimedOut, text)
@@ -250,21 +253,47 @@ async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     let answer = answer
         .map_err(|error| Failure::new(Code::Internal, "the call that begins a backup broke off").because(&error))?;
     context.late_begin = LateCall::after(late::begin_of(&job), &answer);
-    answer?;
+    let Begun { tracking, refused } = answer?;
+    context.tracking = tracking;
+    let refused = refused.map(|failure| format!("not all of what was asked for can be tracked: {failure:#}"));
+    context.common.warnings.extend(refused);
     context.taken_at = Some(Timestamp::now());
     context.begin_ms = Some(milliseconds(asked_at.elapsed()));
     Ok(())
 }
 
-async fn ask_to_begin(hypervisor: &dyn Hypervisor, plan: &BackupPlan) -> Result<(), Failure> {
-    let instance = plan.instance_id;
+/// What a begin came to.
+pub(in super::super) struct Begun {
+    /// What of the tracking was had.
+    tracking: Tracking,
+    /// Why not all of it.
+    refused: Option<Failure>,
+}
+
+async fn ask_to_begin(hypervisor: &dyn Hypervisor, plan: &BackupPlan, tracking: Tracking) -> Result<Begun, Failure> {
+    let mut refused = None;
+    for tracking in tracking.and_less() {
+        match begin_with(hypervisor, plan, &tracking).await {
+            Ok(()) => return Ok(Begun { tracking, refused }),
+            // Nothing has begun, and it may be for what was asked for besides.
+            Err(failure) if failure.code == Code::HypervisorFailed && tracking != Tracking::default() => {
+                refused = refused.or(Some(failure));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::new(Code::Internal, "a backup was asked for in no way at all"))
+}
+
+async fn begin_with(hypervisor: &dyn Hypervisor, plan: &BackupPlan, tracking: &Tracking) -> Result<(), Failure> {
+    let (instance, checkpoint) = (plan.instance_id, tracking.checkpoint.clone());
     match &plan.source {
         SourcePlan::Pull(pull) => {
-            let disks = plan.pull_disks(pull);
-            hypervisor.begin_pull(instance, &PullBackup { socket: pull.socket.clone(), disks, checkpoint: None }).await
+            let (socket, disks) = (pull.socket.clone(), plan.pull_disks(pull, tracking));
+            hypervisor.begin_pull(instance, &PullBackup { socket, disks, checkpoint }).await
         }
         SourcePlan::Push(push) => {
-            let backup = PushBackup { disks: plan.push_disks(push), checkpoint: None };
+            let backup = PushBackup { disks: plan.push_disks(push), checkpoint };
             hypervisor.begin_push(instance, &backup).await.map_err(as_push_refusal)
         }
         SourcePlan::Stopped => Err(Failure::new(Code::Internal, "a stopped instance has nothing to begin")),

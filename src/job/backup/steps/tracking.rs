@@ -1,0 +1,81 @@
+//! The checkpoint of the backup, and the end of those before it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::super::context::Context;
+use super::super::tracking;
+use crate::failure::{Code, Failure};
+use crate::saga::step::{Make, Named};
+
+/// Longest time for listing checkpoints or deleting those of earlier backups, of which there is one as a rule.
+const CHECKPOINTS_SECONDS_MAX: u64 = 120;
+
+/// Decides what is asked of the hypervisor; the checkpoint itself is made in the moment of the backup. Its undo is here, for it comes
+/// after the end of the backup job, which keeps checkpoints from being deleted.
+pub(in super::super) struct Track;
+
+impl Named for Track {
+    fn name(&self) -> &'static str {
+        "tracking"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(CHECKPOINTS_SECONDS_MAX)
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Track {
+    /// The value is what may have to be undone: the name of the checkpoint.
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let (hypervisor, plan) = (context.common.doors.hypervisor.clone(), context.plan.clone());
+        let ours = tracking::prefix(context.common.job.repository.id);
+        match hypervisor.checkpoints(plan.instance_id).await {
+            Ok(all) => context.old_checkpoints = all.into_iter().filter(|name| name.starts_with(&ours)).collect(),
+            Err(failure) => {
+                context.common.warnings.push(format!("changes are not tracked: {failure:#}"));
+                return Ok(Value::Null);
+            }
+        }
+        context.tracking = tracking::choose(&plan, &context.basis, &context.old_checkpoints);
+        Ok(json!({ "checkpoint": context.tracking.checkpoint.as_ref().map(|checkpoint| &checkpoint.name) }))
+    }
+
+    async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        let Some(name) = &context.plan.checkpoint else { return Ok(()) };
+        match context.common.doors.hypervisor.delete_checkpoint(context.plan.instance_id, name).await {
+            Err(gone) if gone.code == Code::InstanceNotHere => Ok(()),
+            deleted => deleted,
+        }
+    }
+}
+
+/// Deletes the checkpoints that count for nothing any more, now that a later backup is published.
+pub(in super::super) struct ForgetCheckpoints;
+
+impl Named for ForgetCheckpoints {
+    fn name(&self) -> &'static str {
+        "forget_checkpoints"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(CHECKPOINTS_SECONDS_MAX)
+    }
+}
+
+#[async_trait]
+impl Make<Context> for ForgetCheckpoints {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        for name in &context.old_checkpoints {
+            context.common.doors.hypervisor.delete_checkpoint(context.plan.instance_id, name).await?;
+        }
+        Ok(Value::Null)
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
