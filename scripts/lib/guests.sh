@@ -176,6 +176,29 @@ lab_bare() {
     echo "$folder"
 }
 
+# agent NAME COMMAND ARGUMENTS_JSON FILTER: what jq's filter makes of the agent's answer
+agent() {
+    virsh_lab -q qemu-agent-command "$1" "{\"execute\":\"$2\",\"arguments\":$3}" --timeout 10 | jq -r "$4"
+}
+
+# agent_open NAME PATH MODE: the handle of the opened file
+agent_open() { agent "$1" guest-file-open "$(jq -nc --arg path "$2" --arg mode "$3" '{path: $path, mode: $mode}')" .return; }
+
+lab_write() {
+    local name=${1:?usage: lab write GUEST PATH TEXT} path=${2:?} text=${3:?} handle
+    handle=$(agent_open "$name" "$path" w)
+    agent "$name" guest-file-write "{\"handle\":$handle,\"buf-b64\":\"$(base64 -w0 <<<"$text")\"}" .return.count >/dev/null
+    agent "$name" guest-file-flush "{\"handle\":$handle}" . >/dev/null
+    agent "$name" guest-file-close "{\"handle\":$handle}" . >/dev/null
+}
+
+lab_read() {
+    local name=${1:?usage: lab read GUEST PATH} path=${2:?} handle
+    handle=$(agent_open "$name" "$path" r) && [ -n "$handle" ] || return
+    agent "$name" guest-file-read "{\"handle\":$handle,\"count\":65536}" '.return["buf-b64"]' | base64 -d
+    agent "$name" guest-file-close "{\"handle\":$handle}" . >/dev/null
+}
+
 guest_is_shut_off() { [ "$(virsh_lab -q domstate "$1" | awk NF)" = "shut off" ]; }
 
 # Through the agent where there is one, so that the file system is clean afterwards; otherwise the plug is pulled.
