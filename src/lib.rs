@@ -19,7 +19,8 @@
 //! ```
 //!
 //! That is a **pull**. In a **push** QEMU writes to the share itself, into the one directory of it that the mover shows to the host; the
-//! mover then proves what was written. A stopped instance's volumes the mover reads alone, and in a **restore** it makes new ones beside
+//! mover then proves what was written. Of a disk that an earlier backup of the instance holds, only what has changed is stored, in an
+//! image on top of that backup's: found by the hypervisor's bitmap or, where there is none, by the hashes of the earlier one. A stopped instance's volumes the mover reads alone, and in a **restore** it makes new ones beside
 //! them, which take their places all at once when they are proven.
 //!
 //! What a broker lets a host do is little ([`broker::access`]): it is made so by `longshore broker setup`, and readers believe what the
@@ -33,7 +34,8 @@
 //! | delivery | one AMQP hand-over; never a job |
 //! | instance, domain | the machine as management knows it; libvirt's object for it, a word of [`host`] only |
 //! | backup repository | a share with an identity: type, address, mount options |
-//! | backup | one restore point |
+//! | backup, chain | one restore point; a full one with those that are based on it |
+//! | checkpoint | libvirt's checkpoint and its dirty bitmap: what was written since a backup |
 //! | freeze, thaw | the guest's file systems quiesced and released; never its vCPUs |
 //! | step, undo, release, commit | see [`saga::step`] |
 //! | mover, guard | the two child processes above |

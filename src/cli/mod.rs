@@ -10,6 +10,8 @@ mod codes;
 mod events;
 pub mod exit;
 mod host;
+#[cfg(feature = "libvirt")]
+mod instance;
 mod job;
 mod output;
 mod publish;
@@ -58,6 +60,10 @@ enum Command {
     /// What others have to know of this host
     #[command(subcommand)]
     Host(host::HostCommand),
+    /// What Longshore has done to an instance of this host
+    #[cfg(feature = "libvirt")]
+    #[command(subcommand)]
+    Instance(instance::InstanceCommand),
     /// Check a configuration, this host or a repository: one line each, with the remedy
     #[command(subcommand)]
     Check(check::CheckCommand),
@@ -126,6 +132,8 @@ fn dispatch(command: Command) -> Result<Exit, output::CliError> {
         Command::Backup(command) => backup::run(&command),
         Command::Broker(command) => broker::command::run(&command),
         Command::Host(command) => host::run(&command),
+        #[cfg(feature = "libvirt")]
+        Command::Instance(command) => instance::run(&command),
         Command::Check(command) => check::run(&command),
         Command::Codes(args) => codes::run(&args),
     }

@@ -2,6 +2,9 @@
 
 use longshore::failure::{Code, Failure};
 use longshore::host::hypervisor::Hypervisor;
+use longshore::job::backup::release_tracking;
+use longshore::model::id::{InstanceRef, RepositoryId};
+use longshore::model::instance::PowerState;
 use longshore::model::job::{BackupMode, BackupSpec, FullEvery, Transfer, Verification};
 use longshore::model::manifest::{ChangesFoundBy, Manifest};
 
@@ -179,4 +182,22 @@ async fn who_only_wants_full_backups_gets_no_checkpoint_and_who_has_one_keeps_it
     assert_eq!((checkpoints(&world).await, checkpoint(&full).len()), (checkpoint(&full), 1));
     let after = backed_up(&world.next(BackupSpec::default())).await;
     assert_eq!(found_by(&after), [Some(ChangesFoundBy::Bitmap); 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tracking_is_released_of_a_running_instance_and_of_the_repository_that_is_named() {
+    let stranger = "backup-of-another-program";
+    let world = World::of(running().checkpoint(stranger), BackupSpec::default());
+    let first = backed_up(&world).await;
+    let release =
+        async |repository| release_tracking(&world.hypervisor, &InstanceRef::Id(world.instance), repository).await;
+    assert_eq!(release(Some(RepositoryId::draw())).await.unwrap(), [""; 0]);
+    world.hypervisor.set_state(world.instance, PowerState::ShutOff);
+    assert_eq!(release(None).await.unwrap_err().code, Code::InstanceStateUnsupported);
+    world.hypervisor.set_state(world.instance, PowerState::Running);
+    assert_eq!(release(Some(first.repository_id)).await.unwrap(), checkpoint(&first));
+    assert_eq!(checkpoints(&world).await, [stranger]);
+    assert_eq!(release(None).await.unwrap(), [""; 0]);
+    let next = backed_up(&world.next(BackupSpec::default())).await;
+    assert_eq!(found_by(&next), [Some(ChangesFoundBy::Hashes); 2]);
 }

@@ -115,6 +115,9 @@ fn two_repositories_of_one_instance_keep_out_of_each_others_way() {
         bare.overwrite(0, 0x55, "2M");
     }
     let lasts: Vec<_> = shares.iter().map(|share| back_up(&fleet, &bare, share)).collect();
+    let released = fleet.command_on_host(&["instance", "release-tracking", &bare.name]).output().unwrap();
+    assert!(released.status.success(), "{released:?}");
+    assert_eq!((String::from_utf8_lossy(&released.stdout).lines().count(), checkpoints(&bare)), (2, Vec::new()));
     bare.stop();
     for (share, last) in shares.iter().zip(&lasts) {
         assert_eq!(found_by(last), BY_BITMAP);

@@ -22,6 +22,7 @@ pub mod facts;
 pub mod freeze;
 mod late;
 pub mod plan;
+mod release;
 mod result;
 mod stall;
 mod steps;
@@ -31,6 +32,7 @@ pub mod tracking;
 
 use self::plan::SourcePlan;
 pub use plan::{BackupPlan, is_abandoned};
+pub use release::release_tracking;
 pub use result::BackupResult;
 
 use self::context::Context;
