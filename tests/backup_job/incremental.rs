@@ -163,6 +163,21 @@ async fn a_backup_that_fails_leaves_the_checkpoint_of_the_latest_one_and_none_of
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_a_new_definition_has_lost_is_made_known_again() {
+    let world = World::of(running(), BackupSpec::default());
+    backed_up(&world).await;
+    world.hypervisor.forget_checkpoints(world.instance);
+    let world = world.next(BackupSpec::default());
+    let second = backed_up(&world).await;
+    assert_eq!(found_by(&second), [Some(ChangesFoundBy::Bitmap); 2]);
+    assert_eq!(checkpoints(&world).await, checkpoint(&second));
+    world.hypervisor.forget_checkpoints(world.instance);
+    world.hypervisor.fail("redefine_checkpoint", 1, refused());
+    let third = backed_up(&world.next(BackupSpec::default())).await;
+    assert_eq!(found_by(&third), [Some(ChangesFoundBy::Hashes); 2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_attempt_trusts_no_bitmap() {
     let world = World::of(running(), BackupSpec::default());
     backed_up(&world).await;

@@ -161,6 +161,10 @@ pub async fn a_checkpoint_is_made_with_the_backup_and_deleted_twice(
     door.delete_checkpoint(id, "longshore-contract").await.unwrap();
     door.delete_checkpoint(id, "longshore-contract").await.expect("none of that name is no error");
     assert!(door.checkpoints(id).await.unwrap().is_empty());
+    let lost = NewCheckpoint { name: "longshore-contract".to_owned(), disks: vec!["vda".parse().unwrap()] };
+    let refused = door.redefine_checkpoint(id, &lost, 1).await.unwrap_err();
+    assert_eq!(refused.code, Code::HypervisorFailed, "its bitmap is gone: {refused:#}");
+    assert!(door.checkpoints(id).await.unwrap().is_empty());
 }
 
 /// `stop` pulls the instance's plug.

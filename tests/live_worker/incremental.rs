@@ -140,7 +140,12 @@ fn an_instance_that_was_defined_anew_goes_on_with_its_chain() {
     bare.start();
     bare.overwrite(0, 0x66, "1M");
     let next = back_up(&fleet, &bare, &share);
-    assert_eq!((next.parent, found_by(&next)), (Some(full.backup_id), BY_HASHES));
+    assert_eq!(
+        (next.parent, found_by(&next)),
+        (Some(full.backup_id), BY_BITMAP),
+        "its checkpoint was made known again"
+    );
+    assert_eq!(checkpoints(&bare).len(), 1);
     bare.overwrite(0, 0x77, "1M");
     let last = back_up(&fleet, &bare, &share);
     assert_eq!(found_by(&last), BY_BITMAP);

@@ -270,6 +270,14 @@ pub trait Hypervisor: Send + Sync {
 
     /// Names of the domain's checkpoints.
     async fn checkpoints(&self, instance: InstanceId) -> Result<Vec<String>, Failure>;
+    /// Makes a checkpoint known again that the domain had, of a moment in seconds since 1970: a definition made anew, or another host, has
+    /// the bitmaps in the images and not their names. `hypervisor_failed` where there is no such bitmap.
+    async fn redefine_checkpoint(
+        &self,
+        instance: InstanceId,
+        checkpoint: &NewCheckpoint,
+        made_at: i64,
+    ) -> Result<(), Failure>;
     /// Deletes a checkpoint with its bitmaps, or, where that fails, its metadata only. None of that name is no error.
     async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure>;
 

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{BackupPlan, PlannedDisk};
@@ -24,6 +25,8 @@ pub struct Basis {
     pub disks: BTreeMap<DiskTarget, Base>,
     /// For disks that are based on something, the checkpoint that was made in its moment, if one was.
     pub since: BTreeMap<DiskTarget, String>,
+    /// That moment; none where nothing is based on anything.
+    pub moment: Option<Timestamp>,
 }
 
 /// What a disk is based on.
@@ -64,6 +67,7 @@ pub fn choose(plan: &BackupPlan, backups: &[Manifest]) -> Basis {
         let base = match on(plan, disk, backups) {
             Ok((base, checkpoint)) => {
                 basis.since.extend(checkpoint.map(|checkpoint| (disk.target.clone(), checkpoint)));
+                basis.moment = backups.last().map(|latest| latest.taken_at);
                 Base::On(base)
             }
             Err(reason) => Base::Full(reason),

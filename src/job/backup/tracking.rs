@@ -47,6 +47,15 @@ impl Tracking {
     }
 }
 
+/// The checkpoints that the basis speaks of and the instance does not know, which a definition made anew or another host has lost.
+pub fn unknown(basis: &Basis, known: &[String]) -> Vec<NewCheckpoint> {
+    let mut lost: BTreeMap<&String, Vec<DiskTarget>> = BTreeMap::new();
+    for (target, name) in basis.since.iter().filter(|(_, name)| !known.contains(name)) {
+        lost.entry(name).or_default().push(target.clone());
+    }
+    lost.into_iter().map(|(name, disks)| NewCheckpoint { name: name.clone(), disks }).collect()
+}
+
 /// Decides. `known` are the checkpoints of the instance that belong to the repository.
 ///
 /// What failed once is not trusted: a later attempt reads everything, since a bitmap that missed a write would make it fail again.

@@ -306,6 +306,16 @@ impl Hypervisor for FakeHypervisor {
         self.on("checkpoints", instance, |domain| Ok(domain.checkpoints.clone())).await
     }
 
+    async fn redefine_checkpoint(
+        &self,
+        instance: InstanceId,
+        checkpoint: &NewCheckpoint,
+        _made_at: i64,
+    ) -> Result<(), Failure> {
+        let name = checkpoint.name.clone();
+        self.changes("redefine_checkpoint", instance, move |domain| domain.redefine_checkpoint(&name)).await
+    }
+
     async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure> {
         let name = name.to_owned();
         self.changes("delete_checkpoint", instance, move |domain| {

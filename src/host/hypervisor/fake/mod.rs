@@ -205,6 +205,11 @@ impl FakeHypervisor {
         self.look(instance, |domain| domain.latest_moment_frozen)
     }
 
+    /// The domain is defined anew, and its checkpoints are known no more though their bitmaps are there.
+    pub fn forget_checkpoints(&self, instance: InstanceId) {
+        self.change(instance, FakeDomain::forget_checkpoints);
+    }
+
     /// What the door's user left behind: frozen guests, jobs, checkpoints that weren't there at first, paused instances.
     pub fn leftovers(&self) -> Vec<String> {
         self.leftovers_beside(&[])

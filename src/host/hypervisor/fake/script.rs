@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
 /// Every call that can be named, which are the door's methods.
-const CALLS: [&str; 24] = [
+const CALLS: [&str; 25] = [
     "versions",
     "qemu_process",
     "instances",
@@ -34,6 +34,7 @@ const CALLS: [&str; 24] = [
     "resume",
     "block_jobs",
     "checkpoints",
+    "redefine_checkpoint",
     "delete_checkpoint",
     "watch",
 ];

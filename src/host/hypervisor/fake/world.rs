@@ -34,6 +34,8 @@ pub(super) struct FakeDomain {
     pub(super) ended_job: Option<EndedJob>,
     pub(super) next_push: PushFate,
     pub(super) checkpoints: Vec<String>,
+    /// Those whose bitmaps are there and whose names are not.
+    nameless: Vec<String>,
     pub(super) latest_moment_frozen: Option<bool>,
     pub(super) written: Vec<WriteCounters>,
     agent: FakeAgent,
@@ -67,6 +69,7 @@ impl FakeDomain {
             ended_job: None,
             next_push: PushFate::default(),
             checkpoints: checkpoints.clone(),
+            nameless: Vec::new(),
             latest_moment_frozen: None,
             written,
             agent,
@@ -150,6 +153,21 @@ impl FakeDomain {
 
     pub(super) fn file_systems(&self) -> u32 {
         u32::try_from(self.info.file_systems.len()).unwrap_or(u32::MAX)
+    }
+
+    /// As when the domain is defined anew.
+    pub(super) fn forget_checkpoints(&mut self) {
+        self.nameless.append(&mut self.checkpoints);
+    }
+
+    pub(super) fn redefine_checkpoint(&mut self, name: &str) -> Result<(), Failure> {
+        match self.nameless.iter().position(|known| known == name) {
+            Some(place) => {
+                self.checkpoints.push(self.nameless.remove(place));
+                Ok(())
+            }
+            None => Err(self.failure(Code::HypervisorFailed, &format!("has no bitmap `{name}`"))),
+        }
     }
 
     /// Begins a job, at this moment, on these disks.

@@ -6,7 +6,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt_sys as sys;
 
-use super::super::{GuestInfo, InstanceSummary, PullBackup, PushBackup, Version, Versions};
+use super::super::{GuestInfo, InstanceSummary, NewCheckpoint, PullBackup, PushBackup, Version, Versions};
 use super::calls::Caller;
 use super::{agent, errors, jobs, parse, raw, render, stats};
 use crate::failure::{Code, Failure};
@@ -192,6 +192,15 @@ fn targets_if_idle(domain: &Domain) -> Result<Vec<String>, Failure> {
         return Err(Failure::new(Code::InstanceBusy, "the domain has another job").caused_by(format!("{job:?}")));
     }
     parse::targets(&description(domain, 0)?)
+}
+
+pub(super) fn redefine_checkpoint(domain: &Domain, checkpoint: &NewCheckpoint, made_at: i64) -> Result<(), Failure> {
+    let targets = parse::targets(&description(domain, 0)?)?;
+    let xml = render::known_checkpoint(checkpoint, made_at, &targets);
+    // Asked to validate, libvirt looks for the bitmaps, which it can only where QEMU runs.
+    let flags = sys::VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE | sys::VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE;
+    raw::create_checkpoint(domain, &xml, flags)
+        .map_err(|error| errors::failure(format!("cannot make checkpoint `{}` known again", checkpoint.name), &error))
 }
 
 pub(super) fn delete_checkpoint(domain: &Domain, name: &str) -> Result<(), Failure> {

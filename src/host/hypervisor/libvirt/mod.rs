@@ -36,8 +36,8 @@ use self::calls::{Caller, Calls, Subject};
 use self::connection::Connection;
 use self::hub::Hub;
 use super::{
-    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary, PullBackup,
-    PushBackup, StuckCall, Versions, WriteCounters,
+    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary,
+    NewCheckpoint, PullBackup, PushBackup, StuckCall, Versions, WriteCounters,
 };
 use crate::failure::Failure;
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
@@ -265,6 +265,17 @@ impl Hypervisor for Libvirt {
 
     async fn checkpoints(&self, instance: InstanceId) -> Result<Vec<String>, Failure> {
         self.ordinary.on("checkpoints", instance, QUERY_DEADLINE, domain::checkpoints).await
+    }
+
+    async fn redefine_checkpoint(
+        &self,
+        instance: InstanceId,
+        checkpoint: &NewCheckpoint,
+        made_at: i64,
+    ) -> Result<(), Failure> {
+        let checkpoint = checkpoint.clone();
+        let redefine = move |domain: &Domain| domain::redefine_checkpoint(domain, &checkpoint, made_at);
+        self.ordinary.on("redefine_checkpoint", instance, CHANGE_DEADLINE, redefine).await
     }
 
     async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure> {

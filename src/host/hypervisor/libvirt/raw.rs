@@ -180,6 +180,23 @@ pub(super) fn checkpoint_names(domain: &Domain) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
+/// Makes a checkpoint, or makes one known that there was.
+pub(super) fn create_checkpoint(
+    domain: &Domain,
+    description: &str,
+    flags: sys::virDomainCheckpointCreateFlags,
+) -> Result<(), Error> {
+    let description = CString::new(description)?;
+    // SAFETY: the handle and the string outlive the call.
+    let checkpoint = unsafe { sys::virDomainCheckpointCreateXML(domain.as_ptr(), description.as_ptr(), flags) };
+    if checkpoint.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: the call gave us a handle of our own.
+    unsafe { sys::virDomainCheckpointFree(checkpoint) };
+    Ok(())
+}
+
 /// Deletes a checkpoint by name.
 pub(super) fn delete_checkpoint(
     domain: &Domain,

@@ -39,13 +39,23 @@ pub(super) fn push(backup: &PushBackup, targets: &[String]) -> Result<String, Fa
 
 /// A checkpoint on its disks, and on no other.
 pub(super) fn checkpoint(checkpoint: &NewCheckpoint, targets: &[String]) -> String {
-    let mut xml = format!("<domaincheckpoint><name>{}</name><disks>", escaped(&checkpoint.name));
+    format!("<domaincheckpoint>{}</domaincheckpoint>", name_and_disks(checkpoint, targets))
+}
+
+/// One that was made at that second since 1970.
+pub(super) fn known_checkpoint(checkpoint: &NewCheckpoint, made_at: i64, targets: &[String]) -> String {
+    let inside = name_and_disks(checkpoint, targets);
+    format!("<domaincheckpoint><creationTime>{made_at}</creationTime>{inside}</domaincheckpoint>")
+}
+
+fn name_and_disks(checkpoint: &NewCheckpoint, targets: &[String]) -> String {
+    let mut xml = format!("<name>{}</name><disks>", escaped(&checkpoint.name));
     for target in targets {
         let kind = if checkpoint.disks.iter().any(|disk| disk.as_str() == target) { "bitmap" } else { "no" };
         // Writing to a string does not fail.
         let _ = write!(xml, "<disk name='{}' checkpoint='{kind}'/>", escaped(target));
     }
-    xml + "</disks></domaincheckpoint>"
+    xml + "</disks>"
 }
 
 /// Security driver `dac` is the one of owners.

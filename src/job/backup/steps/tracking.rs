@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::context::Context;
@@ -38,6 +39,14 @@ impl Make<Context> for Track {
             Err(failure) => {
                 context.common.warnings.push(format!("changes are not tracked: {failure:#}"));
                 return Ok(Value::Null);
+            }
+        }
+        for lost in tracking::unknown(&context.basis, &context.old_checkpoints) {
+            let made_at = context.basis.moment.map_or(0, Timestamp::as_second);
+            match hypervisor.redefine_checkpoint(plan.instance_id, &lost, made_at).await {
+                Ok(()) => context.old_checkpoints.push(lost.name),
+                // Then everything is read, which the manifest says.
+                Err(failure) => tracing::debug!(checkpoint = lost.name, failure = format!("{failure:#}"), "it is gone"),
             }
         }
         context.tracking = tracking::choose(&plan, &context.basis, &context.old_checkpoints);
