@@ -197,7 +197,7 @@ impl World {
     }
 
     fn leftovers(&self) -> Vec<String> {
-        let mut found = self.hypervisor.leftovers_beside(&self.movers.checkpoints(SHARE));
+        let mut found = self.hypervisor.leftovers_beside(&self.movers.checkpoints());
         found.extend(self.movers.running().into_iter().map(|name| format!("mover {name}")));
         found.extend(self.movers.staging(SHARE).into_iter().map(|name| format!("staging {name}")));
         found.extend(self.movers.is_leased(SHARE, self.instance).then(|| "a lease".to_owned()));

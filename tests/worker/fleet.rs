@@ -345,7 +345,7 @@ impl Fleet {
     }
 
     fn left_behind(&self) -> Vec<String> {
-        let mut found = self.hypervisor.leftovers_beside(&self.movers.checkpoints(SHARE));
+        let mut found = self.hypervisor.leftovers_beside(&self.movers.checkpoints());
         found.extend(self.movers.running().into_iter().map(|name| format!("mover {name}")));
         found.extend(self.movers.staging(SHARE).into_iter().map(|name| format!("staging {name}")));
         let leased = self.instances.iter().filter(|(_, id)| self.movers.is_leased(SHARE, **id));

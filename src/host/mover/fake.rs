@@ -169,11 +169,13 @@ impl FakeMovers {
         self.repository(address, |repository| repository.published()).unwrap_or_default()
     }
 
-    /// The checkpoints that the latest backups in a repository stand on, by name.
-    pub fn checkpoints(&self, address: &str) -> Vec<String> {
+    /// The checkpoints of the latest backup of each instance in each repository, by name.
+    pub fn checkpoints(&self) -> Vec<String> {
         let mut latest = BTreeMap::new();
-        for manifest in self.published(address) {
-            latest.insert(manifest.instance_id, manifest.disks);
+        for repository in self.world().repositories.values() {
+            for manifest in repository.published() {
+                latest.insert((repository.id, manifest.instance_id), manifest.disks);
+            }
         }
         latest.into_values().flatten().filter_map(|disk| disk.checkpoint).collect()
     }
