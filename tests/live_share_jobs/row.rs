@@ -1,13 +1,14 @@
 //! One line of the table: a job on a share, what goes wrong with it, and what must have come of it everywhere one can look.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use longshore::message::event::{BackupSummary, RunDetail};
 use longshore::message::job::{BackupPart, JobMessage, RetryPart};
 use longshore::model::id::JobId;
-use longshore::model::manifest::{Proof, TransferUsed};
+use longshore::model::manifest::{ChangesFoundBy, Proof, TransferUsed};
 
 use crate::fleet::{Fleet, JOB};
 use crate::image::equal;
@@ -64,6 +65,8 @@ impl Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Nothing,
+    /// Nor does anything here: the guest has written since the backup before, of which the rest is left to it.
+    Changed,
     ReadOnly,
     WrongName,
     WrongPassword,
@@ -77,6 +80,7 @@ impl Fault {
     fn name(self) -> &'static str {
         match self {
             Fault::Nothing => "nothing",
+            Fault::Changed => "changed",
             Fault::ReadOnly => "read-only",
             Fault::WrongName => "wrong-name",
             Fault::WrongPassword => "wrong-password",
@@ -88,7 +92,7 @@ impl Fault {
     /// The codes that say so; none where the job completes.
     fn codes(self) -> &'static [&'static str] {
         match self {
-            Fault::Nothing => &[],
+            Fault::Nothing | Fault::Changed => &[],
             Fault::ReadOnly => &["repository_read_only"],
             Fault::WrongName => &["repository_not_found"],
             Fault::WrongPassword => &["mount_denied"],
@@ -137,7 +141,10 @@ impl Place<'_> {
 
     fn job(&self, mode: Mode, fault: Fault) -> JobMessage {
         let mut job = self.host.fleet.job(self.instance(mode), self.share(fault));
-        job.backup = Some(BackupPart { transfer: mode.transfer(), ..BackupPart::default() });
+        // What goes wrong does so while all bytes are on their way.
+        let full = !matches!(fault, Fault::Nothing | Fault::Changed);
+        let stored = full.then(|| "full".to_owned());
+        job.backup = Some(BackupPart { mode: stored, transfer: mode.transfer(), ..BackupPart::default() });
         job.retry = Some(RetryPart { attempts: Some(1), ..RetryPart::default() });
         match fault {
             Fault::WrongName => job.repository.address = self.nas.part("nowhere").address,
@@ -150,6 +157,9 @@ impl Place<'_> {
     /// Does the job, and answers its line of the transcript; an error is the same with what is not as it should be.
     pub fn try_out(&self, mode: Mode, fault: Fault) -> Result<String, String> {
         let began = Instant::now();
+        if fault == Fault::Changed {
+            self.change();
+        }
         let job = self.host.fleet.publish(&self.job(mode, fault));
         self.strike(mode, fault, job);
         let end = self.host.fleet.heard.end_of(job, JOB);
@@ -167,7 +177,10 @@ impl Place<'_> {
                 if completed.warnings.is_empty()
                     && (codes.is_empty() || (mode, fault) == (Mode::Push, Fault::ServerStopped)) =>
             {
-                self.proven(mode, completed.backup.as_ref().expect("a backup job makes a backup"))
+                let backup = completed.backup.as_ref().expect("a backup job makes a backup");
+                let mut wrong = self.proven(mode, backup);
+                wrong.extend((fault == Fault::Changed).then(|| only_changed(backup)).flatten());
+                wrong
             }
             (RunDetail::Failed(failed), codes)
                 if codes.contains(&failed.failure.code.as_str()) && failed.left_overs.is_empty() =>
@@ -178,6 +191,14 @@ impl Place<'_> {
         };
         wrong.extend(self.left(mode, fault));
         if wrong.is_empty() { Ok(line) } else { Err(format!("{line}\n{}", wrong.join("\n"))) }
+    }
+
+    /// The guest writes, and so does whoever keeps what its disk must read as.
+    fn change(&self) {
+        self.host.running.overwrite(0, CHANGED, "256k");
+        let reference = self.host.running.folder.join("vda.reference.raw");
+        let reference = fs::OpenOptions::new().write(true).open(reference).unwrap();
+        reference.write_all_at(&[CHANGED; CHANGED_BYTES], 0).unwrap();
     }
 
     fn strike(&self, mode: Mode, fault: Fault, job: JobId) {
@@ -195,7 +216,7 @@ impl Place<'_> {
                 self.is_let_go(mode);
                 fs::remove_file(&filling).unwrap();
             }
-            Fault::Nothing | Fault::ReadOnly | Fault::WrongName | Fault::WrongPassword => {}
+            Fault::Nothing | Fault::Changed | Fault::ReadOnly | Fault::WrongName | Fault::WrongPassword => {}
         }
     }
 
@@ -249,6 +270,18 @@ impl Place<'_> {
         left
     }
 }
+
+/// What is not as it has to be with a backup of no more than what [`Place::change`] wrote.
+fn only_changed(backup: &BackupSummary) -> Option<String> {
+    let vda = &backup.disks[0];
+    let found = (backup.parent.is_some(), vda.found_by, vda.data_bytes);
+    let right = (true, Some(ChangesFoundBy::Bitmap), CHANGED_BYTES as u64);
+    (found != right).then(|| format!("of what has changed the backup says {backup:?}"))
+}
+
+/// What the guest writes, and how much of it.
+const CHANGED: u8 = 0x5a;
+const CHANGED_BYTES: usize = 256 * 1024;
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(200);

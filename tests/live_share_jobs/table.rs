@@ -14,12 +14,13 @@ const HEARTBEAT: u64 = 15;
 
 /// What goes wrong is followed by a job that must complete. A full share is not among what goes wrong with a push: QEMU is done with
 /// disks of this size before anybody can fill it (`live_worker/push.rs` has a share that fills up when told to).
-const JOBS: [(Mode, Fault); 9] = [
+const JOBS: [(Mode, Fault); 10] = [
     (Mode::Push, Fault::ServerStopped),
     (Mode::Pull, Fault::Nothing),
     (Mode::Pull, Fault::ShareFull),
     (Mode::Pull, Fault::ServerStopped),
     (Mode::Push, Fault::Nothing),
+    (Mode::Pull, Fault::Changed),
     (Mode::Stopped, Fault::ReadOnly),
     (Mode::Stopped, Fault::WrongName),
     (Mode::Stopped, Fault::WrongPassword),
