@@ -17,6 +17,9 @@
 //! The content root is BLAKE3 in key derivation mode, context [`ROOT_CONTEXT`], over virtual size (8 bytes), block size
 //! (4 bytes) and the hash of every block in order, those of zero blocks included. So it says what the disk holds and
 //! does not depend on how runs are coded. A content has exactly one encoding.
+//!
+//! The file beside an image that holds only what had changed lists all blocks too: 32 bytes a MiB, so that one file is all that a
+//! restore or a check needs, and images can be merged below it without a word of it becoming wrong.
 
 use std::collections::BTreeMap;
 
