@@ -28,3 +28,5 @@ mod runs;
 mod slots;
 #[path = "worker/stops.rs"]
 mod stops;
+#[path = "worker/validations.rs"]
+mod validations;

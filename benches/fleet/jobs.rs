@@ -18,7 +18,7 @@ fn job(host: &HostId, repository: RepositoryId, number: usize) -> JobMessage {
         run: 1,
         kind: "backup".to_owned(),
         host: host.to_string(),
-        instance: InstancePart { id: None, name: Some(format!("instance-{number}")) },
+        instance: Some(InstancePart { id: None, name: Some(format!("instance-{number}")) }),
         repository: RepositoryPart {
             id: repository.to_string(),
             repository_type: "nfs".to_owned(),
@@ -28,6 +28,7 @@ fn job(host: &HostId, repository: RepositoryId, number: usize) -> JobMessage {
         },
         backup: Some(BackupPart { quiesce: Some("prefer".to_owned()), ..BackupPart::default() }),
         restore: None,
+        validate: None,
         retry: None,
         start_before: None,
         deadline_seconds: Some(3600),

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::chain::{self, ChainArgs};
 use super::exit::Exit;
 use super::output::{self, CliError};
+use super::validate::{self, Wanted};
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
 use crate::mover::share::{Listed, find_backup, list_backups};
@@ -16,6 +18,11 @@ pub enum BackupCommand {
     List(ListArgs),
     /// Show one backup's manifest
     Show(ShowArgs),
+    /// Show what one backup needs to be restored: from the full one up to it, with what each takes and is based on (a `+` marks a disk
+    /// that is)
+    Chain(ChainArgs),
+    /// Look whether one backup is whole, with what it is based on; needs to be root
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -38,6 +45,23 @@ pub struct ShowArgs {
     backup: BackupId,
 }
 
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Directory of the repository
+    directory: PathBuf,
+    /// The backup
+    backup: BackupId,
+    /// How far: `structure` (images and hashes) or `content` (every block is read)
+    #[arg(long, default_value = "content", value_parser = ["structure", "content"])]
+    level: String,
+    /// Read no more than so many bytes of disks within a second
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    max_bytes_per_second: Option<u64>,
+    /// What was found, as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 pub fn run(command: &BackupCommand) -> Result<Exit, CliError> {
     match command {
         BackupCommand::List(args) => list(args),
@@ -46,6 +70,14 @@ pub fn run(command: &BackupCommand) -> Result<Exit, CliError> {
             output::json(&manifest)?;
             Ok(Exit::Done)
         }
+        BackupCommand::Chain(args) => chain::run(args),
+        BackupCommand::Verify(args) => validate::run(&Wanted {
+            directory: &args.directory,
+            level: validate::level(&args.level)?,
+            backup: Some(args.backup),
+            max_bytes_per_second: args.max_bytes_per_second,
+            json: args.json,
+        }),
     }
 }
 

@@ -5,10 +5,12 @@
 
 mod backup;
 mod broker;
+mod chain;
 mod check;
 mod codes;
 mod events;
 pub mod exit;
+mod findings;
 mod host;
 #[cfg(feature = "libvirt")]
 mod instance;
@@ -17,6 +19,7 @@ mod output;
 mod publish;
 mod refused;
 mod repository;
+mod validate;
 mod watch;
 #[cfg(feature = "libvirt")]
 mod worker;
@@ -43,7 +46,7 @@ enum Command {
     /// Run the worker of this host
     #[cfg(feature = "libvirt")]
     Worker(worker::WorkerArgs),
-    /// Make a directory or share a backup repository
+    /// Make a directory or share a backup repository, or look whether one is whole
     #[command(subcommand)]
     Repository(repository::RepositoryCommand),
     /// Publish jobs and watch them

@@ -18,6 +18,7 @@ use crate::broker::topology::{EVENTS_EXCHANGE, JOBS_EXCHANGE, jobs_key, urgent_j
 use crate::broker::{Outgoing, PublishError};
 use crate::message::job::{
     BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
+    ValidatePart,
 };
 use crate::message::{Encoded, Encoding, decode_job, encode_job};
 use crate::model::id::{HostId, InstanceId, JobId};
@@ -32,6 +33,8 @@ pub enum PublishCommand {
     /// Put the volumes of an instance that is shut off back to what they were at one of its backups; there has to be room for the new ones
     /// beside the old ones, which are removed afterwards
     Restore(Box<RestoreArgs>),
+    /// Look whether a repository and the backups in it are whole; what is found comes with the end of the job. Nothing is repaired
+    RepoValidate(Box<ValidateArgs>),
 }
 
 /// What a job of any kind is published with.
@@ -42,9 +45,6 @@ pub struct JobArgs {
     /// Host that is to do it
     #[arg(long)]
     host: HostId,
-    /// Instance, by uuid or by its name on the host
-    #[arg(long)]
-    instance: String,
     /// Identity of the repository, as in its longshore.json
     #[arg(long, value_name = "UUID")]
     repository_id: String,
@@ -105,10 +105,20 @@ pub struct JobArgs {
     timeout_seconds: Option<u64>,
 }
 
+/// The instance of a job that is about one.
+#[derive(Debug, Args)]
+pub struct InstanceArgs {
+    /// Instance, by uuid or by its name on the host
+    #[arg(long)]
+    instance: String,
+}
+
 #[derive(Debug, Args)]
 pub struct BackupArgs {
     #[command(flatten)]
     job: JobArgs,
+    #[command(flatten)]
+    instance: InstanceArgs,
     /// How much is stored: `full` for everything, `incremental` for what has changed since the instance's latest backup in the
     /// repository, `auto` for that with a full one each `--full-every`. What can't be incremental is stored whole, and told why
     #[arg(long, default_value = "auto", value_parser = ["auto", "full", "incremental"])]
@@ -132,9 +142,30 @@ pub struct BackupArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ValidateArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// How far: `reachable` (mounted, right, writable), `catalogue` (manifests, files, chains), `structure` (images and hashes), `content`
+    /// (every block is read)
+    #[arg(long, default_value = "catalogue", value_parser = ["reachable", "catalogue", "structure", "content"])]
+    level: String,
+    /// Remove what attempts that were cut off have left, where nobody is at work
+    #[arg(long)]
+    sweep: bool,
+    /// Only the backups of this instance; may be repeated
+    #[arg(long, value_name = "UUID")]
+    instance: Vec<InstanceId>,
+    /// Read no more than so many bytes of disks within a second
+    #[arg(long, value_name = "BYTES")]
+    max_bytes_per_second: Option<u64>,
+}
+
+#[derive(Debug, Args)]
 pub struct RestoreArgs {
     #[command(flatten)]
     job: JobArgs,
+    #[command(flatten)]
+    instance: InstanceArgs,
     /// The backup's id, as `longshore backup list` prints it
     #[arg(long, value_name = "UUID")]
     backup: String,
@@ -159,6 +190,7 @@ pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
     let (args, mut job) = match command {
         PublishCommand::Backup(args) => (&args.job, args.message()),
         PublishCommand::Restore(args) => (&args.job, args.message()),
+        PublishCommand::RepoValidate(args) => (&args.job, args.message()),
     };
     if let (Some(file), Some(key)) = (&args.seal_credentials, &args.host_key) {
         job.repository.credentials = Some(sealed(file, key, &args.host, &job)?);
@@ -252,7 +284,7 @@ impl BackupArgs {
             verification: Some(self.verification.clone()),
             exclude_disks: self.exclude_disk.clone(),
         };
-        JobMessage { backup: Some(backup), ..self.job.message(JobKind::Backup) }
+        JobMessage { backup: Some(backup), ..self.job.message(JobKind::Backup, Some(self.instance.part())) }
     }
 }
 
@@ -264,17 +296,34 @@ impl RestoreArgs {
             onto: self.onto.iter().cloned().collect(),
             keep_previous: self.keep_previous,
         };
-        JobMessage { restore: Some(restore), ..self.job.message(JobKind::Restore) }
+        JobMessage { restore: Some(restore), ..self.job.message(JobKind::Restore, Some(self.instance.part())) }
+    }
+}
+
+impl ValidateArgs {
+    fn message(&self) -> JobMessage {
+        let validate = ValidatePart {
+            level: Some(self.level.clone()),
+            sweep: self.sweep,
+            instances: self.instance.iter().map(ToString::to_string).collect(),
+            max_bytes_per_second: self.max_bytes_per_second,
+        };
+        JobMessage { validate: Some(validate), ..self.job.message(JobKind::RepoValidate, None) }
+    }
+}
+
+impl InstanceArgs {
+    fn part(&self) -> InstancePart {
+        match self.instance.parse::<InstanceId>() {
+            Ok(_) => InstancePart { id: Some(self.instance.clone()), name: None },
+            Err(_) => InstancePart { id: None, name: Some(self.instance.clone()) },
+        }
     }
 }
 
 impl JobArgs {
     /// A job of that kind, without the kind's own part.
-    fn message(&self, kind: JobKind) -> JobMessage {
-        let instance = match self.instance.parse::<InstanceId>() {
-            Ok(_) => InstancePart { id: Some(self.instance.clone()), name: None },
-            Err(_) => InstancePart { id: None, name: Some(self.instance.clone()) },
-        };
+    fn message(&self, kind: JobKind, instance: Option<InstancePart>) -> JobMessage {
         let credentials = self.credentials.clone();
         JobMessage {
             job_id: self.job_id.clone().unwrap_or_else(|| JobId::draw().to_string()),
@@ -291,6 +340,7 @@ impl JobArgs {
             },
             backup: None,
             restore: None,
+            validate: None,
             retry: self.attempts.map(|attempts| RetryPart { attempts: Some(attempts), ..RetryPart::default() }),
             start_before: self.start_before.clone(),
             deadline_seconds: self.deadline_seconds,

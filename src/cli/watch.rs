@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::ConfigArgs;
 use super::broker::{block_on, connect};
 use super::exit::Exit;
+use super::findings;
 use super::output::{self, CliError, printable};
 use super::refused::Refused;
 use crate::broker::topology::EVENTS_EXCHANGE;
@@ -219,7 +220,8 @@ fn show(event: &RunEvent, bar: &ProgressBar, json: bool) -> Result<Option<Exit>,
             if !json {
                 print_completed(completed)?;
             }
-            let clean = completed.warnings.is_empty() && completed.left_overs.is_empty();
+            let is_whole = completed.validate.as_ref().is_none_or(|found| found.errors + found.warnings == 0);
+            let clean = is_whole && completed.warnings.is_empty() && completed.left_overs.is_empty();
             return Ok(Some(if clean { Exit::Done } else { Exit::Warnings }));
         }
         RunDetail::Failed(failed) => {
@@ -259,6 +261,9 @@ fn print_completed(completed: &Completed) -> Result<(), CliError> {
     }
     if let Some(restore) = &completed.restore {
         print_restore(restore)?;
+    }
+    if let Some(validation) = &completed.validate {
+        findings::print(validation)?;
     }
     for warning in &completed.warnings {
         output::line(&format!("warning      {warning}"))?;

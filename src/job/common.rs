@@ -19,8 +19,8 @@ use crate::saga::step::Named;
 pub(super) struct Wants {
     /// Name of the mover.
     pub mover_name: String,
-    /// The instance whose lease is held.
-    pub instance: InstanceId,
+    /// The instance whose lease is held, for a job that holds one all along.
+    pub instance: Option<InstanceId>,
     /// Free bytes without which the job has no sense.
     pub need_bytes: u64,
     /// Who else will write to the share.

@@ -17,6 +17,7 @@ pub mod restore;
 mod session;
 pub mod settings;
 mod steps;
+pub mod validate;
 
 use std::sync::Arc;
 
@@ -84,6 +85,8 @@ pub enum Prepared {
     Backup(Box<backup::PreparedBackup>),
     /// A restore.
     Restore(Box<restore::RestorePlan>),
+    /// A validation.
+    RepoValidate(Box<validate::ValidatePlan>),
 }
 
 /// Gathers the facts and makes the plan. Changes nothing, so dropping the future is a clean stop.
@@ -94,6 +97,7 @@ pub async fn prepare(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -
             Ok(Prepared::Backup(Box::new(prepared)))
         }
         Work::Restore(spec) => Ok(Prepared::Restore(Box::new(restore::prepare(doors, attempt, spec).await?))),
+        Work::RepoValidate(spec) => Ok(Prepared::RepoValidate(Box::new(validate::prepare(attempt, spec)))),
     }
 }
 
@@ -103,6 +107,7 @@ impl Prepared {
         let plan = match self {
             Prepared::Backup(backup) => serde_json::to_value(backup.plan()),
             Prepared::Restore(plan) => serde_json::to_value(plan),
+            Prepared::RepoValidate(plan) => serde_json::to_value(plan),
         };
         plan.map_err(|error| Failure::new(Code::Internal, "cannot write down the plan of the job").because(&error))
     }
@@ -119,6 +124,7 @@ impl Prepared {
         match self {
             Prepared::Backup(backup) => backup.run(doors, settings, attempt, hooks, stop).await,
             Prepared::Restore(plan) => restore::run(doors, settings, attempt, *plan, hooks, stop).await,
+            Prepared::RepoValidate(plan) => validate::run(doors, settings, attempt, *plan, hooks, stop).await,
         }
     }
 }
@@ -141,6 +147,10 @@ pub async fn unwind(
         Work::Restore(_) => {
             let plan = read_plan(plan)?;
             Ok(restore::unwind(doors, settings, attempt, plan, records, hooks).await)
+        }
+        Work::RepoValidate(_) => {
+            let plan = read_plan(plan)?;
+            Ok(validate::unwind(doors, settings, attempt, plan, records, hooks).await)
         }
     }
 }

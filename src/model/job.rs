@@ -6,8 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::id::{BackupId, DiskTarget, HostId, InstanceRef, JobId};
+use super::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceRef, JobId};
 use super::repository::Repository;
+use super::validation::ValidationLevel;
+use crate::failure::{Code, Failure};
 
 /// The kinds of job this version can do, as they stand in messages and routing keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
@@ -17,17 +19,29 @@ pub enum JobKind {
     Backup,
     /// Put an instance's volumes back to what they were at a backup.
     Restore,
+    /// Look whether a repository and the backups in it are whole.
+    RepoValidate,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: &'static [JobKind] = &[JobKind::Backup, JobKind::Restore];
+    pub const ALL: &'static [JobKind] = &[JobKind::Backup, JobKind::Restore, JobKind::RepoValidate];
 
     /// The kind as it stands in messages and routing keys.
     pub const fn as_str(self) -> &'static str {
         match self {
             JobKind::Backup => "backup",
             JobKind::Restore => "restore",
+            JobKind::RepoValidate => "repo-validate",
+        }
+    }
+
+    /// The field of a job that holds the kind's own part.
+    pub const fn part(self) -> &'static str {
+        match self {
+            JobKind::Backup => "backup",
+            JobKind::Restore => "restore",
+            JobKind::RepoValidate => "validate",
         }
     }
 }
@@ -141,6 +155,19 @@ pub struct RestoreSpec {
     pub keep_previous: bool,
 }
 
+/// What a validation asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ValidateSpec {
+    /// How far the repository is looked at.
+    pub level: ValidationLevel,
+    /// What attempts that were cut off have left on the share is removed.
+    pub sweep: bool,
+    /// Instances whose backups are looked at; empty means all.
+    pub instances: Vec<InstanceId>,
+    /// Bytes of disks that are read within a second, at most.
+    pub max_bytes_per_second: Option<u64>,
+}
+
 /// The kind's own part of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -149,6 +176,8 @@ pub enum Work {
     Backup(BackupSpec),
     /// Restore a backup in place.
     Restore(RestoreSpec),
+    /// Validate a repository.
+    RepoValidate(ValidateSpec),
 }
 
 /// How often, and with what pauses, a failed attempt is followed by another.
@@ -175,8 +204,8 @@ pub struct Job {
     pub key: RunKey,
     /// The host that is to do it.
     pub host: HostId,
-    /// The instance it is about.
-    pub instance: InstanceRef,
+    /// The instance it is about; none for a kind that is about a repository alone.
+    pub instance: Option<InstanceRef>,
     /// The repository it uses.
     pub repository: Repository,
     /// What is to be done.
@@ -202,6 +231,14 @@ impl Job {
         match self.work {
             Work::Backup(_) => JobKind::Backup,
             Work::Restore(_) => JobKind::Restore,
+            Work::RepoValidate(_) => JobKind::RepoValidate,
         }
+    }
+
+    /// The instance, for a kind that is about one: its message was checked for it.
+    pub fn its_instance(&self) -> Result<&InstanceRef, Failure> {
+        let kind = self.kind().as_str();
+        let missing = || Failure::new(Code::Internal, format!("a job of the kind `{kind}` has no instance"));
+        self.instance.as_ref().ok_or_else(missing)
     }
 }

@@ -1,4 +1,4 @@
-//! The nouns: ids, instance and disks, repository, backup and manifest, job. Pure values, no I/O, nothing async.
+//! The nouns: ids, instance and disks, repository, backup and manifest, job, what a validation finds. Pure values, no I/O, nothing async.
 //!
 //! A value of these types is already right: it was checked when it was made, so nobody checks it again.
 
@@ -8,3 +8,4 @@ pub mod job;
 pub mod manifest;
 pub mod owner;
 pub mod repository;
+pub mod validation;

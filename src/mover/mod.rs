@@ -10,6 +10,7 @@
 //!                      └────────────── discard, at any point ─────────────┘
 //!                └─▶ restore ─▶ compare ─▶ exchange ─▶ remove the previous volumes
 //!                      └──── or remove the new ones
+//!   open to look ─▶ validate ─▶ sweep ─▶ close
 //! ```
 
 pub mod command;
@@ -30,6 +31,7 @@ pub mod share;
 #[cfg(test)]
 mod testing;
 mod unmount;
+mod validate;
 mod volume;
 mod writer;
 

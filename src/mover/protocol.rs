@@ -8,6 +8,7 @@
 //! exits at once, and its lease ages until somebody takes it over.
 
 pub mod frame;
+mod validation;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,9 @@ use crate::model::instance::{DiskSource, ImageFormat};
 use crate::model::manifest::{BasedOn, Manifest};
 use crate::model::owner::Owner;
 use crate::model::repository::Repository;
+use crate::model::validation::Validation;
+
+pub use validation::WantedValidation;
 
 /// Our own binary, also where it was replaced on the disk.
 pub const OURSELVES: &str = "/proc/self/exe";
@@ -139,6 +143,14 @@ pub enum Request {
         /// Who else will write there. A share whose mount decides whom its files belong to is mounted as theirs.
         writer: Option<Owner>,
     },
+    /// Mounts the repository likewise and proves that it is the one that was meant, but writes nothing yet: a repository that can't be
+    /// written to, or whose directories are missing, is looked at as well. Answer: [`Reply::Done`].
+    OpenToLook {
+        /// The repository.
+        repository: Repository,
+        /// The address may be on the device of its parent directory.
+        same_device_ok: bool,
+    },
     /// Takes the instance's lease, or fails with `lease_held`. The lease of a holder that died is taken over, which takes
     /// 2 minutes and at worst 6; its staging directories are fenced and removed. Answer: [`Reply::Leased`].
     Lease {
@@ -248,6 +260,21 @@ pub enum Request {
         /// All volumes of the restore.
         volumes: Vec<RestoredVolume>,
     },
+    /// Looks whether the repository and the backups in it are whole, and changes nothing but a file with which it tries whether it can be
+    /// written to. Takes no lease: what vanishes or is replaced meanwhile is no damage. [`Notice::Progress`] meanwhile.
+    /// Answer: [`Reply::Validated`].
+    Validate {
+        /// What is looked at, and how far.
+        wanted: Box<WantedValidation>,
+    },
+    /// Takes the instance's lease, removes what attempts that were cut off have left, and gives the lease back. `lease_held`: somebody is at
+    /// work there, and nothing was removed. Answer: [`Reply::Swept`].
+    Sweep {
+        /// The instance.
+        instance: InstanceId,
+        /// Written into the lease for people.
+        holder: LeaseHolder,
+    },
     /// Removes the staging directory, whether it is there, half there or not there. Answer: [`Reply::Done`].
     Discard,
     /// Gives the lease back. Answer: [`Reply::Done`].
@@ -261,6 +288,7 @@ impl Request {
     pub const fn word(&self) -> &'static str {
         match self {
             Request::Open { .. } => "open",
+            Request::OpenToLook { .. } => "open_to_look",
             Request::Lease { .. } => "lease",
             Request::Stage { .. } => "stage",
             Request::Record { .. } => "record",
@@ -277,6 +305,8 @@ impl Request {
             Request::Exchange { .. } => "exchange",
             Request::RemoveFresh { .. } => "remove_fresh",
             Request::RemovePrevious { .. } => "remove_previous",
+            Request::Validate { .. } => "validate",
+            Request::Sweep { .. } => "sweep",
             Request::Discard => "discard",
             Request::Release => "release",
             Request::Close => "close",
@@ -388,6 +418,18 @@ pub enum Reply {
     Closed {
         /// What did not work though nothing is left mounted for others.
         warnings: Vec<String>,
+    },
+    /// The repository was looked at.
+    Validated {
+        /// What was found.
+        validation: Box<Validation>,
+        /// Instances with something that attempts left which were cut off.
+        left_overs: Vec<InstanceId>,
+    },
+    /// What attempts that were cut off had left of an instance is gone.
+    Swept {
+        /// Names of the directories that were removed.
+        removed: Vec<String>,
     },
     /// Nothing to add.
     Done,

@@ -7,6 +7,7 @@
 mod copy;
 mod places;
 mod restore;
+mod validate;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -61,6 +62,8 @@ pub(super) struct Session {
     bases: Vec<Pinned>,
     staging: Option<Arc<Staging>>,
     restored: restore::Restore,
+    /// Directories of backups that are bound on places for the tools of a validation.
+    looked: Vec<Pinned>,
     /// The number under which what is staged was to be published, when it isn't known what came of it.
     not_known: Option<u64>,
     lost: Option<AbortOnDropHandle<()>>,
@@ -83,6 +86,7 @@ impl Session {
             bases: Vec::new(),
             staging: None,
             restored: restore::Restore::default(),
+            looked: Vec::new(),
             not_known: None,
             lost: None,
             lease: None,
@@ -90,12 +94,13 @@ impl Session {
         }
     }
 
-    /// Does what is asked. `broken_off` ends a copy, a comparison, a sealing and a watch of somebody else's lease.
+    /// Does what is asked. `broken_off` ends a copy, a comparison, a sealing, a validation and a watch of somebody else's lease.
     pub async fn serve(&mut self, request: Request, broken_off: &CancellationToken) -> Result<Reply, Failure> {
         match request {
             Request::Open { repository, same_device_ok, need_bytes, writer } => {
                 self.open(repository, same_device_ok, need_bytes, writer).await
             }
+            Request::OpenToLook { repository, same_device_ok } => self.open_to_look(repository, same_device_ok).await,
             Request::Lease { instance, holder } => {
                 let root = self.root()?;
                 if self.lease.as_ref().is_none_or(|lease| lease.instance() != instance) {
@@ -135,6 +140,8 @@ impl Session {
             Request::Exchange { volumes, only_go_on } => self.exchange(volumes, only_go_on).await,
             Request::RemoveFresh { volumes } => self.remove_fresh(volumes).await,
             Request::RemovePrevious { volumes } => self.remove_previous(volumes).await,
+            Request::Validate { wanted } => self.validate(*wanted, broken_off).await,
+            Request::Sweep { instance, holder } => self.sweep(instance, holder, broken_off).await,
             Request::Discard => self.discard().await,
             Request::Release => self.release().await,
             Request::Close => self.close().await,
@@ -322,6 +329,7 @@ impl Session {
     async fn close(&mut self) -> Result<Reply, Failure> {
         self.leave_staging().await?;
         self.leave_restored().await;
+        self.leave_looked().await;
         self.staging = None;
         self.lost = None;
         if let Some(mut lease) = self.lease.take() {

@@ -28,8 +28,8 @@ pub struct Candidate {
     pub not_before: Option<Timestamp>,
     /// Not after this moment.
     pub start_before: Option<Timestamp>,
-    /// The instance it is about, as the job names it.
-    pub instance: InstanceRef,
+    /// The instance it is about, as the job names it; none keeps nobody waiting, and waits for nobody.
+    pub instance: Option<InstanceRef>,
     /// The repository it uses.
     pub repository: RepositoryId,
 }
@@ -83,7 +83,9 @@ impl Occupied {
     /// Notes that a run has started.
     pub fn enter(&mut self, run: Candidate) {
         // Recovered runs are entered without being asked about, so an instance may be counted twice.
-        *self.instances.entry(known_as(&self.names, &run.instance).into_owned()).or_default() += 1;
+        if let Some(instance) = &run.instance {
+            *self.instances.entry(known_as(&self.names, instance).into_owned()).or_default() += 1;
+        }
         *self.repositories.entry(run.repository).or_default() += 1;
         self.runs.insert(run.key, run);
     }
@@ -91,7 +93,9 @@ impl Occupied {
     /// Notes that a run's attempt has ended.
     pub fn leave(&mut self, key: RunKey) {
         if let Some(run) = self.runs.remove(&key) {
-            take_one(&mut self.instances, &known_as(&self.names, &run.instance));
+            if let Some(instance) = &run.instance {
+                take_one(&mut self.instances, &known_as(&self.names, instance));
+            }
             take_one(&mut self.repositories, &run.repository);
         }
     }
@@ -99,8 +103,8 @@ impl Occupied {
     /// Knows instances by these names from now on, those of running runs as well.
     pub fn learn(&mut self, names: Arc<Names>) {
         self.instances.clear();
-        for run in self.runs.values() {
-            *self.instances.entry(known_as(&names, &run.instance).into_owned()).or_default() += 1;
+        for instance in self.runs.values().filter_map(|run| run.instance.as_ref()) {
+            *self.instances.entry(known_as(&names, instance).into_owned()).or_default() += 1;
         }
         self.names = names;
     }
@@ -124,7 +128,8 @@ impl Occupied {
         if self.runs.len() + kept_for_urgent >= slots.host {
             return Err(Hindrance::Host);
         }
-        if self.instances.contains_key(known_as(&self.names, &run.instance).as_ref()) {
+        let busy = |instance| self.instances.contains_key(known_as(&self.names, instance).as_ref());
+        if run.instance.as_ref().is_some_and(busy) {
             return Err(Hindrance::Instance);
         }
         if self.repositories.get(&run.repository).is_some_and(|count| *count >= slots.repository) {
@@ -232,7 +237,7 @@ mod tests {
             order,
             not_before: None,
             start_before: None,
-            instance: InstanceRef::Name(instance.parse::<InstanceName>().unwrap()),
+            instance: Some(InstanceRef::Name(instance.parse::<InstanceName>().unwrap())),
             repository: RepositoryId(Uuid::from_u128(repository)),
         }
     }
@@ -260,7 +265,7 @@ mod tests {
     #[test]
     fn names_that_are_learned_late_keep_apart_what_runs_and_what_waits() {
         let id = InstanceId(Uuid::from_u128(77));
-        let by_id = Candidate { instance: InstanceRef::Id(id), ..run(2, "a", 1, false) };
+        let by_id = Candidate { instance: Some(InstanceRef::Id(id)), ..run(2, "a", 1, false) };
         let mut occupied = Occupied::default();
         occupied.enter(run(1, "a", 1, false));
         assert_eq!(occupied.may_start(&by_id, SLOTS, Timestamp::UNIX_EPOCH), Ok(()), "nobody knows better");
@@ -319,6 +324,19 @@ mod tests {
             occupied.enter(run);
         }
         assert_eq!(orders, [1, 2, 4]);
+    }
+
+    #[test]
+    fn what_is_about_no_instance_waits_for_none_but_for_its_repository() {
+        let (mut waiting, mut occupied) = (Waiting::default(), Occupied::default());
+        let about_none = |order| Candidate { instance: None, ..run(order, "a", 1, true) };
+        for run in [run(1, "a", 1, true), about_none(2), about_none(3)] {
+            waiting.add(run);
+        }
+        assert_eq!(started(&mut waiting, &mut occupied), [1, 2], "two on one repository");
+        occupied.learn(Arc::new(Names::default()));
+        occupied.leave(about_none(2).key);
+        assert_eq!(started(&mut waiting, &mut occupied), [3]);
     }
 
     #[test]

@@ -198,6 +198,7 @@ fn completed(told: &Told, left_overs: &[LeftOver]) -> Completed {
         left_overs: left_overs.to_vec(),
         backup: told.shown.backup.clone(),
         restore: told.shown.restore.clone(),
+        validate: told.shown.validate.clone(),
     }
 }
 

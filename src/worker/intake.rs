@@ -68,7 +68,7 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
         key: run.job.key,
         message: StoredMessage { properties: stored(&kept(&delivery.properties)), body: delivery.body.clone() },
         kind: run.job.kind(),
-        instance: run.job.instance.to_string(),
+        instance: run.job.instance.as_ref().map(ToString::to_string).unwrap_or_default(),
         repository_id: run.job.repository.id,
         urgent,
         accepted_at: Timestamp::now(),
@@ -85,7 +85,8 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
     };
     match admission {
         Admission::New => {
-            tracing::info!(job.id = %key.job_id, run = key.run, instance = %run.job.instance, "job taken");
+            let instance = run.job.instance.as_ref().map(tracing::field::display);
+            tracing::info!(job.id = %key.job_id, run = key.run, kind = run.job.kind().as_str(), instance, "job taken");
             Ok(Some(run))
         }
         Admission::Tombstoned { reason } => {

@@ -32,8 +32,9 @@ pub struct KnownLeftOver {
     /// By what it can be seen whether it is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remains: Option<Remains>,
-    /// The instance of its job.
-    pub instance: InstanceRef,
+    /// The instance of its job; none for one about its repository alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceRef>,
     /// The repository of its job.
     pub repository: RepositoryId,
 }
@@ -46,8 +47,10 @@ impl KnownLeftOver {
         let what = match &remains {
             Some(remains) => format!("{remains}, of step `{step}`"),
             None => {
-                let (instance, address) = (&job.instance, &job.repository.address);
-                format!("what step `{step}` began, for instance `{instance}` and repository `{address}`")
+                let address = &job.repository.address;
+                let instance =
+                    job.instance.as_ref().map_or(String::new(), |instance| format!("instance `{instance}` and "));
+                format!("what step `{step}` began, for {instance}repository `{address}`")
             }
         };
         let reason = format!("{:#}", left.failure);
@@ -100,9 +103,10 @@ pub async fn keep(shared: &Shared, left_overs: &[KnownLeftOver]) {
 
 /// Forgets what a backup of that run has taken care of by having completed.
 pub async fn made_good(shared: &Shared, run: &Run, now_left: &[KnownLeftOver]) {
-    let (instance, repository) = (shared.known_as(&run.job.instance), run.job.repository.id);
+    let known_as = |instance: &Option<InstanceRef>| instance.as_ref().map(|instance| shared.known_as(instance));
+    let (instance, repository) = (known_as(&run.job.instance), run.job.repository.id);
     let names = shared.status.left_overs().into_iter().filter(|left| {
-        let same = shared.known_as(&left.instance) == instance && left.repository == repository;
+        let same = known_as(&left.instance) == instance && left.repository == repository;
         left.remains.is_none() && same && !now_left.contains(left)
     });
     forget(shared, names.map(|left| left.name).collect()).await;

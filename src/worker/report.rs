@@ -84,7 +84,10 @@ pub fn orphan_rows(host: &HostId, open: &OpenRun, message: &StoredMessage, failu
     };
     let mut rows = vec![letter_draft(letter, encoding)];
     let by_name = || open.instance.parse().map(InstanceRef::Name);
-    let instance = open.instance.parse().map(InstanceRef::Id).or_else(|_| by_name());
+    let instance = match open.instance.is_empty() {
+        true => Ok(None),
+        false => open.instance.parse().map(InstanceRef::Id).or_else(|_| by_name()).map(Some),
+    };
     // The column was written from such a value; one that is not has been tampered with, and the letter has to do.
     if let Ok(instance) = instance {
         rows.push(orphan_event(host.clone(), open.clone(), instance, failure, encoding));
@@ -92,7 +95,13 @@ pub fn orphan_rows(host: &HostId, open: &OpenRun, message: &StoredMessage, failu
     rows
 }
 
-fn orphan_event(host: HostId, open: OpenRun, instance: InstanceRef, failure: &Failure, encoding: Encoding) -> Draft {
+fn orphan_event(
+    host: HostId,
+    open: OpenRun,
+    instance: Option<InstanceRef>,
+    failure: &Failure,
+    encoding: Encoding,
+) -> Draft {
     let held = LeftOver {
         what: format!("what attempt {} held", open.attempt),
         reason: "it was cut off, and its job cannot be read any more".to_owned(),
@@ -212,7 +221,7 @@ mod tests {
             run: 1,
             kind: "backup".to_owned(),
             host: "h".repeat(63),
-            instance: InstancePart { id: None, name: Some("web".to_owned()) },
+            instance: Some(InstancePart { id: None, name: Some("web".to_owned()) }),
             repository: RepositoryPart {
                 id: RepositoryId::draw().to_string(),
                 repository_type: "directory".to_owned(),
@@ -222,6 +231,7 @@ mod tests {
             },
             backup: Some(BackupPart::default()),
             restore: None,
+            validate: None,
             retry: None,
             start_before: None,
             deadline_seconds: None,
@@ -250,6 +260,7 @@ mod tests {
                 left_overs: left_overs.clone(),
                 backup: None,
                 restore: None,
+                validate: None,
             }),
             RunDetail::Failed(Failed {
                 failure,

@@ -5,9 +5,11 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::job::backup::BackupResult;
 use crate::job::restore::{RestoreResult, Volume};
+use crate::job::validate::ValidateResult;
 use crate::message::event::{BackedUpDisk, BackupSummary, RestoreSummary, RestoredVolume};
 use crate::model::job::JobKind;
 use crate::model::manifest::{Manifest, ManifestDisk};
+use crate::model::validation::Validation;
 
 /// What a completed run has to show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct Shown {
     pub backup: Option<BackupSummary>,
     /// What was restored.
     pub restore: Option<Box<RestoreSummary>>,
+    /// What the repository was found to be.
+    pub validate: Option<Box<Validation>>,
     /// What was unusual about it.
     pub warnings: Vec<String>,
 }
@@ -34,6 +38,10 @@ pub fn shown(kind: JobKind, value: &Value) -> Result<Shown, Failure> {
             let volumes = volumes.into_iter().map(volume).collect();
             let restore = Some(Box::new(RestoreSummary { backup_id, number, taken_at, volumes }));
             Ok(Shown { restore, warnings, ..Shown::default() })
+        }
+        JobKind::RepoValidate => {
+            let ValidateResult { validation, warnings } = ValidateResult::from_value(value)?;
+            Ok(Shown { validate: Some(Box::new(validation)), warnings, ..Shown::default() })
         }
     }
 }

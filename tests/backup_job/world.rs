@@ -80,7 +80,7 @@ impl World {
         let job = Job {
             key: RunKey { job_id: JobId::draw(), run: 1 },
             host: settings.host.clone(),
-            instance: InstanceRef::Id(id),
+            instance: Some(InstanceRef::Id(id)),
             repository,
             work: Work::Backup(spec),
             retry: RetryPolicy::default(),

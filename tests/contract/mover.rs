@@ -12,8 +12,9 @@ use longshore::model::manifest::{
     Consistency, MadeBy, Manifest, ManifestDisk, Proof, QuiesceRecord, RecordFile, TransferUsed,
 };
 use longshore::model::repository::Repository;
+use longshore::model::validation::{FindingCode, Validation, ValidationLevel};
 use longshore::mover::protocol::{
-    CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, RestoredVolume, SealedFile,
+    CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, RestoredVolume, SealedFile, WantedValidation,
 };
 
 /// Longer than anything here takes but a lease that has to be watched.
@@ -461,6 +462,99 @@ pub async fn a_published_backup_takes_the_place_of_the_volume(world: &dyn World)
     }
     mover.stop().await.unwrap();
     assert!(!world.is_busy());
+}
+
+pub fn validation(level: ValidationLevel) -> WantedValidation {
+    WantedValidation { level, instances: Vec::new(), backup: None, max_bytes_per_second: None, findings_max: 100 }
+}
+
+/// A mover with the repository open to be looked at.
+pub async fn looking(world: &dyn World, name: &str) -> Box<dyn Mover> {
+    let mut mover = started(world, name).await;
+    let request = Request::OpenToLook { repository: world.repository(), same_device_ok: true };
+    assert_eq!(mover.ask(request, SOON).await.unwrap(), Reply::Done);
+    mover
+}
+
+pub async fn validated(mover: &mut Box<dyn Mover>, wanted: WantedValidation) -> (Validation, Vec<InstanceId>) {
+    match mover.ask(Request::Validate { wanted: Box::new(wanted) }, SOON).await {
+        Ok(Reply::Validated { validation, left_overs }) => (*validation, left_overs),
+        other => panic!("validate: {other:?}"),
+    }
+}
+
+/// What was found, but for what is so of this machine alone.
+pub fn codes(validation: &Validation) -> Vec<FindingCode> {
+    let of_this_machine = |code: &FindingCode| matches!(code, FindingCode::LittleRoom | FindingCode::NoDirectoryFsync);
+    validation.findings.iter().map(|finding| finding.code).filter(|code| !of_this_machine(code)).collect()
+}
+
+pub async fn a_repository_is_looked_at_and_its_damage_is_named(world: &dyn World) {
+    let (mut mover, manifest) = published(world, "publishes").await;
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+    let mut mover = looking(world, "looks").await;
+    for level in
+        [ValidationLevel::Reachable, ValidationLevel::Catalogue, ValidationLevel::Structure, ValidationLevel::Content]
+    {
+        let (found, left_overs) = validated(&mut mover, validation(level)).await;
+        assert_eq!((codes(&found), found.level, left_overs), (Vec::new(), level, Vec::new()), "{found:?}");
+        assert_eq!(found.backups, u64::from(level > ValidationLevel::Reachable));
+        assert!(found.capacity_bytes >= found.free_bytes && found.free_bytes > 0);
+    }
+    world.damage(&manifest);
+    let (found, _) = validated(&mut mover, validation(ValidationLevel::Catalogue)).await;
+    assert_eq!(codes(&found), []);
+    let (found, _) = validated(&mut mover, validation(ValidationLevel::Content)).await;
+    assert_eq!((codes(&found), found.errors), (vec![FindingCode::ContentDiffers], 1));
+    let finding = found.findings.iter().find(|finding| finding.code == FindingCode::ContentDiffers).unwrap();
+    assert_eq!((finding.instance_id, finding.backup_id), (Some(manifest.instance_id), Some(manifest.backup_id)));
+    assert_eq!(finding.disk.as_ref(), Some(&manifest.disks[0].target));
+    assert!(finding.path.ends_with("/vda.qcow2") && finding.offset.is_some(), "{finding:?}");
+    let progress = *mover.progress().borrow();
+    assert_eq!(progress.done_bytes, progress.total_bytes);
+
+    let elsewhere = WantedValidation { instances: vec![InstanceId::draw()], ..validation(ValidationLevel::Content) };
+    let (found, _) = validated(&mut mover, elsewhere).await;
+    assert_eq!((found.instances, found.errors), (0, 0));
+    let only = |backup| WantedValidation { backup: Some(backup), ..validation(ValidationLevel::Content) };
+    let (found, _) = validated(&mut mover, only(manifest.backup_id)).await;
+    assert_eq!(codes(&found), [FindingCode::ContentDiffers]);
+    let unknown = Request::Validate { wanted: Box::new(only(BackupId::draw())) };
+    assert_eq!(refused(&mut mover, unknown).await.code, Code::BackupNotFound);
+    mover.stop().await.unwrap();
+}
+
+pub async fn what_is_dead_is_swept_and_what_is_alive_is_left(world: &dyn World) {
+    let instance = InstanceId::draw();
+    let mut writes = opened(world, "writes").await;
+    done(&mut writes, lease(instance)).await;
+    done(&mut writes, stage(instance, BackupId::draw())).await;
+    let mut mover = looking(world, "sweeps").await;
+    let holder = || match lease(instance) {
+        Request::Lease { holder, .. } => holder,
+        _ => unreachable!(),
+    };
+    let (found, left_overs) = validated(&mut mover, validation(ValidationLevel::Catalogue)).await;
+    assert_eq!((codes(&found), left_overs), (vec![FindingCode::StagingInUse], vec![instance]));
+    let failure = refused(&mut mover, Request::Sweep { instance, holder: holder() }).await;
+    assert_eq!(failure.code, Code::LeaseHeld);
+    assert_eq!(world.staging().len(), 1);
+
+    // It lets go without having discarded what it wrote.
+    done(&mut writes, Request::Release).await;
+    writes.stop().await.unwrap();
+    let (found, left_overs) = validated(&mut mover, validation(ValidationLevel::Catalogue)).await;
+    assert_eq!((codes(&found), left_overs), (vec![FindingCode::StagingLeftOver], vec![instance]));
+    let names = world.staging();
+    let swept = mover.ask(Request::Sweep { instance, holder: holder() }, SOON).await.unwrap();
+    assert_eq!(swept, Reply::Swept { removed: names });
+    assert!(world.staging().is_empty());
+    let again = mover.ask(Request::Sweep { instance, holder: holder() }, SOON).await.unwrap();
+    assert_eq!(again, Reply::Swept { removed: Vec::new() });
+    let (found, left_overs) = validated(&mut mover, validation(ValidationLevel::Catalogue)).await;
+    assert_eq!((codes(&found), left_overs), (Vec::new(), Vec::new()));
+    mover.stop().await.unwrap();
 }
 
 pub async fn new_volumes_that_are_not_wanted_are_removed_and_the_old_ones_stay(world: &dyn World) {

@@ -136,7 +136,7 @@ proptest! {
         let mut job = examples::job();
         job.key.run = run;
         job.labels = labels;
-        job.instance = longshore::model::id::InstanceRef::Name(name.parse().unwrap());
+        job.instance = Some(longshore::model::id::InstanceRef::Name(name.parse().unwrap()));
         job.deadline = std::time::Duration::from_secs(seconds);
         let body = examples::encoded(&examples::Value::Job(Box::new(job.clone())), encoding).body;
         let read = decode_job(&properties(encoding), &body, &examples::host());

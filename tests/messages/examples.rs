@@ -16,11 +16,12 @@ use longshore::message::{
 use longshore::model::id::{EventId, HostId, InstanceRef};
 use longshore::model::instance::{DiskDevice, PowerState};
 use longshore::model::job::{
-    BackupMode, BackupSpec, FullEvery, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer, Verification,
-    Work,
+    BackupMode, BackupSpec, FullEvery, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer, ValidateSpec,
+    Verification, Work,
 };
 use longshore::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
+use longshore::model::validation::{Finding, FindingCode, InstanceSize, Validation, ValidationLevel};
 
 pub const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
 pub const EVENT_ID: &str = "019a0f3e-7c00-7000-8000-00000000000e";
@@ -54,7 +55,7 @@ pub fn job() -> Job {
     Job {
         key: RunKey { job_id: JOB_ID.parse().unwrap(), run: 1 },
         host: host(),
-        instance: InstanceRef::Name("web-1".parse().unwrap()),
+        instance: Some(InstanceRef::Name("web-1".parse().unwrap())),
         repository: Repository {
             id: "7d0f1a52-0c0e-4f4e-9b5b-0d7c4f3f8a11".parse().unwrap(),
             repository_type: RepositoryType::Nfs,
@@ -90,6 +91,57 @@ pub fn restore_job() -> Job {
     Job { work: Work::Restore(spec), ..job() }
 }
 
+pub fn validate_job() -> Job {
+    let spec = ValidateSpec {
+        level: ValidationLevel::Content,
+        sweep: true,
+        instances: vec!["5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f".parse().unwrap()],
+        max_bytes_per_second: Some(200 << 20),
+    };
+    Job { work: Work::RepoValidate(spec), instance: None, ..job() }
+}
+
+fn validated() -> RunDetail {
+    let instance = "5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f".parse().unwrap();
+    let backup = "019a0f3e-8000-7000-8000-000000000002";
+    let path = format!("instances/{instance}/{backup}/vda.qcow2");
+    let finding = Finding::new(
+        FindingCode::ContentDiffers,
+        &path,
+        "1 blocks of 1 MiB from here do not have the hashes of what was backed up",
+    );
+    RunDetail::Completed(Completed {
+        duration_ms: 724_100,
+        warnings: Vec::new(),
+        left_overs: Vec::new(),
+        backup: None,
+        restore: None,
+        validate: Some(Box::new(Validation {
+            level: ValidationLevel::Content,
+            instances: 1,
+            backups: 12,
+            bytes_read: 40 << 30,
+            capacity_bytes: 4 << 40,
+            used_bytes: 3 << 40,
+            free_bytes: 1 << 40,
+            clock_ahead_seconds: Some(-2),
+            instance_sizes: vec![InstanceSize { instance_id: instance, backups: 12, file_bytes: 36 << 30 }],
+            instance_sizes_left_out: 0,
+            errors: 1,
+            warnings: 0,
+            notes: 0,
+            findings: vec![
+                finding
+                    .of_instance(instance)
+                    .of_backup(backup.parse().unwrap())
+                    .of_disk(&"vda".parse().unwrap())
+                    .at(7 << 20),
+            ],
+            findings_left_out: 0,
+        })),
+    })
+}
+
 fn restored() -> RunDetail {
     RunDetail::Completed(Completed {
         duration_ms: 24_100,
@@ -110,15 +162,19 @@ fn restored() -> RunDetail {
                 content_root: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".to_owned(),
             }],
         })),
+        validate: None,
     })
 }
 
 /// Messages that say something else than the one example of their type can: their names and what is in them.
 pub fn more() -> Vec<(&'static str, Value)> {
     let completed = Event::Run(RunEvent::of(&restore_job(), 1, 4, time(), restored()));
+    let validated = Event::Run(RunEvent::of(&validate_job(), 1, 4, time(), validated()));
     vec![
         ("longshore.job.v1.restore", Value::Job(Box::new(restore_job()))),
         ("longshore.event.completed.v1.restore", Value::Event(Box::new(completed))),
+        ("longshore.job.v1.repo-validate", Value::Job(Box::new(validate_job()))),
+        ("longshore.event.completed.v1.repo-validate", Value::Event(Box::new(validated))),
     ]
 }
 
@@ -180,6 +236,7 @@ fn run_detail(word: &str) -> Option<RunDetail> {
             left_overs: vec![left_over()],
             backup: Some(summary()),
             restore: None,
+            validate: None,
         }),
         "failed" => RunDetail::Failed(Failed {
             failure: (&failure()).into(),

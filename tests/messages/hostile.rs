@@ -56,7 +56,7 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
             "/kind",
             json!("migrate"),
             Code::UnknownKind,
-            "the kind `migrate` is not one that this worker can do: backup, restore",
+            "the kind `migrate` is not one that this worker can do: backup, restore, repo-validate",
         ),
         ("/kind", json!("restore"), Code::MalformedMessage, "a job of the kind `restore` has no part `restore`"),
         ("/host", json!("kvm-08"), Code::WrongHost, "the job names the host `kvm-08` and came to `kvm-07`"),
@@ -336,6 +336,44 @@ fn a_restore_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
         assert_eq!((refusal.code, refusal.kind), (Code::InvalidField, Some(longshore::model::job::JobKind::Restore)));
         assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
     }
+}
+
+#[test]
+fn a_validation_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
+    let validation = |part: Value| {
+        let mut body = job_body();
+        (body["kind"], body["validate"]) = (json!("repo-validate"), part);
+        body
+    };
+    let read = |body: &Value| decode_job(&properties(Encoding::MessagePack), &msgpack(body), &examples::host());
+    let refusal = read(&validation(json!({}))).unwrap_err();
+    assert_eq!(refusal.code, Code::InvalidField, "it is about no instance");
+    assert!(refusal.text.starts_with("`instance` has a value that is not allowed"), "{refusal}");
+    assert!(refusal.text.contains("`validate.instances`"), "{refusal}");
+    let without_instance = |part: Value| {
+        let mut body = validation(part);
+        body.as_object_mut().unwrap().remove("instance");
+        body
+    };
+    for (part, text) in [
+        (json!({"level": "deep"}), "`validate.level` has a value that is not allowed"),
+        (json!({"instances": ["web-1"]}), "`validate.instances[0]` has a value that is not allowed"),
+        (json!({"max_bytes_per_second": 1000}), "`validate.max_bytes_per_second` has a value that is not allowed"),
+    ] {
+        let refusal = read(&without_instance(part)).unwrap_err();
+        assert_eq!(
+            (refusal.code, refusal.kind),
+            (Code::InvalidField, Some(longshore::model::job::JobKind::RepoValidate))
+        );
+        assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
+    }
+    let job = read(&without_instance(json!({}))).unwrap();
+    assert_eq!(job.instance, None);
+    let mut body = without_instance(json!({}));
+    body.as_object_mut().unwrap().remove("validate");
+    let refusal = read(&body).unwrap_err();
+    assert_eq!(refusal.code, Code::MalformedMessage);
+    assert!(refusal.text.contains("a job of the kind `repo-validate` has no part `validate`"), "{refusal}");
 }
 
 #[test]

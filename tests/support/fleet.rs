@@ -14,9 +14,10 @@ use longshore::broker::settings::BrokerSettings;
 use longshore::broker::topology::JOBS_EXCHANGE;
 use longshore::broker::{self, Broker, Outgoing};
 use longshore::message::event::{BackupSummary, Failed, HostDetail, RestoreSummary, RunDetail};
-use longshore::message::job::{BackupPart, InstancePart, JobMessage, RestorePart, RetryPart};
+use longshore::message::job::{BackupPart, InstancePart, JobMessage, RestorePart, RetryPart, ValidatePart};
 use longshore::message::{Encoding, encode_job};
 use longshore::model::id::JobId;
+use longshore::model::validation::Validation;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::runtime::Runtime;
@@ -223,10 +224,11 @@ impl Fleet {
             run: 1,
             kind: "backup".to_owned(),
             host: self.host.clone(),
-            instance: InstancePart { id: None, name: Some(instance.name.clone()) },
+            instance: Some(InstancePart { id: None, name: Some(instance.name.clone()) }),
             repository: share.part(),
             backup: Some(BackupPart::default()),
             restore: None,
+            validate: None,
             retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(1), longest_pause_seconds: Some(1) }),
             start_before: None,
             deadline_seconds: None,
@@ -239,6 +241,26 @@ impl Fleet {
     pub fn restore_job(&self, instance: &LabInstance, share: &Share, backup: &BackupSummary) -> JobMessage {
         let restore = RestorePart { backup_id: backup.backup_id.to_string(), ..RestorePart::default() };
         JobMessage { kind: "restore".to_owned(), backup: None, restore: Some(restore), ..self.job(instance, share) }
+    }
+
+    /// A validation of the share, not yet published.
+    pub fn validate_job(&self, share: &Share, validate: ValidatePart) -> JobMessage {
+        JobMessage {
+            job_id: JobId::draw().to_string(),
+            run: 1,
+            kind: "repo-validate".to_owned(),
+            host: self.host.clone(),
+            instance: None,
+            repository: share.part(),
+            backup: None,
+            restore: None,
+            validate: Some(validate),
+            retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(1), longest_pause_seconds: Some(1) }),
+            start_before: None,
+            deadline_seconds: None,
+            labels: Default::default(),
+            requested_by: None,
+        }
     }
 
     /// Publishes a job as any management server would.
@@ -274,6 +296,17 @@ impl Fleet {
             RunDetail::Completed(completed) => {
                 assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
                 *completed.restore.expect("a restore says what it restored")
+            }
+            other => panic!("the job did not complete: {other:#?}"),
+        }
+    }
+
+    /// Waits for the validation's good end.
+    pub fn validated(&self, job: JobId) -> Validation {
+        match self.heard.end_of(job, JOB) {
+            RunDetail::Completed(completed) => {
+                assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
+                *completed.validate.expect("a validation says what it found")
             }
             other => panic!("the job did not complete: {other:#?}"),
         }

@@ -217,7 +217,7 @@ impl Fleet {
             run: 1,
             kind: "backup".to_owned(),
             host: self.host.to_string(),
-            instance: InstancePart { id: None, name: Some(instance.to_owned()) },
+            instance: Some(InstancePart { id: None, name: Some(instance.to_owned()) }),
             repository: RepositoryPart {
                 id: self.repository_id(SHARE).to_string(),
                 repository_type: "directory".to_owned(),
@@ -227,6 +227,7 @@ impl Fleet {
             },
             backup: Some(BackupPart::default()),
             restore: None,
+            validate: None,
             retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(0), longest_pause_seconds: Some(0) }),
             start_before: None,
             deadline_seconds: None,

@@ -3,6 +3,7 @@
 use longshore::broker::topology::jobs_queue;
 use longshore::message::Event;
 use longshore::message::event::{HostDetail, RunDetail, RunningJob};
+use longshore::message::job::InstancePart;
 use longshore::model::job::RunKey;
 use longshore::worker::admit::Slots;
 
@@ -48,8 +49,7 @@ async fn an_instance_has_one_job_at_a_time_by_whatever_name() {
     fleet.until("an inventory", |fleet| fleet.events.of_host().into_iter().find(inventory)).await;
     let by_name = fleet.publish(&fleet.job("web")).await;
     let mut job = fleet.job("web");
-    job.instance.id = Some(fleet.id_of("web").to_string());
-    job.instance.name = None;
+    job.instance = Some(InstancePart { id: Some(fleet.id_of("web").to_string()), name: None });
     let by_id = fleet.publish(&job).await;
     let other = fleet.publish(&fleet.job("db")).await;
     fleet.told(other, 1, "started").await;
@@ -71,8 +71,7 @@ async fn after_a_restart_an_instance_has_one_job_at_a_time_by_whatever_name() {
     let by_name = fleet.publish(&fleet.job("web")).await;
     fleet.until_copying("web").await;
     let mut job = fleet.job("web");
-    job.instance.id = Some(fleet.id_of("web").to_string());
-    job.instance.name = None;
+    job.instance = Some(InstancePart { id: Some(fleet.id_of("web").to_string()), name: None });
     let by_id = fleet.publish(&job).await;
     fleet.told(by_id, 0, "accepted").await;
     fleet.crash().await;

@@ -6,6 +6,7 @@
 
 mod mover;
 mod repository;
+mod validation;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};

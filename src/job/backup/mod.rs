@@ -63,7 +63,8 @@ impl PreparedBackup {
         attempt: &Attempt,
         spec: &BackupSpec,
     ) -> Result<Self, Failure> {
-        let facts = facts::gather(doors.hypervisor.as_ref(), settings, &attempt.job.instance, spec.transfer).await?;
+        let facts =
+            facts::gather(doors.hypervisor.as_ref(), settings, attempt.job.its_instance()?, spec.transfer).await?;
         let plan = plan::plan(attempt, spec, settings, &facts)?;
         Ok(Self { plan, facts })
     }

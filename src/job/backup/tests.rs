@@ -61,7 +61,7 @@ impl World {
         let job = Job {
             key: RunKey { job_id: JobId::draw(), run: 1 },
             host: settings.host.clone(),
-            instance: InstanceRef::Id(id),
+            instance: Some(InstanceRef::Id(id)),
             repository: Repository {
                 id: repository,
                 repository_type: RepositoryType::Directory,
@@ -120,9 +120,9 @@ fn spec() -> BackupSpec {
 }
 
 fn instance_of(attempt: &Attempt) -> crate::model::id::InstanceId {
-    match &attempt.job.instance {
-        InstanceRef::Id(id) => *id,
-        InstanceRef::Name(name) => panic!("the test names its instance `{name}` by id"),
+    match attempt.job.its_instance() {
+        Ok(InstanceRef::Id(id)) => *id,
+        other => panic!("the test names its instance by id, not as {other:?}"),
     }
 }
 

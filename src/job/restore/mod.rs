@@ -38,7 +38,7 @@ use crate::saga::{self, Outcome, Record, Stop};
 
 /// Looks at the instance and decides what can be decided before the backup is looked at. Changes nothing.
 pub async fn prepare(doors: &Doors, attempt: &Attempt, spec: &RestoreSpec) -> Result<RestorePlan, Failure> {
-    let instance = doors.hypervisor.find(&attempt.job.instance).await?;
+    let instance = doors.hypervisor.find(attempt.job.its_instance()?).await?;
     plan::plan(attempt, spec, &instance)
 }
 

@@ -52,7 +52,7 @@ pub struct InstanceDisk {
 impl RestorePlan {
     /// What it wants of the mover and the repository, where nothing but the lease is written.
     pub(in crate::job) fn wants(&self) -> Wants {
-        Wants { mover_name: self.mover_name.clone(), instance: self.instance_id, need_bytes: 0, writer: None }
+        Wants { mover_name: self.mover_name.clone(), instance: Some(self.instance_id), need_bytes: 0, writer: None }
     }
 }
 

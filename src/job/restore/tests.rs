@@ -64,7 +64,7 @@ impl World {
         let job = Job {
             key: RunKey { job_id: JobId::draw(), run: 1 },
             host: settings.host.clone(),
-            instance: InstanceRef::Id(id),
+            instance: Some(InstanceRef::Id(id)),
             repository: Repository {
                 id: repository,
                 repository_type: RepositoryType::Directory,
@@ -101,7 +101,7 @@ impl World {
     fn spec(&mut self) -> &mut RestoreSpec {
         match &mut self.attempt.job.work {
             Work::Restore(spec) => spec,
-            Work::Backup(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

@@ -3,5 +3,7 @@
 mod repository;
 mod watch;
 
-pub(super) use repository::{AGAIN_SECONDS_MAX, Lease, MoverProcess, OpenRepository, again, unexpected};
+pub(super) use repository::{
+    AGAIN_SECONDS_MAX, Lease, MoverProcess, OpenRepository, OpenToLook, again, lease_holder, unexpected,
+};
 pub(super) use watch::{started, watch};

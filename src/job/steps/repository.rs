@@ -103,20 +103,66 @@ impl<C: JobContext> Hold<C> for OpenRepository {
         if !common.session.has("open") {
             return Ok(());
         }
-        match common.session.ask(Request::Close, Duration::from_secs(CLOSE_SECONDS_MAX)).await {
-            Ok(Reply::Closed { warnings }) => {
-                let warnings =
-                    warnings.into_iter().map(|text| Failure::new(Code::RepositoryIo, text).in_step("repository"));
-                common.late_warnings.extend(warnings);
-                Ok(())
-            }
-            Ok(other) => Err(unexpected("close", &other)),
-            Err(gone) if matches!(gone.code, Code::MoverDied | Code::MoverUnresponsive) => {
-                common.late_warnings.push(gone.in_step("repository"));
-                Ok(())
-            }
-            Err(failure) => Err(failure),
+        close(common).await
+    }
+}
+
+/// The repository, mounted and proven to be the one that the job means, to be looked at: it may be one that can't be written to.
+pub(in crate::job) struct OpenToLook;
+
+impl Named for OpenToLook {
+    fn name(&self) -> &'static str {
+        OpenRepository.name()
+    }
+
+    fn deadline(&self) -> Duration {
+        OpenRepository.deadline()
+    }
+
+    fn way_back_deadline(&self) -> Duration {
+        OpenRepository.way_back_deadline()
+    }
+
+    fn deadline_code(&self) -> Code {
+        OpenRepository.deadline_code()
+    }
+}
+
+#[async_trait]
+impl<C: JobContext> Hold<C> for OpenToLook {
+    async fn acquire(&self, context: &mut C) -> Result<Held, Failure> {
+        let common = context.common();
+        let (repository, same_device_ok) = (common.job.repository.clone(), common.settings.same_device_ok);
+        let limit = Duration::from_secs(OPEN_SECONDS_MAX);
+        match common.session.ask(Request::OpenToLook { repository, same_device_ok }, limit).await? {
+            Reply::Done => Ok(Held { value: Value::Null, lost: None }),
+            other => Err(unexpected("open_to_look", &other)),
         }
+    }
+
+    async fn release(&self, context: &mut C, _held: Option<&Value>) -> Result<(), Failure> {
+        let common = context.common();
+        if !common.session.has("open_to_look") {
+            return Ok(());
+        }
+        close(common).await
+    }
+}
+
+async fn close(common: &mut Common) -> Result<(), Failure> {
+    match common.session.ask(Request::Close, Duration::from_secs(CLOSE_SECONDS_MAX)).await {
+        Ok(Reply::Closed { warnings }) => {
+            let warnings =
+                warnings.into_iter().map(|text| Failure::new(Code::RepositoryIo, text).in_step("repository"));
+            common.late_warnings.extend(warnings);
+            Ok(())
+        }
+        Ok(other) => Err(unexpected("close", &other)),
+        Err(gone) if matches!(gone.code, Code::MoverDied | Code::MoverUnresponsive) => {
+            common.late_warnings.push(gone.in_step("repository"));
+            Ok(())
+        }
+        Err(failure) => Err(failure),
     }
 }
 
@@ -179,13 +225,19 @@ impl<C: JobContext> Hold<C> for Lease {
     }
 }
 
-async fn lease(common: &mut Common) -> Result<u64, Failure> {
-    let holder = LeaseHolder {
+/// What this job writes into the leases that it takes.
+pub(in crate::job) fn lease_holder(common: &Common) -> LeaseHolder {
+    LeaseHolder {
         host: common.settings.host.clone(),
         installation: common.settings.installation,
         job: common.job.key.to_string(),
-    };
-    let request = Request::Lease { instance: common.wants.instance, holder };
+    }
+}
+
+async fn lease(common: &mut Common) -> Result<u64, Failure> {
+    let wanted = common.wants.instance;
+    let instance = wanted.ok_or_else(|| Failure::new(Code::Internal, "a lease was to be taken, but of no instance"))?;
+    let request = Request::Lease { instance, holder: lease_holder(common) };
     match common.session.ask(request, Duration::from_secs(LEASE_SECONDS_MAX)).await? {
         Reply::Leased { number } => Ok(number),
         other => Err(unexpected("lease", &other)),

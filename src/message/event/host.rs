@@ -39,8 +39,9 @@ pub struct RunningJob {
     pub attempt: u32,
     /// Its kind.
     pub kind: JobKind,
-    /// The instance as the job names it.
-    pub instance: InstanceRef,
+    /// The instance as the job names it; absent for a job that is about a repository alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceRef>,
     /// The step it is in, once it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,

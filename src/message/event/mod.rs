@@ -41,8 +41,9 @@ pub struct RunEvent<D = RunDetail> {
     pub kind: JobKind,
     /// The host that does it.
     pub host: HostId,
-    /// The instance as the job names it.
-    pub instance: InstanceRef,
+    /// The instance as the job names it; absent for a job that is about a repository alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceRef>,
     /// The labels of the job.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

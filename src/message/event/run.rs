@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Class, Failure};
 use crate::model::id::{BackupId, DiskTarget, JobId};
 use crate::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
+use crate::model::validation::Validation;
 
 /// The host has the job in its journal and will bring it to an end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +38,8 @@ pub struct Progress {
 const SHORT_CHARACTERS_MAX: usize = 1000;
 /// Disks that it leaves.
 const SHORT_DISKS_MAX: usize = 100;
+/// Findings, and sizes of instances, that it leaves.
+const SHORT_FINDINGS_MAX: usize = 20;
 
 fn in_short(text: String) -> String {
     match text.char_indices().nth(SHORT_CHARACTERS_MAX) {
@@ -68,8 +71,9 @@ impl super::RunDetail {
             Self::Completed(told) => {
                 let backup = told.backup.map(BackupSummary::in_short);
                 let restore = told.restore.map(|restore| Box::new(restore.in_short()));
+                let validate = told.validate.map(|found| Box::new(found.with_at_most(SHORT_FINDINGS_MAX)));
                 let warnings = left_out(told.warnings.len() + told.left_overs.len());
-                Self::Completed(Completed { warnings, left_overs: Vec::new(), backup, restore, ..told })
+                Self::Completed(Completed { warnings, left_overs: Vec::new(), backup, restore, validate, ..told })
             }
             Self::Failed(told) => Self::Failed(Failed {
                 failure: told.failure.in_short(),
@@ -271,6 +275,9 @@ pub struct Completed {
     /// What was restored, of a job of that kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<Box<RestoreSummary>>,
+    /// What the repository was found to be, of a job of the kind `repo-validate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validate: Option<Box<Validation>>,
 }
 
 /// The run ended in a failure.

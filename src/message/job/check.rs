@@ -13,11 +13,12 @@ use serde::de::value::{Error as WordError, StrDeserializer};
 
 use super::{
     BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
+    ValidatePart,
 };
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
 use crate::model::id::{DiskTarget, InstanceRef, JobId, RepositoryId};
-use crate::model::job::{BackupSpec, FullEvery, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, Work};
+use crate::model::job::{BackupSpec, FullEvery, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, ValidateSpec, Work};
 use crate::model::manifest::CHAIN_IMAGES_MAX;
 use crate::model::repository::{Credentials, InvalidRepository, Repository, Sealed, parse_address, parse_options};
 
@@ -41,6 +42,10 @@ pub const DEADLINE_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
 pub const EXCLUDED_DISKS_MAX: usize = 256;
 /// Disks that a restore may name.
 pub const RESTORED_DISKS_MAX: usize = 256;
+/// Instances that a validation may name.
+pub const VALIDATED_INSTANCES_MAX: usize = 1024;
+/// Slowest reading that a validation may ask for, bytes a second: a block of a disk.
+pub const READ_BYTES_PER_SECOND_MIN: u64 = 1024 * 1024;
 /// Longest sealed part, bytes before decoding.
 pub const SEALED_BYTES_MAX: usize = 16 * 1024;
 
@@ -95,6 +100,7 @@ impl JobMessage {
         let work = match kind {
             JobKind::Backup => Work::Backup(own_part(kind, self.backup.as_ref())?.check()?),
             JobKind::Restore => Work::Restore(own_part(kind, self.restore.as_ref())?.check()?),
+            JobKind::RepoValidate => Work::RepoValidate(own_part(kind, self.validate.as_ref())?.check()?),
         };
         let deadline = match self.deadline_seconds {
             Some(seconds) => {
@@ -110,7 +116,7 @@ impl JobMessage {
         Ok(Job {
             key: RunKey { job_id, run },
             host: parsed("host", &self.host)?,
-            instance: self.instance.check()?,
+            instance: self.check_instance(kind)?,
             repository,
             work,
             retry: self.retry.as_ref().map_or_else(|| Ok(RetryPolicy::default()), RetryPart::check)?,
@@ -120,11 +126,26 @@ impl JobMessage {
             requested_by: self.requested_by.clone(),
         })
     }
+
+    fn check_instance(&self, kind: JobKind) -> Result<Option<InstanceRef>, Refusal> {
+        match (kind, &self.instance) {
+            (JobKind::RepoValidate, None) => Ok(None),
+            (JobKind::RepoValidate, Some(_)) => {
+                let rule = "a job of the kind `repo-validate` is about no instance; `validate.instances` says whose backups are looked at";
+                Err(invalid("instance", rule))
+            }
+            (_, Some(instance)) => instance.check().map(Some),
+            (_, None) => {
+                let text = format!("a job of the kind `{}` has no `instance`", kind.as_str());
+                Err(Refusal::new(Code::MalformedMessage, text))
+            }
+        }
+    }
 }
 
 fn own_part<T>(kind: JobKind, part: Option<&T>) -> Result<&T, Refusal> {
     part.ok_or_else(|| {
-        let text = format!("a job of the kind `{kind}` has no part `{kind}`", kind = kind.as_str());
+        let text = format!("a job of the kind `{}` has no part `{}`", kind.as_str(), kind.part());
         Refusal::new(Code::MalformedMessage, text)
     })
 }
@@ -266,6 +287,24 @@ impl RestorePart {
             disks,
             onto,
             keep_previous: self.keep_previous,
+        })
+    }
+}
+
+impl ValidatePart {
+    fn check(&self) -> Result<ValidateSpec, Refusal> {
+        at_most("validate.instances (count)", self.instances.len(), VALIDATED_INSTANCES_MAX)?;
+        let named = self.instances.iter().enumerate();
+        let instances = named.map(|(index, id)| parsed(&format!("validate.instances[{index}]"), id));
+        if self.max_bytes_per_second.is_some_and(|bytes| bytes < READ_BYTES_PER_SECOND_MIN) {
+            let rule = format_args!("it is less than {READ_BYTES_PER_SECOND_MIN}");
+            return Err(invalid("validate.max_bytes_per_second", rule));
+        }
+        Ok(ValidateSpec {
+            level: word_or_default("validate.level", self.level.as_ref())?,
+            sweep: self.sweep,
+            instances: instances.collect::<Result<_, _>>()?,
+            max_bytes_per_second: self.max_bytes_per_second,
         })
     }
 }

@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::{
     BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
+    ValidatePart,
 };
 use crate::model::id::InstanceRef;
-use crate::model::job::{BackupSpec, Job, RestoreSpec, Work};
+use crate::model::job::{BackupSpec, Job, RestoreSpec, ValidateSpec, Work};
 use crate::model::repository::{Credentials, MountOption, Sealed};
 
 /// The word under which a value of a fixed set stands in a message.
@@ -22,19 +23,21 @@ fn word_of(value: impl Serialize) -> String {
 impl From<&Job> for JobMessage {
     /// The message that is read back as this job.
     fn from(job: &Job) -> Self {
-        let (backup, restore) = match &job.work {
-            Work::Backup(spec) => (Some(BackupPart::from(spec)), None),
-            Work::Restore(spec) => (None, Some(RestorePart::from(spec))),
-        };
+        let (mut backup, mut restore, mut validate) = (None, None, None);
+        match &job.work {
+            Work::Backup(spec) => backup = Some(BackupPart::from(spec)),
+            Work::Restore(spec) => restore = Some(RestorePart::from(spec)),
+            Work::RepoValidate(spec) => validate = Some(ValidatePart::from(spec)),
+        }
         Self {
             job_id: job.key.job_id.to_string(),
             run: job.key.run,
             kind: job.kind().as_str().to_owned(),
             host: job.host.to_string(),
-            instance: match &job.instance {
+            instance: job.instance.as_ref().map(|instance| match instance {
                 InstanceRef::Id(id) => InstancePart { id: Some(id.to_string()), name: None },
                 InstanceRef::Name(name) => InstancePart { id: None, name: Some(name.to_string()) },
-            },
+            }),
             repository: RepositoryPart {
                 id: job.repository.id.to_string(),
                 repository_type: word_of(job.repository.repository_type),
@@ -44,6 +47,7 @@ impl From<&Job> for JobMessage {
             },
             backup,
             restore,
+            validate,
             retry: Some(RetryPart {
                 attempts: Some(job.retry.attempts),
                 first_pause_seconds: Some(job.retry.first_pause.as_secs()),
@@ -77,6 +81,17 @@ impl From<&RestoreSpec> for RestorePart {
             disks: spec.disks.iter().map(ToString::to_string).collect(),
             onto: spec.onto.iter().map(|(disk, target)| (disk.to_string(), target.to_string())).collect(),
             keep_previous: spec.keep_previous,
+        }
+    }
+}
+
+impl From<&ValidateSpec> for ValidatePart {
+    fn from(spec: &ValidateSpec) -> Self {
+        Self {
+            level: Some(word_of(spec.level)),
+            sweep: spec.sweep,
+            instances: spec.instances.iter().map(ToString::to_string).collect(),
+            max_bytes_per_second: spec.max_bytes_per_second,
         }
     }
 }

@@ -16,17 +16,21 @@ use crate::model::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceName, J
 use crate::model::job::{BackupMode, JobKind, Quiesce, Transfer, Verification};
 use crate::model::manifest::CHAIN_IMAGES_MAX;
 use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
+use crate::model::validation::ValidationLevel;
 
 pub use check::{
     DEADLINE_SECONDS_MAX, EXCLUDED_DISKS_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
-    PAUSE_SECONDS_MAX, REQUESTED_BY_BYTES_MAX, RESTORED_DISKS_MAX, RETRY_ATTEMPTS_MAX, SEALED_BYTES_MAX,
+    PAUSE_SECONDS_MAX, READ_BYTES_PER_SECOND_MIN, REQUESTED_BY_BYTES_MAX, RESTORED_DISKS_MAX, RETRY_ATTEMPTS_MAX,
+    SEALED_BYTES_MAX, VALIDATED_INSTANCES_MAX,
 };
 
 /// One run of a job, for one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("allOf" = [
-    { "if": { "properties": { "kind": { "const": "backup" } } }, "then": { "required": ["backup"] } },
-    { "if": { "properties": { "kind": { "const": "restore" } } }, "then": { "required": ["restore"] } },
+    { "if": { "properties": { "kind": { "const": "backup" } } }, "then": { "required": ["instance", "backup"] } },
+    { "if": { "properties": { "kind": { "const": "restore" } } }, "then": { "required": ["instance", "restore"] } },
+    { "if": { "properties": { "kind": { "const": "repo-validate" } } },
+      "then": { "required": ["validate"], "properties": { "instance": false } } },
 ]))]
 pub struct JobMessage {
     /// The job: the same for all of its runs. Any UUID; of version 7, jobs sort by age.
@@ -35,15 +39,16 @@ pub struct JobMessage {
     /// 1 from the publisher, +1 for each replay or re-dispatch.
     #[schemars(range(min = 1))]
     pub run: u32,
-    /// What is to be done; its own part is in the field of the same name.
+    /// What is to be done; its own part is in the field of the same name, that of `repo-validate` in `validate`.
     #[schemars(with = "JobKind")]
     pub kind: String,
     /// The host that is to do it; also the routing key.
     #[schemars(with = "HostId")]
     pub host: String,
-    /// The instance it is about.
-    #[serde(deserialize_with = "named")]
-    pub instance: InstancePart,
+    /// The instance it is about; required, but for `repo-validate`, which has none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    #[schemars(required)]
+    pub instance: Option<InstancePart>,
     /// The repository it uses.
     #[serde(deserialize_with = "named")]
     pub repository: RepositoryPart,
@@ -55,6 +60,10 @@ pub struct JobMessage {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     #[schemars(required)]
     pub restore: Option<RestorePart>,
+    /// The own part of a validation; required for the kind `repo-validate`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    #[schemars(required)]
+    pub validate: Option<ValidatePart>,
     /// What happens after a failed attempt.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     pub retry: Option<RetryPart>,
@@ -199,6 +208,28 @@ pub struct RestorePart {
     /// The old volumes stay beside the new ones, under names that the `completed` event tells.
     #[serde(default)]
     pub keep_previous: bool,
+}
+
+/// What a validation asks for: the repository is looked at, as far as `level` says, and what is found comes as data in the `completed`
+/// event. A repository with damage is a completed job; one that could not be looked at is a failed one. Nothing is repaired.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ValidatePart {
+    /// How far; `catalogue` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<ValidationLevel>")]
+    pub level: Option<String>,
+    /// What attempts that were cut off have left on the share is removed, under the lease of its instance. What a living worker
+    /// writes is left alone.
+    #[serde(default)]
+    pub sweep: bool,
+    /// Instances whose backups are looked at; all of them when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<InstanceId>", length(max = VALIDATED_INSTANCES_MAX))]
+    pub instances: Vec<String>,
+    /// Bytes of disks that are read within a second, at most, so that others get on as well; without a limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = READ_BYTES_PER_SECOND_MIN))]
+    pub max_bytes_per_second: Option<u64>,
 }
 
 /// What happens after a failed attempt. Pauses double from the first to the longest.

@@ -1,12 +1,15 @@
 //! Whether an image is whole as a qcow2 file: no errors, nothing leaked, nothing cut off.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::server::pseudo_name;
 use super::target::{CLUSTER_BYTES, Target};
+use super::{chain, target};
 use crate::failure::{Code, Failure};
-use crate::mover::command::{Command, Finished, shown_end};
+use crate::mover::command::{Command, CommandError, Finished, shown_end};
 
 /// How long a check may take; it reads all metadata, about 1.5 MiB a 10 GiB of data.
 const CHECK_DEADLINE_SECONDS: u64 = 900;
@@ -38,6 +41,41 @@ pub(super) async fn check(target: &Target) -> Result<(), Failure> {
             Err(Failure::new(Code::ImageDamaged, format!("the image `{shown}` does not pass its check"))
                 .caused_by(damage))
         }
+    }
+}
+
+/// How the image of a published backup was found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::mover) enum Checked {
+    /// Whole.
+    Whole,
+    /// Whole, but parts of its file belong to nothing.
+    Leaks(String),
+    /// Not whole, in words.
+    Damaged(String),
+    /// It took too long to find out.
+    NotKnown(String),
+}
+
+/// Checks the image at that path, which nobody else can change to lead elsewhere, without what it is based on.
+pub(in crate::mover) async fn check_file(path: &Path, file_bytes: u64) -> Result<Checked, Failure> {
+    let (name, cache) = (pseudo_name(&chain::node(&[path.to_owned()])?), target::cache_of(path).await);
+    let check = Command::new("qemu-img").args(["check", "--output=json", "-T", cache.word()]).arg(name);
+    match check.run(Duration::from_secs(CHECK_DEADLINE_SECONDS)).await {
+        Ok(finished) => Ok(sorted(&finished, file_bytes)),
+        Err(error @ CommandError::Deadline { .. }) => Ok(Checked::NotKnown(error.to_string())),
+        Err(error) => Err(error.failure(Code::ImageToolFailed, format!("cannot check the image `{}`", path.display()))),
+    }
+}
+
+/// An image that was merged of two may have more room than it needs, which harms nobody.
+fn sorted(finished: &Finished, file_bytes: u64) -> Checked {
+    let Some(damage) = damage(finished, file_bytes) else { return Checked::Whole };
+    match serde_json::from_slice::<Report>(&finished.stdout) {
+        Ok(Report { check_errors: 0, corruptions: 0, image_end_offset: Some(end), .. }) if end <= file_bytes => {
+            Checked::Leaks(damage)
+        }
+        _ => Checked::Damaged(damage),
     }
 }
 
@@ -85,6 +123,12 @@ mod tests {
         assert!(damage(&report(clean, 1), 262_144).is_some());
         let leaky = r#"{"image-end-offset": 262144, "leaks": 1, "check-errors": 0}"#;
         assert!(damage(&report(leaky, 3), 262_144).unwrap().contains("1 leaked"));
+        assert_eq!(sorted(&report(clean, 0), 262_144), Checked::Whole);
+        assert!(matches!(sorted(&report(leaky, 3), 262_144), Checked::Leaks(_)));
+        assert!(matches!(sorted(&report(clean, 0), 327_681), Checked::Leaks(_)));
+        assert!(matches!(sorted(&report(clean, 0), 131_072), Checked::Damaged(_)), "its end is missing");
+        let corrupt = r#"{"image-end-offset": 262144, "corruptions": 1, "check-errors": 0}"#;
+        assert!(matches!(sorted(&report(corrupt, 2), 262_144), Checked::Damaged(_)));
         for broken in ["", "{", "[]", r#"{"check-errors": -1}"#, r#"{"check-errors": 0}"#] {
             assert!(damage(&report(broken, 0), 262_144).is_some(), "{broken}");
         }

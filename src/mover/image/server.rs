@@ -130,13 +130,14 @@ pub(super) fn pseudo_name(node: &Value) -> String {
 
 /// Sockets of one job, each with a name of its own.
 #[derive(Debug)]
-pub(super) struct Sockets {
+pub(in crate::mover) struct Sockets {
     directory: PathBuf,
     given: u32,
 }
 
 impl Sockets {
-    pub(super) fn new(directory: PathBuf) -> Self {
+    /// In that private directory with a short path.
+    pub(in crate::mover) fn new(directory: PathBuf) -> Self {
         Self { directory, given: 0 }
     }
 

@@ -76,6 +76,19 @@ pub(super) struct HolderFile {
     pub holder: LeaseHolder,
 }
 
+/// When the holder of an instance's lease was last heard of, seconds since 1970 by the share's clock; none within where that can't be
+/// seen. None where nobody holds it. Takes and changes nothing. Blocks.
+pub(super) fn heard_of(root: &Dir, instance: InstanceId) -> Result<Option<Option<i64>>, Failure> {
+    let slots = match root.open_dir(LOCKS).and_then(|locks| locks.open_dir(instance.to_string())) {
+        Err(error) if error.is_missing() => return Ok(None),
+        slots => slots?,
+    };
+    match slot::highest(&slots)? {
+        0 => Ok(None),
+        highest => slot::heard_of(&slots, highest),
+    }
+}
+
 /// Takes the lease of an instance. A living holder: `lease_held`. Cancelling stops between two looks at the share.
 pub(super) async fn take(
     root: Arc<Dir>,

@@ -112,6 +112,15 @@ pub(super) fn look(slots: &Dir, number: u64) -> Result<(Seen, Option<HolderFile>
     Ok((Seen::Counter(counter), read_holder(&slot)?))
 }
 
+/// When the holder of lease `number` wrote its counter last, by the share's clock; none where it has let go.
+pub(super) fn heard_of(slots: &Dir, number: u64) -> Result<Option<Option<i64>>, Failure> {
+    let slot = slots.open_dir(number.to_string())?;
+    if slot.stat(RELEASED)?.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(slot.stat(COUNTER)?.map(|counter| counter.st_mtime)))
+}
+
 /// Writes the holder's counter; false when somebody else has taken the lease after it.
 ///
 /// In place, and opened anew each time: that is what other clients of a network file system are promised to see.

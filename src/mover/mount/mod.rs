@@ -26,6 +26,7 @@ pub(super) use credentials::are_credentials;
 pub(super) use exposed::expose;
 pub use network::{KINDS, Kind};
 pub(super) use pinned::Pinned;
+pub(super) use probe::probe;
 
 use super::blocking;
 use super::protocol::CredentialPlaces;
@@ -73,8 +74,22 @@ pub(super) struct Mounted {
 impl Mounted {
     /// Mounts and proves a repository; on failure nothing stays mounted.
     pub async fn open(repository: &Repository, place: &Place, need_bytes: u64) -> Result<(Self, Proof), Failure> {
+        Self::open_proven(repository, place, move |root, repository| prove(root, repository, need_bytes)).await
+    }
+
+    /// Mounts a repository that is the one that was meant, whatever else is wrong with it. Writes nothing.
+    pub async fn open_to_look(repository: &Repository, place: &Place) -> Result<Self, Failure> {
+        let is_meant = |root: &Dir, meant: &Repository| read_identity(root)?.must_be(meant.id, &meant.address);
+        Self::open_proven(repository, place, is_meant).await.map(|(mounted, ())| mounted)
+    }
+
+    async fn open_proven<P: Send + 'static>(
+        repository: &Repository,
+        place: &Place,
+        prove: impl FnOnce(&Dir, &Repository) -> Result<P, Failure> + Send + 'static,
+    ) -> Result<(Self, P), Failure> {
         let mount_point = place.mount_point.clone();
-        match Self::try_open(repository, place, need_bytes).await {
+        match Self::try_open(repository, place, prove).await {
             Ok((root, proof)) => Ok((Self { root: Arc::new(root), mount_point }, proof)),
             Err(failure) => {
                 blocking(move || Ok(unmount(&mount_point))).await?;
@@ -83,7 +98,11 @@ impl Mounted {
         }
     }
 
-    async fn try_open(repository: &Repository, place: &Place, need_bytes: u64) -> Result<(Dir, Proof), Failure> {
+    async fn try_open<P: Send + 'static>(
+        repository: &Repository,
+        place: &Place,
+        prove: impl FnOnce(&Dir, &Repository) -> Result<P, Failure> + Send + 'static,
+    ) -> Result<(Dir, P), Failure> {
         let mount_point = place.mount_point.clone();
         std::fs::create_dir_all(&mount_point).map_err(|error| {
             let text = format!("cannot make the mount point `{}`", mount_point.display());
@@ -97,7 +116,7 @@ impl Mounted {
             }
             Some(kind) => network::mount(kind, &repository, place).await?,
         };
-        blocking(move || prove(&root, &repository, need_bytes).map(|proof| (root, proof))).await
+        blocking(move || prove(&root, &repository).map(|proof| (root, proof))).await
     }
 
     /// Unmounts it. Who still holds a descriptor on it is the cause of the warning.
@@ -164,7 +183,7 @@ fn prove(root: &Dir, repository: &Repository, need_bytes: u64) -> Result<Proof, 
             false => error.into(),
         })?;
     }
-    let mut warnings: Vec<_> = probe::probe(root)?.into_iter().collect();
+    let mut warnings: Vec<_> = probe(root)?.warning.into_iter().collect();
     let free_bytes = root.free_bytes()?;
     if free_bytes < need_bytes {
         let text = format!("`{}` has {free_bytes} bytes free where {need_bytes} are needed", repository.address);

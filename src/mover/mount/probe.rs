@@ -14,9 +14,18 @@ const PROBE_BYTES: usize = 64 * 1024;
 /// Age, by the share's own clock, from which a probe was left by a crash.
 const LEFT_OVER_SECONDS: i64 = 60 * 60;
 
+/// What a probe has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::mover) struct Probed {
+    /// What time it is by the share's clock, seconds since 1970.
+    pub share_seconds: i64,
+    /// Left-overs of crashed probes that can't be removed.
+    pub warning: Option<String>,
+}
+
 /// Writes, fsyncs, renames, reads and removes a file in the root. Left-overs of crashed probes go with it; those that can't be
 /// removed are the warning.
-pub(super) fn probe(root: &Dir) -> Result<Option<String>, Failure> {
+pub(in crate::mover) fn probe(root: &Dir) -> Result<Probed, Failure> {
     let name = format!("{PREFIX}{}", Uuid::new_v4());
     let renamed = format!("{name}.renamed");
     let content: Vec<u8> = name.bytes().cycle().take(PROBE_BYTES).collect();
@@ -24,7 +33,7 @@ pub(super) fn probe(root: &Dir) -> Result<Option<String>, Failure> {
     let removed = root.remove_file(&name).and(root.remove_file(&renamed));
     let now = written?;
     removed?;
-    Ok(sweep(root, now))
+    Ok(Probed { share_seconds: now, warning: sweep(root, now) })
 }
 
 /// Answers what time it is by the share's clock.
@@ -72,7 +81,7 @@ mod tests {
         std::fs::write(&fresh, "x").unwrap();
         let two_hours_ago = SystemTime::now() - Duration::from_secs(7200);
         std::fs::File::create(&old).unwrap().set_modified(two_hours_ago).unwrap();
-        assert_eq!(probe(&Dir::open_root(directory.path()).unwrap()).unwrap(), None);
+        assert_eq!(probe(&Dir::open_root(directory.path()).unwrap()).unwrap().warning, None);
         let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(left, [fresh]);
     }
@@ -85,7 +94,7 @@ mod tests {
         std::fs::write(stray.join("precious"), "x").unwrap();
         let two_hours_ago = SystemTime::now() - Duration::from_secs(7200);
         std::fs::File::open(&stray).unwrap().set_modified(two_hours_ago).unwrap();
-        let warning = probe(&Dir::open_root(directory.path()).unwrap()).unwrap().unwrap();
+        let warning = probe(&Dir::open_root(directory.path()).unwrap()).unwrap().warning.unwrap();
         assert!(warning.starts_with("1 left-overs") && warning.contains(".probe-x"), "{warning}");
         assert!(stray.join("precious").exists());
     }

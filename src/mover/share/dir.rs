@@ -40,6 +40,17 @@ pub struct Entry {
     pub is_directory: bool,
 }
 
+/// The room of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// All of it, bytes.
+    pub capacity_bytes: u64,
+    /// What is taken, bytes.
+    pub used_bytes: u64,
+    /// What is free for us, bytes; some of the rest may be kept for others.
+    pub free_bytes: u64,
+}
+
 /// A directory.
 #[derive(Debug)]
 pub struct Dir {
@@ -266,7 +277,8 @@ impl Dir {
         }
     }
 
-    fn list_some(&self, entries_max: usize) -> Result<(Vec<Entry>, bool)> {
+    /// Entries, in no order, `entries_max` at most, and whether there are more.
+    pub(crate) fn list_some(&self, entries_max: usize) -> Result<(Vec<Entry>, bool)> {
         let failed = |errno| ShareError::refused("list", shown(self.path.as_os_str()), errno);
         // A descriptor of its own: the position in the listing belongs to the open file.
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -312,9 +324,19 @@ impl Dir {
 
     /// Bytes free for us.
     pub fn free_bytes(&self) -> Result<u64> {
+        self.room().map(|room| room.free_bytes)
+    }
+
+    /// What room its file system has.
+    pub fn room(&self) -> Result<Room> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd)
             .map_err(|errno| ShareError::refused("ask for the free space of", shown(self.path.as_os_str()), errno))?;
-        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+        Ok(Room {
+            capacity_bytes: bytes(stat.blocks()),
+            used_bytes: bytes(stat.blocks().saturating_sub(stat.blocks_free())),
+            free_bytes: bytes(stat.blocks_available()),
+        })
     }
 
     /// Which directory it is: device and inode.

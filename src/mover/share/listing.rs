@@ -73,6 +73,41 @@ pub fn find_backup(root: &Path, backup: BackupId) -> Result<Manifest, Failure> {
     }))
 }
 
+/// A backup and what it is based on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// From the one that stands alone to the one that was asked for; from as far down as they can be read.
+    pub backups: Vec<Manifest>,
+    /// Why it does not go down to one that stands alone.
+    pub broken: Option<Failure>,
+}
+
+/// The chain of a backup. None of that id: `backup_not_found`.
+pub fn chain_of(root: &Path, backup: BackupId) -> Result<Chain, Failure> {
+    let leaf = find_backup(root, backup)?;
+    let parent = open_repository(root)?.open_dir(INSTANCES)?.open_dir(leaf.instance_id.to_string())?;
+    let (mut backups, mut broken) = (vec![leaf], None);
+    while let Some((manifest, below)) = backups.last().and_then(|at| at.parent().map(|below| (at, below))) {
+        let named = format!("backup `{}` is based on backup `{below}`", manifest.backup_id);
+        let found = read_manifest(&parent, manifest.instance_id, below);
+        // Numbers fall, or a manifest that lies could lead in a circle.
+        let is_below = |found: &Manifest| found.number < manifest.number;
+        match found {
+            Ok(found) if is_below(&found) => backups.push(found),
+            Ok(_) => {
+                broken = Some(Failure::new(Code::BackupDamaged, format!("{named}, which is not an earlier one")));
+                break;
+            }
+            Err(failure) => {
+                broken = Some(Failure::new(Code::BackupDamaged, named).because_of(&failure));
+                break;
+            }
+        }
+    }
+    backups.reverse();
+    Ok(Chain { backups, broken })
+}
+
 fn find_below(instances: &Dir, instance: InstanceId, backup: BackupId) -> Result<Option<Manifest>, Failure> {
     let directory = match instances.open_dir(instance.to_string()) {
         // There is no backup behind a link in the place of an instance's directory.

@@ -22,14 +22,14 @@ mod readme;
 mod staging;
 mod stored;
 
-pub use dir::{Dir, Entry};
+pub use dir::{Dir, Entry, Room};
 pub(super) use durable::sync;
 pub use error::ShareError;
 pub use identity::{Identity, init, read_identity};
-pub use listing::{Listed, find_backup, list_backups};
+pub use listing::{Chain, Listed, chain_of, find_backup, list_backups};
 pub(crate) use listing::{MANIFEST_BYTES_MAX, highest_number, list_of_instance, read_manifest};
 pub use readme::restore_readme;
-pub(crate) use staging::{Staging, fence_leftovers};
+pub(crate) use staging::{DELETING_PREFIX, FENCED_PREFIX, STAGING_PREFIX, Staging, fence_leftovers, sweep_leftovers};
 pub(crate) use stored::{Sent, must_be_stored};
 
 /// Directory of all instances' backups.

@@ -9,9 +9,12 @@ use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
 
-const STAGING_PREFIX: &str = ".staging-";
-const FENCED_PREFIX: &str = ".fenced-";
-const DELETING_PREFIX: &str = ".deleting-";
+/// What the name of a staging directory begins with.
+pub(crate) const STAGING_PREFIX: &str = ".staging-";
+/// What that of a fenced one begins with.
+pub(crate) const FENCED_PREFIX: &str = ".fenced-";
+/// What that of one on its way out begins with.
+pub(crate) const DELETING_PREFIX: &str = ".deleting-";
 /// Longest last part of a staging directory's name, and longest name of a record, bytes.
 const NAME_BYTES_MAX: usize = 100;
 
@@ -122,6 +125,26 @@ pub(crate) fn fence_leftovers(root: &Dir, instance: InstanceId) -> Result<Vec<St
         }
     }
     Ok(fenced)
+}
+
+/// Removes what attempts of an instance that were cut off have left, as [`fence_leftovers`] does, and answers the names of what is gone.
+/// Only for who has just taken the instance's lease.
+pub(crate) fn sweep_leftovers(root: &Dir, instance: InstanceId) -> Result<Vec<String>, Failure> {
+    let left = || -> Result<Vec<String>, Failure> {
+        let parent = match root.open_dir(INSTANCES)?.open_dir(instance.to_string()) {
+            Err(error) if error.is_missing() => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        let names = parent.list(ENTRIES_MAX)?.into_iter().filter_map(|entry| entry.name.into_string().ok());
+        let kinds = [STAGING_PREFIX, FENCED_PREFIX, DELETING_PREFIX];
+        Ok(names.filter(|name| kinds.iter().any(|kind| name.starts_with(kind))).collect())
+    };
+    let mut removed = left()?;
+    fence_leftovers(root, instance)?;
+    let still = left()?;
+    removed.retain(|name| !still.contains(name));
+    removed.sort();
+    Ok(removed)
 }
 
 /// A name that we would give to a file: letters, digits, `.`, `-` and `_`, none of them hidden.

@@ -86,6 +86,9 @@ impl FakeMover {
             Request::Open { repository, same_device_ok, need_bytes, .. } => {
                 self.open(&repository, same_device_ok, need_bytes)
             }
+            Request::OpenToLook { repository, same_device_ok } => {
+                self.mount(&repository, same_device_ok, |_| Ok(())).map(|()| Reply::Done)
+            }
             Request::Lease { instance, .. } => {
                 let (key, again) = (self.key, self.lease == Some(instance));
                 let number =
@@ -151,6 +154,16 @@ impl FakeMover {
             Request::RemovePrevious { volumes } => {
                 self.movers.world().volumes.remove_previous(&volumes).map(|()| Reply::Done)
             }
+            Request::Validate { wanted } => {
+                let (validation, left_overs) = self.share(|share| share.validate(&wanted))?;
+                self.report(validation.bytes_read);
+                Ok(Reply::Validated { validation: Box::new(validation), left_overs })
+            }
+            Request::Sweep { instance, .. } => {
+                let key = self.key;
+                let removed = self.share(|share| share.sweep(instance, key))?;
+                Ok(Reply::Swept { removed })
+            }
             Request::Discard => {
                 if let Some((instance, _, name)) = self.staging.take() {
                     self.share(|share| {
@@ -181,6 +194,26 @@ impl FakeMover {
 
     fn open(&mut self, wanted: &Repository, same_device_ok: bool, need_bytes: u64) -> Result<Reply, Failure> {
         let address = &wanted.address;
+        let free_bytes = self.mount(wanted, same_device_ok, |found| {
+            let free_bytes = found.free_bytes;
+            if found.read_only {
+                return Err(Failure::new(Code::RepositoryReadOnly, format!("`{address}` cannot be written to")));
+            }
+            if free_bytes < need_bytes {
+                return Err(Failure::new(Code::RepositoryFull, format!("`{address}` has {free_bytes} bytes free")));
+            }
+            Ok(free_bytes)
+        })?;
+        Ok(Reply::Opened { free_bytes, warnings: Vec::new() })
+    }
+
+    fn mount<T>(
+        &mut self,
+        wanted: &Repository,
+        same_device_ok: bool,
+        prove: impl FnOnce(&FakeRepository) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let address = &wanted.address;
         let mut world = self.movers.world();
         let Some(found) = world.repositories.get(address) else {
             return Err(Failure::new(Code::RepositoryNotFound, format!("there is no directory `{address}`")));
@@ -192,14 +225,11 @@ impl FakeMover {
             let text = format!("`{address}` holds the repository `{}` and not `{}`", found.id, wanted.id);
             return Err(Failure::new(Code::RepositoryIdentityMismatch, text));
         }
-        let free_bytes = found.free_bytes;
-        if free_bytes < need_bytes {
-            return Err(Failure::new(Code::RepositoryFull, format!("`{address}` has {free_bytes} bytes free")));
-        }
+        let proof = prove(found)?;
         if let Some(alive) = world.movers.get_mut(&self.key) {
             alive.mounted = Some(address.clone());
         }
-        Ok(Reply::Opened { free_bytes, warnings: Vec::new() })
+        Ok(proof)
     }
 
     fn copy(&mut self, disks: &[CopyDisk]) -> Result<Reply, Failure> {

@@ -39,11 +39,11 @@ impl FakeFile {
 
 pub(super) type Files = BTreeMap<String, FakeFile>;
 
-struct Instance {
+pub(super) struct Instance {
     lease_number: u64,
-    holder: Holder,
-    staging: BTreeMap<String, Files>,
-    published: BTreeMap<BackupId, Manifest>,
+    pub holder: Holder,
+    pub staging: BTreeMap<String, Files>,
+    pub published: BTreeMap<BackupId, Manifest>,
 }
 
 /// A repository in memory.
@@ -54,8 +54,10 @@ pub struct FakeRepository {
     pub free_bytes: u64,
     /// It is on the device of its parent directory.
     pub same_device: bool,
-    instances: BTreeMap<InstanceId, Instance>,
-    damaged: BTreeSet<BackupId>,
+    /// It cannot be written to.
+    pub read_only: bool,
+    pub(super) instances: BTreeMap<InstanceId, Instance>,
+    pub(super) damaged: BTreeSet<BackupId>,
 }
 
 impl FakeRepository {
@@ -64,6 +66,7 @@ impl FakeRepository {
             id: RepositoryId::draw(),
             free_bytes: FREE_BYTES,
             same_device: false,
+            read_only: false,
             instances: BTreeMap::new(),
             damaged: BTreeSet::new(),
         }

@@ -138,7 +138,7 @@ impl BackupPlan {
         let writer = self.push().map(|push| push.qemu_owner.unwrap_or_else(as_us));
         Wants {
             mover_name: self.mover_name.clone(),
-            instance: self.instance_id,
+            instance: Some(self.instance_id),
             // How much is to be stored is only known when it is seen what is there already.
             need_bytes: REPOSITORY_MARGIN_BYTES,
             writer,

@@ -31,7 +31,7 @@ fn attempt(spec: &BackupSpec) -> Attempt {
     let job = Job {
         key: RunKey { job_id: "01890000-0000-7000-8000-00000000000b".parse().unwrap(), run: 1 },
         host: "kvm-07".parse().unwrap(),
-        instance: crate::model::id::InstanceRef::Name("i-2-10-VM".parse().unwrap()),
+        instance: Some(crate::model::id::InstanceRef::Name("i-2-10-VM".parse().unwrap())),
         repository: Repository {
             id: "01890000-0000-7000-8000-00000000000c".parse().unwrap(),
             repository_type: RepositoryType::Directory,

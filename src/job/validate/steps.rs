@@ -1,0 +1,184 @@
+//! The steps of a validation. None of them has a way back: the first changes nothing, and what the second removes belongs to nobody.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::context::Context;
+use super::result::ValidateResult;
+use crate::failure::{Code, Failure};
+use crate::job::JobProgress;
+use crate::job::steps::{lease_holder, unexpected};
+use crate::model::id::InstanceId;
+use crate::model::job::{ValidateSpec, Work};
+use crate::model::validation::{Finding, FindingCode, Validation};
+use crate::mover::protocol::{Reply, Request, WantedValidation};
+use crate::saga::step::{Commit, Make, Named};
+
+/// Findings that are told: what an event has room for.
+pub(super) const FINDINGS_TOLD_MAX: usize = 100;
+
+/// Longest time for the left-overs of one instance: the lease of a dead holder is watched for two minutes, at worst for six, and images
+/// take their time to be removed.
+const SWEEP_SECONDS_MAX: u64 = 900;
+
+/// Longest time for the commit, which does nothing.
+const REPORT_SECONDS_MAX: u64 = 60;
+
+/// Looks at the repository.
+pub(super) struct Validate {
+    /// Longest time for all of it.
+    pub deadline: Duration,
+}
+
+impl Validate {
+    /// The step's name, under which what was found stands in the records.
+    pub const NAME: &'static str = "validate";
+}
+
+impl Named for Validate {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::DeadlineExceeded
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Validate {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let Work::RepoValidate(ValidateSpec { level, instances, max_bytes_per_second, .. }) = &context.common.job.work
+        else {
+            return Err(Failure::new(Code::Internal, "a job that is no validation was taken for one"));
+        };
+        let wanted = WantedValidation {
+            level: *level,
+            instances: instances.clone(),
+            backup: None,
+            max_bytes_per_second: *max_bytes_per_second,
+            findings_max: FINDINGS_TOLD_MAX,
+        };
+        match context.common.ask_moving(self, Request::Validate { wanted: Box::new(wanted) }).await? {
+            Reply::Validated { validation, left_overs } => {
+                context.left_overs = left_overs;
+                let value = written(&validation);
+                context.validation = Some(*validation);
+                value
+            }
+            other => Err(unexpected("validate", &other)),
+        }
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn written(validation: &Validation) -> Result<Value, Failure> {
+    serde_json::to_value(validation)
+        .map_err(|error| Failure::new(Code::Internal, "cannot write down what was found").because(&error))
+}
+
+/// Removes what attempts that were cut off have left, instance by instance.
+pub(super) struct Sweep {
+    /// Longest time for all of it.
+    pub deadline: Duration,
+}
+
+impl Sweep {
+    /// The step's name, under which what was found stands in the records once that is done.
+    pub const NAME: &'static str = "sweep";
+}
+
+impl Named for Sweep {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn deadline_code(&self) -> Code {
+        Code::DeadlineExceeded
+    }
+}
+
+#[async_trait]
+impl Make<Context> for Sweep {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        let instances = std::mem::take(&mut context.left_overs);
+        let total = u64::try_from(instances.len()).unwrap_or(u64::MAX);
+        for (done, instance) in (0..).zip(instances) {
+            let progress = JobProgress { step: self.name(), done_bytes: done, total_bytes: total, data_bytes: 0 };
+            context.common.progress.send_replace(progress);
+            sweep(context, instance).await?;
+        }
+        written(context.found()?)
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+async fn sweep(context: &mut Context, instance: InstanceId) -> Result<(), Failure> {
+    let request = Request::Sweep { instance, holder: lease_holder(&context.common) };
+    let path = |name: &str| format!("instances/{instance}/{name}");
+    match context.common.session.ask(request, Duration::from_secs(SWEEP_SECONDS_MAX)).await {
+        Ok(Reply::Swept { removed }) => {
+            for name in removed {
+                let text = "it was left by an attempt that was cut off";
+                let gone = Finding::new(FindingCode::LeftOverRemoved, &path(&name), text).of_instance(instance);
+                context.found()?.replace(gone, FINDINGS_TOLD_MAX);
+            }
+            Ok(())
+        }
+        Ok(other) => Err(unexpected("sweep", &other)),
+        Err(held) if held.code == Code::LeaseHeld => {
+            let at_work = Finding::new(FindingCode::StagingInUse, &format!("instances/{instance}"), &held.text);
+            context.found()?.add(vec![at_work.of_instance(instance)], FINDINGS_TOLD_MAX);
+            Ok(())
+        }
+        // What was found is worth more than what could not be removed.
+        Err(refused) if is_of_the_share(refused.code) => {
+            context.common.late_warnings.push(refused.in_step(Sweep::NAME));
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn is_of_the_share(code: Code) -> bool {
+    matches!(
+        code,
+        Code::RepositoryReadOnly | Code::RepositoryFull | Code::RepositoryUnsafe | Code::RepositoryIo | Code::LeaseLost
+    )
+}
+
+/// The end: what was found is the job's result.
+pub(super) struct Report;
+
+impl Named for Report {
+    fn name(&self) -> &'static str {
+        "report"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(REPORT_SECONDS_MAX)
+    }
+}
+
+#[async_trait]
+impl Commit<Context> for Report {
+    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
+        ValidateResult::value_of(context)
+    }
+}

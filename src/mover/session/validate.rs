@@ -1,0 +1,309 @@
+//! The requests of a validation: the repository opened only to be looked at, the look itself, and the removal of what is dead.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::places::{Places, unbind};
+use super::{SHARE, SOCKETS, Session, or_broken_off, out_of_order};
+use crate::failure::Failure;
+use crate::model::id::{InstanceId, RepositoryId};
+use crate::model::repository::Repository;
+use crate::model::validation::{
+    Finding, FindingCode, Findings, INSTANCES_TOLD_MAX, Severity, Validation, ValidationLevel,
+};
+use crate::mover::blocking;
+use crate::mover::image::{Pace, Sockets};
+use crate::mover::lease::{self, LeaseTimes};
+use crate::mover::mount::{Mounted, Place};
+use crate::mover::protocol::{LeaseHolder, Reply, WantedValidation};
+use crate::mover::share::{Dir, Room, read_identity, sweep_leftovers};
+use crate::mover::validate::examine::{DiskAt, Means, Tools, merges};
+use crate::mover::validate::facts::InstanceFacts;
+use crate::mover::validate::reach::{Reached, reach};
+use crate::mover::validate::read::{self, Depth};
+use crate::mover::validate::select::{Measured, disks, instances_of, measure, select, unreadable, weight};
+use crate::mover::validate::telling::Telling;
+use crate::mover::validate::{judge, links, must_be_there, superseded};
+
+/// A validation under way.
+struct Validating {
+    tools: Tools,
+    repository: RepositoryId,
+    room: Room,
+    now_seconds: i64,
+    clock_ahead_seconds: Option<i64>,
+    findings: Findings,
+    instances: u64,
+    backups: u64,
+    left_overs: Vec<InstanceId>,
+    means: Means,
+}
+
+impl Session {
+    pub(super) async fn open_to_look(
+        &mut self,
+        repository: Repository,
+        same_device_ok: bool,
+    ) -> Result<Reply, Failure> {
+        if self.mounted.is_some() {
+            return Err(out_of_order("open to look", "close"));
+        }
+        let place = Place {
+            mount_point: self.directory.join(SHARE),
+            private: self.directory.clone(),
+            credentials: self.credentials.clone(),
+            same_device_ok,
+            writer: None,
+        };
+        self.mounted = Some(Mounted::open_to_look(&repository, &place).await?);
+        Ok(Reply::Done)
+    }
+
+    pub(super) async fn validate(
+        &mut self,
+        wanted: WantedValidation,
+        broken_off: &CancellationToken,
+    ) -> Result<Reply, Failure> {
+        let root = self.root()?;
+        self.leave_looked().await;
+        let telling = Arc::new(Telling::new(self.progress.clone(), broken_off.clone()));
+        let looked = root.clone();
+        let begun = blocking(move || Ok((read_identity(&looked)?.repository_id, reach(&looked)?)));
+        let (repository, Reached { findings, room, now_seconds, clock_ahead_seconds }) =
+            or_broken_off(broken_off, begun).await?;
+        let mut run = Validating {
+            repository,
+            room,
+            now_seconds,
+            clock_ahead_seconds,
+            findings: Findings::new(wanted.findings_max),
+            instances: 0,
+            backups: 0,
+            left_overs: Vec::new(),
+            means: Means {
+                pace: Pace::new(wanted.max_bytes_per_second),
+                sockets: Sockets::new(self.directory.join(SOCKETS)),
+            },
+            tools: Tools { root, wanted: Arc::new(wanted), measured: Arc::default(), telling },
+        };
+        if run.tools.wanted.backup.is_none() {
+            run.add(findings);
+        }
+        if run.tools.wanted.level >= ValidationLevel::Catalogue {
+            for instance in or_broken_off(broken_off, run.select()).await? {
+                self.validate_instance(&mut run, instance, broken_off).await?;
+                run.instances += 1;
+            }
+        }
+        Ok(run.end())
+    }
+
+    async fn validate_instance(
+        &mut self,
+        run: &mut Validating,
+        instance: InstanceId,
+        broken_off: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let Some((facts, mut found)) = or_broken_off(broken_off, run.judge(instance)).await? else { return Ok(()) };
+        let wanted = run.tools.wanted.clone();
+        run.backups += count(wanted.backup.map_or(facts.backups.len(), |only| facts.line(only).len()));
+        let mut damaged = links::damaged(&found);
+        for (backup, disk) in disks(&facts, &wanted).into_iter().filter(|_| wanted.level >= ValidationLevel::Structure)
+        {
+            let target = &disk.target;
+            let is_damaged = links::is_damaged(&damaged, backup, target)
+                || links::damaged_below(&facts, &damaged, backup, target).is_some();
+            if !is_damaged {
+                let at = DiskAt { instance, backup, disk: disk.clone() };
+                let mut more = self.examine(run, at, broken_off).await?;
+                // Hashes that are missing were told as a file that is.
+                let is_told = |path: &str| found.iter().any(|before: &Finding| before.path == path);
+                more.retain(|finding| finding.code != FindingCode::BlocksDamaged || !is_told(&finding.path));
+                damaged.append(&mut links::damaged(&more));
+                found.extend(more);
+            }
+            run.tools.telling.pass(weight(disk, &wanted, backup));
+        }
+        let (root, telling, looked) = (run.tools.root.clone(), run.tools.telling.clone(), facts.clone());
+        let kept = blocking(move || superseded::take_back(&root, &looked, found, &telling));
+        let mut found = or_broken_off(broken_off, kept).await?;
+        found.extend(links::heirs(&facts, &links::damaged(&found)));
+        if let Some(only) = wanted.backup {
+            let line = facts.line(only);
+            found.retain(|finding| finding.backup_id.is_some_and(|id| line.contains(&id)));
+        }
+        if wanted.level < ValidationLevel::Structure {
+            run.tools.telling.pass(1);
+        }
+        run.add(found);
+        Ok(())
+    }
+
+    async fn examine(
+        &mut self,
+        run: &mut Validating,
+        at: DiskAt,
+        broken_off: &CancellationToken,
+    ) -> Result<Vec<Finding>, Failure> {
+        let (root, opening) = (run.tools.root.clone(), at.clone());
+        let opened = or_broken_off(broken_off, blocking(move || opening.open(&root))).await?;
+        let (mut found, Some(opened)) = opened else { return Ok(opened.0) };
+        let own = self.directory.clone();
+        let links: Vec<_> = opened.links.iter().map(|link| (link.dir.clone(), link.image.clone())).collect();
+        // Not broken off: what its thread binds after that, nobody would give up.
+        let bound = move || {
+            let mut places = Places::new(&own);
+            let images: Vec<PathBuf> = links.iter().map(|(dir, image)| places.of(dir).join(image)).collect();
+            places.bind().map(|pinned| (pinned, images))
+        };
+        let (pinned, images) = blocking(bound).await?;
+        self.looked = pinned;
+        let examined = or_broken_off(broken_off, at.examine(&run.tools, &opened, &images, &mut run.means)).await;
+        // Before their places: nothing of it may be open there.
+        drop(opened);
+        self.leave_looked().await;
+        found.extend(examined?);
+        Ok(found)
+    }
+
+    /// Gives up the paths that were bound for tools.
+    pub(super) async fn leave_looked(&mut self) {
+        let pinned = std::mem::take(&mut self.looked);
+        let leave = move || {
+            unbind(pinned);
+            Ok(())
+        };
+        if let Err(failure) = blocking(leave).await {
+            tracing::warn!(failure = format!("{failure:#}"), "cannot give up the places of a validation");
+        }
+    }
+
+    pub(super) async fn sweep(
+        &mut self,
+        instance: InstanceId,
+        holder: LeaseHolder,
+        broken_off: &CancellationToken,
+    ) -> Result<Reply, Failure> {
+        let root = self.root()?;
+        if self.lease.is_some() {
+            return Err(out_of_order("sweep", "release"));
+        }
+        let taken = lease::take(root.clone(), instance, holder, LeaseTimes::STANDARD, broken_off).await?;
+        let confirmed = taken.confirm().await;
+        self.hold(taken);
+        let swept = match confirmed {
+            // Not broken off: its thread would go on without the lease.
+            Ok(()) => blocking(move || sweep_leftovers(&root, instance)).await,
+            Err(failure) => Err(failure),
+        };
+        let released = self.release().await;
+        let removed = swept?;
+        released?;
+        Ok(Reply::Swept { removed })
+    }
+}
+
+impl Validating {
+    fn add(&mut self, found: Vec<Finding>) {
+        found.into_iter().for_each(|finding| self.findings.add(finding));
+    }
+
+    /// Answers the instances that are looked at, having measured them.
+    async fn select(&mut self) -> Result<Vec<InstanceId>, Failure> {
+        let (root, wanted, telling) = (self.tools.root.clone(), self.tools.wanted.clone(), self.tools.telling.clone());
+        let selecting = move || {
+            let selected = select(&root, &wanted)?;
+            let measured = measure(&root, &wanted, &selected.instances, &telling)?;
+            Ok((selected, measured))
+        };
+        let (selected, measured) = blocking(selecting).await?;
+        self.add(selected.findings);
+        self.tools.telling.expect(match self.tools.wanted.level >= ValidationLevel::Structure {
+            true => measured.bytes,
+            false => count(selected.instances.len()),
+        });
+        self.tools.measured = Arc::new(measured);
+        Ok(selected.instances)
+    }
+
+    /// What can be said of an instance by its names and manifests; none where its directory can't be read or is gone.
+    async fn judge(&mut self, instance: InstanceId) -> Result<Option<(Arc<InstanceFacts>, Vec<Finding>)>, Failure> {
+        let (root, telling) = (self.tools.root.clone(), self.tools.telling.clone());
+        let (repository, now_seconds) = (self.repository, self.now_seconds);
+        let judged = blocking(move || judge_instance(&root, repository, instance, now_seconds, &telling)).await?;
+        match judged {
+            Judged::Known(facts, found) => {
+                if !facts.hidden.is_empty() {
+                    self.left_overs.push(instance);
+                }
+                Ok(Some((facts, found)))
+            }
+            Judged::Unreadable(finding) => {
+                self.add(finding.into_iter().collect());
+                Ok(None)
+            }
+        }
+    }
+
+    fn end(self) -> Reply {
+        self.tools.telling.finish();
+        let Measured { mut sizes, .. } = Arc::unwrap_or_clone(self.tools.measured);
+        sizes.sort_by_key(|size| (std::cmp::Reverse(size.file_bytes), size.instance_id));
+        let sizes_left_out = sizes.len().saturating_sub(INSTANCES_TOLD_MAX);
+        sizes.truncate(INSTANCES_TOLD_MAX);
+        let [errors, warnings, notes] =
+            [Severity::Error, Severity::Warning, Severity::Note].map(|severity| self.findings.count(severity));
+        let findings = self.findings.into_worst_first();
+        let validation = Validation {
+            level: self.tools.wanted.level,
+            instances: self.instances,
+            backups: self.backups,
+            bytes_read: self.tools.telling.bytes_read(),
+            capacity_bytes: self.room.capacity_bytes,
+            used_bytes: self.room.used_bytes,
+            free_bytes: self.room.free_bytes,
+            clock_ahead_seconds: self.clock_ahead_seconds,
+            instance_sizes: sizes,
+            instance_sizes_left_out: count(sizes_left_out),
+            errors,
+            warnings,
+            notes,
+            findings_left_out: (errors + warnings + notes).saturating_sub(count(findings.len())),
+            findings,
+        };
+        Reply::Validated { validation: Box::new(validation), left_overs: self.left_overs }
+    }
+}
+
+enum Judged {
+    Known(Arc<InstanceFacts>, Vec<Finding>),
+    /// None where it is gone.
+    Unreadable(Option<Finding>),
+}
+
+fn judge_instance(
+    root: &Dir,
+    repository: RepositoryId,
+    instance: InstanceId,
+    now_seconds: i64,
+    telling: &Telling,
+) -> Result<Judged, Failure> {
+    let Some(instances) = instances_of(root) else { return Ok(Judged::Unreadable(None)) };
+    let facts = match read::instance(root, &instances, instance, Depth::Records, telling)? {
+        Ok(facts) => facts,
+        Err(fault) => {
+            must_be_there(root)?;
+            let is_gone = instances.stat(instance.to_string()).is_ok_and(|stat| stat.is_none());
+            return Ok(Judged::Unreadable((!is_gone).then(|| unreadable(instance, fault))));
+        }
+    };
+    let found = merges(root, &facts, judge::judge(repository, &facts, now_seconds));
+    let found = superseded::take_back(root, &facts, found, telling)?;
+    Ok(Judged::Known(Arc::new(facts), found))
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
