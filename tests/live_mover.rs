@@ -12,6 +12,8 @@ mod exchange;
 mod push;
 #[path = "live_mover/restore.rs"]
 mod restore;
+#[path = "live_mover/validate.rs"]
+mod validate;
 #[path = "contract/volumes.rs"]
 mod volumes;
 
@@ -250,6 +252,8 @@ contract! {
     new_volumes_that_are_not_wanted_are_removed_and_the_old_ones_stay
     what_cannot_be_restored_is_refused_and_nothing_is_made
     a_volume_that_is_in_use_is_neither_restored_nor_exchanged
+    a_repository_is_looked_at_and_its_damage_is_named
+    what_is_dead_is_swept_and_what_is_alive_is_left
 }
 
 #[tokio::test]

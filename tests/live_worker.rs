@@ -50,3 +50,5 @@ mod secrets;
 mod stopped;
 #[path = "live_worker/stopping.rs"]
 mod stopping;
+#[path = "live_worker/validate.rs"]
+mod validate;
