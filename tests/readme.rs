@@ -6,6 +6,7 @@ use std::process::Command;
 
 use longshore::cli::exit::Exit;
 use longshore::failure::{Class, Code};
+use longshore::model::validation::{FindingCode, Severity};
 
 const README: &str = include_str!("../README.md");
 
@@ -24,6 +25,23 @@ fn row(code: Code) -> String {
         Class::Bug => "bug",
     };
     format!("| `{code}` | {class} | {} |", code.meaning())
+}
+
+#[test]
+fn the_table_of_findings_is_that_of_the_code() {
+    let row = |code: &FindingCode| {
+        let severity = match code.severity() {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        };
+        format!("| `{}` | {severity} | {} | {} |", code.as_str(), code.meaning(), code.remedy())
+    };
+    let rows: Vec<String> = FindingCode::ALL.iter().map(row).collect();
+    let head = "| finding | severity | meaning | what to do |";
+    let shown: Vec<&str> = README.lines().skip_while(|line| *line != head).skip(2).collect();
+    let shown = shown.split(|line| line.is_empty()).next().unwrap();
+    assert_eq!(shown, rows);
 }
 
 #[test]
