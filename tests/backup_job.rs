@@ -349,6 +349,12 @@ async fn an_instance_that_stops_during_its_backup_is_the_reason_that_is_given() 
         world.hypervisor.set_state(world.instance, PowerState::ShutOff);
     });
     assert_eq!(failed(&outcome).code, Code::InstanceStopped);
+    // Its checkpoint can only be deleted where QEMU runs: by the next backup that finds it running.
+    assert_eq!(world.hypervisor.checkpoints(world.instance).await.unwrap().len(), 1);
+    world.hypervisor.set_state(world.instance, PowerState::Running);
+    world.movers.unhang("copy");
+    let world = world.next(BackupSpec::default());
+    completed(&world.run().await);
     world.assert_clean().await;
 }
 

@@ -24,7 +24,9 @@ pub enum TransferUsed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Proof {
-    /// Read back through the mount, past this host's cache, and compared with the source that stood still.
+    /// What was stored was read back through the mount, past this host's cache, and compared with the source that stood still. What an
+    /// image leaves to an earlier backup was compared when that was made; that it had not changed since is, where a bitmap found the
+    /// changes, the bitmap's word.
     Compared,
     /// The images are whole, durable and were read to the last byte, but their source had moved on, so that nothing was compared: the
     /// best and the least of a push.

@@ -213,6 +213,11 @@ pub enum Request {
         /// The backup.
         backup: BackupId,
     },
+    /// Reads the manifest of the latest backup of an instance, and those of all that it needs. Answer: [`Reply::Latest`].
+    Latest {
+        /// The instance.
+        instance: InstanceId,
+    },
     /// Reads the manifests of all backups of an instance. Answer: [`Reply::Catalogue`].
     Catalogue {
         /// The instance.
@@ -299,6 +304,7 @@ impl Request {
             Request::SourcesUnchanged => "sources_unchanged",
             Request::Seal => "seal",
             Request::Find { .. } => "find",
+            Request::Latest { .. } => "latest",
             Request::Catalogue { .. } => "catalogue",
             Request::Publish { .. } => "publish",
             Request::Restore { .. } => "restore",
@@ -406,6 +412,13 @@ pub enum Reply {
     Found {
         /// As it is on the share.
         manifest: Box<Manifest>,
+    },
+    /// The latest backup of the instance.
+    Latest {
+        /// Its manifest, after those of the backups below it, as far as they are there. Empty where there is none.
+        backups: Vec<Manifest>,
+        /// How many backups of the instance can't be read.
+        unreadable: u64,
     },
     /// The backups of the instance.
     Catalogue {

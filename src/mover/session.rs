@@ -21,7 +21,7 @@ use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
 use super::mount::{Mounted, Pinned, Place, expose};
 use super::protocol::{CredentialPlaces, Notice, PushTarget, Reply, Request};
-use super::share::{Dir, Listed, Staging, fence_leftovers, list_of_instance};
+use super::share::{Dir, Listed, Staging, fence_leftovers, latest_chain, list_of_instance};
 use super::writer::Writer;
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
@@ -115,7 +115,7 @@ impl Session {
                 let staging = self.staging()?;
                 blocking(move || staging.record(&file, &content)).await.map(|()| Reply::Done)
             }
-            Request::Copy { disks } => or_broken_off(broken_off, self.copy(disks)).await,
+            Request::Copy { disks } => self.copy(disks, broken_off).await,
             Request::Expose { place, disks, writer } => {
                 or_broken_off(broken_off, self.expose(place, disks, writer)).await
             }
@@ -127,6 +127,11 @@ impl Session {
                 let root = self.root()?;
                 let found = blocking(move || publish::find(&root, instance, backup)).await?;
                 Ok(Reply::Found { manifest: Box::new(found) })
+            }
+            Request::Latest { instance } => {
+                let root = self.root()?;
+                let (backups, unreadable) = blocking(move || latest_chain(&root, instance)).await?;
+                Ok(Reply::Latest { backups, unreadable })
             }
             Request::Catalogue { instance } => {
                 let root = self.root()?;

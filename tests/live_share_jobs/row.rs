@@ -1,7 +1,6 @@
 //! One line of the table: a job on a share, what goes wrong with it, and what must have come of it everywhere one can look.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -196,9 +195,12 @@ impl Place<'_> {
     /// The guest writes, and so does whoever keeps what its disk must read as.
     fn change(&self) {
         self.host.running.overwrite(0, CHANGED, "256k");
+        // It is a link to what nobody can write to here.
         let reference = self.host.running.folder.join("vda.reference.raw");
-        let reference = fs::OpenOptions::new().write(true).open(reference).unwrap();
-        reference.write_all_at(&[CHANGED; CHANGED_BYTES], 0).unwrap();
+        let mut content = fs::read(&reference).unwrap();
+        content[..CHANGED_BYTES].fill(CHANGED);
+        fs::remove_file(&reference).unwrap();
+        fs::write(&reference, content).unwrap();
     }
 
     fn strike(&self, mode: Mode, fault: Fault, job: JobId) {

@@ -17,10 +17,10 @@ const HEARTBEAT: u64 = 15;
 const JOBS: [(Mode, Fault); 10] = [
     (Mode::Push, Fault::ServerStopped),
     (Mode::Pull, Fault::Nothing),
+    (Mode::Pull, Fault::Changed),
     (Mode::Pull, Fault::ShareFull),
     (Mode::Pull, Fault::ServerStopped),
     (Mode::Push, Fault::Nothing),
-    (Mode::Pull, Fault::Changed),
     (Mode::Stopped, Fault::ReadOnly),
     (Mode::Stopped, Fault::WrongName),
     (Mode::Stopped, Fault::WrongPassword),

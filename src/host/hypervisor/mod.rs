@@ -278,8 +278,11 @@ pub trait Hypervisor: Send + Sync {
         checkpoint: &NewCheckpoint,
         made_at: i64,
     ) -> Result<(), Failure>;
-    /// Deletes a checkpoint with its bitmaps, or, where that fails, its metadata only. None of that name is no error.
+    /// Deletes a checkpoint of a running instance with what bitmaps of it there are. None of that name is no error.
+    /// `instance_state_unsupported`: it does not run, and only QEMU takes a bitmap out of an image in use.
     async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure>;
+    /// Deletes the name of a checkpoint whose bitmaps are gone. None of that name is no error.
+    async fn forget_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure>;
 
     /// Hints about one instance from now on; at most [`WATCH_EVENTS_MAX`] wait, further ones are dropped.
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure>;

@@ -13,10 +13,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{BackupPlan, PlannedDisk};
-use crate::model::id::DiskTarget;
+use super::tracking;
+use crate::model::id::{DiskTarget, RepositoryId};
 use crate::model::job::BackupMode;
 use crate::model::manifest::{CHAIN_IMAGES_MAX, Manifest, ManifestDisk, Proof, TransferUsed};
 use crate::mover::protocol::BaseDisk;
+
+/// What QEMU counts disks in, bytes.
+const SECTOR_BYTES: u64 = 512;
 
 /// What each disk of the backup is based on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +29,9 @@ pub struct Basis {
     pub disks: BTreeMap<DiskTarget, Base>,
     /// For disks that are based on something, the checkpoint that was made in its moment, if one was.
     pub since: BTreeMap<DiskTarget, String>,
-    /// That moment; none where nothing is based on anything.
+    /// All checkpoints of the latest backup, by name, with their disks.
+    pub checkpoints: BTreeMap<String, Vec<DiskTarget>>,
+    /// The moment that the latest backup shows.
     pub moment: Option<Timestamp>,
 }
 
@@ -57,18 +63,21 @@ impl Basis {
     }
 }
 
-/// Decides. `backups` are all of the instance's that can be read, in the order of their numbers.
-pub fn choose(plan: &BackupPlan, backups: &[Manifest]) -> Basis {
-    if plan.mode == BackupMode::Full {
-        return Basis::default();
+/// Decides. `backups` is the latest of the instance's in `repository`, after all that it needs; `unreadable`, how many can't be read.
+pub fn choose(plan: &BackupPlan, repository: RepositoryId, backups: &[Manifest], unreadable: u64) -> Basis {
+    let mut basis = Basis { moment: backups.last().map(|latest| latest.taken_at), ..Basis::default() };
+    for (target, name) in backups.last().into_iter().flat_map(|latest| checkpoints(latest, repository)) {
+        basis.checkpoints.entry(name.to_owned()).or_default().push(target.clone());
     }
-    let mut basis = Basis::default();
+    if plan.mode == BackupMode::Full {
+        return basis;
+    }
     for disk in &plan.disks {
-        let base = match on(plan, disk, backups) {
-            Ok((base, checkpoint)) => {
-                basis.since.extend(checkpoint.map(|checkpoint| (disk.target.clone(), checkpoint)));
-                basis.moment = backups.last().map(|latest| latest.taken_at);
-                Base::On(base)
+        let base = match on(plan, disk, backups, unreadable) {
+            Ok((latest, found)) => {
+                basis.since.extend(since(disk, latest, found, repository).map(|name| (disk.target.clone(), name)));
+                let (virtual_bytes, content_root) = (found.virtual_bytes, found.content_root.clone());
+                Base::On(BaseDisk { backup: latest.backup_id, virtual_bytes, content_root })
             }
             Err(reason) => Base::Full(reason),
         };
@@ -77,13 +86,38 @@ pub fn choose(plan: &BackupPlan, backups: &[Manifest]) -> Basis {
     basis
 }
 
-/// What the disk is based on, with the checkpoint of that moment; or why on nothing.
-fn on(plan: &BackupPlan, disk: &PlannedDisk, backups: &[Manifest]) -> Result<(BaseDisk, Option<String>), String> {
+/// The checkpoints that a backup's manifest names, disk by disk; only what may be one of its own.
+fn checkpoints(backup: &Manifest, repository: RepositoryId) -> impl Iterator<Item = (&DiskTarget, &str)> {
+    let named = backup.disks.iter().filter_map(|disk| Some((&disk.target, disk.checkpoint.as_deref()?)));
+    named.filter(move |(_, name)| tracking::is_of(name, repository, backup.backup_id))
+}
+
+/// The checkpoint since which a disk's bitmap says what was written to it, if that can be believed. All disks of a checkpoint have bitmaps
+/// of one name: behind a target whose source is another now is another disk's bitmap. And what is only left out because a bitmap
+/// calls it clean has to have been compared when it was stored.
+fn since(disk: &PlannedDisk, latest: &Manifest, found: &ManifestDisk, repository: RepositoryId) -> Option<String> {
+    let name = found.checkpoint.as_deref()?;
+    let believed = latest.verification == Proof::Compared
+        && found.source == disk.source
+        && tracking::is_of(name, repository, latest.backup_id);
+    believed.then(|| name.to_owned())
+}
+
+/// What the disk is based on; or why on nothing.
+fn on<'b>(
+    plan: &BackupPlan,
+    disk: &PlannedDisk,
+    backups: &'b [Manifest],
+    unreadable: u64,
+) -> Result<(&'b Manifest, &'b ManifestDisk), String> {
     if plan.transfer() == TransferUsed::Push {
         return Err("QEMU writes all of a disk in a push".to_owned());
     }
     let Some(latest) = backups.last() else {
-        return Err("it is the first backup of the instance in this repository".to_owned());
+        return Err(match unreadable {
+            0 => "it is the first backup of the instance in this repository".to_owned(),
+            _ => format!("none of the {unreadable} earlier backups of the instance can be read"),
+        });
     };
     let backup = latest.backup_id;
     if latest.verification == Proof::Unverified {
@@ -93,7 +127,9 @@ fn on(plan: &BackupPlan, disk: &PlannedDisk, backups: &[Manifest]) -> Result<(Ba
     let Some(found) = found.filter(|known| known.serial == disk.serial) else {
         return Err(format!("the latest backup `{backup}` has no such disk"));
     };
-    if disk.virtual_bytes.is_some_and(|bytes| bytes < found.virtual_bytes) {
+    // QEMU's tools round a raw file up to sectors.
+    let bytes = disk.virtual_bytes.and_then(|bytes| bytes.checked_next_multiple_of(SECTOR_BYTES));
+    if bytes.is_some_and(|bytes| bytes < found.virtual_bytes) {
         return Err(format!("the disk became smaller since the latest backup `{backup}`"));
     }
     let images =
@@ -106,8 +142,7 @@ fn on(plan: &BackupPlan, disk: &PlannedDisk, backups: &[Manifest]) -> Result<(Ba
     if images >= most {
         return Err(format!("the chain of the latest backup `{backup}` has {images} images, and may have {most}"));
     }
-    let base = BaseDisk { backup, virtual_bytes: found.virtual_bytes, content_root: found.content_root.clone() };
-    Ok((base, found.checkpoint.clone()))
+    Ok((latest, found))
 }
 
 /// How many images the chain of a disk has; none where a backup of it is not there.

@@ -28,6 +28,12 @@ pub fn name(repository: RepositoryId, backup: BackupId, attempt: u32) -> String 
     format!("{}{backup}-{attempt}", prefix(repository))
 }
 
+/// Whether that is the name of a checkpoint which an attempt at that backup made. Who writes to the share writes what manifests say.
+pub fn is_of(name: &str, repository: RepositoryId, backup: BackupId) -> bool {
+    let attempt = name.strip_prefix(&format!("{}{backup}-", prefix(repository)));
+    attempt.is_some_and(|attempt| attempt.parse::<u32>().is_ok())
+}
+
 /// What is asked of the hypervisor in the moment of the backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tracking {
@@ -47,18 +53,16 @@ impl Tracking {
     }
 }
 
-/// The checkpoints that the basis speaks of and the instance does not know, which a definition made anew or another host has lost.
-pub fn unknown(basis: &Basis, known: &[String]) -> Vec<NewCheckpoint> {
-    let mut lost: BTreeMap<&String, Vec<DiskTarget>> = BTreeMap::new();
-    for (target, name) in basis.since.iter().filter(|(_, name)| !known.contains(name)) {
-        lost.entry(name).or_default().push(target.clone());
-    }
-    lost.into_iter().map(|(name, disks)| NewCheckpoint { name: name.clone(), disks }).collect()
+/// The checkpoints of the latest backup that the instance does not know, which a definition made anew or another host has lost.
+pub fn unknown<'b>(basis: &'b Basis, known: &'b [String]) -> impl Iterator<Item = NewCheckpoint> + 'b {
+    let lost = basis.checkpoints.iter().filter(|(name, _)| !known.contains(name));
+    lost.map(|(name, disks)| NewCheckpoint { name: name.clone(), disks: disks.clone() })
 }
 
 /// Decides. `known` are the checkpoints of the instance that belong to the repository.
 ///
-/// What failed once is not trusted: a later attempt reads everything, since a bitmap that missed a write would make it fail again.
+/// What failed once is not trusted: a later attempt reads everything. A bitmap that missed a part of a block makes the comparison fail,
+/// and would make it fail again.
 pub fn choose(plan: &BackupPlan, basis: &Basis, known: &[String]) -> Tracking {
     let Some(name) = &plan.checkpoint else { return Tracking::default() };
     // A publisher who only ever wants full backups gets no bitmaps, which stand in the way of reverting to internal snapshots.
@@ -70,7 +74,9 @@ pub fn choose(plan: &BackupPlan, basis: &Basis, known: &[String]) -> Tracking {
         let checkpoint = basis.since.get(&disk.target).filter(trusted)?;
         Some((disk.target.clone(), checkpoint.clone()))
     });
-    let disks: Vec<_> = plan.disks.iter().filter(|disk| keeps(disk)).map(|disk| disk.target.clone()).collect();
+    // What is pushed is compared with nothing, so that nothing may stand on its bitmap.
+    let keeps = |disk: &&PlannedDisk| plan.pull().is_some() && keeps(disk);
+    let disks: Vec<_> = plan.disks.iter().filter(keeps).map(|disk| disk.target.clone()).collect();
     let checkpoint = (!disks.is_empty()).then(|| NewCheckpoint { name: name.clone(), disks });
     Tracking { since: since.collect(), checkpoint }
 }

@@ -37,7 +37,7 @@ impl Make<Context> for ForgetCheckpoints {
         let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), context.plan.instance_id);
         for name in hypervisor.checkpoints(instance).await? {
             if name.starts_with(tracking::OURS) {
-                hypervisor.delete_checkpoint(instance, &name).await?;
+                hypervisor.forget_checkpoint(instance, &name).await?;
             }
         }
         Ok(Value::Null)

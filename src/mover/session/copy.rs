@@ -5,8 +5,10 @@
 
 use std::path::Path;
 
+use tokio_util::sync::CancellationToken;
+
 use super::places::{Places, unbind};
-use super::{SOCKETS, Session, make_room, out_of_order, reporter};
+use super::{SOCKETS, Session, make_room, or_broken_off, out_of_order, reporter};
 use crate::failure::{Code, Failure};
 use crate::model::id::InstanceId;
 use crate::model::manifest::CHAIN_IMAGES_MAX;
@@ -17,7 +19,11 @@ use crate::mover::protocol::{BaseDisk, CopyDisk, Reply};
 use crate::mover::share::Dir;
 
 impl Session {
-    pub(super) async fn copy(&mut self, disks: Vec<CopyDisk>) -> Result<Reply, Failure> {
+    pub(super) async fn copy(
+        &mut self,
+        disks: Vec<CopyDisk>,
+        broken_off: &CancellationToken,
+    ) -> Result<Reply, Failure> {
         let staged = self.staging()?;
         // What an earlier try of this step left is in the way of the next.
         self.images = None;
@@ -28,11 +34,12 @@ impl Session {
             make_room(&staging, &targets)?;
             with_bases(&root, staging.instance, disks, &own)
         });
+        // Not broken off: what its thread binds after that, nobody would give up.
         let (disks, bases) = looked.await?;
         self.bases = bases;
         let place = self.pinned.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?.place().to_owned();
         let mut images = ImageSet::new(place, self.directory.join(SOCKETS));
-        let copied = images.copy(disks, &reporter(&self.progress)).await?;
+        let copied = or_broken_off(broken_off, images.copy(disks, &reporter(&self.progress))).await?;
         for (file, sent) in images.blocks_sent() {
             staged.note_made(&file, Some(sent));
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Dir, ENTRIES_MAX, INSTANCES, NUMBER_MAX, ShareError, read_identity};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
-use crate::model::manifest::Manifest;
+use crate::model::manifest::{CHAIN_IMAGES_MAX, Manifest};
 
 /// Longest manifest that is read or written, bytes.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
@@ -52,6 +52,36 @@ pub(crate) fn list_of_instance(root: &Dir, instance: InstanceId) -> Result<Vec<L
     };
     sort(&mut listed);
     Ok(listed)
+}
+
+/// The manifest of an instance's latest backup after those of the backups below it, as far as they can be read; and how many of the
+/// instance's can't be. One at a time: a share may hold more than goes into memory. Blocks.
+pub(crate) fn latest_chain(root: &Dir, instance: InstanceId) -> Result<(Vec<Manifest>, u64), Failure> {
+    let parent = match root.open_dir(INSTANCES)?.open_dir(instance.to_string()) {
+        Err(error) if error.is_missing() => return Ok((Vec::new(), 0)),
+        opened => opened?,
+    };
+    let (mut latest, mut unreadable) = (None, 0);
+    for entry in visible(&parent)? {
+        let Ok(backup) = entry.parse::<BackupId>() else { continue };
+        match read_manifest(&parent, instance, backup) {
+            Ok(found) if latest.as_ref().is_none_or(|latest: &Manifest| found.number > latest.number) => {
+                latest = Some(found);
+            }
+            Ok(_) => {}
+            // One on a bad spot of the storage stops no new backup.
+            Err(_) => unreadable += 1,
+        }
+    }
+    let mut chain: Vec<_> = latest.into_iter().collect();
+    while let Some(below) = chain.last().and_then(Manifest::parent).filter(|_| chain.len() < CHAIN_IMAGES_MAX) {
+        match read_manifest(&parent, instance, below) {
+            Ok(found) => chain.push(found),
+            Err(_) => break,
+        }
+    }
+    chain.reverse();
+    Ok((chain, unreadable))
 }
 
 /// The manifest of one backup. None of that id: `backup_not_found`; there but damaged: that failure, unless a good one is

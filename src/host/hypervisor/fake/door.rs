@@ -318,7 +318,12 @@ impl Hypervisor for FakeHypervisor {
 
     async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure> {
         let name = name.to_owned();
-        self.changes("delete_checkpoint", instance, move |domain| {
+        self.changes("delete_checkpoint", instance, move |domain| domain.delete_checkpoint(&name)).await
+    }
+
+    async fn forget_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure> {
+        let name = name.to_owned();
+        self.changes("forget_checkpoint", instance, move |domain| {
             domain.checkpoints.retain(|known| *known != name);
             Ok(())
         })

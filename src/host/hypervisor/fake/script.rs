@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
 /// Every call that can be named, which are the door's methods.
-const CALLS: [&str; 25] = [
+const CALLS: [&str; 26] = [
     "versions",
     "qemu_process",
     "instances",
@@ -36,6 +36,7 @@ const CALLS: [&str; 25] = [
     "checkpoints",
     "redefine_checkpoint",
     "delete_checkpoint",
+    "forget_checkpoint",
     "watch",
 ];
 

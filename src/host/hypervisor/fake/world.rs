@@ -160,6 +160,14 @@ impl FakeDomain {
         self.nameless.append(&mut self.checkpoints);
     }
 
+    pub(super) fn delete_checkpoint(&mut self, name: &str) -> Result<(), Failure> {
+        if self.state() == PowerState::ShutOff && self.checkpoints.iter().any(|known| known == name) {
+            return Err(self.failure(Code::InstanceStateUnsupported, "does not run"));
+        }
+        self.checkpoints.retain(|known| known != name);
+        Ok(())
+    }
+
     pub(super) fn redefine_checkpoint(&mut self, name: &str) -> Result<(), Failure> {
         match self.nameless.iter().position(|known| known == name) {
             Some(place) => {

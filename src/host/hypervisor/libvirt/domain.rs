@@ -204,14 +204,35 @@ pub(super) fn redefine_checkpoint(domain: &Domain, checkpoint: &NewCheckpoint, m
 }
 
 pub(super) fn delete_checkpoint(domain: &Domain, name: &str) -> Result<(), Failure> {
+    let tried = || format!("cannot delete checkpoint `{name}`");
     let Err(error) = raw::delete_checkpoint(domain, name, 0) else { return Ok(()) };
     if errors::is_no_checkpoint(&error) {
         return Ok(());
     }
-    // Its bitmap may be gone already, after a lost image or an unclean end of QEMU; then only the name is left.
+    if matches!(power_state(domain)?, PowerState::ShutOff | PowerState::Other) {
+        let text = format!("{}: the domain does not run", tried());
+        return Err(Failure::new(Code::InstanceStateUnsupported, text));
+    }
+    if errors::code(error.code().to_raw(), error.domain().to_raw()) != Code::HypervisorFailed {
+        return Err(errors::failure(tried(), &error));
+    }
+    // A bitmap of it is gone, with a volume that was put back or an unclean end of QEMU, and libvirt then deletes none. So each is made
+    // a checkpoint of its own: those that are there are found, and deleted.
+    let targets = parse::targets(&description(domain, 0)?)?;
+    forget_checkpoint(domain, name)?;
+    for target in targets.iter().filter_map(|target| target.parse().ok()) {
+        let alone = NewCheckpoint { name: name.to_owned(), disks: vec![target] };
+        if redefine_checkpoint(domain, &alone, 0).is_ok() {
+            raw::delete_checkpoint(domain, name, 0).map_err(|error| errors::failure(tried(), &error))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn forget_checkpoint(domain: &Domain, name: &str) -> Result<(), Failure> {
     match raw::delete_checkpoint(domain, name, sys::VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY) {
         Err(error) if !errors::is_no_checkpoint(&error) => {
-            Err(errors::failure(format!("cannot delete checkpoint `{name}`"), &error))
+            Err(errors::failure(format!("cannot forget checkpoint `{name}`"), &error))
         }
         Ok(()) | Err(_) => Ok(()),
     }

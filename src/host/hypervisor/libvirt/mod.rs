@@ -284,6 +284,12 @@ impl Hypervisor for Libvirt {
         self.ordinary.on("delete_checkpoint", instance, CHANGE_DEADLINE, delete).await
     }
 
+    async fn forget_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure> {
+        let name = name.to_owned();
+        let forget = move |domain: &Domain| domain::forget_checkpoint(domain, &name);
+        self.ordinary.on("forget_checkpoint", instance, CHANGE_DEADLINE, forget).await
+    }
+
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {
         // Asking for the state opens the connection that brings the events, and fails where there is no such instance.
         let events = self.hub.watch(instance);

@@ -136,6 +136,10 @@ impl FakeMover {
                 let manifest = Box::new(self.share(|share| share.find(instance, backup))?);
                 Ok(Reply::Found { manifest })
             }
+            Request::Latest { instance } => {
+                let backups = self.share(|share| Ok(share.of_instance(instance)))?;
+                Ok(Reply::Latest { backups, unreadable: 0 })
+            }
             Request::Catalogue { instance } => {
                 let backups = self.share(|share| Ok(share.of_instance(instance)))?;
                 Ok(Reply::Catalogue { backups, unreadable: Vec::new() })

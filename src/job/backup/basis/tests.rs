@@ -97,6 +97,15 @@ fn plan(mode: BackupMode, targets: &[&str]) -> BackupPlan {
     BackupPlan { mode, disks: disks.collect(), ..plan }
 }
 
+/// The repository that all of it is in.
+fn repository() -> RepositoryId {
+    "01890000-0000-7000-8000-00000000000c".parse().unwrap()
+}
+
+fn chosen(plan: &BackupPlan, backups: &[Manifest]) -> Basis {
+    choose(plan, repository(), backups, 0)
+}
+
 fn reason(basis: &Basis, target: &str) -> String {
     basis.full_reason(&target.parse().unwrap()).unwrap_or_default().to_owned()
 }
@@ -104,7 +113,7 @@ fn reason(basis: &Basis, target: &str) -> String {
 #[test]
 fn a_disk_is_based_on_what_the_latest_backup_holds_of_it() {
     let backups = chain(&["vda"], 2);
-    let basis = choose(&plan(BackupMode::Auto, &["vda", "vdb"]), &backups);
+    let basis = chosen(&plan(BackupMode::Auto, &["vda", "vdb"]), &backups);
     let base = basis.base(&"vda".parse().unwrap()).unwrap();
     assert_eq!((base.backup, base.content_root.as_str()), (backups[2].backup_id, "vda then"));
     assert!(reason(&basis, "vdb").contains("has no such disk"));
@@ -112,14 +121,14 @@ fn a_disk_is_based_on_what_the_latest_backup_holds_of_it() {
 
 #[test]
 fn a_full_backup_is_based_on_nothing_and_nobody_asks_why() {
-    let basis = choose(&plan(BackupMode::Full, &["vda"]), &chain(&["vda"], 0));
-    assert_eq!(basis, Basis::default());
-    assert!(reason(&choose(&plan(BackupMode::Incremental, &["vda"]), &[]), "vda").contains("first backup"));
+    let basis = chosen(&plan(BackupMode::Full, &["vda"]), &chain(&["vda"], 0));
+    assert!(basis.disks.is_empty(), "{basis:?}");
+    assert!(reason(&chosen(&plan(BackupMode::Incremental, &["vda"]), &[]), "vda").contains("first backup"));
 }
 
 #[test]
 fn a_chain_becomes_as_long_as_the_job_says_and_never_longer_than_can_be_restored() {
-    let of = |mode, images: usize| choose(&plan(mode, &["vda"]), &chain(&["vda"], images - 1));
+    let of = |mode, images: usize| chosen(&plan(mode, &["vda"]), &chain(&["vda"], images - 1));
     let target = "vda".parse().unwrap();
     assert!(of(BackupMode::Auto, 6).base(&target).is_some());
     assert!(reason(&of(BackupMode::Auto, 7), "vda").contains("has 7 images, and may have 7"));
@@ -133,15 +142,62 @@ fn what_cannot_be_stood_on_is_told() {
     let change = |change: &dyn Fn(&mut Manifest)| {
         let mut backups = chain(&["vda"], 1);
         change(backups.last_mut().unwrap());
-        reason(&choose(&plan(BackupMode::Auto), &backups), "vda")
+        reason(&chosen(&plan(BackupMode::Auto), &backups), "vda")
     };
     assert!(change(&|latest| latest.verification = Proof::Unverified).contains("was not verified"));
     assert!(change(&|latest| latest.disks[0].serial = Some("another".into())).contains("has no such disk"));
     assert!(change(&|latest| latest.disks[0].virtual_bytes = BYTES + 1).contains("became smaller"));
     let mut broken = chain(&["vda"], 1);
     broken.remove(0);
-    assert!(reason(&choose(&plan(BackupMode::Auto), &broken), "vda").contains("chain"));
+    assert!(reason(&chosen(&plan(BackupMode::Auto), &broken), "vda").contains("chain"));
     let push = PushPlan { place: "/run/x".into(), images: Vec::new(), qemu_owner: None };
+    assert!(reason(&choose(&plan(BackupMode::Auto), repository(), &[], 3), "vda").contains("none of the 3"));
     let pushed = BackupPlan { source: SourcePlan::Push(push), ..plan(BackupMode::Auto) };
-    assert!(reason(&choose(&pushed, &chain(&["vda"], 0)), "vda").contains("push"));
+    assert!(reason(&chosen(&pushed, &chain(&["vda"], 0)), "vda").contains("push"));
+}
+
+/// The checkpoints since which changes may be asked for, of a latest backup that was changed so.
+fn believed(change: impl FnOnce(&mut Manifest)) -> usize {
+    let mut backups = chain(&["vda"], 1);
+    let latest = backups.last_mut().unwrap();
+    latest.disks[0].checkpoint = Some(tracking::name(repository(), latest.backup_id, 1));
+    change(latest);
+    let basis = chosen(&plan(BackupMode::Auto, &["vda"]), &backups);
+    assert!(basis.base(&"vda".parse().unwrap()).is_some(), "hashes are right in any case");
+    basis.since.len()
+}
+
+#[test]
+fn a_bitmap_is_believed_only_of_the_very_volume_that_was_compared_and_by_the_name_that_we_give() {
+    assert_eq!(believed(|_| {}), 1);
+    let elsewhere = DiskSource::File { path: "/y".into(), format: ImageFormat::Qcow2 };
+    assert_eq!(believed(|latest| latest.disks[0].source = elsewhere), 0, "it has another disk's bitmap of that name");
+    assert_eq!(believed(|latest| latest.verification = Proof::Structure), 0, "nothing was compared");
+    for name in [
+        "another-programs".to_owned(),
+        tracking::name(RepositoryId::draw(), BackupId::draw(), 1),
+        tracking::name(repository(), BackupId::draw(), 1),
+    ] {
+        assert_eq!(believed(|latest| latest.disks[0].checkpoint = Some(name)), 0);
+    }
+}
+
+#[test]
+fn the_latest_backups_checkpoint_is_known_whatever_is_based_on_it() {
+    let mut backups = chain(&["vda", "vdb"], 0);
+    let name = tracking::name(repository(), backups[0].backup_id, 2);
+    for disk in &mut backups[0].disks {
+        disk.checkpoint = Some(name.clone());
+    }
+    let basis = chosen(&plan(BackupMode::Full, &["vda"]), &backups);
+    let lost: Vec<_> = tracking::unknown(&basis, &[]).map(|lost| (lost.name, lost.disks.len())).collect();
+    assert_eq!(lost, [(name.clone(), 2)]);
+    assert_eq!(tracking::unknown(&basis, &[name]).count(), 0);
+}
+
+#[test]
+fn a_raw_disk_whose_size_is_no_whole_sector_has_not_become_smaller() {
+    let mut odd = plan(BackupMode::Auto, &["vda"]);
+    odd.disks[0].virtual_bytes = Some(BYTES - 100);
+    assert!(chosen(&odd, &chain(&["vda"], 0)).base(&"vda".parse().unwrap()).is_some());
 }

@@ -33,13 +33,19 @@ impl Named for ChooseBasis {
 impl Make<Context> for ChooseBasis {
     /// The value is the basis, for whoever reads the journal.
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let request = Request::Catalogue { instance: context.plan.instance_id };
+        let request = Request::Latest { instance: context.plan.instance_id };
         let limit = Duration::from_secs(CATALOGUE_SECONDS_MAX);
-        let backups = match context.common.session.ask(request, limit).await? {
-            Reply::Catalogue { backups, .. } => backups,
-            other => return Err(unexpected("catalogue", &other)),
+        let found = match context.common.session.ask(request, limit).await? {
+            Reply::Latest { backups, unreadable } => (backups, unreadable),
+            other => return Err(unexpected("latest", &other)),
         };
-        let basis = basis::choose(&context.plan, &backups);
+        let (repository, (backups, unreadable)) = (context.common.job.repository.id, found);
+        if unreadable > 0 {
+            let text =
+                format!("{unreadable} earlier backups of the instance can't be read, and nothing is based on them");
+            context.common.warnings.push(text);
+        }
+        let basis = basis::choose(&context.plan, repository, &backups, unreadable);
         check_room(context, &basis)?;
         let value = serde_json::to_value(&basis)
             .map_err(|error| Failure::new(Code::Internal, "cannot write down the basis").because(&error))?;

@@ -41,14 +41,16 @@ impl Make<Context> for Track {
                 return Ok(Value::Null);
             }
         }
+        let mut known_again = Vec::new();
         for lost in tracking::unknown(&context.basis, &context.old_checkpoints) {
             let made_at = context.basis.moment.map_or(0, Timestamp::as_second);
             match hypervisor.redefine_checkpoint(plan.instance_id, &lost, made_at).await {
-                Ok(()) => context.old_checkpoints.push(lost.name),
+                Ok(()) => known_again.push(lost.name),
                 // Then everything is read, which the manifest says.
                 Err(failure) => tracing::debug!(checkpoint = lost.name, failure = format!("{failure:#}"), "it is gone"),
             }
         }
+        context.old_checkpoints.extend(known_again);
         context.tracking = tracking::choose(&plan, &context.basis, &context.old_checkpoints);
         Ok(json!({ "checkpoint": context.tracking.checkpoint.as_ref().map(|checkpoint| &checkpoint.name) }))
     }
@@ -56,7 +58,8 @@ impl Make<Context> for Track {
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         let Some(name) = &context.plan.checkpoint else { return Ok(()) };
         match context.common.doors.hypervisor.delete_checkpoint(context.plan.instance_id, name).await {
-            Err(gone) if gone.code == Code::InstanceNotHere => Ok(()),
+            // Where QEMU does not run nobody can take the bitmap away: it goes with the next backup of the running instance.
+            Err(later) if matches!(later.code, Code::InstanceNotHere | Code::InstanceStateUnsupported) => Ok(()),
             deleted => deleted,
         }
     }
@@ -79,7 +82,10 @@ impl Named for ForgetCheckpoints {
 impl Make<Context> for ForgetCheckpoints {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         for name in &context.old_checkpoints {
-            context.common.doors.hypervisor.delete_checkpoint(context.plan.instance_id, name).await?;
+            match context.common.doors.hypervisor.delete_checkpoint(context.plan.instance_id, name).await {
+                Err(later) if matches!(later.code, Code::InstanceNotHere | Code::InstanceStateUnsupported) => break,
+                deleted => deleted?,
+            }
         }
         Ok(Value::Null)
     }
