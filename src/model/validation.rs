@@ -184,14 +184,19 @@ impl Validation {
         self
     }
 
-    /// Takes in what became of something that was found: this takes the place of what was said of its path.
-    pub fn replace(&mut self, finding: Finding, kept: usize) {
-        if let Some(at) = self.findings.iter().position(|before| before.path == finding.path) {
-            match self.findings.remove(at).severity {
-                Severity::Error => self.errors = self.errors.saturating_sub(1),
-                Severity::Warning => self.warnings = self.warnings.saturating_sub(1),
-                Severity::Note => self.notes = self.notes.saturating_sub(1),
-            }
+    /// Takes in what became of something that was found: this takes the place of what was said of its path. Where that had no room to be
+    /// told it was counted as `counted_as`.
+    pub fn replace(&mut self, finding: Finding, counted_as: Severity, kept: usize) {
+        let told = self.findings.iter().position(|before| before.path == finding.path);
+        let before = match told {
+            Some(at) => Some(self.findings.remove(at).severity),
+            None => (self.findings_left_out > 0).then_some(counted_as),
+        };
+        match before {
+            Some(Severity::Error) => self.errors = self.errors.saturating_sub(1),
+            Some(Severity::Warning) => self.warnings = self.warnings.saturating_sub(1),
+            Some(Severity::Note) => self.notes = self.notes.saturating_sub(1),
+            None => {}
         }
         self.add(vec![finding], kept);
     }
@@ -267,7 +272,11 @@ mod tests {
         let codes: Vec<_> = validation.findings.iter().map(|finding| finding.code).collect();
         assert_eq!(codes, [FindingCode::FileMissing, FindingCode::ForeignFile]);
         assert_eq!(validation.findings_left_out, 2);
-        validation.replace(of(FindingCode::LeftOverRemoved), 2);
+        let elsewhere = Finding::new(FindingCode::LeftOverRemoved, "of the left out", "");
+        let mut swept = validation.clone();
+        swept.replace(elsewhere, Severity::Warning, 2);
+        assert_eq!((swept.errors, swept.warnings, swept.notes), (1, 0, 3), "one that was not told is gone");
+        validation.replace(of(FindingCode::LeftOverRemoved), Severity::Warning, 2);
         assert_eq!(
             (validation.errors, validation.warnings, validation.notes),
             (0, 1, 3),

@@ -5,6 +5,7 @@
 //! tools find their files there: a share whose directories are exchanged for links leads nobody anywhere.
 
 mod copy;
+mod left_overs;
 mod places;
 mod restore;
 mod validate;
@@ -21,7 +22,7 @@ use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
 use super::mount::{Mounted, Pinned, Place, expose};
 use super::protocol::{CredentialPlaces, Notice, PushTarget, Reply, Request};
-use super::share::{Dir, Listed, Staging, fence_leftovers, latest_chain, list_of_instance};
+use super::share::{Dir, Listed, Staging, latest_chain, list_of_instance};
 use super::writer::Writer;
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
@@ -188,15 +189,12 @@ impl Session {
     /// The second half of taking a lease. May be asked for again, for as long as nothing of our own is staged.
     async fn fence(&mut self, root: Arc<Dir>) -> Result<Reply, Failure> {
         let lease = self.lease.as_ref().ok_or_else(|| out_of_order("fence", "lease"))?;
-        let (number, instance) = (lease.number(), lease.instance());
+        let number = lease.number();
         lease.confirm().await?;
         if self.staging.is_some() {
             return Ok(Reply::Leased { number });
         }
-        let fenced = blocking(move || fence_leftovers(&root, instance)).await?;
-        for name in fenced {
-            tracing::warn!(%instance, name, "removed the staging directory of an earlier holder of the lease");
-        }
+        left_overs::clear(lease, root).await?;
         Ok(Reply::Leased { number })
     }
 

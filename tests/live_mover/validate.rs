@@ -394,6 +394,59 @@ async fn a_backup_that_is_deleted_meanwhile_is_superseded_and_no_damage() {
     closed(&mut mover).await;
 }
 
+/// Who needs a backup that is deleted meanwhile, and is merged with it, is looked at all the same.
+#[tokio::test]
+async fn what_a_deletion_merges_meanwhile_is_looked_at_as_it_is_then() {
+    let mut chained = Chained::new().await;
+    chained.add(&["write -P 0x41 7M 64k"]);
+    let top = chained.of(3).join("vda.qcow2");
+    flip(&top, place_in_file(&top, 7 << 20));
+    let mut mover = looking(&chained.real, "looks").await;
+    let mut progress = mover.progress();
+    let wanted = WantedValidation { max_bytes_per_second: Some(1 << 20), ..validation(ValidationLevel::Content) };
+    let merge = async {
+        progress.wait_for(|progress| progress.data_bytes > 1 << 20).await.unwrap();
+        let child = chained.of(2).join("vda.qcow2");
+        let first = format!("../{}/vda.qcow2", chained.backups[0].backup_id);
+        tool("qemu-img", &["rebase", "-f", "qcow2", "-F", "qcow2", "-b", &first, child.to_str().unwrap()]);
+        let mut manifest = chained.backups[2].clone();
+        let based_on = manifest.disks[0].based_on.as_mut().unwrap();
+        based_on.backup_id = chained.backups[0].backup_id;
+        based_on.content_root = chained.backups[0].disks[0].content_root.clone();
+        manifest.disks[0].file_bytes = fs::metadata(&child).unwrap().len();
+        write_manifest(&chained.of(2), &manifest);
+        let deleting = chained.of(1).with_file_name(".deleting-it");
+        fs::rename(chained.of(1), &deleting).unwrap();
+        fs::remove_dir_all(&deleting).unwrap();
+    };
+    let ((found, _), ()) = tokio::join!(validated(&mut mover, wanted), merge);
+    let damage = (FindingCode::ContentDiffers, chained.file(3, "vda.qcow2"), Some(7 << 20));
+    assert_eq!(errors(&found), [damage], "{found:?}");
+    assert_eq!(codes(&found), [FindingCode::ContentDiffers, FindingCode::Superseded], "{found:?}");
+    assert_eq!(found.findings[1].backup_id, Some(chained.backups[1].backup_id));
+    closed(&mut mover).await;
+}
+
+/// Nothing of a share that is no repository any more is called clean, or deleted.
+#[tokio::test]
+async fn a_share_that_goes_away_meanwhile_is_a_failure() {
+    let chained = Chained::new().await;
+    let mut mover = looking(&chained.real, "looks").await;
+    let mut progress = mover.progress();
+    let wanted = WantedValidation { max_bytes_per_second: Some(1 << 20), ..validation(ValidationLevel::Content) };
+    let departure = async {
+        progress.wait_for(|progress| progress.data_bytes > 1 << 20).await.unwrap();
+        for entry in fs::read_dir(chained.real.share()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        }
+    };
+    let look = mover.ask(Request::Validate { wanted: Box::new(wanted) }, SOON);
+    let (answer, ()) = tokio::join!(look, departure);
+    assert_eq!(answer.unwrap_err().code, Code::RepositoryNotFound);
+    closed(&mut mover).await;
+}
+
 #[tokio::test]
 async fn a_share_full_of_what_nobody_put_there_is_looked_at_to_its_end() {
     let chained = Chained::new().await;

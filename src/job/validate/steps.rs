@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::result::ValidateResult;
@@ -12,7 +13,7 @@ use crate::job::JobProgress;
 use crate::job::steps::{lease_holder, unexpected};
 use crate::model::id::InstanceId;
 use crate::model::job::{ValidateSpec, Work};
-use crate::model::validation::{Finding, FindingCode, Validation};
+use crate::model::validation::{Finding, FindingCode, Severity, Validation};
 use crate::mover::protocol::{Reply, Request, WantedValidation};
 use crate::saga::step::{Commit, Make, Named};
 
@@ -22,6 +23,12 @@ pub(super) const FINDINGS_TOLD_MAX: usize = 100;
 /// Longest time for the left-overs of one instance: the lease of a dead holder is watched for two minutes, at worst for six, and images
 /// take their time to be removed.
 const SWEEP_SECONDS_MAX: u64 = 900;
+
+/// The part of the job's deadline after which a sweep waits for nothing more, so that what was found is told in time.
+const SWEEP_PART_OF_DEADLINE: f64 = 0.9;
+
+/// Instances whose left-overs could not be removed, after which no more are tried.
+const TROUBLES_MAX: u32 = 10;
 
 /// Longest time for the commit, which does nothing.
 const REPORT_SECONDS_MAX: u64 = 60;
@@ -116,10 +123,22 @@ impl Make<Context> for Sweep {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let instances = std::mem::take(&mut context.left_overs);
         let total = u64::try_from(instances.len()).unwrap_or(u64::MAX);
+        let until = Instant::now() + self.deadline.mul_f64(SWEEP_PART_OF_DEADLINE);
+        let mut troubles = 0;
         for (done, instance) in (0..).zip(instances) {
             let progress = JobProgress { step: self.name(), done_bytes: done, total_bytes: total, data_bytes: 0 };
             context.common.progress.send_replace(progress);
-            sweep(context, instance).await?;
+            let Err(trouble) = sweep(context, instance, until).await else { continue };
+            if trouble.code == Code::Interrupted {
+                return Err(trouble);
+            }
+            // What was found is worth more than what could not be removed.
+            troubles += 1;
+            let goes_on = is_of_one_instance(trouble.code) && troubles < TROUBLES_MAX;
+            context.common.late_warnings.push(trouble.in_step(Self::NAME));
+            if !goes_on {
+                break;
+            }
         }
         written(context.found()?)
     }
@@ -129,15 +148,20 @@ impl Make<Context> for Sweep {
     }
 }
 
-async fn sweep(context: &mut Context, instance: InstanceId) -> Result<(), Failure> {
+async fn sweep(context: &mut Context, instance: InstanceId, until: Instant) -> Result<(), Failure> {
+    let limit = until.saturating_duration_since(Instant::now()).min(Duration::from_secs(SWEEP_SECONDS_MAX));
+    if limit.is_zero() {
+        let text = format!("no time is left for what lies about of instance `{instance}` and of those after it");
+        return Err(Failure::new(Code::DeadlineExceeded, text));
+    }
     let request = Request::Sweep { instance, holder: lease_holder(&context.common) };
     let path = |name: &str| format!("instances/{instance}/{name}");
-    match context.common.session.ask(request, Duration::from_secs(SWEEP_SECONDS_MAX)).await {
+    match context.common.session.ask(request, limit).await {
         Ok(Reply::Swept { removed }) => {
             for name in removed {
                 let text = "it was left by an attempt that was cut off";
                 let gone = Finding::new(FindingCode::LeftOverRemoved, &path(&name), text).of_instance(instance);
-                context.found()?.replace(gone, FINDINGS_TOLD_MAX);
+                context.found()?.replace(gone, Severity::Warning, FINDINGS_TOLD_MAX);
             }
             Ok(())
         }
@@ -147,20 +171,13 @@ async fn sweep(context: &mut Context, instance: InstanceId) -> Result<(), Failur
             context.found()?.add(vec![at_work.of_instance(instance)], FINDINGS_TOLD_MAX);
             Ok(())
         }
-        // What was found is worth more than what could not be removed.
-        Err(refused) if is_of_the_share(refused.code) => {
-            context.common.late_warnings.push(refused.in_step(Sweep::NAME));
-            Ok(())
-        }
         Err(failure) => Err(failure),
     }
 }
 
-fn is_of_the_share(code: Code) -> bool {
-    matches!(
-        code,
-        Code::RepositoryReadOnly | Code::RepositoryFull | Code::RepositoryUnsafe | Code::RepositoryIo | Code::LeaseLost
-    )
+/// Trouble that says nothing of the other instances. Any other one ends the sweep, but not the job.
+fn is_of_one_instance(code: Code) -> bool {
+    matches!(code, Code::RepositoryUnsafe | Code::LeaseLost)
 }
 
 /// The end: what was found is the job's result.

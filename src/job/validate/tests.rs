@@ -258,7 +258,7 @@ async fn a_sweep_takes_what_is_dead_and_leaves_what_is_alive() {
 
     let alive = world.writes("alive").await;
     let found = validation(&world.run().await);
-    assert_eq!(codes(&found), [FindingCode::StagingInUse; 2]);
+    assert_eq!(codes(&found), [FindingCode::StagingInUse]);
     assert_eq!(world.movers.staging(SHARE).len(), 1);
     drop(alive);
 }
@@ -272,6 +272,23 @@ async fn a_repository_that_cannot_be_written_to_is_looked_at_all_the_same() {
     let found = validation(&outcome);
     assert_eq!(codes(&found), [FindingCode::NotWritable, FindingCode::StagingLeftOver]);
     assert_eq!(outcome.warnings.len(), 1, "what could not be removed is told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_found_is_told_though_the_sweep_does_not_work() {
+    let world = World::new(spec(ValidationLevel::Content, true)).await;
+    let told = |outcome: &Outcome| {
+        assert_eq!(codes(&validation(outcome)), [FindingCode::StagingLeftOver], "{outcome:?}");
+        outcome.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>()
+    };
+    for code in [Code::MoverDied, Code::Stalled, Code::HostIo] {
+        world.movers.fail("sweep", 1, Failure::new(code, "it does not work"));
+        assert!(told(&world.run().await).contains(&code), "{code}");
+    }
+    world.movers.hang("sweep");
+    assert!(told(&world.run().await).contains(&Code::MoverUnresponsive));
+    world.movers.unhang("sweep");
+    assert_eq!(world.stains(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,8 @@ pub struct RunEvent<D = RunDetail> {
     pub kind: JobKind,
     /// The host that does it.
     pub host: HostId,
-    /// The instance as the job names it; absent for a job that is about a repository alone.
+    /// The instance as the job names it. Absent for the kind `repo-validate` alone of the kinds that there are, as it is about a
+    /// repository. New kinds may come within v1, so a reader must bear one that it does not know, with or without an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceRef>,
     /// The labels of the job.

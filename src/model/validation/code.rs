@@ -61,6 +61,8 @@ codes! {
         "find out who put it there; bring what should be there back from a copy of the share";
     TooMany = "too_many", Error, "a directory holds more than any of Longshore's does, and not all of it was looked at",
         "find out who put it there, and remove it";
+    InstanceMissing = "instance_missing", Error, "there is nothing of an instance that was asked for",
+        "look whether it was ever backed up here; if it was, bring its directory back from a copy of the share";
     ManifestMissing = "manifest_missing", Error, "a directory with a backup's name has no manifest",
         "it is no backup; bring its manifest back from a copy of the share, or move the directory away";
     ManifestUnreadable = "manifest_unreadable", Error, "a manifest cannot be understood, or is not of a format that this version reads",
@@ -99,6 +101,8 @@ codes! {
         "bring it back from a copy of the share, or make a new full backup and delete this one; do not repair it in place";
     ImageLeaks = "image_leaks", Warning, "an image takes room that belongs to nothing",
         "nothing has to be done: what it holds is not concerned";
+    CheckUnfinished = "check_unfinished", Warning, "an image took longer to check than is waited for",
+        "validate again while the share has less to do, or at the level `content`, which reads it all the same";
     BlocksDamaged = "blocks_damaged", Error, "a file of block hashes is damaged or is not that of its disk",
         "bring it back from a copy of the share; the image itself may be good, but nobody can tell";
     ContentDiffers = "content_differs", Error, "an image does not hold what was backed up",

@@ -30,7 +30,8 @@ const ZERO_BLOCKS_A_REPORT: u64 = 1024;
 /// What a disk was found to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::mover) struct Examined {
-    /// Hash over the block hashes of what was read, hex; none where not all of it could be read.
+    /// Hash over the block hashes of what was read, hex; none where not all of it could be read, and for zeros alone, which says nothing
+    /// of whose they are.
     pub content_root: Option<String>,
     /// Runs of blocks that are not what was hashed: where each begins on the disk, and how many there are, in order.
     pub differing: Vec<(u64, u64)>,
@@ -176,7 +177,8 @@ impl Reading {
             }
         }
         let root = || blake3::Hash::from_bytes(self.found.root()).to_hex().to_string();
-        Examined { content_root: is_whole.then(root), differing, unreadable: self.unreadable }
+        let tells = is_whole && (0..self.found.count()).any(|index| self.found.get(index).is_some());
+        Examined { content_root: tells.then(root), differing, unreadable: self.unreadable }
     }
 }
 
@@ -192,4 +194,24 @@ async fn look(connection: Arc<Connection>, index: u64, buffer: Vec<u8>) -> Resul
 
 fn words(error: &NbdError) -> String {
     format!("{:#}", Failure::new(error.code(Code::RepositoryIo), "it cannot be read").because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn zeros_alone_are_nobodys_content() {
+        let mut expected = Blocks::new(2 * BLOCK_BYTES).unwrap();
+        expected.set(1, [7; 32]);
+        let read = |found: &[(u64, BlockHash)]| {
+            let mut reading = Reading::of(&expected).unwrap();
+            found.iter().for_each(|(index, hash)| reading.found.set(*index, *hash));
+            Reading { until: 2, ..reading }.end(&expected)
+        };
+        let zeros = read(&[]);
+        assert_eq!((zeros.content_root, zeros.differing), (None, vec![(BLOCK_BYTES, 1)]));
+        assert!(read(&[(0, [1; 32])]).content_root.is_some());
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::places::{Places, unbind};
-use super::{SHARE, SOCKETS, Session, or_broken_off, out_of_order};
+use super::{SHARE, SOCKETS, Session, left_overs, or_broken_off, out_of_order};
 use crate::failure::Failure;
 use crate::model::id::{InstanceId, RepositoryId};
 use crate::model::repository::Repository;
@@ -18,14 +18,16 @@ use crate::mover::image::{Pace, Sockets};
 use crate::mover::lease::{self, LeaseTimes};
 use crate::mover::mount::{Mounted, Place};
 use crate::mover::protocol::{LeaseHolder, Reply, WantedValidation};
-use crate::mover::share::{Dir, Room, read_identity, sweep_leftovers};
-use crate::mover::validate::examine::{DiskAt, Means, Tools, merges};
+use crate::mover::share::{Room, read_identity};
+use crate::mover::validate::examine::{DiskAt, Means, Tools};
 use crate::mover::validate::facts::InstanceFacts;
+use crate::mover::validate::hidden::{Hidden, Looked, add_news, must_be_found, not_there, to_be_told};
+use crate::mover::validate::known::{Judged, has_left_overs, judge_instance};
 use crate::mover::validate::reach::{Reached, reach};
-use crate::mover::validate::read::{self, Depth};
-use crate::mover::validate::select::{Measured, disks, instances_of, measure, select, unreadable, weight};
+use crate::mover::validate::select::{Measured, disks, measure, select, weight};
+use crate::mover::validate::superseded::{Kept, take_back};
 use crate::mover::validate::telling::Telling;
-use crate::mover::validate::{judge, links, must_be_there, superseded};
+use crate::mover::validate::{links, must_be_there};
 
 /// A validation under way.
 struct Validating {
@@ -97,6 +99,9 @@ impl Session {
                 run.instances += 1;
             }
         }
+        // Of one that went away meanwhile much may look as if it had been deleted.
+        let root = run.tools.root.clone();
+        or_broken_off(broken_off, blocking(move || must_be_there(&root))).await?;
         Ok(run.end())
     }
 
@@ -106,17 +111,70 @@ impl Session {
         instance: InstanceId,
         broken_off: &CancellationToken,
     ) -> Result<(), Failure> {
-        let Some((facts, mut found)) = or_broken_off(broken_off, run.judge(instance)).await? else { return Ok(()) };
         let wanted = run.tools.wanted.clone();
-        run.backups += count(wanted.backup.map_or(facts.backups.len(), |only| facts.line(only).len()));
-        let mut damaged = links::damaged(&found);
-        for (backup, disk) in disks(&facts, &wanted).into_iter().filter(|_| wanted.level >= ValidationLevel::Structure)
-        {
-            let target = &disk.target;
-            let is_damaged = links::is_damaged(&damaged, backup, target)
-                || links::damaged_below(&facts, &damaged, backup, target).is_some();
-            if !is_damaged {
-                let at = DiskAt { instance, backup, disk: disk.clone() };
+        let (mut facts, found) = match or_broken_off(broken_off, run.judge(instance)).await? {
+            Judged::Known(facts, found) => (Arc::new(facts), found),
+            Judged::Unreadable(finding) => {
+                run.add(vec![finding]);
+                return Ok(());
+            }
+            Judged::Gone => return wanted.backup.map_or(Ok(()), |only| Err(not_there(only))),
+        };
+        if has_left_overs(&found) {
+            run.left_overs.push(instance);
+        }
+        run.backups += count(match wanted.backup {
+            Some(only) => facts.line(only).iter().filter(|id| facts.backups.contains_key(id)).count(),
+            None => facts.backups.len(),
+        });
+        let Looked { mut found, hidden } = self.look(run, &facts, found, None, broken_off).await?;
+        if !hidden.is_empty() {
+            let again = match or_broken_off(broken_off, run.judge(instance)).await? {
+                Judged::Known(now, judged) => {
+                    facts = Arc::new(now);
+                    self.look(run, &facts, judged, Some(&hidden), broken_off).await?
+                }
+                Judged::Unreadable(finding) => Looked { found: vec![finding], hidden: hidden.clone() },
+                Judged::Gone => Looked { found: Vec::new(), hidden: hidden.clone() },
+            };
+            add_news(&mut found, again, &hidden, &facts);
+        }
+        let root = run.tools.root.clone();
+        let telling = move || {
+            let found = to_be_told(&facts, found, &wanted);
+            wanted.backup.map_or(Ok(()), |only| must_be_found(&root, &facts, only, &found)).map(|()| found)
+        };
+        run.add(or_broken_off(broken_off, blocking(telling)).await?);
+        if run.tools.wanted.level < ValidationLevel::Structure {
+            run.tools.telling.pass(1);
+        }
+        Ok(())
+    }
+
+    /// Examines the disks that are worth it, those of `only` where that is given, and takes back what was said of what has changed.
+    async fn look(
+        &mut self,
+        run: &mut Validating,
+        facts: &Arc<InstanceFacts>,
+        mut found: Vec<Finding>,
+        only: Option<&Hidden>,
+        broken_off: &CancellationToken,
+    ) -> Result<Looked, Failure> {
+        let wanted = run.tools.wanted.clone();
+        let (mut damaged, mut hidden) = (links::damaged(&found), Hidden::new());
+        for (backup, disk) in disks(facts, &wanted).into_iter().filter(|_| wanted.level >= ValidationLevel::Structure) {
+            let at = (backup, disk.target.clone());
+            if only.is_some_and(|only| !only.contains_key(&at)) {
+                continue;
+            }
+            run.tools.telling.go_on()?;
+            if let Some(below) = links::damaged_below(facts, &damaged, backup, &disk.target) {
+                hidden.insert(at, below);
+                // There may be no end of such, and nothing else runs meanwhile.
+                tokio::task::yield_now().await;
+            } else if !links::is_damaged(&damaged, backup, &disk.target) {
+                let below = links::roots_below(facts, backup, &disk.target);
+                let at = DiskAt { instance: facts.instance, backup, disk: disk.clone(), below };
                 let mut more = self.examine(run, at, broken_off).await?;
                 // Hashes that are missing were told as a file that is.
                 let is_told = |path: &str| found.iter().any(|before: &Finding| before.path == path);
@@ -124,21 +182,17 @@ impl Session {
                 damaged.append(&mut links::damaged(&more));
                 found.extend(more);
             }
-            run.tools.telling.pass(weight(disk, &wanted, backup));
+            if only.is_none() {
+                run.tools.telling.pass(weight(disk, &wanted, backup));
+            }
         }
         let (root, telling, looked) = (run.tools.root.clone(), run.tools.telling.clone(), facts.clone());
-        let kept = blocking(move || superseded::take_back(&root, &looked, found, &telling));
-        let mut found = or_broken_off(broken_off, kept).await?;
-        found.extend(links::heirs(&facts, &links::damaged(&found)));
-        if let Some(only) = wanted.backup {
-            let line = facts.line(only);
-            found.retain(|finding| finding.backup_id.is_some_and(|id| line.contains(&id)));
-        }
-        if wanted.level < ValidationLevel::Structure {
-            run.tools.telling.pass(1);
-        }
-        run.add(found);
-        Ok(())
+        let kept = blocking(move || take_back(&root, &looked, found, &telling));
+        let Kept { found, changed } = or_broken_off(broken_off, kept).await?;
+        hidden.retain(|_, below| changed.contains(below));
+        let of_changed = disks(facts, &wanted).into_iter().filter(|(backup, _)| changed.contains(backup));
+        hidden.extend(of_changed.map(|(backup, disk)| ((backup, disk.target.clone()), backup)));
+        Ok(Looked { found, hidden })
     }
 
     async fn examine(
@@ -158,8 +212,17 @@ impl Session {
             let images: Vec<PathBuf> = links.iter().map(|(dir, image)| places.of(dir).join(image)).collect();
             places.bind().map(|pinned| (pinned, images))
         };
-        let (pinned, images) = blocking(bound).await?;
-        self.looked = pinned;
+        let images = match blocking(bound).await {
+            Ok((pinned, images)) => {
+                self.looked = pinned;
+                images
+            }
+            Err(failure) => {
+                let finding = at.off_the_thread(&run.tools, failure, FindingCode::Unreadable);
+                found.push(or_broken_off(broken_off, finding).await?);
+                return Ok(found);
+            }
+        };
         let examined = or_broken_off(broken_off, at.examine(&run.tools, &opened, &images, &mut run.means)).await;
         // Before their places: nothing of it may be open there.
         drop(opened);
@@ -194,8 +257,10 @@ impl Session {
         let confirmed = taken.confirm().await;
         self.hold(taken);
         let swept = match confirmed {
-            // Not broken off: its thread would go on without the lease.
-            Ok(()) => blocking(move || sweep_leftovers(&root, instance)).await,
+            Ok(()) => match &self.lease {
+                Some(lease) => left_overs::clear(lease, root).await,
+                None => Err(out_of_order("sweep", "lease")),
+            },
             Err(failure) => Err(failure),
         };
         let released = self.release().await;
@@ -228,23 +293,11 @@ impl Validating {
         Ok(selected.instances)
     }
 
-    /// What can be said of an instance by its names and manifests; none where its directory can't be read or is gone.
-    async fn judge(&mut self, instance: InstanceId) -> Result<Option<(Arc<InstanceFacts>, Vec<Finding>)>, Failure> {
+    /// What can be said of an instance by its names and manifests.
+    async fn judge(&self, instance: InstanceId) -> Result<Judged, Failure> {
         let (root, telling) = (self.tools.root.clone(), self.tools.telling.clone());
         let (repository, now_seconds) = (self.repository, self.now_seconds);
-        let judged = blocking(move || judge_instance(&root, repository, instance, now_seconds, &telling)).await?;
-        match judged {
-            Judged::Known(facts, found) => {
-                if !facts.hidden.is_empty() {
-                    self.left_overs.push(instance);
-                }
-                Ok(Some((facts, found)))
-            }
-            Judged::Unreadable(finding) => {
-                self.add(finding.into_iter().collect());
-                Ok(None)
-            }
-        }
+        blocking(move || judge_instance(&root, repository, instance, now_seconds, &telling)).await
     }
 
     fn end(self) -> Reply {
@@ -275,33 +328,6 @@ impl Validating {
         };
         Reply::Validated { validation: Box::new(validation), left_overs: self.left_overs }
     }
-}
-
-enum Judged {
-    Known(Arc<InstanceFacts>, Vec<Finding>),
-    /// None where it is gone.
-    Unreadable(Option<Finding>),
-}
-
-fn judge_instance(
-    root: &Dir,
-    repository: RepositoryId,
-    instance: InstanceId,
-    now_seconds: i64,
-    telling: &Telling,
-) -> Result<Judged, Failure> {
-    let Some(instances) = instances_of(root) else { return Ok(Judged::Unreadable(None)) };
-    let facts = match read::instance(root, &instances, instance, Depth::Records, telling)? {
-        Ok(facts) => facts,
-        Err(fault) => {
-            must_be_there(root)?;
-            let is_gone = instances.stat(instance.to_string()).is_ok_and(|stat| stat.is_none());
-            return Ok(Judged::Unreadable((!is_gone).then(|| unreadable(instance, fault))));
-        }
-    };
-    let found = merges(root, &facts, judge::judge(repository, &facts, now_seconds));
-    let found = superseded::take_back(root, &facts, found, telling)?;
-    Ok(Judged::Known(Arc::new(facts), found))
 }
 
 fn count(length: usize) -> u64 {

@@ -60,7 +60,8 @@ impl ShareError {
         Self::refused(action, shown, Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)))
     }
 
-    fn errno(&self) -> Option<Errno> {
+    /// What the file system answered, where it was asked.
+    pub(crate) fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             _ => None,

@@ -95,56 +95,68 @@ fn discard(parent: &Dir, name: &str, rest: &str) -> Result<(), Failure> {
     Ok(parent.remove_tree(&deleting)?)
 }
 
-/// Moves every staging directory of an instance out of the way of its writer, whose commit rename fails from then on,
-/// and then removes what was moved now or earlier. Only for who has just taken the instance's lease and staged nothing
-/// yet. Answers the names of what was fenced.
-pub(crate) fn fence_leftovers(root: &Dir, instance: InstanceId) -> Result<Vec<String>, Failure> {
-    let parent = match root.open_dir(INSTANCES)?.open_dir(instance.to_string()) {
-        Err(error) if error.is_missing() => return Ok(Vec::new()),
-        opened => opened?,
-    };
-    let mut fenced = Vec::new();
-    for entry in parent.list(ENTRIES_MAX)? {
-        let Some(name) = entry.name.to_str() else { continue };
-        if let Some(rest) = name.strip_prefix(STAGING_PREFIX) {
-            let target = format!("{FENCED_PREFIX}{rest}");
-            parent.remove_tree(&target)?;
-            match parent.rename_new(name, &target) {
-                Err(error) if error.is_missing() => continue,
-                renamed => renamed?,
-            }
-            fenced.push(name.to_owned());
-        }
-    }
-    // All renames come before the first removal, which may take long.
-    parent.sync()?;
-    for entry in parent.list(ENTRIES_MAX)? {
-        if entry.name.to_str().is_some_and(|name| name.starts_with(FENCED_PREFIX) || name.starts_with(DELETING_PREFIX))
-        {
-            parent.remove_tree(&entry.name)?;
-        }
-    }
-    Ok(fenced)
+/// What attempts of an instance that were cut off have left, by the names that it had when the lease of the instance was held. Whoever
+/// takes that lease later makes other names, so that what is done here never touches what is theirs.
+pub(crate) struct LeftOvers {
+    parent: Dir,
+    staging: Vec<String>,
+    doomed: Vec<String>,
 }
 
-/// Removes what attempts of an instance that were cut off have left, as [`fence_leftovers`] does, and answers the names of what is gone.
-/// Only for who has just taken the instance's lease.
-pub(crate) fn sweep_leftovers(root: &Dir, instance: InstanceId) -> Result<Vec<String>, Failure> {
-    let left = || -> Result<Vec<String>, Failure> {
+impl LeftOvers {
+    /// Only for who has just taken the instance's lease and staged nothing yet. None where the instance has no directory.
+    pub fn list(root: &Dir, instance: InstanceId) -> Result<Option<Self>, Failure> {
         let parent = match root.open_dir(INSTANCES)?.open_dir(instance.to_string()) {
-            Err(error) if error.is_missing() => return Ok(Vec::new()),
+            Err(error) if error.is_missing() => return Ok(None),
             opened => opened?,
         };
         let names = parent.list(ENTRIES_MAX)?.into_iter().filter_map(|entry| entry.name.into_string().ok());
-        let kinds = [STAGING_PREFIX, FENCED_PREFIX, DELETING_PREFIX];
-        Ok(names.filter(|name| kinds.iter().any(|kind| name.starts_with(kind))).collect())
-    };
-    let mut removed = left()?;
-    fence_leftovers(root, instance)?;
-    let still = left()?;
-    removed.retain(|name| !still.contains(name));
-    removed.sort();
-    Ok(removed)
+        let (mut staging, mut doomed) = (Vec::new(), Vec::new());
+        for name in names {
+            if name.starts_with(STAGING_PREFIX) {
+                staging.push(name);
+            } else if name.starts_with(FENCED_PREFIX) || name.starts_with(DELETING_PREFIX) {
+                doomed.push(name);
+            }
+        }
+        staging.sort();
+        doomed.sort();
+        Ok(Some(Self { parent, staging, doomed }))
+    }
+
+    /// Their names, as they were listed.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.staging.iter().chain(&self.doomed).cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Moves every staging directory out of the way of its writer, whose commit rename fails from then on. Answers which ones, and
+    /// leaves them to [`LeftOvers::remove`]: all renames come before the first removal, which may take long.
+    pub fn fence(&mut self) -> Result<Vec<String>, Failure> {
+        let mut fenced = Vec::new();
+        for name in std::mem::take(&mut self.staging) {
+            let Some(rest) = name.strip_prefix(STAGING_PREFIX) else { continue };
+            let target = format!("{FENCED_PREFIX}{rest}");
+            self.parent.remove_tree(&target)?;
+            match self.parent.rename_new(&name, &target) {
+                Err(error) if error.is_missing() => continue,
+                renamed => renamed?,
+            }
+            self.doomed.push(target);
+            fenced.push(name);
+        }
+        self.parent.sync()?;
+        Ok(fenced)
+    }
+
+    /// Removes one of what was moved now or earlier; false when nothing is left. To be asked again, so that the lease can be looked at
+    /// between one and the next.
+    pub fn remove(&mut self) -> Result<bool, Failure> {
+        let Some(name) = self.doomed.pop() else { return Ok(false) };
+        self.parent.remove_tree(&name)?;
+        Ok(true)
+    }
 }
 
 /// A name that we would give to a file: letters, digits, `.`, `-` and `_`, none of them hidden.
@@ -223,7 +235,8 @@ mod tests {
         symlink(elsewhere.path(), path).unwrap();
         let failure = Staging::make(&share.root, share.instance, BackupId::draw(), "a.1").err().unwrap();
         assert_eq!(failure.code, Code::RepositoryUnsafe);
-        assert_eq!(fence_leftovers(&share.root, share.instance).unwrap_err().code, Code::RepositoryUnsafe);
+        let listed = LeftOvers::list(&share.root, share.instance);
+        assert_eq!(listed.err().unwrap().code, Code::RepositoryUnsafe);
         assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 
@@ -250,9 +263,25 @@ mod tests {
         lost.record("domain.xml", b"x").unwrap();
         lost.parent.create_dir(published.to_string()).unwrap();
         lost.parent.create_dir(".deleting-old").unwrap();
-        assert_eq!(fence_leftovers(&share.root, share.instance).unwrap(), std::slice::from_ref(&lost.name));
+        let mut left = LeftOvers::list(&share.root, share.instance).unwrap().unwrap();
+        assert_eq!(left.names(), [".deleting-old".to_owned(), lost.name.clone()]);
+        assert_eq!(left.fence().unwrap(), std::slice::from_ref(&lost.name));
+        while left.remove().unwrap() {}
         assert_eq!(share.names(), [published.to_string()]);
         assert!(lost.parent.rename_new(&lost.name, "x").unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn what_the_next_holder_of_the_lease_stages_is_no_left_over_of_an_earlier_list() {
+        let share = Share::new();
+        Staging::make(&share.root, share.instance, BackupId::draw(), "a.1").unwrap();
+        let mut left = LeftOvers::list(&share.root, share.instance).unwrap().unwrap();
+        // The lease was taken over while the share hung.
+        let theirs = Staging::make(&share.root, share.instance, BackupId::draw(), "b.1").unwrap();
+        theirs.parent.create_dir(".fenced-theirs").unwrap();
+        left.fence().unwrap();
+        while left.remove().unwrap() {}
+        assert_eq!(share.names(), [".fenced-theirs".to_owned(), theirs.name]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One disk of one backup, looked at itself: its header, its hashes, its image's structure, its content.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub(in crate::mover) struct DiskAt {
     pub backup: BackupId,
     /// As its manifest has it.
     pub disk: ManifestDisk,
+    /// Content roots of the disks that it is based on: one that reads as one of those has lost its own image's part, and is not exchanged.
+    pub below: BTreeSet<String>,
 }
 
 /// What can be opened of it.
@@ -120,13 +123,14 @@ impl DiskAt {
         }
     }
 
-    /// What a failure to open or read something of it means: `damage` where it says so itself. An error where it says nothing about
-    /// the backup.
+    /// What a failure to open or read something of it means: `damage` where it says so itself. An error where the share is gone, or the
+    /// host is what is wrong.
     fn of_failure(&self, root: &Dir, failure: &Failure, damage: FindingCode, file: &str) -> Result<Finding, Failure> {
         let code = match failure.code {
             Code::BackupDamaged | Code::BackupNotFound | Code::DiskNotFound | Code::RepositoryUnsafe => damage,
-            Code::RepositoryIo | Code::RepositoryReadOnly | Code::NbdProtocol => FindingCode::Unreadable,
-            _ => return Err(failure.clone()),
+            Code::Interrupted | Code::Internal | Code::HostIo | Code::HostUnfit => return Err(failure.clone()),
+            // One image that a tool can't bear, or a directory that is deleted while it is bound, says nothing of the others.
+            _ => FindingCode::Unreadable,
         };
         must_be_there(root)?;
         let words = failure.causes.iter().fold(failure.text.clone(), |text, cause| format!("{text}: {cause}"));
@@ -143,7 +147,8 @@ impl DiskAt {
     ) -> Result<Vec<Finding>, Failure> {
         let Some(top) = images.first() else { return Ok(Vec::new()) };
         let mut found: Vec<_> = self.check(tools, top).await?.into_iter().collect();
-        let is_whole = found.iter().all(|finding| finding.code == FindingCode::ImageLeaks);
+        let harmless = [FindingCode::ImageLeaks, FindingCode::CheckUnfinished];
+        let is_whole = found.iter().all(|finding| harmless.contains(&finding.code));
         if let Some(original) = opened.original.as_ref().filter(|_| is_whole && is_read(&tools.wanted, self.backup)) {
             found.extend(self.read(tools, original, images, means).await?);
         }
@@ -163,15 +168,19 @@ impl DiskAt {
         let mut checking = std::pin::pin!(check_file(top, bytes));
         let checked = loop {
             tokio::select! {
-                checked = &mut checking => break checked?,
+                checked = &mut checking => break checked,
                 () = sleep(CHECK_TELLS) => tools.telling.tell(0),
             }
+        };
+        let checked = match checked {
+            Ok(checked) => checked,
+            Err(failure) => return self.off_the_thread(tools, failure, FindingCode::ImageDamaged).await.map(Some),
         };
         Ok(match checked {
             Checked::Whole => None,
             Checked::Leaks(text) => Some(self.image(FindingCode::ImageLeaks, text)),
             Checked::Damaged(text) => Some(self.image(FindingCode::ImageDamaged, without_root(&tools.root, &text))),
-            Checked::NotKnown(text) => Some(self.image(FindingCode::Unreadable, without_root(&tools.root, &text))),
+            Checked::NotKnown(text) => Some(self.image(FindingCode::CheckUnfinished, without_root(&tools.root, &text))),
         })
     }
 
@@ -202,14 +211,20 @@ impl DiskAt {
     }
 
     /// [`DiskAt::of_failure`], for who must not block.
-    async fn off_the_thread(&self, tools: &Tools, failure: Failure, damage: FindingCode) -> Result<Finding, Failure> {
+    pub async fn off_the_thread(
+        &self,
+        tools: &Tools,
+        failure: Failure,
+        damage: FindingCode,
+    ) -> Result<Finding, Failure> {
         let (at, root) = (self.clone(), tools.root.clone());
         crate::mover::blocking(move || at.of_failure(&root, &failure, damage, &at.disk.file)).await
     }
 
     /// What was read of it.
     fn content(&self, examined: &Examined, images: usize, measured: &Measured) -> Vec<Finding> {
-        let other = examined.content_root.as_ref().and_then(|root| measured.roots.get(root));
+        let root = examined.content_root.as_ref().filter(|root| !self.below.contains(*root));
+        let other = root.and_then(|root| measured.roots.get(root));
         if let (Some((start, _)), Some((instance, backup, target))) = (examined.differing.first(), other) {
             let text = format!("it holds disk `{target}` of backup `{backup}` of instance `{instance}`");
             return vec![self.image(FindingCode::FilesExchanged, text).at(*start)];
@@ -254,4 +269,49 @@ pub(in crate::mover) fn merges(root: &Dir, facts: &InstanceFacts, found: Vec<Fin
         }
     };
     found.into_iter().map(merged).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::mover::share;
+    use crate::mover::testing;
+
+    fn disk(below: &[&str]) -> DiskAt {
+        let disk = testing::manifest(&["vda"]).disks.remove(0);
+        let below = below.iter().map(|root| (*root).to_owned()).collect();
+        DiskAt { instance: InstanceId::draw(), backup: BackupId::draw(), disk, below }
+    }
+
+    #[test]
+    fn a_disk_that_reads_like_what_it_is_based_on_is_not_called_exchanged() {
+        let (other, target) = ((InstanceId::draw(), BackupId::draw()), "vda".parse().unwrap());
+        let roots = [("ab".repeat(32), (other.0, other.1, target))].into();
+        let measured = Measured { roots, ..Measured::default() };
+        let examined =
+            Examined { content_root: Some("ab".repeat(32)), differing: vec![(0, 1)], unreadable: Vec::new() };
+        let code = |at: DiskAt| at.content(&examined, 2, &measured)[0].code;
+        assert_eq!(code(disk(&[])), FindingCode::FilesExchanged);
+        assert_eq!(code(disk(&[&"ab".repeat(32)])), FindingCode::ContentDiffers);
+    }
+
+    #[test]
+    fn what_ails_one_disk_is_a_finding_and_what_ails_the_share_or_the_host_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        share::init(directory.path()).unwrap();
+        let root = Dir::open_root(directory.path()).unwrap();
+        let at = disk(&[]);
+        let of = |code| at.of_failure(&root, &Failure::new(code, "no"), FindingCode::ImageDamaged, "vda.qcow2");
+        for code in [Code::ImageToolFailed, Code::MountFailed, Code::RepositoryIo, Code::NbdProtocol] {
+            let finding = of(code).unwrap();
+            assert_eq!((finding.code, finding.backup_id), (FindingCode::Unreadable, Some(at.backup)), "{code}");
+        }
+        assert_eq!(of(Code::BackupNotFound).unwrap().code, FindingCode::ImageDamaged);
+        for code in [Code::Interrupted, Code::Internal, Code::HostIo] {
+            assert_eq!(of(code).unwrap_err().code, code);
+        }
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        assert!(of(Code::ImageToolFailed).is_err(), "the share is gone");
+    }
 }

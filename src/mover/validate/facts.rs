@@ -1,9 +1,11 @@
 //! What was read of one instance's directory. Nouns alone; what they mean is said elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use nix::errno::Errno;
 
 use crate::model::id::{BackupId, DiskTarget, InstanceId};
-use crate::model::manifest::{Manifest, ManifestDisk};
+use crate::model::manifest::{CHAIN_IMAGES_MAX, Manifest, ManifestDisk};
 use crate::model::validation::FindingCode;
 
 /// An instance's directory.
@@ -52,6 +54,17 @@ pub(in crate::mover) enum Seen {
     },
     /// A directory, a link, a pipe.
     Other,
+    /// It is there, and what it is can't be seen.
+    Unreadable(Option<Errno>),
+}
+
+impl BackupFacts {
+    /// Something of it could not be read, which may be so of the share as a whole.
+    pub fn is_unreadable(&self) -> bool {
+        let is_unreadable = |fault: &Fault| fault.code == FindingCode::Unreadable;
+        self.manifest.as_ref().is_err_and(is_unreadable)
+            || self.files.values().any(|seen| matches!(seen, Seen::Unreadable(_)))
+    }
 }
 
 /// Why something could not be read.
@@ -109,18 +122,12 @@ impl InstanceFacts {
         self.manifest(backup)?.disks.iter().find(|disk| disk.target == *target)
     }
 
-    /// A backup and what it is based on, itself first; as far as manifests lead, and bounded by their number.
+    /// A backup and what it is based on, itself first; as far as manifests lead, and one more than a chain may have.
     pub fn line(&self, backup: BackupId) -> Vec<BackupId> {
-        let mut line = vec![backup];
-        let mut at = backup;
-        while let Some(parent) = self.manifest(at).and_then(Manifest::parent) {
-            if line.contains(&parent) {
-                break;
-            }
-            line.push(parent);
-            at = parent;
-        }
-        line
+        let mut known = BTreeSet::new();
+        let parent = |at: &BackupId| self.manifest(*at).and_then(Manifest::parent);
+        let line = std::iter::successors(Some(backup), parent).take_while(|id| known.insert(*id));
+        line.take(CHAIN_IMAGES_MAX + 1).collect()
     }
 
     /// Backups whose manifests can be read, oldest first: what another one is based on comes before it.

@@ -137,8 +137,12 @@ fn of_backup<'f>(
     for Named { file, disk, bytes } in named(manifest) {
         let at = format!("{path}/{}", super::read::printable(file));
         let fault = match facts.files.get(file) {
-            None => Some((FindingCode::FileMissing, "its manifest names it, and it is not there")),
-            Some(Seen::Other) => Some((FindingCode::NotWhatItSays, "it is no regular file")),
+            None => Some((FindingCode::FileMissing, "its manifest names it, and it is not there".to_owned())),
+            Some(Seen::Other) => Some((FindingCode::NotWhatItSays, "it is no regular file".to_owned())),
+            Some(Seen::Unreadable(errno)) => {
+                let why = errno.map_or_else(String::new, |errno| format!(": {errno}"));
+                Some((FindingCode::Unreadable, format!("it cannot be looked at{why}")))
+            }
             Some(Seen::File { bytes: found, .. }) => {
                 if let Some(wanted) = bytes.filter(|wanted| wanted != found) {
                     lengths.push(Length { backup: id, file, disk, wanted, found: *found });
@@ -146,7 +150,7 @@ fn of_backup<'f>(
                 None
             }
         };
-        found.extend(fault.map(|(code, text)| with_disk(of(code, &at, text.to_owned()), disk)));
+        found.extend(fault.map(|(code, text)| with_disk(of(code, &at, text), disk)));
     }
     for record in &manifest.records {
         let at = format!("{path}/{}", super::read::printable(&record.file));

@@ -41,6 +41,10 @@ fn link_fault(
         let text = format!("it is based on backup `{parent_id}`, and another disk of its backup on another one");
         return Some((FindingCode::ChainImpossible, text));
     }
+    // Where not all of the directory was looked at, nobody knows.
+    if !facts.backups.contains_key(&parent_id) && facts.cut_short {
+        return None;
+    }
     if !facts.backups.contains_key(&parent_id) {
         return Some((FindingCode::ParentMissing, format!("it is based on backup `{parent_id}`, which is not there")));
     }
@@ -71,11 +75,12 @@ fn link_fault(
 
 fn too_long(facts: &InstanceFacts, id: BackupId, disk: &ManifestDisk) -> Option<(FindingCode, String)> {
     let images = below(facts, id, &disk.target).count() + 1;
-    (images > CHAIN_IMAGES_MAX)
-        .then(|| (FindingCode::ChainTooLong, format!("its chain has {images} images, and {CHAIN_IMAGES_MAX} are read")))
+    (images > CHAIN_IMAGES_MAX).then(|| {
+        (FindingCode::ChainTooLong, format!("its chain has more than the {CHAIN_IMAGES_MAX} images that are read"))
+    })
 }
 
-/// The backups that a disk of a backup is based on, nearest first, as far as they are there.
+/// The backups that a disk of a backup is based on, nearest first, as far as they are there, and no more than tell that a chain is too long.
 fn below<'f>(facts: &'f InstanceFacts, id: BackupId, target: &'f DiskTarget) -> impl Iterator<Item = BackupId> + 'f {
     let parent = move |id: BackupId| facts.disk(id, target)?.based_on.as_ref().map(|based_on| based_on.backup_id);
     // Numbers fall from link to link, or a manifest that lies could lead in a circle.
@@ -83,7 +88,9 @@ fn below<'f>(facts: &'f InstanceFacts, id: BackupId, target: &'f DiskTarget) -> 
         (Some(child), Some(parent)) => parent.number < child.number,
         _ => true,
     };
-    std::iter::successors(Some(id), move |child| parent(*child).filter(|id| falls(*child, *id))).skip(1)
+    std::iter::successors(Some(id), move |child| parent(*child).filter(|id| falls(*child, *id)))
+        .skip(1)
+        .take(CHAIN_IMAGES_MAX)
 }
 
 /// Which disks can't be read whole, by what was found.
@@ -122,6 +129,11 @@ pub(in crate::mover) fn damaged_below(
     target: &DiskTarget,
 ) -> Option<BackupId> {
     below(facts, id, target).find(|below| is_damaged(damaged, *below, target))
+}
+
+/// What the disks below a disk of a backup hold, by their manifests.
+pub(in crate::mover) fn roots_below(facts: &InstanceFacts, id: BackupId, target: &DiskTarget) -> BTreeSet<String> {
+    below(facts, id, target).filter_map(|id| Some(facts.disk(id, target)?.content_root.clone())).collect()
 }
 
 /// Which backups need one that is damaged, though they are not damaged themselves.

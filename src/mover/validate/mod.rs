@@ -12,7 +12,9 @@
 
 pub(super) mod examine;
 pub(super) mod facts;
+pub(super) mod hidden;
 pub(super) mod judge;
+pub(super) mod known;
 pub(super) mod links;
 pub(super) mod reach;
 pub(super) mod read;
@@ -22,8 +24,9 @@ pub(super) mod telling;
 #[cfg(test)]
 mod tests;
 
+use crate::failure::Failure;
 use crate::model::id::{BackupId, InstanceId};
-use crate::model::validation::FindingCode;
+use crate::model::validation::{Finding, FindingCode};
 use crate::mover::share::{Dir, INSTANCES, ShareError, read_identity};
 use facts::Fault;
 
@@ -48,8 +51,25 @@ pub(super) fn without_root(root: &Dir, text: &str) -> String {
 
 /// Tells a share that is gone from one on which something is damaged: where its identity can't be read any more, nothing that is said
 /// about its files means anything.
-pub(super) fn must_be_there(root: &Dir) -> Result<(), crate::failure::Failure> {
+pub(super) fn must_be_there(root: &Dir) -> Result<(), Failure> {
     read_identity(root).map(drop)
+}
+
+/// As [`must_be_there`], where anything was found that a share which is gone would show as well.
+pub(super) fn must_be_there_for(root: &Dir, found: &[Finding]) -> Result<(), Failure> {
+    match found.iter().any(|finding| finding.code == FindingCode::Unreadable) {
+        true => must_be_there(root),
+        false => Ok(()),
+    }
+}
+
+/// Names that file servers give to what is their own, in any directory: snapshots, thumbnails, waste bins, files that are open yet.
+pub(super) fn is_of_the_server(name: &str) -> bool {
+    let known = [".snapshot", ".snapshots", ".zfs", "@eaDir", "#recycle", "@Recycle", "#snapshot", "lost+found"];
+    let is_hex = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    known.contains(&name)
+        || matches!(name, "System Volume Information" | "$RECYCLE.BIN")
+        || name.strip_prefix(".nfs").is_some_and(is_hex)
 }
 
 /// The path of an instance's directory.

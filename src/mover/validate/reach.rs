@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{fault, must_be_there, without_root};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::model::validation::{Finding, FindingCode, ROOT};
 use crate::mover::mount::probe;
 use crate::mover::share::{Dir, INSTANCES, LOCKS, Room};
@@ -31,6 +31,7 @@ pub(in crate::mover) fn reach(root: &Dir) -> Result<Reached, Failure> {
     let mut findings: Vec<_> = [INSTANCES, LOCKS].iter().filter_map(|name| missing(root, name)).collect();
     let mut now_seconds = host_seconds();
     let mut clock_ahead_seconds = None;
+    let mut full = None;
     match probe(root) {
         Ok(probed) => {
             let ahead = probed.share_seconds.saturating_sub(now_seconds);
@@ -41,16 +42,28 @@ pub(in crate::mover) fn reach(root: &Dir) -> Result<Reached, Failure> {
         }
         Err(failure) => {
             must_be_there(root)?;
-            let text = without_root(root, &format!("{failure:#}"));
-            findings.push(Finding::new(FindingCode::NotWritable, ROOT, text));
+            let told = not_probed(&failure, |text| without_root(root, text));
+            match told.code {
+                FindingCode::LittleRoom => full = Some(told),
+                _ => findings.push(told),
+            }
         }
     }
     if matches!(root.sync(), Ok(false)) {
         findings.push(Finding::new(FindingCode::NoDirectoryFsync, ROOT, "it has no fsync for directories"));
     }
     let room = root.room()?;
-    findings.extend(little_room(room));
+    findings.extend(full.or_else(|| little_room(room)));
     Ok(Reached { findings, room, now_seconds, clock_ahead_seconds })
+}
+
+/// A share without room for a probe takes writes again once there is some.
+fn not_probed(failure: &Failure, shown: impl Fn(&str) -> String) -> Finding {
+    let code = match failure.code {
+        Code::RepositoryFull => FindingCode::LittleRoom,
+        _ => FindingCode::NotWritable,
+    };
+    Finding::new(code, ROOT, shown(&format!("{failure:#}")))
 }
 
 fn missing(root: &Dir, name: &str) -> Option<Finding> {
@@ -116,6 +129,13 @@ mod tests {
         std::os::unix::fs::symlink("/etc", directory.path().join(LOCKS)).unwrap();
         let reached = reach(&Dir::open_root(directory.path()).unwrap()).unwrap();
         assert_eq!(codes(&reached), [FindingCode::LayoutMissing, FindingCode::NotWhatItSays]);
+    }
+
+    #[test]
+    fn a_full_share_is_not_called_one_that_cannot_be_written_to() {
+        let told = |code| not_probed(&Failure::new(code, "no probe"), str::to_owned).code;
+        assert_eq!(told(Code::RepositoryFull), FindingCode::LittleRoom);
+        assert_eq!(told(Code::RepositoryReadOnly), FindingCode::NotWritable);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::io::Read;
 use nix::sys::stat::{FileStat, SFlag};
 
 use super::facts::{BackupFacts, Fault, Hidden, HiddenKind, InstanceFacts, LeaseFacts, Seen};
-use super::fault;
 use super::telling::Telling;
+use super::{fault, is_of_the_server, must_be_there};
 use crate::failure::Failure;
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
@@ -22,6 +22,10 @@ use crate::mover::share::{
 const FILES_MAX: usize = 4096;
 /// Manifests of one instance that are held at once, bytes: of thousands of backups, and no more than a host can bear.
 const MANIFESTS_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Files of one instance's backups, held at once: of tens of thousands of backups.
+const FILES_OF_INSTANCE_MAX: usize = 200_000;
+/// Disks of one backup: more than any instance has.
+const DISKS_MAX: usize = 1024;
 /// Longest record that is read: firmware variables have some MiB.
 const RECORD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes of a record that are read at a time.
@@ -59,24 +63,26 @@ pub(in crate::mover) fn instance(
         cut_short,
         lease: lease_of(root, id),
     };
-    let mut manifests_left = MANIFESTS_BYTES_MAX;
+    let (mut manifests_left, mut files_left) = (MANIFESTS_BYTES_MAX, FILES_OF_INSTANCE_MAX);
     for entry in entries {
         telling.go_on()?;
         telling.tell(0);
         let name = entry.name.to_str();
         if let Some(backup) = name.and_then(backup_id) {
-            if manifests_left == 0 {
+            if manifests_left == 0 || files_left == 0 {
                 facts.cut_short = true;
                 continue;
             }
             let (found, manifest_bytes) = self::backup(root, &dir, backup, depth, telling)?;
             manifests_left = manifests_left.saturating_sub(manifest_bytes);
+            let files = found.as_ref().map_or(0, |found| found.files.len() + found.foreign.len());
+            files_left = files_left.saturating_sub(files);
             facts.backups.extend(found.map(|found| (backup, found)));
         } else if let Some((name, kind)) = name.and_then(|name| hidden(name).map(|kind| (name, kind))) {
             let touched_seconds = dir.stat(name).ok().flatten().map(|stat| stat.st_mtime);
             let hidden = touched_seconds.map(|touched_seconds| Hidden { name: name.to_owned(), kind, touched_seconds });
             facts.hidden.extend(hidden);
-        } else {
+        } else if !name.is_some_and(is_of_the_server) {
             facts.foreign.push(printable(&entry.name.to_string_lossy()));
         }
     }
@@ -140,11 +146,11 @@ pub(in crate::mover) fn backup(
         Err(error) => return Ok((Some(broken(fault(root, &error))), 0)),
     };
     let (mut files, mut foreign) = (BTreeMap::new(), Vec::new());
-    for entry in entries {
+    for entry in entries.iter().filter(|entry| !entry.name.to_str().is_some_and(is_of_the_server)) {
         match (entry.name.to_str(), dir.stat(&entry.name)) {
             (Some(name), Ok(Some(stat))) => drop(files.insert(name.to_owned(), seen(&stat))),
             (Some(_), Ok(None)) => {}
-            (Some(name), Err(_)) => drop(files.insert(name.to_owned(), Seen::Other)),
+            (Some(name), Err(error)) => drop(files.insert(name.to_owned(), Seen::Unreadable(error.errno()))),
             (None, _) => foreign.push(printable(&entry.name.to_string_lossy())),
         }
     }
@@ -181,8 +187,12 @@ fn stat_named(dir: &Dir, manifest: &Result<Manifest, Fault>, files: &mut BTreeMa
     let of_disks = manifest.disks.iter().flat_map(|disk| [disk.file.as_str(), disk.blocks_file.as_str()]);
     let records = manifest.records.iter().map(|record| record.file.as_str());
     for name in of_disks.chain(records).chain([README, Manifest::FILE]) {
-        if let Ok(Some(stat)) = dir.stat(name) {
-            files.insert(name.to_owned(), seen(&stat));
+        match dir.stat(name) {
+            Ok(Some(stat)) => drop(files.insert(name.to_owned(), seen(&stat))),
+            Err(error @ ShareError::Refused { .. }) => {
+                files.insert(name.to_owned(), Seen::Unreadable(error.errno()));
+            }
+            Ok(None) | Err(_) => {}
         }
     }
 }
@@ -194,6 +204,12 @@ fn parse(content: &[u8]) -> Result<Manifest, Fault> {
     if manifest.format != Manifest::FORMAT {
         let text = format!("its manifest is of format {}; this version reads {}", manifest.format, Manifest::FORMAT);
         return Err(unreadable(text));
+    }
+    if manifest.disks.len() > DISKS_MAX || manifest.records.len() > FILES_MAX {
+        let (disks, records) = (manifest.disks.len(), manifest.records.len());
+        return Err(unreadable(format!(
+            "its manifest names {disks} disks and {records} records, more than any backup has"
+        )));
     }
     if manifest.number > NUMBER_MAX {
         return Err(unreadable(format!("its manifest has the number {}, which no backup is given", manifest.number)));
@@ -219,7 +235,11 @@ fn records(
 ) -> Result<BTreeMap<String, Result<String, Fault>>, Failure> {
     let mut hashes = BTreeMap::new();
     let Ok(manifest) = &facts.manifest else { return Ok(hashes) };
-    for record in manifest.records.iter().take(FILES_MAX) {
+    for record in &manifest.records {
+        // A manifest may name one file many times.
+        if hashes.contains_key(&record.file) {
+            continue;
+        }
         let is_as_long =
             matches!(facts.files.get(&record.file), Some(Seen::File { bytes, .. }) if *bytes == record.bytes);
         if !is_as_long {
@@ -260,7 +280,8 @@ fn hash(root: &Dir, dir: &Dir, name: &str, telling: &Telling) -> Result<Result<S
     }
 }
 
-/// Whether a backup is on the share as it was read: nobody has deleted, merged or replaced it since.
+/// Whether a backup is on the share as it was read: nobody has deleted, merged or replaced it since. One that can't be read any more counts
+/// as unchanged, for as long as the share is there.
 pub(in crate::mover) fn is_as_it_was(
     root: &Dir,
     instances: &Dir,
@@ -271,8 +292,15 @@ pub(in crate::mover) fn is_as_it_was(
 ) -> Result<bool, Failure> {
     let parent = match instances.open_dir(instance.to_string()) {
         Ok(parent) => parent,
-        Err(error) => return Ok(!error.is_missing()),
+        Err(error) => {
+            must_be_there(root)?;
+            return Ok(!error.is_missing());
+        }
     };
     let (now, _) = backup(root, &parent, id, Depth::Names, telling)?;
+    if now.as_ref().is_some_and(BackupFacts::is_unreadable) {
+        must_be_there(root)?;
+        return Ok(true);
+    }
     Ok(now.is_some_and(|now| now.digest == before.digest && now.files == before.files))
 }

@@ -3,28 +3,39 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::backup_path;
 use super::facts::InstanceFacts;
 use super::read::is_as_it_was;
 use super::select::instances_of;
 use super::telling::Telling;
+use super::{backup_path, must_be_there_for};
 use crate::failure::Failure;
-use crate::model::id::BackupId;
+use crate::model::id::{BackupId, InstanceId};
 use crate::model::validation::{Finding, FindingCode, Severity};
 use crate::mover::share::Dir;
 
-/// Takes back what was said of backups that are not as they were when that was said, or are based on such a one.
+/// What is left of what was found.
+#[derive(Debug)]
+pub(in crate::mover) struct Kept {
+    /// With a note for each backup that changed.
+    pub found: Vec<Finding>,
+    /// Backups of which what was said was taken back.
+    pub changed: BTreeSet<BackupId>,
+}
+
+/// Takes back what was said of backups that are not as they were when that was said, or are based on such a one. An error: the share is
+/// gone, so that nothing that was said means anything.
 pub(in crate::mover) fn take_back(
     root: &Dir,
     facts: &InstanceFacts,
     mut found: Vec<Finding>,
     telling: &Telling,
-) -> Result<Vec<Finding>, Failure> {
+) -> Result<Kept, Failure> {
+    must_be_there_for(root, &found)?;
     let bad = found.iter().filter(|finding| finding.severity > Severity::Note);
     let suspects: BTreeSet<BackupId> = bad.filter_map(|finding| finding.backup_id).collect();
-    let Some(instances) = instances_of(root) else { return Ok(found) };
-    let mut looked: BTreeMap<BackupId, bool> = BTreeMap::new();
     let mut changed = BTreeSet::new();
+    let Ok(instances) = instances_of(root)? else { return Ok(Kept { found, changed }) };
+    let mut looked: BTreeMap<BackupId, bool> = BTreeMap::new();
     for suspect in suspects {
         for id in facts.line(suspect) {
             telling.go_on()?;
@@ -40,10 +51,12 @@ pub(in crate::mover) fn take_back(
         }
     }
     found.retain(|finding| finding.backup_id.is_none_or(|id| !changed.contains(&id)));
-    found.extend(changed.into_iter().map(|id| {
-        let text = "it, or a backup that it is based on, was deleted, merged or replaced meanwhile";
-        let path = backup_path(facts.instance, id);
-        Finding::new(FindingCode::Superseded, &path, text).of_instance(facts.instance).of_backup(id)
-    }));
-    Ok(found)
+    found.extend(changed.iter().map(|id| superseded(facts.instance, *id)));
+    Ok(Kept { found, changed })
+}
+
+/// The note of a backup that could not be looked at as it was.
+pub(in crate::mover) fn superseded(instance: InstanceId, id: BackupId) -> Finding {
+    let text = "it, or a backup that it is based on, was deleted, merged or replaced meanwhile";
+    Finding::new(FindingCode::Superseded, &backup_path(instance, id), text).of_instance(instance).of_backup(id)
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::facts::InstanceFacts;
 use super::judge::judge;
+use super::known::{Judged, judge_instance};
 use super::read::{Depth, instance};
 use super::superseded::take_back;
 use super::telling::Telling;
@@ -95,6 +96,8 @@ impl Share {
         codes
     }
 }
+
+mod bounds;
 
 fn telling() -> Telling {
     Telling::new(watch::channel(None).0, CancellationToken::new())
@@ -283,7 +286,7 @@ fn what_changed_meanwhile_is_superseded_and_what_did_not_is_damage() {
     fs::remove_file(share.of(full.backup_id).join("vda.qcow2")).unwrap();
     fs::remove_file(share.of(child.backup_id).join("vda.qcow2")).unwrap();
     let (facts, found) = (share.facts(), share.found());
-    let back = |found: &[Finding]| take_back(&share.root(), &facts, found.to_vec(), &telling()).unwrap();
+    let back = |found: &[Finding]| take_back(&share.root(), &facts, found.to_vec(), &telling()).unwrap().found;
     assert_eq!(back(&found), found);
 
     // The child was merged with what it was based on, which was then deleted.
@@ -292,6 +295,33 @@ fn what_changed_meanwhile_is_superseded_and_what_did_not_is_damage() {
     let left = back(&found);
     let codes: Vec<_> = left.iter().map(|finding| (finding.code, finding.severity)).collect();
     assert_eq!(codes, [(FindingCode::Superseded, Severity::Note); 2]);
+}
+
+#[test]
+fn a_share_that_goes_away_is_a_failure_and_no_clean_look() {
+    let share = Share::new();
+    let first = share.publish(1, None);
+    let (root, facts) = (share.root(), share.facts());
+    let judged = |id| judge_instance(&root, share.repository, id, now(), &telling());
+    assert!(matches!(judged(share.instance), Ok(Judged::Known(_, found)) if found.is_empty()));
+    // As far as there is a share: an instance that is gone is no damage.
+    assert!(matches!(judged(InstanceId::draw()), Ok(Judged::Gone)));
+    let code = FindingCode::Unreadable;
+    let unreadable = Finding::new(code, "x", "").of_instance(share.instance).of_backup(first.backup_id);
+    let back = |found: &Finding| take_back(&root, &facts, vec![found.clone()], &telling()).map(|kept| kept.found);
+    assert_eq!(back(&unreadable).unwrap(), std::slice::from_ref(&unreadable));
+
+    // It can be listed yet, and is no repository any more.
+    fs::remove_file(share.at("longshore.json")).unwrap();
+    assert_eq!(back(&unreadable).unwrap_err().code, Code::RepositoryNotFound);
+    for entry in fs::read_dir(share.directory.path()).unwrap() {
+        fs::remove_dir_all(entry.unwrap().path()).unwrap();
+    }
+    for id in [share.instance, InstanceId::draw()] {
+        assert_eq!(judged(id).err().unwrap().code, Code::RepositoryNotFound);
+    }
+    let damage = Finding { code: FindingCode::FileMissing, ..unreadable };
+    assert_eq!(back(&damage).unwrap_err().code, Code::RepositoryNotFound, "nor was all of it deleted");
 }
 
 #[test]

@@ -27,6 +27,11 @@ impl FakeRepository {
         }
         if wanted.level < ValidationLevel::Catalogue {
             looked.clear();
+        } else {
+            for id in wanted.instances.iter().filter(|id| !self.instances.contains_key(id)) {
+                let path = format!("instances/{id}");
+                findings.add(Finding::new(FindingCode::InstanceMissing, &path, "it is not there").of_instance(*id));
+            }
         }
         let (mut left_overs, mut sizes, mut bytes_read) = (Vec::new(), Vec::new(), 0);
         for (id, instance) in &looked {
@@ -37,7 +42,8 @@ impl FakeRepository {
             for name in instance.staging.keys() {
                 findings.add(Finding::new(code, &format!("instances/{id}/{name}"), "").of_instance(**id));
             }
-            left_overs.extend((!instance.staging.is_empty()).then_some(**id));
+            let is_dead = code == FindingCode::StagingLeftOver && !instance.staging.is_empty();
+            left_overs.extend(is_dead.then_some(**id));
             let backups = instance.published.iter().filter(|(id, _)| wanted.backup.is_none_or(|only| only == **id));
             for (backup, manifest) in backups {
                 let read = wanted.level == ValidationLevel::Content;
