@@ -401,14 +401,19 @@ async fn what_a_deletion_merges_meanwhile_is_looked_at_as_it_is_then() {
     chained.add(&["write -P 0x41 7M 64k"]);
     let top = chained.of(3).join("vda.qcow2");
     flip(&top, place_in_file(&top, 7 << 20));
+    // Merged beforehand, in a copy of all, so that it takes its place at once while the first backup is read.
+    let child = chained.of(2).join("vda.qcow2");
+    let copy = chained.real.folder.path().join("copy");
+    tool("cp", &["-r", chained.of(2).parent().unwrap().to_str().unwrap(), copy.to_str().unwrap()]);
+    let merged = copy.join(chained.backups[2].backup_id.to_string()).join("vda.qcow2");
+    let first = format!("../{}/vda.qcow2", chained.backups[0].backup_id);
+    tool("qemu-img", &["rebase", "-f", "qcow2", "-F", "qcow2", "-b", &first, merged.to_str().unwrap()]);
     let mut mover = looking(&chained.real, "looks").await;
     let mut progress = mover.progress();
     let wanted = WantedValidation { max_bytes_per_second: Some(1 << 20), ..validation(ValidationLevel::Content) };
     let merge = async {
         progress.wait_for(|progress| progress.data_bytes > 1 << 20).await.unwrap();
-        let child = chained.of(2).join("vda.qcow2");
-        let first = format!("../{}/vda.qcow2", chained.backups[0].backup_id);
-        tool("qemu-img", &["rebase", "-f", "qcow2", "-F", "qcow2", "-b", &first, child.to_str().unwrap()]);
+        fs::rename(&merged, &child).unwrap();
         let mut manifest = chained.backups[2].clone();
         let based_on = manifest.disks[0].based_on.as_mut().unwrap();
         based_on.backup_id = chained.backups[0].backup_id;
