@@ -427,8 +427,11 @@ async fn what_a_deletion_merges_meanwhile_is_looked_at_as_it_is_then() {
     let ((found, _), ()) = tokio::join!(validated(&mut mover, wanted), merge);
     let damage = (FindingCode::ContentDiffers, chained.file(3, "vda.qcow2"), Some(7 << 20));
     assert_eq!(errors(&found), [damage], "{found:?}");
-    assert_eq!(codes(&found), [FindingCode::ContentDiffers, FindingCode::Superseded], "{found:?}");
-    assert_eq!(found.findings[1].backup_id, Some(chained.backups[1].backup_id));
+    // Of the one that was deleted it is told that nothing is known, unless it was open by then.
+    let [_, others @ ..] = &found.findings[..] else { panic!("{found:?}") };
+    let of_the_deleted =
+        |note: &Finding| (note.code, note.backup_id) == (FindingCode::Superseded, Some(chained.backups[1].backup_id));
+    assert!(others.len() <= 1 && others.iter().all(of_the_deleted), "{found:?}");
     closed(&mut mover).await;
 }
 
