@@ -218,11 +218,6 @@ pub enum Request {
         /// The instance.
         instance: InstanceId,
     },
-    /// Reads the manifests of all backups of an instance. Answer: [`Reply::Catalogue`].
-    Catalogue {
-        /// The instance.
-        instance: InstanceId,
-    },
     /// Writes the restore instructions and the manifest and renames the staging directory into place. The commit. Asked
     /// again, also of another mover, it finds out that this job, run and attempt has published already. A failure means that
     /// it is not published. Answer: [`Reply::Published`], or [`Reply::NotKnown`], after which it is to be asked again.
@@ -305,7 +300,6 @@ impl Request {
             Request::Seal => "seal",
             Request::Find { .. } => "find",
             Request::Latest { .. } => "latest",
-            Request::Catalogue { .. } => "catalogue",
             Request::Publish { .. } => "publish",
             Request::Restore { .. } => "restore",
             Request::Exchange { .. } => "exchange",
@@ -419,13 +413,6 @@ pub enum Reply {
         backups: Vec<Manifest>,
         /// How many backups of the instance can't be read.
         unreadable: u64,
-    },
-    /// The backups of the instance.
-    Catalogue {
-        /// Their manifests, by number.
-        backups: Vec<Manifest>,
-        /// What is in the place of a backup and can't be read as one.
-        unreadable: Vec<Failure>,
     },
     /// The repository is unmounted.
     Closed {

@@ -22,7 +22,7 @@ use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
 use super::mount::{Mounted, Pinned, Place, expose};
 use super::protocol::{CredentialPlaces, Notice, PushTarget, Reply, Request};
-use super::share::{Dir, Listed, Staging, latest_chain, list_of_instance};
+use super::share::{Dir, Staging, latest_chain};
 use super::writer::Writer;
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
@@ -133,10 +133,6 @@ impl Session {
                 let root = self.root()?;
                 let (backups, unreadable) = blocking(move || latest_chain(&root, instance)).await?;
                 Ok(Reply::Latest { backups, unreadable })
-            }
-            Request::Catalogue { instance } => {
-                let root = self.root()?;
-                blocking(move || catalogue(&root, instance)).await
             }
             Request::Publish { manifest } => self.publish(*manifest).await,
             Request::Restore { instance, backup, volumes, keep_previous } => {
@@ -377,17 +373,6 @@ fn make_room(staging: &Staging, targets: &[DiskTarget]) -> Result<(), Failure> {
         staging.note_made(&image, None);
     }
     Ok(())
-}
-
-fn catalogue(root: &Dir, instance: InstanceId) -> Result<Reply, Failure> {
-    let (mut backups, mut unreadable) = (Vec::new(), Vec::new());
-    for entry in list_of_instance(root, instance)? {
-        match entry {
-            Listed::Backup(manifest) => backups.push(manifest),
-            Listed::Damaged { failure, .. } => unreadable.push(failure),
-        }
-    }
-    Ok(Reply::Catalogue { backups, unreadable })
 }
 
 fn published(done: publish::Published) -> Reply {

@@ -233,12 +233,11 @@ pub async fn backups_are_published_in_order_and_leave_nothing(world: &dyn World)
         assert_eq!(publish(&mut mover, &manifest).await, number);
         assert_eq!(publish(&mut mover, &manifest).await, number, "asked again it is the same one");
         done(&mut mover, Request::Discard).await;
-        let reply = mover.ask(Request::Catalogue { instance }, SOON).await.unwrap();
-        let Reply::Catalogue { backups, unreadable } = reply else { panic!("{reply:?}") };
-        let numbers: Vec<_> = backups.iter().map(|backup| backup.number).collect();
-        assert_eq!((numbers, unreadable), ((1..=number).collect(), Vec::new()));
-        let reply = mover.ask(Request::Catalogue { instance: InstanceId::draw() }, SOON).await.unwrap();
-        assert_eq!(reply, Reply::Catalogue { backups: Vec::new(), unreadable: Vec::new() });
+        let reply = mover.ask(Request::Latest { instance }, SOON).await.unwrap();
+        let latest = Manifest { number, ..manifest.clone() };
+        assert_eq!(reply, Reply::Latest { backups: vec![latest], unreadable: 0 });
+        let reply = mover.ask(Request::Latest { instance: InstanceId::draw() }, SOON).await.unwrap();
+        assert_eq!(reply, Reply::Latest { backups: Vec::new(), unreadable: 0 });
         done(&mut mover, Request::Release).await;
         done(&mut mover, Request::Close).await;
         mover.stop().await.unwrap();

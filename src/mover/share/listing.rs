@@ -43,17 +43,6 @@ pub fn list_backups(root: &Path) -> Result<Vec<Listed>, Failure> {
     Ok(listed)
 }
 
-/// The backups of one instance, by number, and what is no backup though it is in their place. Blocks.
-pub(crate) fn list_of_instance(root: &Dir, instance: InstanceId) -> Result<Vec<Listed>, Failure> {
-    let instances = root.open_dir(INSTANCES)?;
-    let mut listed = match instances.open_dir(instance.to_string()) {
-        Err(error) if error.is_missing() => return Ok(Vec::new()),
-        opened => list_below(&opened?, instance)?,
-    };
-    sort(&mut listed);
-    Ok(listed)
-}
-
 /// The manifest of an instance's latest backup after those of the backups below it, as far as they can be read; and how many of the
 /// instance's can't be. One at a time: a share may hold more than goes into memory. Blocks.
 pub(crate) fn latest_chain(root: &Dir, instance: InstanceId) -> Result<(Vec<Manifest>, u64), Failure> {

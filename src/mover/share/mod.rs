@@ -27,7 +27,7 @@ pub(super) use durable::sync;
 pub use error::ShareError;
 pub use identity::{Identity, init, read_identity};
 pub use listing::{Chain, Listed, chain_of, find_backup, list_backups};
-pub(crate) use listing::{MANIFEST_BYTES_MAX, highest_number, latest_chain, list_of_instance, read_manifest};
+pub(crate) use listing::{MANIFEST_BYTES_MAX, highest_number, latest_chain, read_manifest};
 pub use readme::restore_readme;
 pub(crate) use staging::{DELETING_PREFIX, FENCED_PREFIX, LeftOvers, STAGING_PREFIX, Staging};
 pub(crate) use stored::{Sent, must_be_stored};

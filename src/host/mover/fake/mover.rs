@@ -137,12 +137,8 @@ impl FakeMover {
                 Ok(Reply::Found { manifest })
             }
             Request::Latest { instance } => {
-                let backups = self.share(|share| Ok(share.of_instance(instance)))?;
+                let backups = self.share(|share| Ok(share.latest_chain(instance)))?;
                 Ok(Reply::Latest { backups, unreadable: 0 })
-            }
-            Request::Catalogue { instance } => {
-                let backups = self.share(|share| Ok(share.of_instance(instance)))?;
-                Ok(Reply::Catalogue { backups, unreadable: Vec::new() })
             }
             Request::Publish { manifest } => self.publish(*manifest),
             Request::Restore { instance, backup, volumes, .. } => self.restore(instance, backup, &volumes),

@@ -168,10 +168,14 @@ impl FakeRepository {
         found.ok_or_else(|| Failure::new(Code::BackupNotFound, format!("backup `{backup}` is not published")))
     }
 
-    pub(super) fn of_instance(&mut self, id: InstanceId) -> Vec<Manifest> {
-        let mut backups: Vec<_> = self.instance(id).published.values().cloned().collect();
-        backups.sort_by_key(|manifest| manifest.number);
-        backups
+    /// The latest backup after those below it.
+    pub(super) fn latest_chain(&mut self, id: InstanceId) -> Vec<Manifest> {
+        let published = &self.instance(id).published;
+        let latest = published.values().max_by_key(|manifest| manifest.number);
+        let below = |manifest: &&Manifest| manifest.parent().and_then(|parent| published.get(&parent));
+        let mut chain: Vec<_> = std::iter::successors(latest, below).cloned().collect();
+        chain.reverse();
+        chain
     }
 
     pub(super) fn damage(&mut self, backup: BackupId) {

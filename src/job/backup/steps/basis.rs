@@ -14,7 +14,7 @@ use crate::mover::protocol::{Reply, Request};
 use crate::saga::step::{Make, Named};
 
 /// Longest time for reading the manifests of all backups of an instance.
-const CATALOGUE_SECONDS_MAX: u64 = 300;
+const LATEST_SECONDS_MAX: u64 = 300;
 
 /// Decides what is stored of which disk. Under the lease, so that nobody takes away what it decides for.
 pub(in super::super) struct ChooseBasis;
@@ -25,7 +25,7 @@ impl Named for ChooseBasis {
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(CATALOGUE_SECONDS_MAX)
+        Duration::from_secs(LATEST_SECONDS_MAX)
     }
 }
 
@@ -34,7 +34,7 @@ impl Make<Context> for ChooseBasis {
     /// The value is the basis, for whoever reads the journal.
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let request = Request::Latest { instance: context.plan.instance_id };
-        let limit = Duration::from_secs(CATALOGUE_SECONDS_MAX);
+        let limit = Duration::from_secs(LATEST_SECONDS_MAX);
         let found = match context.common.session.ask(request, limit).await? {
             Reply::Latest { backups, unreadable } => (backups, unreadable),
             other => return Err(unexpected("latest", &other)),
