@@ -32,6 +32,11 @@ pub const START: Duration = Duration::from_secs(60);
 /// Longest time for a job that nothing holds up, on a machine with other things to do or under emulation.
 pub const JOB: Duration = Duration::from_secs(180);
 
+/// What the worker says goes here, in its folder.
+const LOG: &str = "worker.log";
+/// So much of it is shown when a test fails.
+const LOG_LINES_SHOWN: usize = 150;
+
 /// What a worker is started with, where it isn't the usual.
 pub struct Settings {
     /// As an administrator.
@@ -173,7 +178,7 @@ impl Fleet {
     /// Starts the worker and waits until it takes jobs.
     pub fn start_worker(&mut self) {
         let before = self.heard.host_events();
-        self.worker = Some(self.spawn_worker("worker.log"));
+        self.worker = Some(self.spawn_worker(LOG));
         let online = |event: &longshore::message::HostEvent| matches!(event.detail, HostDetail::Online(_));
         self.heard.of_host("the worker is online", START, before, online);
     }
@@ -400,6 +405,11 @@ impl Drop for Fleet {
         }
         if std::thread::panicking() {
             eprintln!("the worker's files are kept in {}", self.folder.display());
+            // In a virtual host they are gone with it.
+            let said = std::fs::read_to_string(self.folder.join(LOG)).unwrap_or_default();
+            let lines = said.lines().collect::<Vec<_>>();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("the last it has said:\n{}", last.join("\n"));
         }
     }
 }

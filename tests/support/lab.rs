@@ -125,14 +125,25 @@ impl LabInstance {
 impl Drop for LabInstance {
     fn drop(&mut self) {
         // A test that failed may have left the guest frozen or with a job; the domain goes with all of it.
-        lab(&["remove", &self.name]);
+        let output = lab_output(&["remove", &self.name]);
+        let text = format!("cannot remove `{}`: {}", self.name, String::from_utf8_lossy(&output.stderr));
+        match output.status.success() {
+            true => {}
+            // A second panic would end the program, and with it what other tests have to say.
+            false if std::thread::panicking() => eprintln!("{text}"),
+            false => panic!("{text}"),
+        }
     }
 }
 
 fn lab(arguments: &[&str]) -> String {
-    let output = Command::new(variable("LONGSHORE_LAB_TOOL")).args(arguments).output().expect("scripts/lab starts");
+    let output = lab_output(arguments);
     assert!(output.status.success(), "lab {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn lab_output(arguments: &[&str]) -> std::process::Output {
+    Command::new(variable("LONGSHORE_LAB_TOOL")).args(arguments).output().expect("scripts/lab starts")
 }
 
 fn virsh_output(arguments: &[&str]) -> std::process::Output {
