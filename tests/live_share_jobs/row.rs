@@ -17,6 +17,9 @@ use crate::share::Share;
 use crate::slate::{everything_in, mounts_below, processes_of};
 use crate::times;
 
+/// How long the server of a push is away: several times what the mounts of these tests wait for an answer.
+const AWAY: Duration = Duration::from_secs(20);
+
 /// Longest time for what a job releases last to be gone.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -69,7 +72,8 @@ pub enum Fault {
     ReadOnly,
     WrongName,
     WrongPassword,
-    /// The server is stopped while bytes are on their way, and started when the instance is free again.
+    /// The server is stopped while bytes are on their way, and started when the instance is free again; that of a push after
+    /// [`AWAY`] at the latest.
     ServerStopped,
     /// Somebody else takes all the room while bytes are on their way, and gives it back when the instance is free again.
     ShareFull,
@@ -208,7 +212,10 @@ impl Place<'_> {
             Fault::ServerStopped => {
                 self.host.fleet.is_moving(job, mode.step());
                 self.nas.stop_server();
-                self.is_let_go(mode);
+                match mode {
+                    Mode::Push => self.is_away_for_a_while(mode),
+                    Mode::Pull | Mode::Stopped => self.is_let_go(mode),
+                }
                 self.nas.start_server();
             }
             Fault::ShareFull => {
@@ -226,6 +233,15 @@ impl Place<'_> {
     fn is_let_go(&self, mode: Mode) {
         let instance = self.instance(mode);
         eventually("the instance is let go", JOB, || !instance.has_backup_job());
+    }
+
+    /// An image that QEMU opens on NFS 4 at that moment is waited for in the kernel until the server is back, and libvirt's one thread
+    /// for the events of all domains waits as well: the jobs of the other table too.
+    fn is_away_for_a_while(&self, mode: Mode) {
+        let (instance, began) = (self.instance(mode), Instant::now());
+        while instance.has_backup_job() && began.elapsed() < AWAY {
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// What is published, read past the mount, is what the disks hold.

@@ -82,8 +82,9 @@ pub trait Movers: Send + Sync {
     async fn unmount(&self, place: &Path) -> Result<(), Failure>;
 
     /// Fails every call that is under way on the share that is shown at `place`, for all processes that wait for it; false where
-    /// nothing is shown there. What waits for a dead server is free again. What comes after waits anew, but on CephFS and FUSE, where
-    /// the mount is of no use any more.
+    /// nothing is shown there. What waits for a dead server is free again, but for the opening of a file on NFS 4: Linux 6.1 lets that
+    /// wait for the client's state manager, of which the mount knows nothing. What comes after waits anew, but on CephFS and FUSE,
+    /// where the mount is of no use any more.
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure>;
     /// Whether a mover of that name lives, whoever started it: that of a worker that was killed may still be at work.
     async fn lives(&self, name: &MoverName) -> Result<bool, Failure>;
