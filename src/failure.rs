@@ -192,8 +192,8 @@ pub enum Remains {
         pid: u32,
         /// When it started, in the kernel's clock ticks since boot: an id alone is given again.
         started: u64,
-        /// The directory that it works in, empty and to be removed once it has ended.
-        directory: Option<PathBuf>,
+        /// Directories that it works in, empty and to be removed once it has ended.
+        directories: Vec<PathBuf>,
     },
     /// A file or directory.
     Path(PathBuf),
@@ -202,10 +202,10 @@ pub enum Remains {
 impl fmt::Display for Remains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Remains::Process { pid, directory: Some(directory), .. } => {
-                write!(f, "process {pid} and its directory `{}`", directory.display())
+            Remains::Process { pid, directories, .. } => {
+                write!(f, "process {pid}")?;
+                directories.iter().try_for_each(|directory| write!(f, " and its directory `{}`", directory.display()))
             }
-            Remains::Process { pid, directory: None, .. } => write!(f, "process {pid}"),
             Remains::Path(path) => write!(f, "`{}`", path.display()),
         }
     }

@@ -11,7 +11,7 @@ mod world;
 
 use std::time::Duration;
 
-use longshore::failure::{Code, Failure};
+use longshore::failure::{Code, Failure, Remains};
 use longshore::host::hypervisor::fake::FakeInstance;
 use longshore::host::hypervisor::{DomainJob, GuestFileSystem, GuestInfo, Hypervisor};
 use longshore::model::instance::PowerState;
@@ -185,6 +185,10 @@ async fn a_begin_that_never_comes_back_is_left_to_the_guard_and_named() {
     assert_eq!(failed(&outcome).code, Code::HypervisorTimedOut);
     let left = outcome.left_over.iter().find(|left| left.step == "source").expect("the source is left");
     assert!(format!("{left:?}").contains("its guard"), "{left:?}");
+    let Some(Remains::Process { directories, .. }) = left.failure.remains.as_deref() else { panic!("{left:?}") };
+    let run = world.settings.run_dir.read_dir().unwrap().chain(world.settings.scratch_dir.read_dir().unwrap());
+    let there: Vec<_> = run.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!((directories, there.len()), (&there, 2), "they go when the guard has ended");
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(world.guards.standing(), 1, "it stays for as long as the call may come back");
     world.hypervisor.let_go("begin_pull");

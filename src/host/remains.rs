@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 use crate::failure::Remains;
 use crate::host::mover;
 
-/// A process of this host by its id, with the directory that is to be removed once it has ended.
-pub fn of_process(pid: u32, directory: Option<PathBuf>) -> Remains {
+/// A process of this host by its id, with the directories that are to be removed once it has ended.
+pub fn of_process(pid: u32, directories: Vec<PathBuf>) -> Remains {
     // One that has ended meanwhile never started at 0, so that it is found to be gone.
-    Remains::Process { pid, started: started(pid).unwrap_or(0), directory }
+    Remains::Process { pid, started: started(pid).unwrap_or(0), directories }
 }
 
-/// Whether it is gone. Removes the empty directory of a process that has ended. Reads local file systems, so not for an
+/// Whether it is gone. Removes the empty directories of a process that has ended. Reads local file systems, so not for an
 /// async thread.
 pub fn is_gone(remains: &Remains) -> bool {
     match remains {
-        Remains::Process { pid, started: then, directory } => {
-            started(*pid) != Some(*then) && directory.as_deref().is_none_or(is_removed)
+        Remains::Process { pid, started: then, directories } => {
+            // All of them, whatever becomes of the first.
+            started(*pid) != Some(*then) && directories.iter().fold(true, |all, directory| is_removed(directory) && all)
         }
         Remains::Path(path) => is_absent(path),
     }
@@ -59,34 +60,35 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_there_until_it_has_ended_and_its_directory_goes_after_it() {
+    fn a_process_is_there_until_it_has_ended_and_its_directories_go_after_it() {
         let above = tempfile::tempdir().unwrap();
-        let directory = above.path().join("mover");
-        std::fs::create_dir(&directory).unwrap();
+        let directories = ["run", "scratch"].map(|name| above.path().join(name));
+        directories.iter().for_each(|directory| std::fs::create_dir(directory).unwrap());
         let mut process = sleeper();
-        let remains = of_process(process.id(), Some(directory.clone()));
-        assert!(!is_gone(&remains) && directory.exists());
+        let remains = of_process(process.id(), directories.to_vec());
+        assert!(!is_gone(&remains) && directories.iter().all(|directory| directory.exists()));
         process.kill().unwrap();
         process.wait().unwrap();
-        assert!(is_gone(&remains) && !directory.exists());
+        assert!(is_gone(&remains) && !directories.iter().any(|directory| directory.exists()));
     }
 
     #[test]
     fn another_process_with_the_same_id_is_not_taken_for_it() {
         let mut process = sleeper();
-        let Remains::Process { pid, started, .. } = of_process(process.id(), None) else { unreachable!() };
+        let Remains::Process { pid, started, .. } = of_process(process.id(), Vec::new()) else { unreachable!() };
         assert!(started > 0);
-        assert!(is_gone(&Remains::Process { pid, started: started + 1, directory: None }));
+        assert!(is_gone(&Remains::Process { pid, started: started + 1, directories: Vec::new() }));
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
     #[test]
     fn a_directory_that_is_not_empty_keeps_the_left_over() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("file"), "x").unwrap();
-        let remains = Remains::Process { pid: u32::MAX, started: 1, directory: Some(directory.path().to_owned()) };
-        assert!(!is_gone(&remains) && directory.path().join("file").exists());
+        let [full, empty] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        std::fs::write(full.path().join("file"), "x").unwrap();
+        let directories = [&full, &empty].map(|directory| directory.path().to_owned()).to_vec();
+        let remains = Remains::Process { pid: u32::MAX, started: 1, directories };
+        assert!(!is_gone(&remains) && full.path().join("file").exists() && !empty.path().exists());
     }
 
     #[test]

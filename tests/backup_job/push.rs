@@ -118,7 +118,7 @@ async fn a_job_that_does_not_end_is_left_to_the_guard_with_what_can_free_qemu() 
     let left = outcome.left_over.iter().find(|left| left.step == "source").expect("it is named");
     let remains = left.failure.remains.as_deref();
     assert!(
-        matches!(remains, Some(Remains::Process { directory: Some(found), .. }) if [found.clone()] == place[..]),
+        matches!(remains, Some(Remains::Process { directories, .. }) if *directories == place[..]),
         "it goes when the guard has ended: {remains:?}"
     );
     assert_eq!(world.guards.standing(), 1);

@@ -50,7 +50,7 @@ async fn a_process_that_cannot_be_ended_is_named_by_each_worker_until_it_has_end
     let mut stuck = Stuck::new();
     let directory = fleet.run_dir().join("mover");
     std::fs::create_dir(&directory).unwrap();
-    let remains = remains::of_process(stuck.0.id(), Some(directory.clone()));
+    let remains = remains::of_process(stuck.0.id(), vec![directory.clone()]);
     let failure = Failure::new(Code::MoverUnresponsive, "it did not die").leaving(remains);
     fleet.movers.fail("stop", 1, failure);
     let job = fleet.job("web");
@@ -106,7 +106,7 @@ async fn what_a_failed_attempt_has_to_say_is_told_and_what_it_left_as_well() {
     for _ in 1..=2 {
         fleet.movers.fail("copy", 1, Failure::new(Code::Stalled, "no byte moved"));
         fleet.movers.fail("close", 1, Failure::new(Code::MoverDied, "the mover ended early"));
-        let remains = remains::of_process(stuck.0.id(), None);
+        let remains = remains::of_process(stuck.0.id(), Vec::new());
         fleet.movers.fail("stop", 1, Failure::new(Code::MoverUnresponsive, "it did not die").leaving(remains));
     }
     let key = fleet.publish(&job).await;

@@ -218,7 +218,7 @@ impl Mover for ProcessMover {
         if !ended {
             let failure = self.unresponsive("die after it was killed", KILL_LIMIT);
             return Err(match self.child.id() {
-                Some(pid) => failure.leaving(remains::of_process(pid, Some(self.directory.clone()))),
+                Some(pid) => failure.leaving(remains::of_process(pid, vec![self.directory.clone()])),
                 None => failure,
             });
         }

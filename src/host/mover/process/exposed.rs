@@ -121,7 +121,7 @@ async fn run(program: &Path, words: &[&str], place: &Path, limit: Duration) -> R
         Err(_) => {
             let failure = failed(format!("no end within {limit:?}"));
             Err(match child.id() {
-                Some(pid) => failure.leaving(remains::of_process(pid, None)),
+                Some(pid) => failure.leaving(remains::of_process(pid, Vec::new())),
                 None => failure,
             })
         }

@@ -97,15 +97,15 @@ pub(super) async fn end_stray(context: &mut Context) -> Result<(), Failure> {
 }
 
 /// Ends what a backup of a running instance has in libvirt, and looks at the instance no more. Where that can't be had the guard goes on
-/// with it, and is named with the directory that is to go when it has ended.
-pub(super) async fn end_running(context: &mut Context, directory: Option<PathBuf>) -> Result<(), Failure> {
+/// with it, and is named with the directories that are to go when it has ended.
+pub(super) async fn end_running(context: &mut Context, directories: Vec<PathBuf>) -> Result<(), Failure> {
     context.watch = None;
     let ended = end_and_resume(context).await;
     if let Some(sampler) = context.sampler.take() {
         context.worst_write_ms = sampler.stop().await;
     }
     let Err(mut failure) = ended else { return Ok(()) };
-    name_guard(&mut failure, leave_guard(context).await, directory);
+    name_guard(&mut failure, leave_guard(context).await, directories);
     Err(failure)
 }
 
@@ -297,11 +297,11 @@ pub(super) async fn leave_guard(context: &mut Context) -> Option<u32> {
     context.left_guard
 }
 
-/// Says in the failure that the guard goes on, and names its process as what remains, with the directory that is to go when it has
+/// Says in the failure that the guard goes on, and names its process as what remains, with the directories that are to go when it has
 /// ended.
-pub(super) fn name_guard(failure: &mut Failure, process: Option<u32>, directory: Option<PathBuf>) {
+pub(super) fn name_guard(failure: &mut Failure, process: Option<u32>, directories: Vec<PathBuf>) {
     if let Some(process) = process {
         failure.causes.push(format!("its guard, process {process}, goes on"));
-        failure.remains = Some(Box::new(remains::of_process(process, directory)));
+        failure.remains = Some(Box::new(remains::of_process(process, directories)));
     }
 }

@@ -345,7 +345,7 @@ async fn thaw(context: &mut Context) -> Result<Thawed, Failure> {
         }
         Err(failure) => {
             context.maybe_frozen = true;
-            name_guard(failure, leave_guard(context).await, None);
+            name_guard(failure, leave_guard(context).await, Vec::new());
         }
     }
     thawed

@@ -90,7 +90,7 @@ impl Hold<Context> for PushSource {
         let push = push_of(context)?;
         // Where our job stands it stays mounted: by that QEMU can be freed from the share. It goes with the guard, which ends when our
         // job has.
-        ending::end_running(context, Some(push.place.clone())).await?;
+        ending::end_running(context, vec![push.place.clone()]).await?;
         let unmounted = context.common.doors.movers.unmount(&push.place).await;
         ending::let_guard_go(context).await;
         unmounted

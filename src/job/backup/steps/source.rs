@@ -64,7 +64,8 @@ impl Hold<Context> for PullSource {
     /// The guard goes last: until the job is gone and the guest thawed, somebody has to answer for them.
     async fn release(&self, context: &mut Context, _held: Option<&Value>) -> Result<(), Failure> {
         let pull = pull_of(context)?;
-        ending::end_running(context, None).await?;
+        // QEMU and libvirt take away what is in them, when the job is gone.
+        ending::end_running(context, vec![pull.socket_dir.clone(), pull.scratch_dir.clone()]).await?;
         let removed = remove_files(&pull).await;
         ending::let_guard_go(context).await;
         removed
