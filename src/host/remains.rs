@@ -17,8 +17,8 @@ pub fn of_process(pid: u32, directories: Vec<PathBuf>) -> Remains {
 pub fn is_gone(remains: &Remains) -> bool {
     match remains {
         Remains::Process { pid, started: then, directories } => {
-            // All of them, whatever becomes of the first.
-            started(*pid) != Some(*then) && directories.iter().fold(true, |all, directory| is_removed(directory) && all)
+            // All of them are tried, whatever becomes of the first.
+            started(*pid) != Some(*then) && directories.iter().filter(|directory| !is_removed(directory)).count() == 0
         }
         Remains::Path(path) => is_absent(path),
     }
