@@ -17,6 +17,8 @@ mod share;
 #[path = "support/slate.rs"]
 mod slate;
 
+#[path = "live_share_jobs/afterwards.rs"]
+mod afterwards;
 #[path = "live_share_jobs/nas.rs"]
 mod nas;
 #[path = "live_share_jobs/row.rs"]

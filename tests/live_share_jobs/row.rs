@@ -17,6 +17,9 @@ use crate::share::Share;
 use crate::slate::{everything_in, mounts_below, processes_of};
 use crate::times;
 
+/// Jobs that may be over before what goes wrong with them has begun.
+const TRIES_MAX: u32 = 3;
+
 /// How long the server of a push is away: several times what the mounts of these tests wait for an answer.
 const AWAY: Duration = Duration::from_secs(20);
 
@@ -163,8 +166,9 @@ impl Place<'_> {
         if fault == Fault::Changed {
             self.change();
         }
-        let job = self.host.fleet.publish(&self.job(mode, fault));
-        self.strike(mode, fault, job);
+        let Some(job) = (0..TRIES_MAX).find_map(|_| self.publish_and_strike(mode, fault)) else {
+            return Err(format!("{mode:?} {fault:?}: {TRIES_MAX} jobs had ended before anything could go wrong"));
+        };
         let end = self.host.fleet.heard.end_of(job, JOB);
         let seconds = began.elapsed().as_secs_f64();
         let outcome = match &end {
@@ -207,10 +211,24 @@ impl Place<'_> {
         fs::write(&reference, content).unwrap();
     }
 
-    fn strike(&self, mode: Mode, fault: Fault, job: JobId) {
+    /// The job, if what goes wrong with it did so in time: disks of this size are written within a second or two.
+    fn publish_and_strike(&self, mode: Mode, fault: Fault) -> Option<JobId> {
+        let job = self.host.fleet.publish(&self.job(mode, fault));
+        let in_time = self.strike(mode, fault, job);
+        if !in_time {
+            self.host.fleet.completed(job);
+        }
+        in_time.then_some(job)
+    }
+
+    /// Whether it went wrong while bytes were on their way.
+    fn strike(&self, mode: Mode, fault: Fault, job: JobId) -> bool {
+        let moves = || self.host.fleet.moves_before_its_end(job, mode.step());
         match fault {
             Fault::ServerStopped => {
-                self.host.fleet.is_moving(job, mode.step());
+                if !moves() {
+                    return false;
+                }
                 self.nas.stop_server();
                 match mode {
                     Mode::Push => self.is_away_for_a_while(mode),
@@ -219,7 +237,9 @@ impl Place<'_> {
                 self.nas.start_server();
             }
             Fault::ShareFull => {
-                self.host.fleet.is_moving(job, mode.step());
+                if !moves() {
+                    return false;
+                }
                 let filling = self.small().path.join("filling");
                 fill(&filling);
                 self.is_let_go(mode);
@@ -227,6 +247,7 @@ impl Place<'_> {
             }
             Fault::Nothing | Fault::Changed | Fault::ReadOnly | Fault::WrongName | Fault::WrongPassword => {}
         }
+        true
     }
 
     /// What tells others that the job is over can't be written to the share before it is back, so it is looked for here.

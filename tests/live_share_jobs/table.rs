@@ -1,5 +1,6 @@
 //! The table. A further way for the bytes is a further [`Mode`] and its lines here.
 
+use crate::afterwards;
 use crate::fleet::{Fleet, Settings};
 use crate::lab::LabInstance;
 use crate::nas::{Nas, give_credentials};
@@ -56,6 +57,13 @@ fn try_out(name: &str, tables: &[(Nas, &[(Mode, Fault)])]) {
                     wrong.push(line);
                 }
             }
+        }
+        // Nothing can be said of backups that came out wrong.
+        if wrong.is_empty() {
+            if jobs.contains(&(Mode::Pull, Fault::Changed)) {
+                eprintln!("{}", afterwards::restore(&place));
+            }
+            eprintln!("{}", afterwards::validate(&place));
         }
         // mount.ceph(8) takes its secret from another file than jobs have theirs in.
         if nas != Nas::Ceph {

@@ -15,7 +15,7 @@ use longshore::broker::topology::JOBS_EXCHANGE;
 use longshore::broker::{self, Broker, Outgoing};
 use longshore::message::event::{BackupSummary, Failed, HostDetail, RestoreSummary, RunDetail};
 use longshore::message::job::{BackupPart, InstancePart, JobMessage, RestorePart, RetryPart, ValidatePart};
-use longshore::message::{Encoding, encode_job};
+use longshore::message::{Encoding, RunEvent, encode_job};
 use longshore::model::id::JobId;
 use longshore::model::validation::Validation;
 use nix::sys::signal::{Signal, kill};
@@ -336,9 +336,18 @@ impl Fleet {
 
     /// Waits until that step of the job has moved some of its bytes.
     pub fn is_moving(&self, job: JobId, step: &str) {
-        self.heard.of_run(job, &format!("the job moves bytes in `{step}`"), JOB, |event| {
-            matches!(&event.detail, RunDetail::Progress(progress) if progress.step == step && progress.done_bytes > 0)
-        });
+        assert!(self.moves_before_its_end(job, step), "the job has ended, and `{step}` was never seen to move bytes");
+    }
+
+    /// Waits until that step of the job has moved some of its bytes, or until the job has ended without that being told.
+    pub fn moves_before_its_end(&self, job: JobId, step: &str) -> bool {
+        let moves = |detail: &RunDetail| match detail {
+            RunDetail::Progress(progress) => progress.step == step && progress.done_bytes > 0,
+            _ => false,
+        };
+        let moves_or_ended = |event: &RunEvent| moves(&event.detail) || event.detail.is_final();
+        let seen = self.heard.of_run(job, &format!("the job moves bytes in `{step}`"), JOB, moves_or_ended);
+        moves(&seen.detail)
     }
 
     /// Its process id.
