@@ -27,6 +27,30 @@ XML
     rm -f "$request"
 }
 
+# push_since GUEST FILE SINCE NEXT: the same of what changed since the checkpoint SINCE, if that is named; the next begins at NEXT
+push_since() {
+    local guest=$1 file=$2 since=$3 request=$2.request.xml checkpoint=$2.checkpoint.xml
+    rm -f "$file"
+    cat >"$request" <<XML
+<domainbackup mode='push'>
+  ${since:+<incremental>$since</incremental>}
+  <disks><disk name='vda' backup='yes' type='file'><target file='$file'/><driver type='qcow2'/></disk></disks>
+</domainbackup>
+XML
+    echo "<domaincheckpoint><name>$4</name></domaincheckpoint>" >"$checkpoint"
+    "$LONGSHORE_LAB_VIRSH" -q backup-begin "$guest" "$request" "$checkpoint"
+    poll_seconds=0.02 wait_until "$push_seconds" "the push backup of $guest ends" no_job "$guest"
+    sync --file-system "$file"
+    [ -z "$since" ] || "$LONGSHORE_LAB_VIRSH" -q checkpoint-delete "$guest" "$since"
+    rm -f "$request" "$checkpoint"
+}
+
+# convert_chain LEAF FILE: to storage, as fast as qemu-img can
+convert_chain() {
+    qemu-img convert -t none -T none -W -m 16 -f qcow2 -O qcow2 "$1" "$2"
+    sync --file-system "$2"
+}
+
 direct_read() { dd if="$1" of=/dev/null iflag=direct bs=1M status=none; }
 
 # freeze_begin_thaw GUEST FOLDER: the milliseconds that libvirt itself needs for the three calls, by virsh's own clock on
