@@ -143,9 +143,16 @@ async fn a_whole_chain_has_no_findings_at_any_level_and_is_read_through_each_of_
     }
     let found = chained.found(ValidationLevel::Content).await;
     assert_eq!((found.instances, found.backups), (1, 3));
-    // The first backup has 3 MiB of zeros, and the others show as much of it.
-    let read = 3 * (DISK_BYTES - (3 << 20))..3 * DISK_BYTES;
+    // The first backup has 3 MiB of zeros; the others are read where they have something themselves.
+    let all = DISK_BYTES - (3 << 20)..DISK_BYTES;
+    let read = all.start + (3 << 20)..all.end + (4 << 20);
     assert!(read.contains(&found.bytes_read), "{} of {read:?}", found.bytes_read);
+    // One alone is read along its chain.
+    let last = chained.backups[2].backup_id;
+    let alone = WantedValidation { backup: Some(last), ..validation(ValidationLevel::Content) };
+    let alone = self::found(&chained.real, alone).await;
+    assert_eq!(codes(&alone), [], "{alone:?}");
+    assert!(all.contains(&alone.bytes_read), "{} of {all:?}", alone.bytes_read);
     let [size] = &found.instance_sizes[..] else { panic!("{found:?}") };
     let on_disk: u64 = (0..3)
         .flat_map(|at| fs::read_dir(chained.of(at)).unwrap())
@@ -192,6 +199,21 @@ async fn one_flipped_byte_is_named_by_backup_disk_and_offset_and_so_is_who_needs
     let of_the_last = self::found(&chained.real, only(2)).await;
     let seen_from_above = [(FindingCode::ContentDiffers, chained.file(2, "vda.qcow2"), Some(6 << 20))];
     assert_eq!(errors(&of_the_last), seen_from_above);
+}
+
+#[tokio::test]
+async fn what_an_incremental_image_has_besides_what_was_backed_up_is_read() {
+    let chained = Chained::new().await;
+    let image = chained.of(1).join("vda.qcow2");
+    tool("qemu-io", &["-f", "qcow2", "-c", "write -P 0x77 4M 64k", image.to_str().unwrap()]);
+    let mut manifest = chained.backups[1].clone();
+    manifest.disks[0].file_bytes = fs::metadata(&image).unwrap().len();
+    write_manifest(&chained.of(1), &manifest);
+    let wanted = [
+        (FindingCode::ContentDiffers, chained.file(1, "vda.qcow2"), Some(4 << 20)),
+        (FindingCode::AncestorDamaged, chained.file(2, "vda.qcow2"), None),
+    ];
+    assert_eq!(errors(&chained.found(ValidationLevel::Content).await), wanted);
 }
 
 #[tokio::test]

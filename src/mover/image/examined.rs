@@ -2,6 +2,9 @@
 //!
 //! Unlike a restore it does not stop at what differs: where everything that does is known, it can be told whether a bit rotted, a part
 //! was overwritten or another disk's image is there. Nothing is written.
+//!
+//! Of a chain each block is read once. What an image does not have itself is what the one below it has, so where that was read and found
+//! to be what its hashes say, an equal hash is all that is left to be asked. Where anything differs all of the disk is read after all.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -47,18 +50,37 @@ struct Looked {
     buffer: Vec<u8>,
 }
 
-/// Reads the whole disk from its images at those paths, the topmost first. `report` gets bytes of the disk passed, and bytes read.
+/// Examines the disk by its images at those paths, the topmost first. `below` has the hashes of what it is based on, where that was read
+/// and is what they say. `report` gets bytes of the disk passed, and bytes read.
 pub(in crate::mover) async fn examine(
     original: &Original,
     images: &[PathBuf],
+    below: Option<&Blocks>,
     sockets: &mut Sockets,
     pace: &mut Pace,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Examined, Failure> {
     drop_from_cache(images).await?;
+    if below.is_some() {
+        let examined = read_through(original, images, below, sockets, pace, report).await?;
+        if examined.differing.is_empty() && examined.unreadable.is_empty() {
+            return Ok(examined);
+        }
+    }
+    read_through(original, images, None, sockets, pace, report).await
+}
+
+async fn read_through(
+    original: &Original,
+    images: &[PathBuf],
+    below: Option<&Blocks>,
+    sockets: &mut Sockets,
+    pace: &mut Pace,
+    report: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Examined, Failure> {
     let (server, connection) = original.serve(images, sockets).await?;
     let connection = Arc::new(connection);
-    let examined = Reading::of(&original.blocks)?.read(&connection, &original.blocks, pace, report).await?;
+    let examined = Reading::of(&original.blocks)?.read(&connection, &original.blocks, below, pace, report).await?;
     // A task that is still at work after too many failures ends with its connection.
     if let Ok(connection) = sole(connection) {
         connection.disconnect().await;
@@ -110,10 +132,12 @@ impl Reading {
         mut self,
         connection: &Arc<Connection>,
         expected: &Blocks,
+        below: Option<&Blocks>,
         pace: &mut Pace,
         report: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Examined, Failure> {
         let mut map = ExtentMap::of_zeros(connection);
+        let mut inherited = Inherited::of(connection, expected, below);
         let mut pipeline = Pipeline::new();
         for index in 0..expected.count() {
             let (start, bytes) = (index * BLOCK_BYTES, expected.block_bytes(index));
@@ -131,6 +155,12 @@ impl Reading {
                     self.unreadable.push((start, words(&error)));
                     break;
                 }
+            }
+            if let Some(hash) = inherited.hash(index).await {
+                self.found.set(index, hash);
+                (self.passed, self.until) = (self.passed + bytes, index + 1);
+                report(self.passed, self.bytes_read);
+                continue;
             }
             while let Some(looked) = pipeline.make_room().await? {
                 self.settle(looked, report);
@@ -179,6 +209,30 @@ impl Reading {
         let root = || blake3::Hash::from_bytes(self.found.root()).to_hex().to_string();
         let tells = is_whole && (0..self.found.count()).any(|index| self.found.get(index).is_some());
         Examined { content_root: tells.then(root), differing, unreadable: self.unreadable }
+    }
+}
+
+/// What need not be read, since it is below and was read there.
+struct Inherited<'e> {
+    expected: &'e Blocks,
+    below: Option<(&'e Blocks, ExtentMap<'e>)>,
+}
+
+impl<'e> Inherited<'e> {
+    fn of(connection: &'e Connection, expected: &'e Blocks, below: Option<&'e Blocks>) -> Self {
+        Self { expected, below: below.and_then(|below| Some((below, ExtentMap::of_its_own(connection)?))) }
+    }
+
+    /// The hash of a block, where the images below have it and no part of it is in the topmost one.
+    async fn hash(&mut self, index: u64) -> Option<BlockHash> {
+        let (below, its_own) = self.below.as_mut()?;
+        let (start, bytes) = (index * BLOCK_BYTES, self.expected.block_bytes(index));
+        // The last block of a disk that has grown was a shorter one.
+        let hash = self.expected.get(index).filter(|_| index < below.count() && below.block_bytes(index) == bytes)?;
+        let is_the_same = below.get(index) == Some(hash);
+        // What can't be told is read.
+        let own = its_own.runs(start, start + bytes).await;
+        (is_the_same && own.is_ok_and(|own| own.is_empty())).then_some(*hash)
     }
 }
 

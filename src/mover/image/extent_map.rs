@@ -32,6 +32,12 @@ impl<'c> ExtentMap<'c> {
         map.context.is_some().then_some(map)
     }
 
+    /// What a chain's topmost image has itself, by the second one; none where the server has none.
+    pub(super) fn of_its_own(connection: &'c Connection) -> Option<Self> {
+        let map = Self::new(connection, 1, Extent::is_its_own);
+        map.context.is_some().then_some(map)
+    }
+
     fn new(connection: &'c Connection, asked_for: usize, says_so: fn(&Extent) -> bool) -> Self {
         let contexts = &connection.export().contexts;
         let there = |context: &Option<u32>| context.is_some();

@@ -69,6 +69,7 @@ impl Original {
             node: &chain::node(images)?,
             writable: false,
             cache: target::cache_of(&top).await,
+            depth: images.len() > 1,
             device: Code::RepositoryIo,
             shown: format!("`{}`", top.display()),
         };

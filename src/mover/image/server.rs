@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::failure::{Code, Failure};
 use crate::mover::command::{Command, Finished, Running, shown_end};
 use crate::mover::device;
-use crate::mover::nbd::{ALLOCATION, Connection, Limits};
+use crate::mover::nbd::{ALLOCATION, Connection, DEPTH, Limits};
 
 /// How long a server may take to open its image; on a share, opening reads from it.
 const START_DEADLINE_SECONDS: u64 = 60;
@@ -51,6 +51,8 @@ pub(super) struct Serve<'a> {
     pub writable: bool,
     /// Through the cache or past it.
     pub cache: Cache,
+    /// Says as well, as the second context, which image of a chain has what ([`DEPTH`]).
+    pub depth: bool,
     /// The code of a failure that lies in the image's storage.
     pub device: Code,
     /// The image, for errors.
@@ -74,13 +76,15 @@ impl Server {
             .args(["--persistent", "--shared=1", "--cache", serve.cache.word(), "--socket"])
             .arg(socket)
             .args(mode)
+            .args(if serve.depth { &["--allocation-depth"][..] } else { &[] })
             .arg(pseudo_name(serve.node));
         let failed = format!("cannot serve {} with qemu-nbd", serve.shown);
         let running = command.start().map_err(|error| error.failure(Code::ImageToolFailed, &failed))?;
         let mut server = Self { running, shown: serve.shown, device: serve.device };
+        let contexts: &[&str] = if serve.depth { &[ALLOCATION, DEPTH] } else { &[ALLOCATION] };
         let deadline = Instant::now() + Duration::from_secs(START_DEADLINE_SECONDS);
         loop {
-            match Connection::open(socket, "", &[ALLOCATION], Limits::default()).await {
+            match Connection::open(socket, "", contexts, Limits::default()).await {
                 Ok(connection) => return Ok((server, connection)),
                 Err(error) if !error.nobody_listens() || Instant::now() > deadline => {
                     return Err(error.failure(Code::ImageToolFailed, failed));

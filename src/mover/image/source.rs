@@ -70,6 +70,7 @@ impl Source {
             node: &volume.shared_node(),
             writable: false,
             cache: volume.cache,
+            depth: false,
             device: Code::SourceReadFailed,
             shown: format!("`{}`", volume.path.display()),
         };

@@ -239,7 +239,7 @@ impl Target {
 
     fn serve(&self, writable: bool) -> Serve<'_> {
         let shown = format!("`{}`", self.path.display());
-        Serve { node: &self.node, writable, cache: self.cache, device: self.device, shown }
+        Serve { node: &self.node, writable, cache: self.cache, depth: false, device: self.device, shown }
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Failure {

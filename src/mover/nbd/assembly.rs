@@ -17,6 +17,8 @@ const ERROR_CHUNK_BYTES_MAX: u32 = 4 + 2 + 8 + wire::STRING_BYTES_MAX as u32;
 const STATE_ZERO: u32 = 2;
 /// Bit of an extent of a dirty bitmap (`qemu:dirty-bitmap:`, docs/interop/nbd.txt of QEMU): it was written to.
 const STATE_DIRTY: u32 = 1;
+/// The topmost image of a chain.
+const DEPTH_OF_ITS_OWN: u32 = 1;
 
 /// A run of bytes of one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,11 @@ impl Extent {
     /// In [`super::ALLOCATION`]: it reads as zeros, allocated or not.
     pub fn reads_as_zeros(&self) -> bool {
         self.flags & STATE_ZERO != 0
+    }
+
+    /// In [`super::DEPTH`]: it is in the exported image itself, data or zeros, and in none below it.
+    pub fn is_its_own(&self) -> bool {
+        self.flags == DEPTH_OF_ITS_OWN
     }
 
     /// In the context of a dirty bitmap: it was written to.

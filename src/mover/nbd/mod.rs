@@ -33,3 +33,6 @@ pub use handshake::Export;
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// The context that says what is a hole and what reads as zeros.
 pub const ALLOCATION: &str = "base:allocation";
+/// The context of QEMU's servers that says which image of a chain has what: 1 for the topmost, 0 for none
+/// (`docs/interop/nbd.rst` of QEMU).
+pub const DEPTH: &str = "qemu:allocation-depth";

@@ -1,5 +1,6 @@
 //! The requests of a validation: the repository opened only to be looked at, the look itself, and the removal of what is dead.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use crate::mover::validate::facts::InstanceFacts;
 use crate::mover::validate::hidden::{Hidden, Looked, add_news, must_be_found, not_there, to_be_told};
 use crate::mover::validate::known::{Judged, has_left_overs, judge_instance};
 use crate::mover::validate::reach::{Reached, reach};
-use crate::mover::validate::select::{Measured, disks, measure, select, weight};
+use crate::mover::validate::select::{Measured, disks, is_read, measure, select, weight};
 use crate::mover::validate::superseded::{Kept, take_back};
 use crate::mover::validate::telling::Telling;
 use crate::mover::validate::{links, must_be_there};
@@ -161,7 +162,7 @@ impl Session {
         broken_off: &CancellationToken,
     ) -> Result<Looked, Failure> {
         let wanted = run.tools.wanted.clone();
-        let (mut damaged, mut hidden) = (links::damaged(&found), Hidden::new());
+        let (mut damaged, mut hidden, mut whole) = (links::damaged(&found), Hidden::new(), BTreeSet::new());
         for (backup, disk) in disks(facts, &wanted).into_iter().filter(|_| wanted.level >= ValidationLevel::Structure) {
             let at = (backup, disk.target.clone());
             if only.is_some_and(|only| !only.contains_key(&at)) {
@@ -174,8 +175,13 @@ impl Session {
                 tokio::task::yield_now().await;
             } else if !links::is_damaged(&damaged, backup, &disk.target) {
                 let below = links::roots_below(facts, backup, &disk.target);
-                let at = DiskAt { instance: facts.instance, backup, disk: disk.clone(), below };
-                let mut more = self.examine(run, at, broken_off).await?;
+                let based_on = disk.based_on.as_ref().map(|based_on| (based_on.backup_id, disk.target.clone()));
+                let below_is_read = based_on.is_some_and(|based_on| whole.contains(&based_on));
+                let disk_at = DiskAt { instance: facts.instance, backup, disk: disk.clone(), below, below_is_read };
+                let mut more = self.examine(run, disk_at, broken_off).await?;
+                if more.is_empty() && is_read(&wanted, backup) {
+                    whole.insert(at);
+                }
                 // Hashes that are missing were told as a file that is.
                 let is_told = |path: &str| found.iter().any(|before: &Finding| before.path == path);
                 more.retain(|finding| finding.code != FindingCode::BlocksDamaged || !is_told(&finding.path));

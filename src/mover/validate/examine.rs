@@ -17,6 +17,7 @@ use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::ManifestDisk;
 use crate::model::validation::{Finding, FindingCode};
+use crate::mover::image::blocks::Blocks;
 use crate::mover::image::{Backups, Checked, Examined, Link, Original, Pace, Sockets, Wanted, check_file, examine};
 use crate::mover::protocol::WantedValidation;
 use crate::mover::share::Dir;
@@ -39,6 +40,8 @@ pub(in crate::mover) struct DiskAt {
     pub disk: ManifestDisk,
     /// Content roots of the disks that it is based on: one that reads as one of those has lost its own image's part, and is not exchanged.
     pub below: BTreeSet<String>,
+    /// What it is based on was read in the same look, and nothing was found.
+    pub below_is_read: bool,
 }
 
 /// What can be opened of it.
@@ -48,6 +51,8 @@ pub(in crate::mover) struct Opened {
     pub links: Vec<Link>,
     /// What it has to hold, where its hashes can be believed.
     original: Option<Original>,
+    /// What the disk that it is based on has to hold, and was found to hold.
+    below: Option<Arc<Blocks>>,
 }
 
 /// What the tools need.
@@ -102,7 +107,18 @@ impl DiskAt {
                 None
             }
         };
-        Ok((found, Some(Opened { links, original })))
+        let below = self.below_is_read.then(|| self.blocks_below(&mut backups)).flatten();
+        Ok((found, Some(Opened { links, original, below })))
+    }
+
+    /// None where they can't be had any more: then all is read.
+    fn blocks_below(&self, backups: &mut Backups<'_>) -> Option<Arc<Blocks>> {
+        let backup = self.disk.based_on.as_ref()?.backup_id;
+        let parent = backups.open(backup).ok()?;
+        let ManifestDisk { target, virtual_bytes, content_root, .. } =
+            parent.manifest.disks.iter().find(|disk| disk.target == self.disk.target)?;
+        let wanted = Wanted { backup, disk: target, virtual_bytes: *virtual_bytes, content_root };
+        Original::look(backups, wanted).ok().map(|below| below.blocks)
     }
 
     /// The header's word on the size of the disk.
@@ -150,7 +166,7 @@ impl DiskAt {
         let harmless = [FindingCode::ImageLeaks, FindingCode::CheckUnfinished];
         let is_whole = found.iter().all(|finding| harmless.contains(&finding.code));
         if let Some(original) = opened.original.as_ref().filter(|_| is_whole && is_read(&tools.wanted, self.backup)) {
-            found.extend(self.read(tools, original, images, means).await?);
+            found.extend(self.read(tools, original, opened.below.as_deref(), images, means).await?);
         }
         Ok(found)
     }
@@ -188,6 +204,7 @@ impl DiskAt {
         &self,
         tools: &Tools,
         original: &Original,
+        below: Option<&Blocks>,
         images: &[PathBuf],
         means: &mut Means,
     ) -> Result<Vec<Finding>, Failure> {
@@ -196,7 +213,7 @@ impl DiskAt {
             tools.telling.read(read.saturating_sub(told.swap(read, Ordering::Relaxed)));
             tools.telling.tell(self.disk.file_bytes.saturating_add(passed));
         };
-        match examine(original, images, &mut means.sockets, &mut means.pace, &report).await {
+        match examine(original, images, below, &mut means.sockets, &mut means.pace, &report).await {
             Ok(examined) => {
                 if !examined.unreadable.is_empty() {
                     let root = tools.root.clone();
@@ -281,7 +298,7 @@ mod tests {
     fn disk(below: &[&str]) -> DiskAt {
         let disk = testing::manifest(&["vda"]).disks.remove(0);
         let below = below.iter().map(|root| (*root).to_owned()).collect();
-        DiskAt { instance: InstanceId::draw(), backup: BackupId::draw(), disk, below }
+        DiskAt { instance: InstanceId::draw(), backup: BackupId::draw(), disk, below, below_is_read: false }
     }
 
     #[test]
