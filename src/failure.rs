@@ -110,6 +110,8 @@ codes! {
     LeaseLost = "lease_lost", Transient, "the instance's lease in the repository was taken over or could not be kept";
     BackupExists = "backup_exists", Permanent, "a backup of that id is published already";
     BackupNotFound = "backup_not_found", Permanent, "the repository has no such backup";
+    BackupHasChildren = "backup_has_children", Permanent, "other backups are based on the one to be deleted, and the job's mode does not take them along";
+    BackupPinned = "backup_pinned", Permanent, "a backup that would be deleted has a pin";
     BackupDamaged = "backup_damaged", Permanent, "what the repository holds of the backup is not what was backed up, or is not all there";
     RestoreUnfinished = "restore_unfinished", Permanent, "it could not be found out whether a restore's volumes were exchanged; look at the files that its warnings name before the instance is started";
     VolumeFull = "volume_full", Transient, "too little room for the new volumes where the instance's are";

@@ -4,8 +4,12 @@
 
 #[path = "live_mover/chain.rs"]
 mod chain;
+#[path = "contract/chains.rs"]
+mod chains;
 #[path = "contract/mover.rs"]
 mod contract;
+#[path = "live_mover/delete.rs"]
+mod delete;
 #[path = "live_mover/exchange.rs"]
 mod exchange;
 #[path = "live_mover/push.rs"]
@@ -32,6 +36,7 @@ use longshore::host::mover::{Mover, Movers, ProcessMovers};
 use longshore::model::id::{BackupId, InstanceId};
 use longshore::model::instance::{DiskSource, ImageFormat};
 use longshore::model::manifest::Manifest;
+use longshore::model::pin::Pin;
 use longshore::model::repository::{Repository, RepositoryType};
 use longshore::mover::protocol::{ByteSource, CopiedDisk, CopyDisk, CredentialPlaces, Reply, Request};
 use longshore::mover::share::{self, Listed};
@@ -191,7 +196,8 @@ impl World for Real {
         let entries = instances.flat_map(|instance| fs::read_dir(instance.unwrap().path()).unwrap());
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.starts_with('.'))
+            // The last is no work in progress, but what is left of backups that are no more.
+            .filter(|name| name.starts_with('.') && name != ".highest-number")
             .collect()
     }
 
@@ -227,6 +233,17 @@ impl World for Real {
         let disk = &manifest.disks[0];
         volumes::flip(&directory.join(&disk.file), disk.file_bytes / 2);
     }
+
+    fn put_child(&self, parent: &Manifest) -> Manifest {
+        chains::put_next(&self.share().join(share::INSTANCES), parent)
+    }
+
+    fn pin(&self, manifest: &Manifest, pinned: bool) {
+        match pinned {
+            true => share::pin(&self.share(), manifest.backup_id, &Pin::default()).unwrap(),
+            false => assert!(share::unpin(&self.share(), manifest.backup_id).unwrap()),
+        }
+    }
 }
 
 macro_rules! contract {
@@ -254,6 +271,22 @@ contract! {
     a_volume_that_is_in_use_is_neither_restored_nor_exchanged
     a_repository_is_looked_at_and_its_damage_is_named
     what_is_dead_is_swept_and_what_is_alive_is_left
+}
+
+macro_rules! deletion_contract {
+    ($($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            contract::deletion::$name(&Real::new()).await;
+        })*
+    };
+}
+
+deletion_contract! {
+    backups_go_leaf_first_and_their_numbers_are_not_given_again
+    a_child_takes_over_what_its_parent_held
+    a_pinned_backup_stays_and_what_is_not_leased_as_well
+    what_cannot_be_merged_is_refused_and_nothing_is_made
 }
 
 #[tokio::test]

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "contract/chains.rs"]
+#[allow(dead_code)] // As below.
+mod chains;
 #[path = "contract/mover.rs"]
 #[allow(dead_code)] // What is asked of a mover wherever its repository is; here a part of it.
 mod contract;
@@ -21,13 +24,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use contract::{SOON, World, done, eventually, opened, started};
+use contract::{SOON, World, deletion, done, eventually, opened, started};
 use longshore::failure::Code;
 use longshore::host::mover::{Mover, Movers, ProcessMovers};
 use longshore::message::job::{JobMessage, RepositoryPart};
 use longshore::model::id::{BackupId, InstanceId, JobId, RepositoryId};
 use longshore::model::instance::{DiskSource, ImageFormat};
 use longshore::model::manifest::Manifest;
+use longshore::model::pin::Pin;
 use longshore::model::repository::{
     Credentials, MountOption, Repository, RepositoryType, parse_address, parse_options,
 };
@@ -172,6 +176,19 @@ fn network_mounts(folder: &Path) -> Vec<String> {
         .collect()
 }
 
+/// A file of the share, opened where a mover has that mounted: by this host's one client of it.
+fn open_on_the_mount(remote: &Remote, file: &Path) -> fs::File {
+    let below = file.strip_prefix(&remote.served).unwrap();
+    let run = format!("{}/", remote.folder.path().join("run").display());
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let mounted = processes.filter_map(|process| {
+        let table = fs::read_to_string(process.join("mountinfo")).ok()?;
+        let line = table.lines().find(|line| line.contains(" - nfs") && line.contains(&run))?;
+        Some(process.join("root").join(line.split(' ').nth(4)?.strip_prefix('/')?))
+    });
+    mounted.filter_map(|mount| fs::File::open(mount.join(below)).ok()).next().expect("no mover has it mounted")
+}
+
 impl World for Remote {
     fn movers(&self) -> &dyn Movers {
         &self.movers
@@ -196,7 +213,8 @@ impl World for Remote {
         let instances = fs::read_dir(self.instances()).unwrap();
         let entries = instances.flat_map(|instance| fs::read_dir(instance.unwrap().path()).unwrap());
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with('.')).collect()
+        // The last is no work in progress, but what is left of backups that are no more.
+        names.filter(|name| name.starts_with('.') && name != ".highest-number").collect()
     }
 
     fn published(&self) -> Vec<Manifest> {
@@ -228,6 +246,17 @@ impl World for Remote {
         let disk = &manifest.disks[0];
         volumes::flip(&directory.join(&disk.file), disk.file_bytes / 2);
     }
+
+    fn put_child(&self, parent: &Manifest) -> Manifest {
+        chains::put_next(&self.instances(), parent)
+    }
+
+    fn pin(&self, manifest: &Manifest, pinned: bool) {
+        match pinned {
+            true => share::pin(&self.served, manifest.backup_id, &Pin::default()).unwrap(),
+            false => assert!(share::unpin(&self.served, manifest.backup_id).unwrap()),
+        }
+    }
 }
 
 macro_rules! contract {
@@ -237,6 +266,11 @@ macro_rules! contract {
             async fn $name() {
                 super::contract::$name(&super::Remote::$share()).await;
             })*
+
+            #[tokio::test]
+            async fn a_child_takes_over_what_its_parent_held() {
+                super::a_child_takes_over(&super::Remote::$share()).await;
+            }
         }
     };
 }
@@ -258,6 +292,21 @@ contract! { ceph:
     a_published_backup_is_neither_staged_nor_published_again
 }
 
+/// As short as it can be: what does not hang on the share is tried elsewhere.
+async fn a_child_takes_over(remote: &Remote) {
+    let (mut mover, full) = contract::published(remote, "merges").await;
+    let child = remote.put_child(&full);
+    let merged = mover.ask(deletion::merge(&child, &full), SOON).await;
+    assert!(matches!(merged, Ok(Reply::Merged { .. })), "{merged:?}");
+    done(&mut mover, deletion::delete_merged(&child, &full)).await;
+    done(&mut mover, Request::RemoveDeleted { instance: full.instance_id }).await;
+    let left: Vec<_> = remote.published().iter().map(|left| (left.backup_id, left.parent())).collect();
+    assert_eq!(left, [(child.backup_id, None)]);
+    assert_eq!(remote.staging(), Vec::<String>::new());
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
 /// What is on the server is what was on the disk, looked at past the mount.
 async fn a_backup_is_whole(remote: &Remote) {
     let instance = InstanceId::draw();
@@ -276,6 +325,34 @@ async fn a_backup_is_whole(remote: &Remote) {
         .unwrap();
     assert!(compared.status.success(), "{compared:?}");
     assert!(!remote.is_busy());
+}
+
+/// As a validation may have it, or a restore by hand. The client keeps the file then, and the directory that it is in.
+#[tokio::test]
+async fn a_file_on_nfs_that_is_open_here_when_its_backup_is_deleted_is_in_nobodys_way() {
+    let remote = Remote::nfs();
+    let (mut mover, manifest) = contract::published(&remote, "open").await;
+    let instance = manifest.instance_id;
+    let directory = remote.instances().join(instance.to_string()).join(manifest.backup_id.to_string());
+    let open = open_on_the_mount(&remote, &directory.join("vda.qcow2"));
+    done(&mut mover, deletion::delete(&[&manifest])).await;
+    let failure = contract::refused(&mut mover, Request::RemoveDeleted { instance }).await;
+    assert_eq!(failure.code, Code::RepositoryIo, "it is told: {failure:#}");
+    let is_kept = || {
+        let left = remote.staging();
+        assert!(left.len() == 1 && left[0].starts_with(".fenced-"), "{left:?}");
+    };
+    is_kept();
+    done(&mut mover, Request::Release).await;
+    done(&mut mover, contract::lease(instance)).await;
+    is_kept();
+    let next = contract::sealed(&remote, &mut mover, instance, BackupId::draw()).await;
+    assert_eq!(contract::publish(&mut mover, &next).await, 2, "backups go on");
+    drop(open);
+    done(&mut mover, Request::RemoveDeleted { instance }).await;
+    assert_eq!(remote.staging(), Vec::<String>::new());
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
 }
 
 #[tokio::test]

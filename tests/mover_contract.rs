@@ -12,7 +12,7 @@ use contract::{Stands, World, done, opened, record, refused, sealed, stage};
 use longshore::failure::{Code, Failure};
 use longshore::host::mover::{FakeMovers, FakeVolume, Movers};
 use longshore::model::id::{BackupId, InstanceId, RepositoryId};
-use longshore::model::manifest::Manifest;
+use longshore::model::manifest::{BasedOn, ChangesFoundBy, Manifest};
 use longshore::model::repository::{Repository, RepositoryType};
 use longshore::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
 
@@ -95,6 +95,23 @@ impl World for FakeWorld {
     fn damage(&self, manifest: &Manifest) {
         self.movers.damage(ADDRESS, manifest.backup_id);
     }
+
+    fn put_child(&self, parent: &Manifest) -> Manifest {
+        let mut child = Manifest { backup_id: BackupId::draw(), number: parent.number + 1, ..parent.clone() };
+        for disk in &mut child.disks {
+            disk.based_on = Some(BasedOn {
+                backup_id: parent.backup_id,
+                content_root: disk.content_root.clone(),
+                found_by: ChangesFoundBy::Hashes,
+            });
+        }
+        self.movers.repository(ADDRESS, |share| share.put(child.clone()));
+        child
+    }
+
+    fn pin(&self, manifest: &Manifest, pinned: bool) {
+        self.movers.repository(ADDRESS, |share| share.pin(manifest.backup_id, pinned));
+    }
 }
 
 macro_rules! contract {
@@ -122,6 +139,22 @@ contract! {
     a_volume_that_is_in_use_is_neither_restored_nor_exchanged
     a_repository_is_looked_at_and_its_damage_is_named
     what_is_dead_is_swept_and_what_is_alive_is_left
+}
+
+macro_rules! deletion_contract {
+    ($($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            contract::deletion::$name(&FakeWorld::new()).await;
+        })*
+    };
+}
+
+deletion_contract! {
+    backups_go_leaf_first_and_their_numbers_are_not_given_again
+    a_child_takes_over_what_its_parent_held
+    a_pinned_backup_stays_and_what_is_not_leased_as_well
+    what_cannot_be_merged_is_refused_and_nothing_is_made
 }
 
 #[tokio::test]

@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde::Serialize;
 
 use super::chain::{self, ChainArgs};
 use super::exit::Exit;
 use super::output::{self, CliError};
 use super::validate::{self, Wanted};
+use crate::model::deletion::{self, DeleteMode, DeletionPlan};
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
-use crate::mover::share::{Listed, find_backup, list_backups};
+use crate::model::pin::Pin;
+use crate::mover::delete::members_at;
+use crate::mover::share::{self, Listed, find_backup, find_pin, list_backups};
 
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
@@ -23,6 +28,12 @@ pub enum BackupCommand {
     Chain(ChainArgs),
     /// Look whether one backup is whole, with what it is based on; needs to be root
     Verify(VerifyArgs),
+    /// Keep a backup from being deleted, until it is unpinned
+    Pin(PinArgs),
+    /// Let a backup be deleted again
+    Unpin(UnpinArgs),
+    /// Say what deleting a backup would do: what goes, what is merged, what becomes free. Nothing is deleted; `job publish backup-delete` does
+    PlanDelete(PlanDeleteArgs),
 }
 
 #[derive(Debug, Args)]
@@ -62,12 +73,63 @@ pub struct VerifyArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// Directory of the repository
+    directory: PathBuf,
+    /// The backup
+    backup: BackupId,
+    /// Why it is to be kept
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Who wants it kept
+    #[arg(long, value_name = "WHO")]
+    by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct UnpinArgs {
+    /// Directory of the repository
+    directory: PathBuf,
+    /// The backup
+    backup: BackupId,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanDeleteArgs {
+    /// Directory of the repository
+    directory: PathBuf,
+    /// The backup
+    backup: BackupId,
+    /// How far the deletion may go, as in the job
+    #[arg(long, default_value = "only", value_parser = mode)]
+    mode: DeleteMode,
+    /// The plan as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A backup as it is shown: what its manifest says, and its pin.
+#[derive(Serialize)]
+struct Shown<'m> {
+    #[serde(flatten)]
+    manifest: &'m Manifest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<Pin>,
+}
+
+/// The words of the job's mode.
+fn mode(text: &str) -> Result<DeleteMode, String> {
+    serde_json::from_value(text.into()).map_err(|_| "it is `only`, `chain` or `leaf_only`".to_owned())
+}
+
 pub fn run(command: &BackupCommand) -> Result<Exit, CliError> {
     match command {
         BackupCommand::List(args) => list(args),
         BackupCommand::Show(args) => {
             let manifest = find_backup(&args.directory, args.backup)?;
-            output::json(&manifest)?;
+            let pin = find_pin(&args.directory, manifest.instance_id, manifest.backup_id)?;
+            output::json(&Shown { manifest: &manifest, pin })?;
             Ok(Exit::Done)
         }
         BackupCommand::Chain(args) => chain::run(args),
@@ -78,6 +140,19 @@ pub fn run(command: &BackupCommand) -> Result<Exit, CliError> {
             max_bytes_per_second: args.max_bytes_per_second,
             json: args.json,
         }),
+        BackupCommand::Pin(args) => {
+            let (reason, pinned_by) = (Some(args.reason.clone()), args.by.clone());
+            let pin = Pin { reason, pinned_by, pinned_at: Some(Timestamp::now()) };
+            share::pin(&args.directory, args.backup, &pin)?;
+            Ok(Exit::Done)
+        }
+        BackupCommand::Unpin(args) => {
+            if !share::unpin(&args.directory, args.backup)? {
+                eprintln!("backup {} was not pinned", args.backup);
+            }
+            Ok(Exit::Done)
+        }
+        BackupCommand::PlanDelete(args) => plan_delete(args),
     }
 }
 
@@ -86,7 +161,11 @@ fn list(args: &ListArgs) -> Result<Exit, CliError> {
     let mut exit = Exit::Done;
     for listed in list_backups(&args.directory)? {
         match listed {
-            Listed::Backup(manifest) if wanted(&manifest, args.instance.as_deref()) => print(&manifest, args.json)?,
+            Listed::Backup(manifest) if wanted(&manifest, args.instance.as_deref()) => {
+                // Gone meanwhile, or not to be read: it was listed all the same.
+                let pin = find_pin(&args.directory, manifest.instance_id, manifest.backup_id).unwrap_or_default();
+                print(&Shown { manifest: &manifest, pin }, args.json)?;
+            }
             Listed::Backup(_) => {}
             Listed::Damaged { directory, failure } => {
                 eprintln!("{}", output::printable(&format!("instances/{directory}: {failure:#}")));
@@ -104,14 +183,41 @@ fn wanted(manifest: &Manifest, instance: Option<&str>) -> bool {
     })
 }
 
-fn print(manifest: &Manifest, json: bool) -> Result<(), CliError> {
-    if json {
-        return output::json_line(manifest);
+fn plan_delete(args: &PlanDeleteArgs) -> Result<Exit, CliError> {
+    let (_, members) = members_at(&args.directory, args.backup)?;
+    let plan = deletion::plan(&members, args.backup, args.mode)?;
+    if args.json {
+        output::json_line(&plan)?;
+        return Ok(Exit::Done);
     }
+    let DeletionPlan { merged, deleted, freed_bytes, .. } = &plan;
+    if let Some(merge) = merged {
+        let onto = merge.onto.map_or_else(|| "which stands alone then".to_owned(), |onto| format!("on {onto} then"));
+        output::line(&format!("would merge  what backup {} held, into {}, {onto}", merge.from, merge.backup_id))?;
+    }
+    for backup in deleted {
+        let number = backup.number.map_or_else(|| "not known".to_owned(), |number| number.to_string());
+        let bytes = output::bytes(backup.bytes);
+        output::line(&format!("would go     backup {} (number {number}), {bytes}", backup.backup_id))?;
+    }
+    let at_most = if merged.is_some() { ", at most" } else { "" };
+    output::line(&format!("free again   {}{at_most}", output::bytes(*freed_bytes)))?;
+    Ok(Exit::Done)
+}
+
+fn print(shown: &Shown<'_>, json: bool) -> Result<(), CliError> {
+    if json {
+        return output::json_line(shown);
+    }
+    let Shown { manifest, pin } = shown;
+    let pin = pin.as_ref().map_or_else(String::new, |pin| match &pin.reason {
+        Some(reason) => format!("  pinned: {reason}"),
+        None => "  pinned".to_owned(),
+    });
     let stored = manifest.disks.iter().map(|disk| disk.file_bytes).sum();
     let disks: Vec<_> = manifest.disks.iter().map(|disk| disk.target.as_str()).collect();
     output::line(&format!(
-        "{}  {:>4}  {}  {}  {:<11}  {:<10}  {:>11}  {}",
+        "{}  {:>4}  {}  {}  {:<11}  {:<10}  {:>11}  {}{pin}",
         manifest.backup_id,
         manifest.number,
         manifest.taken_at.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -228,6 +228,13 @@ impl Manifest {
     pub fn parent(&self) -> Option<BackupId> {
         self.disks.iter().find_map(|disk| disk.based_on.as_ref()).map(|based_on| based_on.backup_id)
     }
+
+    /// Length of its images and records, bytes.
+    pub fn stored_bytes(&self) -> u64 {
+        let images = self.disks.iter().map(|disk| disk.file_bytes);
+        let records = self.records.iter().map(|record| record.bytes);
+        images.chain(records).fold(0, u64::saturating_add)
+    }
 }
 
 /// Most images in a chain, the one that stands alone among them. A longer one is neither made nor read: each takes the memory of its

@@ -2,10 +2,12 @@
 //!
 //! A value of these types is already right: it was checked when it was made, so nobody checks it again.
 
+pub mod deletion;
 pub mod id;
 pub mod instance;
 pub mod job;
 pub mod manifest;
 pub mod owner;
+pub mod pin;
 pub mod repository;
 pub mod validation;

@@ -10,10 +10,12 @@
 //!                      └────────────── discard, at any point ─────────────┘
 //!                └─▶ restore ─▶ compare ─▶ exchange ─▶ remove the previous volumes
 //!                      └──── or remove the new ones
+//!                └─▶ chains ─▶ merge ─▶ delete ─▶ remove what was deleted
 //!   open to look ─▶ validate ─▶ sweep ─▶ close
 //! ```
 
 pub mod command;
+pub mod delete;
 mod device;
 pub mod image;
 mod lease;

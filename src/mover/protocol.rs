@@ -8,6 +8,7 @@
 //! exits at once, and its lease ages until somebody takes it over.
 
 pub mod frame;
+mod reply;
 mod validation;
 
 use std::path::PathBuf;
@@ -20,8 +21,8 @@ use crate::model::instance::{DiskSource, ImageFormat};
 use crate::model::manifest::{BasedOn, Manifest};
 use crate::model::owner::Owner;
 use crate::model::repository::Repository;
-use crate::model::validation::Validation;
 
+pub use reply::Reply;
 pub use validation::WantedValidation;
 
 /// Our own binary, also where it was replaced on the disk.
@@ -125,6 +126,15 @@ pub struct RestoredVolume {
     pub fresh: PathBuf,
     /// Where the old one goes: beside it too, under a name that is this attempt's alone.
     pub previous: PathBuf,
+}
+
+/// A child that is to take over what a backup holds for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merger {
+    /// The child.
+    pub child: BackupId,
+    /// The backup that it is based on.
+    pub from: BackupId,
 }
 
 /// What the worker asks.
@@ -275,7 +285,42 @@ pub enum Request {
         /// Written into the lease for people.
         holder: LeaseHolder,
     },
-    /// Removes the staging directory, whether it is there, half there or not there. Answer: [`Reply::Done`].
+    /// What of an instance's backups is based on what. Answer: [`Reply::Chains`].
+    Chains {
+        /// The instance.
+        instance: InstanceId,
+    },
+    /// Makes, under the lease, images that hold what those of the child do without the other backup's, beside the instance's backups, and
+    /// proves them: what is read back past the cache has the hashes that were taken when the child was made. Nothing of either is
+    /// changed. Those of the child that need the other no more, from an earlier time, are left as they are. [`Notice::Progress`]
+    /// meanwhile. Answer: [`Reply::Merged`].
+    Merge {
+        /// The instance.
+        instance: InstanceId,
+        /// Which backups.
+        merger: Merger,
+        /// Part of the new images' names, which no other attempt of any job has.
+        suffix: String,
+    },
+    /// Under the lease, lets the images that were made take the places of the child's, and then takes the backups out of the listing, one
+    /// after another. Nothing is done, but as `interrupted`, where the child still needs the other and this mover has not merged them; nor
+    /// where [`may_go`](crate::model::deletion::may_go) refuses one of the backups. Wherever it is cut off each backup that is listed can
+    /// be restored, and asked again, also of another mover, it goes on there. Answer: [`Reply::Done`].
+    Delete {
+        /// The instance.
+        instance: InstanceId,
+        /// What has to have been merged before.
+        merger: Option<Merger>,
+        /// What goes, in that order. One that is not there is gone already.
+        backups: Vec<BackupId>,
+    },
+    /// Removes the files of backups that were taken out of the listing. Answer: [`Reply::Done`].
+    RemoveDeleted {
+        /// The instance.
+        instance: InstanceId,
+    },
+    /// Removes the staging directory, and merged images that have taken no place, whether they are there, half there or not there.
+    /// Answer: [`Reply::Done`].
     Discard,
     /// Gives the lease back. Answer: [`Reply::Done`].
     Release,
@@ -307,6 +352,10 @@ impl Request {
             Request::RemovePrevious { .. } => "remove_previous",
             Request::Validate { .. } => "validate",
             Request::Sweep { .. } => "sweep",
+            Request::Chains { .. } => "chains",
+            Request::Merge { .. } => "merge",
+            Request::Delete { .. } => "delete",
+            Request::RemoveDeleted { .. } => "remove_deleted",
             Request::Discard => "discard",
             Request::Release => "release",
             Request::Close => "close",
@@ -360,79 +409,6 @@ pub struct SealedFile {
     pub bytes: u64,
     /// BLAKE3 of the file, hex; for images none, their content is in the block hashes.
     pub blake3: Option<String>,
-}
-
-/// A good answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reply {
-    /// The repository is mounted and right.
-    Opened {
-        /// Free bytes.
-        free_bytes: u64,
-        /// What is unusual about it though not wrong.
-        warnings: Vec<String>,
-    },
-    /// The lease is ours.
-    Leased {
-        /// The fencing number.
-        number: u64,
-    },
-    /// The disks are copied.
-    Copied {
-        /// Each of them.
-        disks: Vec<CopiedDisk>,
-        /// What did not work though the images are good.
-        warnings: Vec<String>,
-    },
-    /// The staging directory is whole and on stable storage.
-    Sealed {
-        /// Every file in it.
-        files: Vec<SealedFile>,
-    },
-    /// The backup is published.
-    Published {
-        /// Its place among the backups of its instance.
-        number: u64,
-        /// What did not work though the backup is good.
-        warnings: Vec<String>,
-    },
-    /// The backup was to be published, or the volumes to be exchanged, and it can't be seen now what came of it.
-    NotKnown {
-        /// What is in the way of seeing it.
-        failure: Failure,
-    },
-    /// That backup is published.
-    Found {
-        /// As it is on the share.
-        manifest: Box<Manifest>,
-    },
-    /// The latest backup of the instance.
-    Latest {
-        /// Its manifest, after those of the backups below it, as far as they are there. Empty where there is none.
-        backups: Vec<Manifest>,
-        /// How many backups of the instance can't be read.
-        unreadable: u64,
-    },
-    /// The repository is unmounted.
-    Closed {
-        /// What did not work though nothing is left mounted for others.
-        warnings: Vec<String>,
-    },
-    /// The repository was looked at.
-    Validated {
-        /// What was found.
-        validation: Box<Validation>,
-        /// Instances with something that attempts left which were cut off.
-        left_overs: Vec<InstanceId>,
-    },
-    /// What attempts that were cut off had left of an instance is gone.
-    Swept {
-        /// Names of the directories that were removed.
-        removed: Vec<String>,
-    },
-    /// Nothing to add.
-    Done,
 }
 
 /// What the mover says without being asked.

@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::share::{
     Dir, INSTANCES, MANIFEST_BYTES_MAX, NUMBER_MAX, README, Sent, ShareError, Staging, highest_number, must_be_stored,
     read_manifest, restore_readme,
@@ -153,13 +155,7 @@ fn check_files(staging: &Staging, manifest: &Manifest) -> Result<(), Failure> {
 
 /// Writes the restore instructions and the manifest, and reads both back from the storage.
 fn write_manifest(staging: &Staging, manifest: &Manifest) -> Result<(), Failure> {
-    let mut content = serde_json::to_vec_pretty(manifest)
-        .map_err(|error| Failure::new(Code::Internal, "cannot write the manifest").because(&error))?;
-    content.push(b'\n');
-    if content.len() as u64 > MANIFEST_BYTES_MAX {
-        let text = format!("the manifest has {} bytes where {MANIFEST_BYTES_MAX} are allowed", content.len());
-        return Err(Failure::new(Code::Internal, text));
-    }
+    let content = encoded(manifest)?;
     // An earlier try in this staging directory may have left any of the three.
     for file in [README, MANIFEST_TEMPORARY, Manifest::FILE] {
         staging.dir.remove_file(file)?;
@@ -171,6 +167,18 @@ fn write_manifest(staging: &Staging, manifest: &Manifest) -> Result<(), Failure>
     // Without its manifest nothing of the backup is of use to anybody.
     must_be_stored(&staging.dir, Manifest::FILE, &Sent::of(&content))?;
     must_be_stored(&staging.dir, README, &Sent::of(&readme))
+}
+
+/// A manifest, or one with more in it than this version knows, as it stands in its file.
+pub(super) fn encoded(manifest: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    let mut content = serde_json::to_vec_pretty(manifest)
+        .map_err(|error| Failure::new(Code::Internal, "cannot write the manifest").because(&error))?;
+    content.push(b'\n');
+    if content.len() as u64 > MANIFEST_BYTES_MAX {
+        let text = format!("the manifest has {} bytes where {MANIFEST_BYTES_MAX} are allowed", content.len());
+        return Err(Failure::new(Code::Internal, text));
+    }
+    Ok(content)
 }
 
 /// What a rename whose answer was an error has come to.

@@ -5,6 +5,7 @@
 //! tools find their files there: a share whose directories are exchanged for links leads nobody anywhere.
 
 mod copy;
+mod delete;
 mod left_overs;
 mod places;
 mod restore;
@@ -65,6 +66,7 @@ pub(super) struct Session {
     restored: restore::Restore,
     /// Directories of backups that are bound on places for the tools of a validation.
     looked: Vec<Pinned>,
+    merge: delete::Merge,
     /// The number under which what is staged was to be published, when it isn't known what came of it.
     not_known: Option<u64>,
     lost: Option<AbortOnDropHandle<()>>,
@@ -88,6 +90,7 @@ impl Session {
             staging: None,
             restored: restore::Restore::default(),
             looked: Vec::new(),
+            merge: delete::Merge::default(),
             not_known: None,
             lost: None,
             lease: None,
@@ -95,7 +98,7 @@ impl Session {
         }
     }
 
-    /// Does what is asked. `broken_off` ends a copy, a comparison, a sealing, a validation and a watch of somebody else's lease.
+    /// Does what is asked. `broken_off` ends a copy, a comparison, a merge, a sealing, a validation and a watch of somebody else's lease.
     pub async fn serve(&mut self, request: Request, broken_off: &CancellationToken) -> Result<Reply, Failure> {
         match request {
             Request::Open { repository, same_device_ok, need_bytes, writer } => {
@@ -144,6 +147,10 @@ impl Session {
             Request::RemovePrevious { volumes } => self.remove_previous(volumes).await,
             Request::Validate { wanted } => self.validate(*wanted, broken_off).await,
             Request::Sweep { instance, holder } => self.sweep(instance, holder, broken_off).await,
+            Request::Chains { instance } => self.chains(instance).await,
+            Request::Merge { instance, merger, suffix } => self.merge(instance, merger, suffix, broken_off).await,
+            Request::Delete { instance, merger, backups } => self.delete(instance, merger, backups).await,
+            Request::RemoveDeleted { instance } => self.remove_deleted(instance).await,
             Request::Discard => self.discard().await,
             Request::Release => self.release().await,
             Request::Close => self.close().await,
@@ -306,6 +313,7 @@ impl Session {
     }
 
     async fn discard(&mut self) -> Result<Reply, Failure> {
+        self.discard_merged().await?;
         self.leave_staging().await?;
         if let Some(staging) = self.staging.clone() {
             blocking(move || staging.discard()).await?;
@@ -329,6 +337,8 @@ impl Session {
         self.leave_staging().await?;
         self.leave_restored().await;
         self.leave_looked().await;
+        self.leave_merge().await;
+        self.merge = delete::Merge::default();
         self.staging = None;
         self.lost = None;
         if let Some(mut lease) = self.lease.take() {

@@ -1,5 +1,8 @@
 //! What both the real mover and its fake have to do: the same questions, put to each by a test of its own.
 
+#[path = "deletion.rs"]
+pub mod deletion;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,6 +47,10 @@ pub trait World {
     fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any>;
     /// A backup is changed on the share.
     fn damage(&self, manifest: &Manifest);
+    /// Puts an incremental backup on the share that is based on that one, with the next number.
+    fn put_child(&self, parent: &Manifest) -> Manifest;
+    /// Gives a backup a pin, or takes it away.
+    fn pin(&self, manifest: &Manifest, pinned: bool);
 }
 
 /// What stands at the name of a volume.
@@ -417,8 +424,8 @@ pub fn restore(manifest: &Manifest, volumes: &[RestoredVolume]) -> Request {
 /// A mover that holds the lease of the instance of a backup that it has published.
 pub async fn published(world: &dyn World, name: &str) -> (Box<dyn Mover>, Manifest) {
     let mut mover = opened(world, name).await;
-    let manifest = sealed(world, &mut mover, InstanceId::draw(), BackupId::draw()).await;
-    publish(&mut mover, &manifest).await;
+    let mut manifest = sealed(world, &mut mover, InstanceId::draw(), BackupId::draw()).await;
+    manifest.number = publish(&mut mover, &manifest).await;
     (mover, manifest)
 }
 

@@ -111,7 +111,7 @@ codes! {
         "the next backup of the instance removes it, and so does a validation with `sweep`";
     StagingInUse = "staging_in_use", Note, "something is being written, by the holder of the instance's lease",
         "nothing";
-    FencedLeftOver = "fenced_left_over", Warning, "what a worker wrote that lost its lease is still there",
+    FencedLeftOver = "fenced_left_over", Warning, "what a worker wrote that lost its lease, or of a deleted backup, could not be removed yet",
         "the next backup of the instance removes it, and so does a validation with `sweep`";
     DeletingLeftOver = "deleting_left_over", Warning, "a removal was cut off",
         "the next backup of the instance removes it, and so does a validation with `sweep`";

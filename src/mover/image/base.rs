@@ -66,6 +66,14 @@ pub(super) fn changes<'c>(source: &'c Connection, base: Option<&Blocks>) -> Opti
     ExtentMap::of_changes(source)
 }
 
+/// Bytes that an image of a disk stores at most, with that base or without one.
+pub(in crate::mover) fn stored_over(base: Option<&Base>, disk: &Original) -> u64 {
+    let is_stored = |index: &u64| {
+        disk.blocks.get(*index).is_some() && base.is_none_or(|base| !holds(&base.original.blocks, *index, &disk.blocks))
+    };
+    (0..disk.blocks.count()).filter(is_stored).map(|index| disk.blocks.block_bytes(index)).sum()
+}
+
 /// The base, unless a disk of that size can't have it.
 pub(super) fn fitting(base: Result<Option<Base>, String>, virtual_bytes: u64) -> Result<Option<Base>, String> {
     match base {

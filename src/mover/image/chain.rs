@@ -149,7 +149,7 @@ impl<'r> Backups<'r> {
 }
 
 /// How the header of an image names the image of that backup, seen from the directory of another.
-pub(super) fn backing_name(backup: BackupId, image: &str) -> String {
+pub(in crate::mover) fn backing_name(backup: BackupId, image: &str) -> String {
     format!("../{backup}/{image}")
 }
 
@@ -166,7 +166,7 @@ pub(super) fn node(images: &[PathBuf]) -> Result<Value, Failure> {
 }
 
 /// Length of an image, and the backing file that its header names.
-fn look(dir: &Dir, image: &str) -> Result<(u64, Option<String>), Failure> {
+pub(in crate::mover) fn look(dir: &Dir, image: &str) -> Result<(u64, Option<String>), Failure> {
     let file = dir.open_file(image, false).map_err(|error| unreadable(dir, image, &error))?;
     let failed = |error: std::io::Error| {
         target::io_failure(Code::RepositoryIo, "read the header of", &dir.path().join(image), &error)
@@ -190,7 +190,7 @@ pub(super) fn unreadable(dir: &Dir, file: &str, error: &ShareError) -> Failure {
 }
 
 /// A file of a backup that is not as it was made.
-pub(super) fn damaged(dir: &Dir, file: &str, how: &str) -> Failure {
+pub(in crate::mover) fn damaged(dir: &Dir, file: &str, how: &str) -> Failure {
     let text = format!("`{}` is not what was backed up: {how}", dir.path().join(file).display());
     Failure::new(Code::BackupDamaged, text)
 }

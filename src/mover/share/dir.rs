@@ -202,6 +202,14 @@ impl Dir {
             .map_err(|errno| ShareError::refused("rename", self.shown(from), errno))
     }
 
+    /// Renames an entry of this directory into another one, onto whatever has the new name there.
+    pub fn rename_into(&self, from: impl AsRef<OsStr>, other: &Dir, to: impl AsRef<OsStr>) -> Result<()> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        plain(from).and(plain(to))?;
+        nix::fcntl::renameat(&self.fd, from, &other.fd, to)
+            .map_err(|errno| ShareError::refused("rename", self.shown(from), errno))
+    }
+
     /// Renames an entry within this directory to a name that must be free. Where the file system cannot do both at
     /// once (NFS, CIFS) the name is looked at first, and a directory that is not empty refuses in any case.
     pub fn rename_new(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
@@ -227,6 +235,16 @@ impl Dir {
         match nix::unistd::unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(ShareError::refused("remove", self.shown(name), errno)),
+        }
+    }
+
+    /// Removes an empty directory. Nothing of that name is no error.
+    pub fn remove_dir(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        let name = name.as_ref();
+        plain(name)?;
+        match nix::unistd::unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(ShareError::refused("remove directory", self.shown(name), errno)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Dir, ENTRIES_MAX, INSTANCES, NUMBER_MAX, ShareError, read_identity};
+use super::{Dir, ENTRIES_MAX, HIGHEST_NUMBER, INSTANCES, NUMBER_MAX, ShareError, highest_taken, read_identity};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::{CHAIN_IMAGES_MAX, Manifest};
@@ -127,6 +127,20 @@ pub fn chain_of(root: &Path, backup: BackupId) -> Result<Chain, Failure> {
     Ok(Chain { backups, broken })
 }
 
+/// The directories of the instances in a repository. What is not one is left out.
+pub(crate) fn instances(root: &Dir) -> Result<Vec<(InstanceId, Dir)>, Failure> {
+    let instances = root.open_dir(INSTANCES)?;
+    let mut found = Vec::new();
+    for entry in visible(&instances)? {
+        let Ok(instance) = entry.parse::<InstanceId>() else { continue };
+        match instances.open_dir(instance.to_string()) {
+            Err(ShareError::NotWhatItSays { .. }) => {}
+            opened => found.push((instance, opened?)),
+        }
+    }
+    Ok(found)
+}
+
 fn find_below(instances: &Dir, instance: InstanceId, backup: BackupId) -> Result<Option<Manifest>, Failure> {
     let directory = match instances.open_dir(instance.to_string()) {
         // There is no backup behind a link in the place of an instance's directory.
@@ -161,10 +175,11 @@ pub(crate) fn read_manifest(parent: &Dir, instance: InstanceId, backup: BackupId
     Ok(manifest)
 }
 
-/// The highest number among the published backups of an instance, 0 for none, and a warning where some can't be read: an old
+/// The highest number among the backups that an instance has or had, 0 for none, and a warning where some can't be read: an old
 /// backup that is damaged, or on a bad spot of the storage, stops no new one.
 pub(crate) fn highest_number(parent: &Dir, instance: InstanceId) -> Result<(u64, Option<String>), Failure> {
-    let (mut highest, mut unreadable, mut first) = (0, 0, None);
+    let taken = highest_taken(parent)?;
+    let (mut highest, mut unreadable, mut first) = (taken.unwrap_or(0), 0, None);
     for entry in visible(parent)? {
         let Ok(backup) = entry.parse::<BackupId>() else { continue };
         match read_manifest(parent, instance, backup) {
@@ -175,9 +190,16 @@ pub(crate) fn highest_number(parent: &Dir, instance: InstanceId) -> Result<(u64,
             }
         }
     }
-    let warning = first
+    let of_backups = first
         .map(|failure| format!("{unreadable} earlier backups of the instance can't be read, one because: {failure:#}"));
-    Ok((highest, warning))
+    let of_taken = taken.is_none().then(|| {
+        format!(
+            "`{}` does not say which number the last deleted backup had",
+            parent.path().join(HIGHEST_NUMBER).display()
+        )
+    });
+    let warnings: Vec<_> = of_taken.into_iter().chain(of_backups).collect();
+    Ok((highest, (!warnings.is_empty()).then(|| warnings.join("; "))))
 }
 
 /// By instance and number, what is damaged last of its instance.
@@ -203,7 +225,8 @@ fn list_below(parent: &Dir, instance: InstanceId) -> Result<Vec<Listed>, Failure
     Ok(listed)
 }
 
-fn open_repository(path: &Path) -> Result<Dir, Failure> {
+/// The repository at a path, if it is one.
+pub(crate) fn open_repository(path: &Path) -> Result<Dir, Failure> {
     let root = Dir::open_root(path).map_err(|error| match error.is_missing() {
         true => Failure::new(Code::RepositoryNotFound, format!("there is no directory `{}`", path.display())),
         false => Failure::from(error),
@@ -213,7 +236,7 @@ fn open_repository(path: &Path) -> Result<Dir, Failure> {
 }
 
 /// Names that are not hidden; one that is not UTF-8 is shown with replacement characters and parses as nothing.
-fn visible(directory: &Dir) -> Result<Vec<String>, Failure> {
+pub(crate) fn visible(directory: &Dir) -> Result<Vec<String>, Failure> {
     let entries = directory.list(ENTRIES_MAX)?;
     let names = entries.into_iter().map(|entry| entry.name.to_string_lossy().into_owned());
     Ok(names.filter(|name| !name.starts_with('.')).collect())

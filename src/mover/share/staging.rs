@@ -1,19 +1,24 @@
 //! The staging directory of a backup: beside the published ones, so that relative backing files resolve while writing and
 //! the commit is one rename. A crash leaves it; the next holder of the instance's lease moves it out of the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Dir, ENTRIES_MAX, INSTANCES, Sent};
+use uuid::Uuid;
+
+use super::{Dir, ENTRIES_MAX, INSTANCES, Sent, deleting};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::Manifest;
 
 /// What the name of a staging directory begins with.
 pub(crate) const STAGING_PREFIX: &str = ".staging-";
-/// What that of a fenced one begins with.
+/// What that of a file begins with that is to take the place of one in a backup. It lies beside the backups, so that the entry that is
+/// renamed is the one that a later holder of the lease takes away.
+pub(crate) const MERGING_PREFIX: &str = ".merging-";
+/// What that of everything begins with that is only there to be removed: nobody puts it into anybody's place any more.
 pub(crate) const FENCED_PREFIX: &str = ".fenced-";
-/// What that of one on its way out begins with.
+/// What that of a directory begins with into which a backup is moved on its way out.
 pub(crate) const DELETING_PREFIX: &str = ".deleting-";
 /// Longest last part of a staging directory's name, and longest name of a record, bytes.
 const NAME_BYTES_MAX: usize = 100;
@@ -84,23 +89,44 @@ impl Staging {
 /// Renamed before it is emptied: whoever looks meanwhile sees that it is on its way out, and what still writes into it by
 /// its path writes no more.
 fn discard(parent: &Dir, name: &str, rest: &str) -> Result<(), Failure> {
-    let deleting = format!("{DELETING_PREFIX}{rest}");
-    parent.remove_tree(&deleting)?;
-    match parent.rename_new(name, &deleting) {
+    let fenced = format!("{FENCED_PREFIX}{rest}");
+    parent.remove_tree(&fenced)?;
+    match parent.rename_new(name, &fenced) {
         Err(error) if error.is_missing() => return Ok(()),
         // A full share may have no room for the other name, and what is to go is what fills it.
         Err(error) if error.is_full() => return Ok(parent.remove_tree(name)?),
         renamed => renamed?,
     }
-    Ok(parent.remove_tree(&deleting)?)
+    Ok(parent.remove_tree(&fenced)?)
+}
+
+/// A name for what is moved out of everybody's way, which nothing else ever has. `of` begins with the id of a backup, if it is of one.
+pub(super) fn fenced_name(of: &str) -> String {
+    let own = Uuid::new_v4();
+    match of.split('.').next().and_then(|id| id.parse::<BackupId>().ok()) {
+        Some(backup) => format!("{FENCED_PREFIX}{backup}.{own}"),
+        None => format!("{FENCED_PREFIX}{own}"),
+    }
 }
 
 /// What attempts of an instance that were cut off have left, by the names that it had when the lease of the instance was held. Whoever
 /// takes that lease later makes other names, so that what is done here never touches what is theirs.
+///
+/// Removing it is tried, and may fail in part without harm: a network client keeps a file that somebody on its host has open, under a name
+/// of its own, and a directory with such a file can't be removed. The next holder of the lease tries again.
 pub(crate) struct LeftOvers {
     parent: Dir,
+    /// By the names that they were found under.
     staging: Vec<String>,
-    doomed: Vec<String>,
+    ways_out: Vec<String>,
+    doomed: Vec<Doomed>,
+    kept: BTreeSet<String>,
+}
+
+/// What is only there to be removed.
+struct Doomed {
+    found: String,
+    name: String,
 }
 
 impl LeftOvers {
@@ -111,56 +137,75 @@ impl LeftOvers {
             opened => opened?,
         };
         let names = parent.list(ENTRIES_MAX)?.into_iter().filter_map(|entry| entry.name.into_string().ok());
-        let (mut staging, mut doomed) = (Vec::new(), Vec::new());
+        let (mut staging, mut ways_out, mut doomed) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
-            if name.starts_with(STAGING_PREFIX) {
+            if name.starts_with(STAGING_PREFIX) || name.starts_with(MERGING_PREFIX) {
                 staging.push(name);
-            } else if name.starts_with(FENCED_PREFIX) || name.starts_with(DELETING_PREFIX) {
-                doomed.push(name);
+            } else if name.starts_with(DELETING_PREFIX) {
+                ways_out.push(name);
+            } else if name.starts_with(FENCED_PREFIX) {
+                doomed.push(Doomed { found: name.clone(), name });
             }
         }
-        staging.sort();
-        doomed.sort();
-        Ok(Some(Self { parent, staging, doomed }))
+        Ok(Some(Self { parent, staging, ways_out, doomed, kept: BTreeSet::new() }))
     }
 
     /// Their names, as they were listed.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.staging.iter().chain(&self.doomed).cloned().collect();
+        let doomed = self.doomed.iter().map(|doomed| &doomed.found);
+        let mut names: Vec<_> = self.staging.iter().chain(&self.ways_out).chain(doomed).cloned().collect();
         names.sort();
         names
     }
 
-    /// Moves every staging directory out of the way of its writer, whose commit rename fails from then on. Answers which ones, and
-    /// leaves them to [`LeftOvers::remove`]: all renames come before the first removal, which may take long.
+    /// Moves every staging directory and merged file out of the way of its writer, whose commit rename fails from then on, and ends every
+    /// way out, so that nothing is moved into it any more. Answers which ones, and leaves what was in them to [`LeftOvers::remove`]: all
+    /// renames come before the first removal, which may take long.
     pub fn fence(&mut self) -> Result<Vec<String>, Failure> {
         let mut fenced = Vec::new();
-        for name in std::mem::take(&mut self.staging) {
-            let Some(rest) = name.strip_prefix(STAGING_PREFIX) else { continue };
-            let target = format!("{FENCED_PREFIX}{rest}");
-            self.parent.remove_tree(&target)?;
-            match self.parent.rename_new(&name, &target) {
+        for found in std::mem::take(&mut self.staging) {
+            let rest = found.strip_prefix(STAGING_PREFIX).or_else(|| found.strip_prefix(MERGING_PREFIX));
+            let name = fenced_name(rest.unwrap_or_default());
+            match self.parent.rename_new(&found, &name) {
                 Err(error) if error.is_missing() => continue,
-                renamed => renamed?,
+                // As where it is discarded.
+                Err(error) if error.is_full() => self.parent.remove_tree(&found)?,
+                renamed => {
+                    renamed?;
+                    self.doomed.push(Doomed { found: found.clone(), name });
+                }
             }
-            self.doomed.push(target);
-            fenced.push(name);
+            fenced.push(found);
+        }
+        for found in std::mem::take(&mut self.ways_out) {
+            let taken = deleting::end(&self.parent, found.as_ref())?;
+            self.doomed.extend(taken.into_iter().map(|name| Doomed { found: found.clone(), name }));
+            fenced.push(found);
         }
         self.parent.sync()?;
+        fenced.sort();
         Ok(fenced)
     }
 
     /// Removes one of what was moved now or earlier; false when nothing is left. To be asked again, so that the lease can be looked at
     /// between one and the next.
-    pub fn remove(&mut self) -> Result<bool, Failure> {
-        let Some(name) = self.doomed.pop() else { return Ok(false) };
-        self.parent.remove_tree(&name)?;
-        Ok(true)
+    pub fn remove(&mut self) -> bool {
+        let Some(Doomed { found, name }) = self.doomed.pop() else { return false };
+        if let Err(error) = self.parent.remove_tree(&name) {
+            tracing::warn!(name, failure = format!("{:#}", Failure::from(error)), "what is in nobody's way stays");
+            self.kept.insert(found);
+        }
+        true
+    }
+
+    /// The names of what could not be removed, as they were listed.
+    pub fn kept(&self) -> &BTreeSet<String> {
+        &self.kept
     }
 }
 
 /// A name that we would give to a file: letters, digits, `.`, `-` and `_`, none of them hidden.
-fn plain_file_name(name: &str) -> bool {
+pub(crate) fn plain_file_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
@@ -262,13 +307,18 @@ mod tests {
         let lost = Staging::make(&share.root, share.instance, BackupId::draw(), "a.1").unwrap();
         lost.record("domain.xml", b"x").unwrap();
         lost.parent.create_dir(published.to_string()).unwrap();
+        lost.parent.create_dir(".fenced-old").unwrap();
         lost.parent.create_dir(".deleting-old").unwrap();
+        lost.parent.write_new(".merging-x", b"an image").unwrap();
         let mut left = LeftOvers::list(&share.root, share.instance).unwrap().unwrap();
-        assert_eq!(left.names(), [".deleting-old".to_owned(), lost.name.clone()]);
-        assert_eq!(left.fence().unwrap(), std::slice::from_ref(&lost.name));
-        while left.remove().unwrap() {}
+        let names = [".deleting-old".to_owned(), ".merging-x".to_owned(), lost.name.clone()];
+        assert_eq!(left.names(), [&names[0], ".fenced-old", &names[1], &names[2]]);
+        assert_eq!(left.fence().unwrap(), names);
+        while left.remove() {}
+        assert!(left.kept().is_empty());
         assert_eq!(share.names(), [published.to_string()]);
         assert!(lost.parent.rename_new(&lost.name, "x").unwrap_err().is_missing());
+        assert!(lost.parent.rename_into(".merging-x", &lost.dir, "vda.qcow2").unwrap_err().is_missing());
     }
 
     #[test]
@@ -280,8 +330,36 @@ mod tests {
         let theirs = Staging::make(&share.root, share.instance, BackupId::draw(), "b.1").unwrap();
         theirs.parent.create_dir(".fenced-theirs").unwrap();
         left.fence().unwrap();
-        while left.remove().unwrap() {}
+        while left.remove() {}
         assert_eq!(share.names(), [".fenced-theirs".to_owned(), theirs.name]);
+    }
+
+    /// Something in a directory that no removal takes, as a file is that somebody has open behind a network file system.
+    fn keep(directory: &std::path::Path) {
+        std::fs::create_dir_all(directory.join("1/2/3/4/5/6/7/8/9")).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_removed_stays_in_nobodys_way() {
+        let share = Share::new();
+        let lost = Staging::make(&share.root, share.instance, BackupId::draw(), "a.1").unwrap();
+        let path = lost.parent.path().to_owned();
+        keep(lost.dir.path());
+        // As long as names may be, and as an earlier holder may have left it.
+        let long = format!("{MERGING_PREFIX}{}", "x".repeat(255 - MERGING_PREFIX.len()));
+        for name in [long.as_str(), ".fenced-x"] {
+            keep(&path.join(name));
+        }
+        for round in 0..3 {
+            let mut left = LeftOvers::list(&share.root, share.instance).unwrap().unwrap();
+            let names = left.names();
+            left.fence().unwrap();
+            while left.remove() {}
+            assert_eq!(left.kept().iter().cloned().collect::<Vec<_>>(), names, "round {round}");
+            assert!(share.names().iter().all(|name| name.starts_with(FENCED_PREFIX)), "{:?}", share.names());
+            assert_eq!(share.names().len(), 3);
+        }
+        assert!(lost.parent.rename_new(&lost.name, "x").unwrap_err().is_missing());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::facts::{BackupFacts, Hidden, HiddenKind, InstanceFacts, LeaseFacts, S
 use super::{backup_path, instance_path, links};
 use crate::model::id::{BackupId, DiskTarget, InstanceId, RepositoryId};
 use crate::model::manifest::Manifest;
+use crate::model::pin::Pin;
 use crate::model::validation::{Finding, FindingCode};
 use crate::mover::share::README;
 
@@ -167,7 +168,8 @@ fn of_backup<'f>(
         let text = "the instructions for a restore without Longshore are missing".to_owned();
         found.push(of(FindingCode::ReadmeMissing, &format!("{path}/{README}"), text));
     }
-    let ours: BTreeSet<&str> = named(manifest).map(|named| named.file).chain([Manifest::FILE, README]).collect();
+    let beside = [Manifest::FILE, README, Pin::FILE];
+    let ours: BTreeSet<&str> = named(manifest).map(|named| named.file).chain(beside).collect();
     let strangers = facts.files.keys().filter(|name| !ours.contains(name.as_str()));
     let strangers = strangers.map(|name| super::read::printable(name)).chain(facts.foreign.iter().cloned());
     found.extend(strangers.map(|name| foreign(&format!("{path}/{name}")).of_instance(instance).of_backup(id)));

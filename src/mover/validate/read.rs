@@ -14,8 +14,8 @@ use crate::model::manifest::Manifest;
 use crate::model::validation::FindingCode;
 use crate::mover::lease;
 use crate::mover::share::{
-    DELETING_PREFIX, Dir, ENTRIES_MAX, FENCED_PREFIX, MANIFEST_BYTES_MAX, NUMBER_MAX, README, STAGING_PREFIX,
-    ShareError,
+    DELETING_PREFIX, Dir, ENTRIES_MAX, FENCED_PREFIX, HIGHEST_NUMBER, HIGHEST_TEMPORARY, MANIFEST_BYTES_MAX,
+    MERGING_PREFIX, NUMBER_MAX, README, STAGING_PREFIX, ShareError,
 };
 
 /// Files of one backup: records and two for each disk, with room to spare.
@@ -82,7 +82,9 @@ pub(in crate::mover) fn instance(
             let touched_seconds = dir.stat(name).ok().flatten().map(|stat| stat.st_mtime);
             let hidden = touched_seconds.map(|touched_seconds| Hidden { name: name.to_owned(), kind, touched_seconds });
             facts.hidden.extend(hidden);
-        } else if !name.is_some_and(is_of_the_server) {
+        } else if !name
+            .is_some_and(|name| [HIGHEST_NUMBER, HIGHEST_TEMPORARY].contains(&name) || is_of_the_server(name))
+        {
             facts.foreign.push(printable(&entry.name.to_string_lossy()));
         }
     }
@@ -108,6 +110,7 @@ pub(in crate::mover) fn printable(name: &str) -> String {
 fn hidden(name: &str) -> Option<HiddenKind> {
     let kinds = [
         (STAGING_PREFIX, HiddenKind::Staging),
+        (MERGING_PREFIX, HiddenKind::Staging),
         (FENCED_PREFIX, HiddenKind::Fenced),
         (DELETING_PREFIX, HiddenKind::Deleting),
     ];

@@ -14,7 +14,7 @@ use crate::model::id::{BackupId, DiskTarget, InstanceId};
 use crate::model::manifest::{BasedOn, ChangesFoundBy, Manifest};
 use crate::model::repository::Repository;
 use crate::mover::protocol::{
-    ByteSource, CopiedDisk, CopyDisk, PushTarget, Reply, Request, RestoredVolume, SealedFile,
+    ByteSource, CopiedDisk, CopyDisk, Merger, PushTarget, Reply, Request, RestoredVolume, SealedFile,
 };
 
 /// Size of a disk that nobody gave one.
@@ -34,6 +34,7 @@ pub(super) struct FakeMover {
     pushed: Option<Vec<PushTarget>>,
     inspected: bool,
     restored_bytes: Option<u64>,
+    merged: Option<(InstanceId, String)>,
 }
 
 impl FakeMover {
@@ -57,6 +58,7 @@ impl FakeMover {
             pushed: None,
             inspected: false,
             restored_bytes: None,
+            merged: None,
         }
     }
 
@@ -164,7 +166,26 @@ impl FakeMover {
                 let removed = self.share(|share| share.sweep(instance, key))?;
                 Ok(Reply::Swept { removed })
             }
+            Request::Chains { instance } => {
+                let members = self.share(|share| Ok(share.members(instance)))?;
+                Ok(Reply::Chains { members })
+            }
+            Request::Merge { instance, merger, suffix } => self.merge(instance, merger, &suffix),
+            Request::Delete { instance, merger, backups } => {
+                self.check_lease_of("delete", instance)?;
+                let merged = self.merged.clone().map(|(_, name)| name);
+                self.share(|share| share.delete(instance, merger, merged.as_deref(), &backups))?;
+                Ok(Reply::Done)
+            }
+            Request::RemoveDeleted { instance } => {
+                self.check_lease_of("remove", instance)?;
+                self.share(|share| {
+                    share.remove_deleted(instance);
+                    Ok(Reply::Done)
+                })
+            }
             Request::Discard => {
+                self.discard_merged()?;
                 if let Some((instance, _, name)) = self.staging.take() {
                     self.share(|share| {
                         share.discard(instance, &name);
@@ -317,11 +338,7 @@ impl FakeMover {
         backup: BackupId,
         volumes: &[RestoredVolume],
     ) -> Result<Reply, Failure> {
-        self.share(|_| Ok(()))?;
-        self.check_lease("restore")?;
-        if self.lease != Some(instance) {
-            return Err(out_of_order("restore", "lease"));
-        }
+        self.check_lease_of("restore", instance)?;
         self.restored_bytes = None;
         let disks = self.share(|share| share.restorable(instance, backup, volumes))?;
         self.movers.world().volumes.restore(volumes, backup)?;
@@ -329,6 +346,26 @@ impl FakeMover {
         self.report(total);
         self.restored_bytes = Some(total);
         Ok(Reply::Copied { disks, warnings: Vec::new() })
+    }
+
+    fn merge(&mut self, instance: InstanceId, merger: Merger, suffix: &str) -> Result<Reply, Failure> {
+        self.check_lease_of("merge", instance)?;
+        self.discard_merged()?;
+        let name = format!(".merging-{}.{suffix}", merger.child);
+        let (bytes, replaced_bytes) = self.share(|share| share.merge(instance, merger, &name))?;
+        self.merged = Some((instance, name));
+        self.report(bytes);
+        Ok(Reply::Merged { bytes, replaced_bytes })
+    }
+
+    fn discard_merged(&mut self) -> Result<(), Failure> {
+        match self.merged.take() {
+            Some((instance, name)) => self.share(|share| {
+                share.discard(instance, &name);
+                Ok(())
+            }),
+            None => Ok(()),
+        }
     }
 
     fn write(&mut self, file: String, content: FakeFile) -> Result<Reply, Failure> {
@@ -346,6 +383,12 @@ impl FakeMover {
         self.share(|share| share.check_lease(instance, self.key))
     }
 
+    fn check_lease_of(&self, asked: &str, instance: InstanceId) -> Result<(), Failure> {
+        self.share(|_| Ok(()))?;
+        self.check_lease(asked)?;
+        if self.lease == Some(instance) { Ok(()) } else { Err(out_of_order(asked, "lease")) }
+    }
+
     fn share<T>(&self, work: impl FnOnce(&mut FakeRepository) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut world = self.movers.world();
         let mounted = world.movers.get(&self.key).and_then(|alive| alive.mounted.clone());
@@ -361,7 +404,7 @@ impl FakeMover {
     fn close(&mut self) {
         self.staging = None;
         self.copied_bytes = None;
-        (self.pushed, self.inspected, self.restored_bytes) = (None, false, None);
+        (self.pushed, self.inspected, self.restored_bytes, self.merged) = (None, false, None, None);
         let held = self.lease.take();
         let mut world = self.movers.world();
         if held.is_some() {

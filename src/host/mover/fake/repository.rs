@@ -1,5 +1,7 @@
 //! A share in memory: what the real one keeps in directories, with the same refusals.
 
+mod deletion;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::failure::{Code, Failure};
@@ -44,6 +46,10 @@ pub(super) struct Instance {
     pub holder: Holder,
     pub staging: BTreeMap<String, Files>,
     pub published: BTreeMap<BackupId, Manifest>,
+    /// Out of the listing, their files not removed yet.
+    deleted: BTreeSet<BackupId>,
+    /// Of a backup that is no more.
+    highest_number: u64,
 }
 
 /// A repository in memory.
@@ -58,6 +64,7 @@ pub struct FakeRepository {
     pub read_only: bool,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     pub(super) damaged: BTreeSet<BackupId>,
+    pinned: BTreeSet<BackupId>,
 }
 
 impl FakeRepository {
@@ -69,6 +76,7 @@ impl FakeRepository {
             read_only: false,
             instances: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            pinned: BTreeSet::new(),
         }
     }
 
@@ -78,6 +86,8 @@ impl FakeRepository {
             holder: Holder::Nobody,
             staging: BTreeMap::new(),
             published: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            highest_number: 0,
         })
     }
 
@@ -86,6 +96,7 @@ impl FakeRepository {
         let instance = self.instance(id);
         instance.lease_number += 1;
         instance.staging.clear();
+        instance.deleted.clear();
         std::mem::replace(&mut instance.holder, holder)
     }
 
@@ -156,7 +167,8 @@ impl FakeRepository {
         if instance.published.contains_key(&manifest.backup_id) {
             return Err(Failure::new(Code::BackupExists, format!("backup `{}` is published", manifest.backup_id)));
         }
-        let number = instance.published.values().map(|published| published.number).max().unwrap_or(0) + 1;
+        let numbers = instance.published.values().map(|published| published.number);
+        let number = numbers.chain([instance.highest_number]).max().unwrap_or(0) + 1;
         manifest.number = number;
         instance.published.insert(manifest.backup_id, manifest);
         instance.staging.remove(name);

@@ -1,0 +1,95 @@
+//! What a mover answers when what was asked for has gone well.
+
+use serde::{Deserialize, Serialize};
+
+use super::{CopiedDisk, SealedFile};
+use crate::failure::Failure;
+use crate::model::deletion::Member;
+use crate::model::id::InstanceId;
+use crate::model::manifest::Manifest;
+use crate::model::validation::Validation;
+
+/// A good answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The repository is mounted and right.
+    Opened {
+        /// Free bytes.
+        free_bytes: u64,
+        /// What is unusual about it though not wrong.
+        warnings: Vec<String>,
+    },
+    /// The lease is ours.
+    Leased {
+        /// The fencing number.
+        number: u64,
+    },
+    /// The disks are copied.
+    Copied {
+        /// Each of them.
+        disks: Vec<CopiedDisk>,
+        /// What did not work though the images are good.
+        warnings: Vec<String>,
+    },
+    /// The staging directory is whole and on stable storage.
+    Sealed {
+        /// Every file in it.
+        files: Vec<SealedFile>,
+    },
+    /// The backup is published.
+    Published {
+        /// Its place among the backups of its instance.
+        number: u64,
+        /// What did not work though the backup is good.
+        warnings: Vec<String>,
+    },
+    /// The backup was to be published, or the volumes to be exchanged, and it can't be seen now what came of it.
+    NotKnown {
+        /// What is in the way of seeing it.
+        failure: Failure,
+    },
+    /// That backup is published.
+    Found {
+        /// As it is on the share.
+        manifest: Box<Manifest>,
+    },
+    /// The latest backup of the instance.
+    Latest {
+        /// Its manifest, after those of the backups below it, as far as they are there. Empty where there is none.
+        backups: Vec<Manifest>,
+        /// How many backups of the instance can't be read.
+        unreadable: u64,
+    },
+    /// What of the backups of the instance is based on what.
+    Chains {
+        /// All of them, in no order.
+        members: Vec<Member>,
+    },
+    /// The images are made and proven.
+    Merged {
+        /// What they take, bytes, and those that have taken their places already.
+        bytes: u64,
+        /// What the child's images take now, bytes.
+        replaced_bytes: u64,
+    },
+    /// The repository is unmounted.
+    Closed {
+        /// What did not work though nothing is left mounted for others.
+        warnings: Vec<String>,
+    },
+    /// The repository was looked at.
+    Validated {
+        /// What was found.
+        validation: Box<Validation>,
+        /// Instances with something that attempts left which were cut off.
+        left_overs: Vec<InstanceId>,
+    },
+    /// What attempts that were cut off had left of an instance is gone.
+    Swept {
+        /// Names of the directories that were removed.
+        removed: Vec<String>,
+    },
+    /// Nothing to add.
+    Done,
+}
