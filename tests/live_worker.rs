@@ -3,6 +3,16 @@
 //! share and the journal are as they should be. Needs the laboratory: `scripts/lab up`, then `eval "$(scripts/lab env)"`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "contract/chains.rs"]
+#[allow(dead_code)] // As with the two below, a part of it.
+mod chains;
+#[path = "contract/mover.rs"]
+#[allow(dead_code)]
+mod contract;
+#[path = "contract/volumes.rs"]
+#[allow(dead_code)]
+mod volumes;
+
 #[path = "support/fleet.rs"]
 mod fleet;
 #[path = "support/heard.rs"]
@@ -30,6 +40,8 @@ mod broker_lost;
 mod command_line;
 #[path = "live_worker/control.rs"]
 mod control;
+#[path = "live_worker/delete.rs"]
+mod delete;
 #[path = "live_worker/gate.rs"]
 mod gate;
 #[path = "live_worker/incremental.rs"]

@@ -29,6 +29,7 @@ fn job(host: &HostId, repository: RepositoryId, number: usize) -> JobMessage {
         backup: Some(BackupPart { quiesce: Some("prefer".to_owned()), ..BackupPart::default() }),
         restore: None,
         validate: None,
+        delete: None,
         retry: None,
         start_before: None,
         deadline_seconds: Some(3600),

@@ -17,8 +17,8 @@ use super::watch::{Follow, follow};
 use crate::broker::topology::{EVENTS_EXCHANGE, JOBS_EXCHANGE, jobs_key, urgent_jobs_key};
 use crate::broker::{Outgoing, PublishError};
 use crate::message::job::{
-    BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
-    ValidatePart,
+    BackupPart, CredentialsPart, DeletePart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart,
+    SealedPart, ValidatePart,
 };
 use crate::message::{Encoded, Encoding, decode_job, encode_job};
 use crate::model::id::{HostId, InstanceId, JobId};
@@ -35,6 +35,8 @@ pub enum PublishCommand {
     Restore(Box<RestoreArgs>),
     /// Look whether a repository and the backups in it are whole; what is found comes with the end of the job. Nothing is repaired
     RepoValidate(Box<ValidateArgs>),
+    /// Delete a backup; what others are based on is never taken from them
+    BackupDelete(Box<DeleteArgs>),
 }
 
 /// What a job of any kind is published with.
@@ -181,6 +183,24 @@ pub struct RestoreArgs {
     keep_previous: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    instance: InstanceArgs,
+    /// The backup's id, as `longshore backup list` prints it
+    #[arg(long, value_name = "UUID")]
+    backup: String,
+    /// `only`: the backup alone; what its one child needs of it is merged into that child first, and with several children it is refused.
+    /// `chain`: the backup and all that depend on it. `leaf_only`: refused where any depends on it
+    #[arg(long, default_value = "only", value_parser = ["only", "chain", "leaf_only"])]
+    mode: String,
+    /// Delete nothing, and say what would be deleted
+    #[arg(long)]
+    dry_run: bool,
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("there is no `=` in it")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -191,6 +211,7 @@ pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
         PublishCommand::Backup(args) => (&args.job, args.message()),
         PublishCommand::Restore(args) => (&args.job, args.message()),
         PublishCommand::RepoValidate(args) => (&args.job, args.message()),
+        PublishCommand::BackupDelete(args) => (&args.job, args.message()),
     };
     if let (Some(file), Some(key)) = (&args.seal_credentials, &args.host_key) {
         job.repository.credentials = Some(sealed(file, key, &args.host, &job)?);
@@ -321,6 +342,14 @@ impl InstanceArgs {
     }
 }
 
+impl DeleteArgs {
+    fn message(&self) -> JobMessage {
+        let (backup_id, mode) = (self.backup.clone(), Some(self.mode.clone()));
+        let delete = DeletePart { backup_id, mode, dry_run: self.dry_run };
+        JobMessage { delete: Some(delete), ..self.job.message(JobKind::BackupDelete, Some(self.instance.part())) }
+    }
+}
+
 impl JobArgs {
     /// A job of that kind, without the kind's own part.
     fn message(&self, kind: JobKind, instance: Option<InstancePart>) -> JobMessage {
@@ -341,6 +370,7 @@ impl JobArgs {
             backup: None,
             restore: None,
             validate: None,
+            delete: None,
             retry: self.attempts.map(|attempts| RetryPart { attempts: Some(attempts), ..RetryPart::default() }),
             start_before: self.start_before.clone(),
             deadline_seconds: self.deadline_seconds,

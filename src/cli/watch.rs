@@ -15,7 +15,9 @@ use super::output::{self, CliError, printable};
 use super::refused::Refused;
 use crate::broker::topology::EVENTS_EXCHANGE;
 use crate::broker::{EventMessage, Heard, Outgoing, Publisher, Subscription};
-use crate::message::event::{BackupSummary, Completed, FailureReport, HostDetail, RestoreSummary, RunDetail};
+use crate::message::event::{
+    BackupSummary, Completed, DeleteSummary, FailureReport, HostDetail, RestoreSummary, RunDetail,
+};
 use crate::message::vouch::{self, Disbelief};
 use crate::message::{Event, HostEvent, RunEvent, decode_event};
 use crate::model::id::{HostId, JobId};
@@ -265,6 +267,9 @@ fn print_completed(completed: &Completed) -> Result<(), CliError> {
     if let Some(validation) = &completed.validate {
         findings::print(validation)?;
     }
+    if let Some(delete) = &completed.delete {
+        print_delete(delete)?;
+    }
     for warning in &completed.warnings {
         output::line(&format!("warning      {warning}"))?;
     }
@@ -285,6 +290,18 @@ fn print_restore(restore: &RestoreSummary) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+fn print_delete(delete: &DeleteSummary) -> Result<(), CliError> {
+    let (deleted, merged) = if delete.dry_run { ("would go", "would merge") } else { ("deleted", "merged") };
+    for merge in &delete.merged {
+        output::line(&format!("{merged:<12} what backup {} held, into {}", merge.from, merge.backup_id))?;
+    }
+    for backup in &delete.deleted {
+        let number = backup.number.map_or_else(|| "not known".to_owned(), |number| number.to_string());
+        output::line(&format!("{deleted:<12} backup {} (number {number})", backup.backup_id))?;
+    }
+    output::line(&format!("free again   {}", output::bytes(delete.freed_bytes)))
 }
 
 fn print_backup(backup: &BackupSummary) -> Result<(), CliError> {

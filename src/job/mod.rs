@@ -12,6 +12,7 @@
 
 pub mod backup;
 mod common;
+pub mod delete;
 mod names;
 pub mod restore;
 mod session;
@@ -87,6 +88,8 @@ pub enum Prepared {
     Restore(Box<restore::RestorePlan>),
     /// A validation.
     RepoValidate(Box<validate::ValidatePlan>),
+    /// A deletion.
+    Delete(Box<delete::DeletePlan>),
 }
 
 /// Gathers the facts and makes the plan. Changes nothing, so dropping the future is a clean stop.
@@ -98,6 +101,10 @@ pub async fn prepare(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -
         }
         Work::Restore(spec) => Ok(Prepared::Restore(Box::new(restore::prepare(doors, attempt, spec).await?))),
         Work::RepoValidate(spec) => Ok(Prepared::RepoValidate(Box::new(validate::prepare(attempt, spec)))),
+        Work::Delete(spec) => {
+            let plan = delete::prepare(doors, settings, attempt, spec).await?;
+            Ok(Prepared::Delete(Box::new(plan)))
+        }
     }
 }
 
@@ -108,6 +115,7 @@ impl Prepared {
             Prepared::Backup(backup) => serde_json::to_value(backup.plan()),
             Prepared::Restore(plan) => serde_json::to_value(plan),
             Prepared::RepoValidate(plan) => serde_json::to_value(plan),
+            Prepared::Delete(plan) => serde_json::to_value(plan),
         };
         plan.map_err(|error| Failure::new(Code::Internal, "cannot write down the plan of the job").because(&error))
     }
@@ -125,6 +133,7 @@ impl Prepared {
             Prepared::Backup(backup) => backup.run(doors, settings, attempt, hooks, stop).await,
             Prepared::Restore(plan) => restore::run(doors, settings, attempt, *plan, hooks, stop).await,
             Prepared::RepoValidate(plan) => validate::run(doors, settings, attempt, *plan, hooks, stop).await,
+            Prepared::Delete(plan) => delete::run(doors, settings, attempt, *plan, hooks, stop).await,
         }
     }
 }
@@ -151,6 +160,10 @@ pub async fn unwind(
         Work::RepoValidate(_) => {
             let plan = read_plan(plan)?;
             Ok(validate::unwind(doors, settings, attempt, plan, records, hooks).await)
+        }
+        Work::Delete(_) => {
+            let plan = read_plan(plan)?;
+            Ok(delete::unwind(doors, settings, attempt, plan, records, hooks).await)
         }
     }
 }

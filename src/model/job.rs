@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::deletion::DeleteMode;
 use super::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceRef, JobId};
 use super::repository::Repository;
 use super::validation::ValidationLevel;
@@ -21,11 +22,14 @@ pub enum JobKind {
     Restore,
     /// Look whether a repository and the backups in it are whole.
     RepoValidate,
+    /// Delete backups of an instance.
+    BackupDelete,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: &'static [JobKind] = &[JobKind::Backup, JobKind::Restore, JobKind::RepoValidate];
+    pub const ALL: &'static [JobKind] =
+        &[JobKind::Backup, JobKind::Restore, JobKind::RepoValidate, JobKind::BackupDelete];
 
     /// The kind as it stands in messages and routing keys.
     pub const fn as_str(self) -> &'static str {
@@ -33,6 +37,7 @@ impl JobKind {
             JobKind::Backup => "backup",
             JobKind::Restore => "restore",
             JobKind::RepoValidate => "repo-validate",
+            JobKind::BackupDelete => "backup-delete",
         }
     }
 
@@ -42,6 +47,7 @@ impl JobKind {
             JobKind::Backup => "backup",
             JobKind::Restore => "restore",
             JobKind::RepoValidate => "validate",
+            JobKind::BackupDelete => "delete",
         }
     }
 }
@@ -168,6 +174,17 @@ pub struct ValidateSpec {
     pub max_bytes_per_second: Option<u64>,
 }
 
+/// What a job asks for that deletes a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteSpec {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// How far the deletion may go.
+    pub mode: DeleteMode,
+    /// Only says what it would do.
+    pub dry_run: bool,
+}
+
 /// The kind's own part of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -178,6 +195,8 @@ pub enum Work {
     Restore(RestoreSpec),
     /// Validate a repository.
     RepoValidate(ValidateSpec),
+    /// Delete a backup.
+    Delete(DeleteSpec),
 }
 
 /// How often, and with what pauses, a failed attempt is followed by another.
@@ -232,6 +251,7 @@ impl Job {
             Work::Backup(_) => JobKind::Backup,
             Work::Restore(_) => JobKind::Restore,
             Work::RepoValidate(_) => JobKind::RepoValidate,
+            Work::Delete(_) => JobKind::BackupDelete,
         }
     }
 

@@ -199,6 +199,7 @@ fn completed(told: &Told, left_overs: &[LeftOver]) -> Completed {
         backup: told.shown.backup.clone(),
         restore: told.shown.restore.clone(),
         validate: told.shown.validate.clone(),
+        delete: told.shown.delete.clone(),
     }
 }
 

@@ -232,6 +232,7 @@ mod tests {
             backup: Some(BackupPart::default()),
             restore: None,
             validate: None,
+            delete: None,
             retry: None,
             start_before: None,
             deadline_seconds: None,
@@ -261,6 +262,7 @@ mod tests {
                 backup: None,
                 restore: None,
                 validate: None,
+                delete: None,
             }),
             RunDetail::Failed(Failed {
                 failure,

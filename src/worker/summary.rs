@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::job::backup::BackupResult;
+use crate::job::delete::DeleteResult;
 use crate::job::restore::{RestoreResult, Volume};
 use crate::job::validate::ValidateResult;
-use crate::message::event::{BackedUpDisk, BackupSummary, RestoreSummary, RestoredVolume};
+use crate::message::event::{BackedUpDisk, BackupSummary, DeleteSummary, RestoreSummary, RestoredVolume};
 use crate::model::job::JobKind;
 use crate::model::manifest::{Manifest, ManifestDisk};
 use crate::model::validation::Validation;
@@ -20,6 +21,8 @@ pub struct Shown {
     pub restore: Option<Box<RestoreSummary>>,
     /// What the repository was found to be.
     pub validate: Option<Box<Validation>>,
+    /// What was deleted.
+    pub delete: Option<Box<DeleteSummary>>,
     /// What was unusual about it.
     pub warnings: Vec<String>,
 }
@@ -42,6 +45,18 @@ pub fn shown(kind: JobKind, value: &Value) -> Result<Shown, Failure> {
         JobKind::RepoValidate => {
             let ValidateResult { validation, warnings } = ValidateResult::from_value(value)?;
             Ok(Shown { validate: Some(Box::new(validation)), warnings, ..Shown::default() })
+        }
+        JobKind::BackupDelete => {
+            let DeleteResult { plan, dry_run, freed_bytes, warnings } = DeleteResult::from_value(value)?;
+            let delete = DeleteSummary {
+                backup_id: plan.backup_id,
+                mode: plan.mode,
+                dry_run,
+                deleted: plan.deleted,
+                merged: plan.merged.into_iter().collect(),
+                freed_bytes,
+            };
+            Ok(Shown { delete: Some(Box::new(delete)), warnings, ..Shown::default() })
         }
     }
 }

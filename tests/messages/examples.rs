@@ -5,19 +5,20 @@ use std::path::{Path, PathBuf};
 use longshore::failure::{Code, Failure};
 use longshore::message::dead_letter::{Origin, Original};
 use longshore::message::event::{
-    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, Draining, Failed, Heartbeat, HostDetail, Inventory,
-    InventoryDisk, InventoryInstance, LeftOver, MessageRefused, Online, Progress, RestoreSummary, RestoredVolume,
-    Retrying, RunDetail, RunningJob, Started,
+    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Draining, Failed, Heartbeat,
+    HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, MessageRefused, Online, Progress,
+    RestoreSummary, RestoredVolume, Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
     DeadLetter, Encoding, Event, HostEvent, JobMessage, Properties, Refusal, RunEvent, decode_dead_letter,
     decode_event, decode_job, encode_dead_letter, encode_event, encode_job,
 };
+use longshore::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use longshore::model::id::{EventId, HostId, InstanceRef};
 use longshore::model::instance::{DiskDevice, PowerState};
 use longshore::model::job::{
-    BackupMode, BackupSpec, FullEvery, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer, ValidateSpec,
-    Verification, Work,
+    BackupMode, BackupSpec, DeleteSpec, FullEvery, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer,
+    ValidateSpec, Verification, Work,
 };
 use longshore::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
@@ -116,6 +117,7 @@ fn validated() -> RunDetail {
         left_overs: Vec::new(),
         backup: None,
         restore: None,
+        delete: None,
         validate: Some(Box::new(Validation {
             level: ValidationLevel::Content,
             instances: 1,
@@ -142,6 +144,35 @@ fn validated() -> RunDetail {
     })
 }
 
+pub fn delete_job() -> Job {
+    let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
+    Job { work: Work::Delete(DeleteSpec { backup_id, mode: DeleteMode::Only, dry_run: true }), ..job() }
+}
+
+fn deleted() -> RunDetail {
+    let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
+    RunDetail::Completed(Completed {
+        duration_ms: 1_870,
+        warnings: Vec::new(),
+        left_overs: Vec::new(),
+        backup: None,
+        restore: None,
+        validate: None,
+        delete: Some(Box::new(DeleteSummary {
+            backup_id,
+            mode: DeleteMode::Only,
+            dry_run: true,
+            deleted: vec![DeletedBackup { backup_id, number: Some(12), bytes: 3 << 30 }],
+            merged: vec![MergedBackup {
+                backup_id: "019a0f3e-8000-7000-8000-000000000003".parse().unwrap(),
+                from: backup_id,
+                onto: Some("019a0f3e-8000-7000-8000-000000000001".parse().unwrap()),
+            }],
+            freed_bytes: 3 << 30,
+        })),
+    })
+}
+
 fn restored() -> RunDetail {
     RunDetail::Completed(Completed {
         duration_ms: 24_100,
@@ -163,18 +194,22 @@ fn restored() -> RunDetail {
             }],
         })),
         validate: None,
+        delete: None,
     })
 }
 
 /// Messages that say something else than the one example of their type can: their names and what is in them.
 pub fn more() -> Vec<(&'static str, Value)> {
     let completed = Event::Run(RunEvent::of(&restore_job(), 1, 4, time(), restored()));
+    let deleted = Event::Run(RunEvent::of(&delete_job(), 1, 4, time(), deleted()));
     let validated = Event::Run(RunEvent::of(&validate_job(), 1, 4, time(), validated()));
     vec![
         ("longshore.job.v1.restore", Value::Job(Box::new(restore_job()))),
         ("longshore.event.completed.v1.restore", Value::Event(Box::new(completed))),
         ("longshore.job.v1.repo-validate", Value::Job(Box::new(validate_job()))),
         ("longshore.event.completed.v1.repo-validate", Value::Event(Box::new(validated))),
+        ("longshore.job.v1.backup-delete", Value::Job(Box::new(delete_job()))),
+        ("longshore.event.completed.v1.backup-delete", Value::Event(Box::new(deleted))),
     ]
 }
 
@@ -237,6 +272,7 @@ fn run_detail(word: &str) -> Option<RunDetail> {
             backup: Some(summary()),
             restore: None,
             validate: None,
+            delete: None,
         }),
         "failed" => RunDetail::Failed(Failed {
             failure: (&failure()).into(),

@@ -56,9 +56,15 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
             "/kind",
             json!("migrate"),
             Code::UnknownKind,
-            "the kind `migrate` is not one that this worker can do: backup, restore, repo-validate",
+            "the kind `migrate` is not one that this worker can do: backup, restore, repo-validate, backup-delete",
         ),
         ("/kind", json!("restore"), Code::MalformedMessage, "a job of the kind `restore` has no part `restore`"),
+        (
+            "/kind",
+            json!("backup-delete"),
+            Code::MalformedMessage,
+            "a job of the kind `backup-delete` has no part `delete`",
+        ),
         ("/host", json!("kvm-08"), Code::WrongHost, "the job names the host `kvm-08` and came to `kvm-07`"),
         ("/host", json!("../etc"), Code::WrongHost, "the job names the host `../etc` and came to `kvm-07`"),
         (
@@ -374,6 +380,22 @@ fn a_validation_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
     let refusal = read(&body).unwrap_err();
     assert_eq!(refusal.code, Code::MalformedMessage);
     assert!(refusal.text.contains("a job of the kind `repo-validate` has no part `validate`"), "{refusal}");
+}
+
+#[test]
+fn a_deletion_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
+    let backup = "019a0f3e-8000-7000-8000-000000000002";
+    for (part, text) in [
+        (json!({"backup_id": "../.."}), "`delete.backup_id` has a value that is not allowed"),
+        (json!({"backup_id": backup, "mode": "everything"}), "`delete.mode` has a value that is not allowed"),
+    ] {
+        let mut body = job_body();
+        (body["kind"], body["delete"]) = (json!("backup-delete"), part);
+        let refusal = decode_job(&properties(Encoding::MessagePack), &msgpack(&body), &examples::host()).unwrap_err();
+        let kind = Some(longshore::model::job::JobKind::BackupDelete);
+        assert_eq!((refusal.code, refusal.kind), (Code::InvalidField, kind));
+        assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
+    }
 }
 
 #[test]

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use host::{Draining, Heartbeat, MessageRefused, Online, RunningJob};
 pub use inventory::{INVENTORY_INSTANCES_MAX, Inventory, InventoryDisk, InventoryInstance};
 pub use run::{
-    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, Failed, FailureReport, LeftOver, Progress,
-    RestoreSummary, RestoredVolume, Retrying, Started,
+    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Failed, FailureReport, LeftOver,
+    Progress, RestoreSummary, RestoredVolume, Retrying, Started,
 };
 
 use crate::model::id::{HostId, IncarnationId, InstanceRef, JobId};

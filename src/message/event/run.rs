@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Failure};
+use crate::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use crate::model::id::{BackupId, DiskTarget, JobId};
 use crate::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use crate::model::validation::Validation;
@@ -36,7 +37,7 @@ pub struct Progress {
 
 /// Longest text that [`in_short`](super::RunDetail::in_short) leaves, characters.
 const SHORT_CHARACTERS_MAX: usize = 1000;
-/// Disks that it leaves.
+/// Disks, or backups, that it leaves.
 const SHORT_DISKS_MAX: usize = 100;
 /// Findings, and sizes of instances, that it leaves.
 const SHORT_FINDINGS_MAX: usize = 20;
@@ -72,8 +73,10 @@ impl super::RunDetail {
                 let backup = told.backup.map(BackupSummary::in_short);
                 let restore = told.restore.map(|restore| Box::new(restore.in_short()));
                 let validate = told.validate.map(|found| Box::new(found.with_at_most(SHORT_FINDINGS_MAX)));
+                let delete = told.delete.map(|delete| Box::new(delete.in_short()));
                 let warnings = left_out(told.warnings.len() + told.left_overs.len());
-                Self::Completed(Completed { warnings, left_overs: Vec::new(), backup, restore, validate, ..told })
+                let left_overs = Vec::new();
+                Self::Completed(Completed { warnings, left_overs, backup, restore, delete, validate, ..told })
             }
             Self::Failed(told) => Self::Failed(Failed {
                 failure: told.failure.in_short(),
@@ -110,6 +113,12 @@ impl BackupSummary {
 impl RestoreSummary {
     fn in_short(self) -> Self {
         Self { volumes: self.volumes.into_iter().take(SHORT_DISKS_MAX).collect(), ..self }
+    }
+}
+
+impl DeleteSummary {
+    fn in_short(self) -> Self {
+        Self { deleted: self.deleted.into_iter().take(SHORT_DISKS_MAX).collect(), ..self }
     }
 }
 
@@ -258,6 +267,24 @@ pub struct RestoreSummary {
     pub volumes: Vec<RestoredVolume>,
 }
 
+/// What was deleted or, of a dry run, what would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeleteSummary {
+    /// The backup that the job named.
+    pub backup_id: BackupId,
+    /// How far the deletion might go.
+    pub mode: DeleteMode,
+    /// Nothing was deleted or merged: this is what would be.
+    pub dry_run: bool,
+    /// What is gone, in the order in which it went.
+    pub deleted: Vec<DeletedBackup>,
+    /// The child that took over what it was based on; none or one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged: Vec<MergedBackup>,
+    /// Bytes that became free, less those by which a merged child has grown. Of a dry run with a merge, at most so many.
+    pub freed_bytes: u64,
+}
+
 /// The run ended well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Completed {
@@ -278,6 +305,9 @@ pub struct Completed {
     /// What the repository was found to be, of a job of the kind `repo-validate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validate: Option<Box<Validation>>,
+    /// What was deleted, of a job of that kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<Box<DeleteSummary>>,
 }
 
 /// The run ended in a failure.

@@ -12,13 +12,15 @@ use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
 use super::{
-    BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
-    ValidatePart,
+    BackupPart, CredentialsPart, DeletePart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart,
+    SealedPart, ValidatePart,
 };
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
 use crate::model::id::{DiskTarget, InstanceRef, JobId, RepositoryId};
-use crate::model::job::{BackupSpec, FullEvery, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, ValidateSpec, Work};
+use crate::model::job::{
+    BackupSpec, DeleteSpec, FullEvery, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, ValidateSpec, Work,
+};
 use crate::model::manifest::CHAIN_IMAGES_MAX;
 use crate::model::repository::{Credentials, InvalidRepository, Repository, Sealed, parse_address, parse_options};
 
@@ -101,6 +103,7 @@ impl JobMessage {
             JobKind::Backup => Work::Backup(own_part(kind, self.backup.as_ref())?.check()?),
             JobKind::Restore => Work::Restore(own_part(kind, self.restore.as_ref())?.check()?),
             JobKind::RepoValidate => Work::RepoValidate(own_part(kind, self.validate.as_ref())?.check()?),
+            JobKind::BackupDelete => Work::Delete(own_part(kind, self.delete.as_ref())?.check()?),
         };
         let deadline = match self.deadline_seconds {
             Some(seconds) => {
@@ -305,6 +308,16 @@ impl ValidatePart {
             sweep: self.sweep,
             instances: instances.collect::<Result<_, _>>()?,
             max_bytes_per_second: self.max_bytes_per_second,
+        })
+    }
+}
+
+impl DeletePart {
+    fn check(&self) -> Result<DeleteSpec, Refusal> {
+        Ok(DeleteSpec {
+            backup_id: parsed("delete.backup_id", &self.backup_id)?,
+            mode: word_or_default("delete.mode", self.mode.as_ref())?,
+            dry_run: self.dry_run,
         })
     }
 }

@@ -5,11 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::{
-    BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart, SealedPart,
-    ValidatePart,
+    BackupPart, CredentialsPart, DeletePart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart,
+    SealedPart, ValidatePart,
 };
 use crate::model::id::InstanceRef;
-use crate::model::job::{BackupSpec, Job, RestoreSpec, ValidateSpec, Work};
+use crate::model::job::{BackupSpec, DeleteSpec, Job, RestoreSpec, ValidateSpec, Work};
 use crate::model::repository::{Credentials, MountOption, Sealed};
 
 /// The word under which a value of a fixed set stands in a message.
@@ -23,10 +23,11 @@ fn word_of(value: impl Serialize) -> String {
 impl From<&Job> for JobMessage {
     /// The message that is read back as this job.
     fn from(job: &Job) -> Self {
-        let (mut backup, mut restore, mut validate) = (None, None, None);
+        let (mut backup, mut restore, mut delete, mut validate) = (None, None, None, None);
         match &job.work {
             Work::Backup(spec) => backup = Some(BackupPart::from(spec)),
             Work::Restore(spec) => restore = Some(RestorePart::from(spec)),
+            Work::Delete(spec) => delete = Some(DeletePart::from(spec)),
             Work::RepoValidate(spec) => validate = Some(ValidatePart::from(spec)),
         }
         Self {
@@ -48,6 +49,7 @@ impl From<&Job> for JobMessage {
             backup,
             restore,
             validate,
+            delete,
             retry: Some(RetryPart {
                 attempts: Some(job.retry.attempts),
                 first_pause_seconds: Some(job.retry.first_pause.as_secs()),
@@ -93,6 +95,12 @@ impl From<&ValidateSpec> for ValidatePart {
             instances: spec.instances.iter().map(ToString::to_string).collect(),
             max_bytes_per_second: spec.max_bytes_per_second,
         }
+    }
+}
+
+impl From<&DeleteSpec> for DeletePart {
+    fn from(spec: &DeleteSpec) -> Self {
+        Self { backup_id: spec.backup_id.to_string(), mode: Some(word_of(spec.mode)), dry_run: spec.dry_run }
     }
 }
 

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::named::{named, named_option};
+use crate::model::deletion::DeleteMode;
 use crate::model::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
 use crate::model::job::{BackupMode, JobKind, Quiesce, Transfer, Verification};
 use crate::model::manifest::CHAIN_IMAGES_MAX;
@@ -31,6 +32,7 @@ pub use check::{
     { "if": { "properties": { "kind": { "const": "restore" } } }, "then": { "required": ["instance", "restore"] } },
     { "if": { "properties": { "kind": { "const": "repo-validate" } } },
       "then": { "required": ["validate"], "properties": { "instance": false } } },
+    { "if": { "properties": { "kind": { "const": "backup-delete" } } }, "then": { "required": ["instance", "delete"] } },
 ]))]
 pub struct JobMessage {
     /// The job: the same for all of its runs. Any UUID; of version 7, jobs sort by age.
@@ -39,7 +41,8 @@ pub struct JobMessage {
     /// 1 from the publisher, +1 for each replay or re-dispatch.
     #[schemars(range(min = 1))]
     pub run: u32,
-    /// What is to be done; its own part is in the field of the same name, that of `repo-validate` in `validate`.
+    /// What is to be done; its own part is in the field of the same name, that of `repo-validate` in `validate` and that of
+    /// `backup-delete` in `delete`.
     #[schemars(with = "JobKind")]
     pub kind: String,
     /// The host that is to do it; also the routing key.
@@ -64,6 +67,10 @@ pub struct JobMessage {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     #[schemars(required)]
     pub validate: Option<ValidatePart>,
+    /// The own part of a deletion; required for the kind `backup-delete`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    #[schemars(required)]
+    pub delete: Option<DeletePart>,
     /// What happens after a failed attempt.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     pub retry: Option<RetryPart>,
@@ -230,6 +237,22 @@ pub struct ValidatePart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = READ_BYTES_PER_SECOND_MIN))]
     pub max_bytes_per_second: Option<u64>,
+}
+
+/// What a job of the kind `backup-delete` asks for: one backup of the instance goes, and no other loses what it is based on. An instance
+/// that is named by its uuid need not be on the host, nor anywhere else any more. A backup with a pin is not deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeletePart {
+    /// The backup.
+    #[schemars(with = "BackupId")]
+    pub backup_id: String,
+    /// How far the deletion may go; `only` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DeleteMode>")]
+    pub mode: Option<String>,
+    /// Nothing is deleted: the `completed` event says what would be.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// What happens after a failed attempt. Pauses double from the first to the longest.
