@@ -62,6 +62,7 @@ fn try_out(name: &str, tables: &[(Nas, &[(Mode, Fault)])]) {
         if wrong.is_empty() {
             if jobs.contains(&(Mode::Pull, Fault::Changed)) {
                 eprintln!("{}", afterwards::restore(&place));
+                eprintln!("{}", afterwards::delete(&place));
             }
             eprintln!("{}", afterwards::validate(&place));
         }
