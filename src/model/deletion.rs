@@ -41,9 +41,9 @@ pub struct Member {
     /// What the headers of its images name. After a merge that was cut off that is another one than its manifest says.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub images_on: BTreeSet<BackupId>,
-    /// Why it can't be seen what one of its images needs; none where all can.
+    /// Why it can't be seen what it needs, or one of its images does; none where all can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unclear: Option<String>,
+    pub unclear: Option<Failure>,
     /// Length of its images and records, bytes.
     pub bytes: u64,
     /// It has a pin.
@@ -137,7 +137,7 @@ pub fn plan(members: &[Member], backup: BackupId, mode: DeleteMode) -> Result<De
 /// may. `merged` is a child that takes over first what the other one holds for it.
 ///
 /// `backup_pinned`: one of them has a pin. `backup_has_children`: others that stay are based on one of them, by their manifests or by
-/// their images. `backup_damaged`: it can't be seen whether one that stays is.
+/// their images. `backup_damaged`, or the code of what went wrong: it can't be seen whether one that stays is.
 pub fn may_go(members: &[Member], merged: Option<(BackupId, BackupId)>, backups: &[BackupId]) -> Result<(), Failure> {
     let going: BTreeSet<_> = backups.iter().copied().collect();
     let is_going = |member: &&Member| going.contains(&member.backup_id);
@@ -173,10 +173,10 @@ fn must_be_clear(members: &[Member], going: &BTreeSet<BackupId>, backup: BackupI
         if !member.is_whole() || is_below(members, backup, member) {
             let text = format!(
                 "backup `{backup}` is not deleted: it cannot be seen whether backup `{}` is based on it, which would have to be \
-                 deleted first: {why}",
+                 deleted first",
                 member.backup_id
             );
-            return Err(Failure::new(Code::BackupDamaged, text));
+            return Err(Failure::new(why.code, text).because_of(why));
         }
     }
     Ok(())
@@ -214,15 +214,15 @@ fn has_children(backup: BackupId, children: &[&Member]) -> Failure {
 fn merge(wanted: &Member, child: &Member) -> Result<MergedBackup, Failure> {
     for member in [wanted, child] {
         let why = match &member.unclear {
-            _ if !member.is_whole() => "its manifest cannot be read",
-            Some(why) => why.as_str(),
+            Some(why) => why.clone(),
+            None if !member.is_whole() => Failure::new(Code::BackupDamaged, "its manifest cannot be read"),
             None => continue,
         };
         let text = format!(
-            "backup `{}` cannot be merged into `{}`, because of `{}`: {why}",
+            "backup `{}` cannot be merged into `{}`, because of `{}`",
             wanted.backup_id, child.backup_id, member.backup_id
         );
-        return Err(Failure::new(Code::BackupDamaged, text));
+        return Err(Failure::new(why.code, text).because_of(&why));
     }
     Ok(MergedBackup { backup_id: child.backup_id, from: wanted.backup_id, onto: wanted.based_on.first().copied() })
 }

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!   plan ──► mover ─► repository ─► lease ─► choose ─► merge ─► delete ─► remove deleted
-//!                             └─ a dry run: tell
+//!               └─► repository, only to look ─► tell      (a dry run)
 //! ```
 
 mod context;
@@ -26,7 +26,7 @@ pub use result::DeleteResult;
 use self::context::Context;
 use self::steps::{Choose, Delete, Merge, RemoveDeleted, Tell};
 use super::settings::JobSettings;
-use super::steps::{Lease, MoverProcess, OpenRepository};
+use super::steps::{Lease, MoverProcess, OpenRepository, OpenToLook};
 use super::{Attempt, Doors, Hooks};
 use crate::failure::Failure;
 use crate::model::id::InstanceRef;
@@ -83,11 +83,10 @@ pub async fn unwind(
 /// The recipe.
 fn recipe(plan: &DeletePlan, attempt: &Attempt) -> Vec<Step<Context>> {
     let deadline = attempt.job.deadline;
-    let in_repository = if plan.dry_run {
-        vec![commit(Tell)]
-    } else {
-        let under_the_lease = vec![make(Choose), make(Merge { deadline }), commit(Delete), make(RemoveDeleted)];
-        vec![within(Lease, under_the_lease)]
-    };
-    vec![within(MoverProcess, vec![within(OpenRepository, in_repository)])]
+    // Where there is no room left one asks before one deletes.
+    if plan.dry_run {
+        return vec![within(MoverProcess, vec![within(OpenToLook, vec![commit(Tell)])])];
+    }
+    let under_the_lease = vec![make(Choose), make(Merge { deadline }), commit(Delete), make(RemoveDeleted)];
+    vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]
 }

@@ -71,13 +71,19 @@ async fn choose(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     };
     let DeletePlan { backup_id, mode, may_be_gone, .. } = *context.plan;
     let chosen = match deletion::plan(&members, backup_id, mode) {
+        Ok(chosen) => {
+            context.common.warnings.extend(may_be_gone.then(|| {
+                "an earlier attempt of this job may have deleted or merged something that is not told here".to_owned()
+            }));
+            chosen
+        }
         Err(failure) if failure.code == Code::BackupNotFound && may_be_gone => {
             context.common.warnings.push(format!(
                 "backup `{backup_id}` is not there any more: an earlier attempt of this job has deleted it, unless it was never there"
             ));
             DeletionPlan { backup_id, mode, merged: None, deleted: Vec::new(), freed_bytes: 0 }
         }
-        planned => planned?,
+        Err(failure) => return Err(failure),
     };
     context.chosen = Some(chosen);
     Ok(())

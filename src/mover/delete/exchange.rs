@@ -12,7 +12,7 @@ use crate::model::manifest::{BasedOn, ChangesFoundBy, Manifest, ManifestDisk};
 use crate::mover::image::{MergedImage, backing_name, damaged, look};
 use crate::mover::protocol::Merger;
 use crate::mover::publish;
-use crate::mover::share::{Dir, MANIFEST_BYTES_MAX, README, Sent, ShareError, must_be_stored, restore_readme};
+use crate::mover::share::{Dir, MANIFEST_BYTES_MAX, README, Sent, ShareError, must_be_stored, replace, restore_readme};
 
 /// Images that were made and proven, each in a file of the instance's directory.
 #[derive(Clone, Debug)]
@@ -114,7 +114,7 @@ fn merged_manifest(child: &Manifest, from: &Manifest, images: &[MergedImage]) ->
     Ok(merged)
 }
 
-/// The manifest as it stands in its file, with what has changed: what a later version has written beside it stays.
+/// The manifest as it stands in its file, with the disks that have changed: what a later version has written beside them stays.
 fn rewritten(content: &[u8], child: &Manifest, merged: &Manifest) -> Result<Vec<u8>, Failure> {
     let unwritable =
         |error: serde_json::Error| Failure::new(Code::Internal, "cannot write the manifest").because(&error);
@@ -129,9 +129,11 @@ fn rewritten(content: &[u8], child: &Manifest, merged: &Manifest) -> Result<Vec<
             Ok(_) => Err(Failure::new(Code::Internal, "a disk of a manifest is no object")),
             Err(error) => Err(unwritable(error)),
         };
-        let (Some(found), before, after) = (found.as_object_mut(), of(before)?, of(after)?) else { continue };
-        found.retain(|name, _| after.contains_key(name) || !before.contains_key(name));
-        found.extend(after.into_iter().filter(|(name, value)| before.get(name) != Some(value)));
+        let (before, after) = (of(before)?, of(after)?);
+        // What a later version says besides of an image is not so of another one.
+        if before != after {
+            *found = Value::Object(after);
+        }
     }
     publish::encoded(&found)
 }
@@ -148,12 +150,17 @@ impl Exchange {
 
     fn put_image(&self, image: &Placed) -> Result<(), Failure> {
         let file = &image.file;
-        let is_placed = || Ok::<_, Failure>(look(&self.dir, file)?.1 == image.backing);
-        if is_placed()? {
-            return Ok(());
-        }
-        if look(&self.dir, file)?.1 != Some(backing_name(self.merger.from, file)) {
-            return Err(damaged(&self.dir, file, "it is based on neither of the two that it may be"));
+        // On CIFS the place may be empty, where an earlier try was cut off.
+        let there = || match self.dir.stat(file)? {
+            Some(_) => Ok::<_, Failure>(Some(look(&self.dir, file)?.1)),
+            None => Ok(None),
+        };
+        match there()? {
+            Some(backing) if backing == image.backing => return Ok(()),
+            Some(backing) if backing != Some(backing_name(self.merger.from, file)) => {
+                return Err(damaged(&self.dir, file, "it is based on neither of the two that it may be"));
+            }
+            Some(_) | None => {}
         }
         let fresh = format!("{}{file}", self.prefix);
         match self.parent.file_bytes(&fresh)? {
@@ -161,17 +168,17 @@ impl Exchange {
             Some(_) => return Err(damaged(&self.parent, &fresh, "it has another length than was proven")),
             None => return Err(taken_away(&fresh)),
         }
-        match self.parent.rename_into(&fresh, &self.dir, file) {
+        match replace(&self.parent, &fresh, &self.dir, self.merger.child, file) {
             Ok(()) => Ok(()),
             // An answer may be lost: what counts is which image is there now.
-            Err(_) if is_placed()? => Ok(()),
+            Err(_) if there()? == Some(image.backing.clone()) => Ok(()),
             Err(error) => Err(not_renamed(&fresh, error)),
         }
     }
 
     fn put_content(&self, file: &str, sent: &Sent) -> Result<(), Failure> {
         let fresh = format!("{}{file}", self.prefix);
-        match self.parent.rename_into(&fresh, &self.dir, file) {
+        match replace(&self.parent, &fresh, &self.dir, self.merger.child, file) {
             Ok(()) => Ok(()),
             Err(error) => must_be_stored(&self.dir, file, sent).map_err(|_| not_renamed(&fresh, error)),
         }
@@ -181,7 +188,7 @@ impl Exchange {
 fn not_renamed(fresh: &str, error: ShareError) -> Failure {
     match error.is_missing() {
         true => taken_away(fresh).because(&error),
-        false => error.into(),
+        false => error.of_rename(),
     }
 }
 

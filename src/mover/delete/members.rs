@@ -71,42 +71,41 @@ fn member(parent: &Dir, instance: InstanceId, backup: BackupId) -> Result<Member
             member.bytes = manifest.stored_bytes();
             member.based_on =
                 manifest.disks.iter().filter_map(|disk| Some(disk.based_on.as_ref()?.backup_id)).collect();
-            manifest.disks.iter().try_for_each(|disk| ask_image(&directory, disk.file.as_ref(), &mut member))?;
+            manifest.disks.iter().for_each(|disk| ask_image(&directory, disk.file.as_ref(), &mut member));
         }
-        // It can't be read, and will not be the next time either.
+        // It can't be read, and will not be the next time either. Its images say what they need.
         Err(failure) if failure.code == Code::RepositoryUnsafe => {
             for entry in directory.list(ENTRIES_MAX)? {
                 member.bytes = member.bytes.saturating_add(regular(&directory, &entry.name)?.unwrap_or(0));
                 if entry.name.as_bytes().ends_with(IMAGE_SUFFIX) {
-                    ask_image(&directory, &entry.name, &mut member)?;
+                    ask_image(&directory, &entry.name, &mut member);
                 }
             }
         }
-        Err(failure) => return Err(failure),
+        Err(failure) => member.unclear = Some(failure),
     }
     Ok(member)
 }
 
-/// Notes what an image needs. One that is not there, or is no file, needs nothing; any other trouble is no answer.
-fn ask_image(directory: &Dir, file: &OsStr, member: &mut Member) -> Result<(), Failure> {
+/// Notes what an image needs, or why that can't be seen. One that is not there, or is no file, needs nothing.
+fn ask_image(directory: &Dir, file: &OsStr, member: &mut Member) {
+    match backing_of(directory, file) {
+        Ok(None) => {}
+        Ok(Some(backup)) => drop(member.images_on.insert(backup)),
+        Err(failure) => member.unclear = Some(failure),
+    }
+}
+
+fn backing_of(directory: &Dir, file: &OsStr) -> Result<Option<BackupId>, Failure> {
     if regular(directory, file)?.is_none() {
-        return Ok(());
+        return Ok(None);
     }
     let name = file.to_string_lossy();
-    match look(directory, &name) {
-        Ok((_, None)) => {}
-        Ok((_, Some(backing))) => match backup_in(&backing) {
-            Some(backup) => drop(member.images_on.insert(backup)),
-            None => {
-                let text =
-                    format!("the header of `{name}` names `{backing}`, which is not how Longshore names an image");
-                member.unclear = Some(text.escape_debug().to_string());
-            }
-        },
-        Err(failure) if failure.code == Code::BackupDamaged => member.unclear = Some(failure.text),
-        Err(failure) => return Err(failure),
-    }
-    Ok(())
+    let Some(backing) = look(directory, &name)?.1 else { return Ok(None) };
+    backup_in(&backing).map(Some).ok_or_else(|| {
+        let text = format!("the header of `{name}` names `{backing}`, which is not how Longshore names an image");
+        Failure::new(Code::BackupDamaged, text.escape_debug().to_string())
+    })
 }
 
 /// The length of a file, bytes; none for what is no file, or is not there.

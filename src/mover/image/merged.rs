@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::base::Base;
+use super::check::{Checked, check_file};
 use super::copy::{self, Ends, Expected};
 use super::difference::{Difference, State};
 use super::original::Original;
@@ -74,7 +75,7 @@ pub(in crate::mover) async fn merge(
 
 impl ToMerge {
     async fn merge(&self, sockets: &mut Sockets, report: &(dyn Fn(u64, u64) + Sync)) -> Result<MergedImage, Failure> {
-        let Some(fresh) = self.fresh.clone() else { return self.in_place(sockets).await };
+        let Some(fresh) = self.fresh.clone() else { return self.in_place(sockets, report).await };
         let size = self.original.blocks.virtual_bytes();
         let new = New {
             path: fresh,
@@ -96,14 +97,31 @@ impl ToMerge {
         Ok(self.merged(file_bytes, data_bytes))
     }
 
-    /// What an image that has taken its place stores: nobody has written that down yet.
-    async fn in_place(&self, sockets: &mut Sockets) -> Result<MergedImage, Failure> {
+    /// What an image that has taken its place stores: nobody has written that down yet. That its header leads past the backup that goes is
+    /// no proof, as others can write headers too.
+    async fn in_place(
+        &self,
+        sockets: &mut Sockets,
+        report: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<MergedImage, Failure> {
         let Some(path) = self.images.first() else {
             return Err(Failure::new(Code::Internal, "an image without a place was to be looked at"));
         };
         let status = tokio::fs::metadata(path).await;
         let failed = |error| io_failure(Code::RepositoryIo, "look at", path, &error);
         let file_bytes = status.map_err(failed)?.len();
+        match check_file(path, file_bytes).await? {
+            Checked::Whole | Checked::Leaks(_) => {}
+            Checked::Damaged(text) | Checked::NotKnown(text) => {
+                let failed = format!("`{}` does not pass its check", path.display());
+                return Err(Failure::new(Code::BackupDamaged, failed).caused_by(text));
+            }
+        }
+        let (server, connection) = self.original.serve(&self.images, sockets).await?;
+        let connection = Arc::new(connection);
+        let differs = "what the repository holds there is not what was backed up";
+        self.read(&connection, &self.expected(Code::BackupDamaged, differs), report).await?;
+        ended(server, connection).await?;
         let (server, alone) = self.original.serve(std::slice::from_ref(path), sockets).await?;
         let (size, mut at, mut data_bytes) = (alone.export().size, 0, 0);
         while at < size {
@@ -188,18 +206,22 @@ impl ToMerge {
     ) -> Result<(), Failure> {
         let (server, connection) = target.serve_from_storage(sockets).await?;
         let connection = Arc::new(connection);
-        let expected =
-            self.expected(Code::ContentMismatch, "what was read back of the merged image is not what was merged");
-        let ends = Ends {
-            source: &connection,
-            source_device: Code::RepositoryIo,
-            target: None,
-            base: None,
-            expected: Some(&expected),
-        };
-        copy::copy(self.disk.as_str(), ends, report).await?;
+        let differs = "what was read back of the merged image is not what was merged";
+        self.read(&connection, &self.expected(Code::ContentMismatch, differs), report).await?;
         ended(server, connection).await?;
         check::check(target).await
+    }
+
+    /// Reads the whole disk, which has to be what is expected.
+    async fn read(
+        &self,
+        source: &Arc<Connection>,
+        expected: &Expected,
+        report: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(), Failure> {
+        let ends =
+            Ends { source, source_device: Code::RepositoryIo, target: None, base: None, expected: Some(expected) };
+        copy::copy(self.disk.as_str(), ends, report).await.map(drop)
     }
 
     fn expected(&self, code: Code, differs: &'static str) -> Expected {

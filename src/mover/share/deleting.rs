@@ -21,9 +21,10 @@ use std::ffi::OsStr;
 use uuid::Uuid;
 
 use super::staging::{DELETING_PREFIX, FENCED_PREFIX, fenced_name};
-use super::{Dir, ENTRIES_MAX, Entry, NUMBER_MAX, ShareError, is_pinned};
+use super::{Dir, ENTRIES_MAX, Entry, MANIFEST_BYTES_MAX, NUMBER_MAX, ShareError, is_pinned};
 use crate::failure::{Code, Failure};
 use crate::model::id::BackupId;
+use crate::model::manifest::Manifest;
 
 /// The file with the highest number of a backup that is no more, in the instance's directory.
 pub(crate) const HIGHEST_NUMBER: &str = ".highest-number";
@@ -76,7 +77,7 @@ impl WayOut {
             match (parent.stat(&name)?, self.directory.stat(&name)) {
                 (None, Ok(Some(_))) => {}
                 _ if error.is_missing() => return Err(taken_away(backup).because(&error)),
-                _ => return Err(error.into()),
+                _ => return Err(error.of_rename()),
             }
         }
         parent.sync()?;
@@ -129,7 +130,7 @@ fn remove_all<'n>(parent: &Dir, names: impl Iterator<Item = &'n OsStr>) -> Resul
 }
 
 /// Ends a way out: what is in it goes under other names, which are answered, to be removed; and then nobody can move anything into it any
-/// more. A backup in it that turns out to be pinned goes back to its place.
+/// more. A backup in it that turns out to be pinned goes back to its place, unless what it is based on is not in its own any more.
 pub(super) fn end(parent: &Dir, name: &OsStr) -> Result<Vec<String>, Failure> {
     let mut taken = Vec::new();
     for _ in 0..EMPTIED_MAX {
@@ -158,9 +159,11 @@ pub(super) fn end(parent: &Dir, name: &OsStr) -> Result<Vec<String>, Failure> {
 fn move_out(parent: &Dir, way_out: &Dir, entry: &Entry) -> Result<Option<String>, Failure> {
     let name = entry.name.to_str().unwrap_or_default();
     let backup = name.parse::<BackupId>().ok().filter(|id| id.to_string() == name);
-    let is_kept = match way_out.open_dir(&entry.name) {
-        Err(ShareError::NotWhatItSays { .. }) => false,
-        opened => backup.is_some() && is_pinned(&opened?)? && parent.stat(&entry.name)?.is_none(),
+    let is_kept = match (way_out.open_dir(&entry.name), backup) {
+        (Err(ShareError::NotWhatItSays { .. }), _) | (Ok(_), None) => false,
+        (opened, _) => {
+            is_pinned(&opened?)? && parent.stat(&entry.name)?.is_none() && has_its_parent(parent, way_out, name)?
+        }
     };
     if is_kept {
         way_out.rename_into(&entry.name, parent, &entry.name)?;
@@ -173,6 +176,20 @@ fn move_out(parent: &Dir, way_out: &Dir, entry: &Entry) -> Result<Option<String>
         // A full share may have no room for the other name, and what is to go is what fills it.
         Err(error) if error.is_full() => Ok(way_out.remove_tree(&entry.name).map(|()| None)?),
         renamed => Ok(renamed.map(|()| Some(fenced))?),
+    }
+}
+
+/// Whether a backup that is in a way out could be restored from its place. One whose manifest can't be read could not be anywhere.
+fn has_its_parent(parent: &Dir, way_out: &Dir, name: &str) -> Result<bool, Failure> {
+    let content = match way_out.open_dir(name)?.read(Manifest::FILE, MANIFEST_BYTES_MAX) {
+        Err(error) if error.is_missing() => return Ok(false),
+        Err(ShareError::NotWhatItSays { .. } | ShareError::TooMuch { .. }) => return Ok(false),
+        read => read?,
+    };
+    match serde_json::from_slice::<Manifest>(&content).ok().map(|manifest| manifest.parent()) {
+        None => Ok(false),
+        Some(None) => Ok(true),
+        Some(Some(based_on)) => Ok(parent.stat(based_on.to_string())?.is_some()),
     }
 }
 

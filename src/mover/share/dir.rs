@@ -357,6 +357,13 @@ impl Dir {
         })
     }
 
+    /// What kind of file system it is on, in statfs(2)'s numbers.
+    pub fn file_system(&self) -> Result<i64> {
+        let stat = nix::sys::statfs::fstatfs(&self.fd)
+            .map_err(|errno| ShareError::refused("ask for the kind of", shown(self.path.as_os_str()), errno))?;
+        Ok(stat.filesystem_type().0)
+    }
+
     /// Which directory it is: device and inode.
     pub fn device_and_inode(&self) -> Result<(u64, u64)> {
         let stat = nix::sys::stat::fstat(&self.fd)

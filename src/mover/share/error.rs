@@ -91,6 +91,17 @@ impl ShareError {
         }
     }
 
+    /// The failure of a rename of what others may have open: CIFS refuses that with what is a matter of rights elsewhere, and it passes.
+    pub fn of_rename(&self) -> Failure {
+        match self.errno() {
+            Some(errno @ (Errno::EACCES | Errno::EPERM | Errno::EBUSY | Errno::ETXTBSY)) => {
+                let text = format!("{self}, which somebody may have open");
+                Failure::new(Code::RepositoryIo, text).because(&errno)
+            }
+            _ => self.failure(Code::RepositoryIo),
+        }
+    }
+
     /// There is something of that name already.
     pub fn is_taken(&self) -> bool {
         matches!(self.errno(), Some(Errno::EEXIST | Errno::ENOTEMPTY))

@@ -5,6 +5,7 @@
 //! instances/<instance>/<backup>/          published: manifest.json is in it
 //! instances/<instance>/.staging-<backup>.<suffix>/    being written, by the holder of the lease
 //! instances/<instance>/.merging-…         files that are to take the places of others in a backup
+//! instances/<instance>/.replaced-<backup>.<file>      what was in such a place, on CIFS, until it is taken
 //! instances/<instance>/.deleting-<backup>.<uuid>/     what a backup is moved into on its way out
 //! instances/<instance>/.fenced-…          either of a holder that lost its lease, whose renames can't work any more, or of one
 //!                                         that discarded it; and backups that are deleted. There to be removed
@@ -24,6 +25,7 @@ mod identity;
 mod listing;
 mod pin;
 mod readme;
+mod replace;
 mod staging;
 mod stored;
 
@@ -39,8 +41,10 @@ pub(crate) use listing::{
 pub(crate) use pin::is_pinned;
 pub use pin::{find_pin, pin, unpin};
 pub use readme::restore_readme;
+pub(crate) use replace::replace;
 pub(crate) use staging::{
-    DELETING_PREFIX, FENCED_PREFIX, LeftOvers, MERGING_PREFIX, STAGING_PREFIX, Staging, plain_file_name,
+    DELETING_PREFIX, FENCED_PREFIX, LeftOvers, MERGING_PREFIX, REPLACED_PREFIX, STAGING_PREFIX, Staging,
+    plain_file_name,
 };
 pub(crate) use stored::{Sent, must_be_stored};
 

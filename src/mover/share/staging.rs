@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
+use super::replace::put_back;
 use super::{Dir, ENTRIES_MAX, INSTANCES, Sent, deleting};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
@@ -20,6 +21,8 @@ pub(crate) const MERGING_PREFIX: &str = ".merging-";
 pub(crate) const FENCED_PREFIX: &str = ".fenced-";
 /// What that of a directory begins with into which a backup is moved on its way out.
 pub(crate) const DELETING_PREFIX: &str = ".deleting-";
+/// What that of a file begins with that was moved aside while its place is being taken ([`replace`](super::replace())).
+pub(crate) const REPLACED_PREFIX: &str = ".replaced-";
 /// Longest last part of a staging directory's name, and longest name of a record, bytes.
 const NAME_BYTES_MAX: usize = 100;
 
@@ -118,6 +121,7 @@ pub(crate) struct LeftOvers {
     parent: Dir,
     /// By the names that they were found under.
     staging: Vec<String>,
+    replaced: Vec<String>,
     ways_out: Vec<String>,
     doomed: Vec<Doomed>,
     kept: BTreeSet<String>,
@@ -137,30 +141,33 @@ impl LeftOvers {
             opened => opened?,
         };
         let names = parent.list(ENTRIES_MAX)?.into_iter().filter_map(|entry| entry.name.into_string().ok());
-        let (mut staging, mut ways_out, mut doomed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut staging, mut replaced, mut ways_out, mut doomed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for name in names {
             if name.starts_with(STAGING_PREFIX) || name.starts_with(MERGING_PREFIX) {
                 staging.push(name);
+            } else if name.starts_with(REPLACED_PREFIX) {
+                replaced.push(name);
             } else if name.starts_with(DELETING_PREFIX) {
                 ways_out.push(name);
             } else if name.starts_with(FENCED_PREFIX) {
                 doomed.push(Doomed { found: name.clone(), name });
             }
         }
-        Ok(Some(Self { parent, staging, ways_out, doomed, kept: BTreeSet::new() }))
+        Ok(Some(Self { parent, staging, replaced, ways_out, doomed, kept: BTreeSet::new() }))
     }
 
     /// Their names, as they were listed.
     pub fn names(&self) -> Vec<String> {
         let doomed = self.doomed.iter().map(|doomed| &doomed.found);
-        let mut names: Vec<_> = self.staging.iter().chain(&self.ways_out).chain(doomed).cloned().collect();
+        let mut names: Vec<_> =
+            [&self.staging, &self.replaced, &self.ways_out].into_iter().flatten().chain(doomed).cloned().collect();
         names.sort();
         names
     }
 
     /// Moves every staging directory and merged file out of the way of its writer, whose commit rename fails from then on, and ends every
     /// way out, so that nothing is moved into it any more. Answers which ones, and leaves what was in them to [`LeftOvers::remove`]: all
-    /// renames come before the first removal, which may take long.
+    /// renames come before the first removal, which may take long. What was moved aside for something that has not come goes back.
     pub fn fence(&mut self) -> Result<Vec<String>, Failure> {
         let mut fenced = Vec::new();
         for found in std::mem::take(&mut self.staging) {
@@ -174,6 +181,13 @@ impl LeftOvers {
                     renamed?;
                     self.doomed.push(Doomed { found: found.clone(), name });
                 }
+            }
+            fenced.push(found);
+        }
+        // When nobody puts anything into its place any more.
+        for found in std::mem::take(&mut self.replaced) {
+            if !put_back(&self.parent, &found)? {
+                self.doomed.push(Doomed { found: found.clone(), name: found.clone() });
             }
             fenced.push(found);
         }

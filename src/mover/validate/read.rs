@@ -15,7 +15,7 @@ use crate::model::validation::FindingCode;
 use crate::mover::lease;
 use crate::mover::share::{
     DELETING_PREFIX, Dir, ENTRIES_MAX, FENCED_PREFIX, HIGHEST_NUMBER, HIGHEST_TEMPORARY, MANIFEST_BYTES_MAX,
-    MERGING_PREFIX, NUMBER_MAX, README, STAGING_PREFIX, ShareError,
+    MERGING_PREFIX, NUMBER_MAX, README, REPLACED_PREFIX, STAGING_PREFIX, ShareError,
 };
 
 /// Files of one backup: records and two for each disk, with room to spare.
@@ -111,6 +111,7 @@ fn hidden(name: &str) -> Option<HiddenKind> {
     let kinds = [
         (STAGING_PREFIX, HiddenKind::Staging),
         (MERGING_PREFIX, HiddenKind::Staging),
+        (REPLACED_PREFIX, HiddenKind::Staging),
         (FENCED_PREFIX, HiddenKind::Fenced),
         (DELETING_PREFIX, HiddenKind::Deleting),
     ];

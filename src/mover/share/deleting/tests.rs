@@ -162,6 +162,42 @@ fn what_was_pinned_in_time_goes_back_whoever_comes_to_remove_it_and_never_in_par
 }
 
 #[test]
+fn what_was_pinned_too_late_to_be_restorable_does_not_come_back() {
+    let share = Share::new();
+    let (instance, name) = (share.manifest.instance_id, share.manifest.backup_id.to_string());
+    let mut child = share.manifest.clone();
+    let based_on = crate::model::manifest::BasedOn {
+        backup_id: BackupId::draw(),
+        content_root: child.disks[0].content_root.clone(),
+        found_by: crate::model::manifest::ChangesFoundBy::Hashes,
+    };
+    child.disks[0].based_on = Some(based_on);
+    let manifest = share.parent.path().join(&name).join(Manifest::FILE);
+    std::fs::write(manifest, serde_json::to_vec(&child).unwrap()).unwrap();
+    share.take_away().unwrap();
+    std::fs::write(share.on_its_way().unwrap().join(Pin::FILE), "").unwrap();
+    taken_over(&Dir::open_root(share.directory.path()).unwrap(), instance);
+    assert_eq!(share.names(), [HIGHEST_NUMBER], "what it was based on is gone");
+}
+
+#[test]
+fn what_was_moved_aside_is_back_in_its_place_when_the_lease_is_taken() {
+    let share = Share::new();
+    let (instance, name) = (share.manifest.instance_id, share.manifest.backup_id.to_string());
+    let aside = share.parent.path().join(format!(".replaced-{name}.vda.qcow2"));
+    let place = share.parent.path().join(&name).join("vda.qcow2");
+    for is_empty in [true, false] {
+        let held = std::fs::read(&place).unwrap();
+        std::fs::copy(&place, &aside).unwrap();
+        if is_empty {
+            std::fs::remove_file(&place).unwrap();
+        }
+        taken_over(&Dir::open_root(share.directory.path()).unwrap(), instance);
+        assert_eq!((share.names(), std::fs::read(&place).unwrap()), (vec![name.clone()], held));
+    }
+}
+
+#[test]
 fn what_cannot_be_removed_keeps_nobody_from_the_lease_and_is_removed_when_it_can_be() {
     for fences in [false, true] {
         let share = Share::new();
