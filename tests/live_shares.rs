@@ -183,7 +183,9 @@ fn open_on_the_mount(remote: &Remote, file: &Path) -> fs::File {
     let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let mounted = processes.filter_map(|process| {
         let table = fs::read_to_string(process.join("mountinfo")).ok()?;
-        let line = table.lines().find(|line| line.contains(" - nfs") && line.contains(&run))?;
+        let line = table
+            .lines()
+            .find(|line| [" - nfs", " - cifs"].iter().any(|kind| line.contains(kind)) && line.contains(&run))?;
         Some(process.join("root").join(line.split(' ').nth(4)?.strip_prefix('/')?))
     });
     mounted.filter_map(|mount| fs::File::open(mount.join(below)).ok()).next().expect("no mover has it mounted")
@@ -350,6 +352,39 @@ async fn a_file_on_nfs_that_is_open_here_when_its_backup_is_deleted_is_in_nobody
     assert_eq!(contract::publish(&mut mover, &next).await, 2, "backups go on");
     drop(open);
     done(&mut mover, Request::RemoveDeleted { instance }).await;
+    assert_eq!(remote.staging(), Vec::<String>::new());
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
+/// Where the server refuses to replace what is open, Linux's client may remove it instead.
+#[tokio::test]
+async fn files_on_cifs_that_are_open_here_when_a_child_takes_over_cost_nothing() {
+    let remote = Remote::cifs();
+    let (mut mover, full) = contract::published(&remote, "inuse").await;
+    let child = remote.put_child(&full);
+    let held = chains::content(&remote.instances(), &child, "vda");
+    let merged = mover.ask(deletion::merge(&child, &full), SOON).await;
+    assert!(matches!(merged, Ok(Reply::Merged { .. })), "{merged:?}");
+    let directory = remote.instances().join(full.instance_id.to_string()).join(child.backup_id.to_string());
+    let files = ["vda.qcow2", share::README, Manifest::FILE];
+    let open = files.map(|file| open_on_the_mount(&remote, &directory.join(file)));
+    let first = mover.ask(deletion::delete_merged(&child, &full), SOON).await;
+    eprintln!("with its files open: {first:?}");
+    if let Err(failure) = &first {
+        assert_eq!(failure.code, Code::RepositoryIo, "it can be tried again: {failure:#}");
+    }
+    assert!(chains::content(&remote.instances(), &child, "vda") == held);
+    drop(open);
+    if first.is_err() {
+        done(&mut mover, deletion::delete_merged(&child, &full)).await;
+    }
+    done(&mut mover, Request::RemoveDeleted { instance: full.instance_id }).await;
+    let left: Vec<_> = remote.published().iter().map(|left| (left.backup_id, left.parent())).collect();
+    assert_eq!(left, [(child.backup_id, None)]);
+    assert!(chains::content(&remote.instances(), &child, "vda") == held);
+    done(&mut mover, Request::Release).await;
+    done(&mut mover, contract::lease(full.instance_id)).await;
     assert_eq!(remote.staging(), Vec::<String>::new());
     done(&mut mover, Request::Release).await;
     mover.stop().await.unwrap();
