@@ -206,7 +206,9 @@ fn a_deletion_whose_worker_is_killed_is_done_by_the_next_one() {
     let retrying = fleet.heard.of_run(job, "the run goes on", JOB, |event| event.detail.word() == "retrying");
     let RunDetail::Retrying(retrying) = retrying.detail else { panic!("{retrying:?}") };
     assert_eq!((retrying.failure.code.as_str(), &retrying.left_overs[..]), ("interrupted", &[][..]));
-    assert_eq!(deleted(&fleet, job).deleted.len(), 1);
+    let RunDetail::Completed(completed) = fleet.heard.end_of(job, JOB) else { panic!("it is not done") };
+    assert!(completed.warnings.iter().all(|warning| warning.contains("an earlier attempt")), "{completed:?}");
+    assert_eq!((completed.warnings.len(), completed.delete.unwrap().deleted.len()), (1, 1));
     let chain = Chain { fleet: &fleet, share: &share, bare: &bare, backups, held };
     assert_eq!(chain.left(), [0, 2]);
     fleet.finish(&[&bare], &[&share]);
