@@ -367,8 +367,7 @@ async fn files_on_cifs_that_are_open_here_when_a_child_takes_over_cost_nothing()
     let merged = mover.ask(deletion::merge(&child, &full), SOON).await;
     assert!(matches!(merged, Ok(Reply::Merged { .. })), "{merged:?}");
     let directory = remote.instances().join(full.instance_id.to_string()).join(child.backup_id.to_string());
-    let files = ["vda.qcow2", share::README, Manifest::FILE];
-    let open = files.map(|file| open_on_the_mount(&remote, &directory.join(file)));
+    let open = ["vda.qcow2", Manifest::FILE].map(|file| open_on_the_mount(&remote, &directory.join(file)));
     let first = mover.ask(deletion::delete_merged(&child, &full), SOON).await;
     eprintln!("with its files open: {first:?}");
     if let Err(failure) = &first {
