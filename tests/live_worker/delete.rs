@@ -89,13 +89,7 @@ fn deletion(
 
 /// Waits for the deletion's good end.
 fn deleted(fleet: &Fleet, job: JobId) -> DeleteSummary {
-    match fleet.heard.end_of(job, JOB) {
-        RunDetail::Completed(completed) => {
-            assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
-            *completed.delete.expect("a deletion says what it deleted")
-        }
-        other => panic!("the job did not complete: {other:#?}"),
-    }
+    *fleet.done(job).delete.expect("a deletion says what it deleted")
 }
 
 fn ids(summary: &DeleteSummary) -> Vec<BackupId> {

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use longshore::broker::settings::BrokerSettings;
 use longshore::broker::topology::JOBS_EXCHANGE;
 use longshore::broker::{self, Broker, Outgoing};
-use longshore::message::event::{BackupSummary, Failed, HostDetail, RestoreSummary, RunDetail};
+use longshore::message::event::{BackupSummary, Completed, Failed, HostDetail, RestoreSummary, RunDetail};
 use longshore::message::job::{BackupPart, InstancePart, JobMessage, RestorePart, RetryPart, ValidatePart};
 use longshore::message::{Encoding, RunEvent, encode_job};
 use longshore::model::id::JobId;
@@ -286,37 +286,30 @@ impl Fleet {
         self.publish(&job)
     }
 
-    /// Waits for the job's good end.
+    /// Waits for the job's good end, at which there is nothing to be warned of and nothing left.
+    pub fn done(&self, job: JobId) -> Completed {
+        match self.heard.end_of(job, JOB) {
+            RunDetail::Completed(completed) => {
+                assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
+                completed
+            }
+            other => panic!("the job did not complete: {other:#?}"),
+        }
+    }
+
+    /// The same, of a backup.
     pub fn completed(&self, job: JobId) -> BackupSummary {
-        match self.heard.end_of(job, JOB) {
-            RunDetail::Completed(completed) => {
-                assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
-                completed.backup.expect("a backup job makes a backup")
-            }
-            other => panic!("the job did not complete: {other:#?}"),
-        }
+        self.done(job).backup.expect("a backup job makes a backup")
     }
 
-    /// Waits for the restore's good end.
+    /// The same, of a restore.
     pub fn restored(&self, job: JobId) -> RestoreSummary {
-        match self.heard.end_of(job, JOB) {
-            RunDetail::Completed(completed) => {
-                assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
-                *completed.restore.expect("a restore says what it restored")
-            }
-            other => panic!("the job did not complete: {other:#?}"),
-        }
+        *self.done(job).restore.expect("a restore says what it restored")
     }
 
-    /// Waits for the validation's good end.
+    /// The same, of a validation.
     pub fn validated(&self, job: JobId) -> Validation {
-        match self.heard.end_of(job, JOB) {
-            RunDetail::Completed(completed) => {
-                assert_eq!((completed.warnings.as_slice(), completed.left_overs.as_slice()), (&[][..], &[][..]));
-                *completed.validate.expect("a validation says what it found")
-            }
-            other => panic!("the job did not complete: {other:#?}"),
-        }
+        *self.done(job).validate.expect("a validation says what it found")
     }
 
     /// Waits for the job's bad end, which comes with a dead letter that says the same.

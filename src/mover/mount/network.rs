@@ -18,7 +18,7 @@ use crate::model::repository::{Repository, RepositoryType};
 use crate::mover::blocking;
 use crate::mover::command::{self, Command, CommandError, shown_end};
 use crate::mover::protocol::CredentialPlaces;
-use crate::mover::share::Dir;
+use crate::mover::share::{CIFS_MAGIC, Dir};
 
 /// Longest time for a helper to mount. It asks one server; a share that needs longer is of no use for a backup.
 const MOUNT_LIMIT: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ const CIFS: Kind = Kind {
     helper: "mount.cifs",
     package: "cifs-utils",
     file_system: "cifs",
-    magic: &[0xff53_4d42, 0xfe53_4d42],
+    magic: &CIFS_MAGIC,
     defaults: &[
         Default { instead: &["nobrl", "brl"], option: "nobrl" },
         Default { instead: &["hard", "soft"], option: "soft" },
@@ -227,9 +227,9 @@ fn prove(kind: &Kind, mount_point: &Path, address: &str) -> Result<Dir, Failure>
     super::restrict(&root, mount_point)
         .map_err(|errno| failed(format!("cannot restrict the mount of `{address}`")).because(&errno))?;
     super::must_not_follow_links(&root)?;
-    let found = nix::sys::statfs::fstatfs(&root)
-        .map_err(|errno| failed(format!("cannot look at the mount of `{address}`")).because(&errno))?;
-    let magic = found.filesystem_type().0 as u32;
+    let magic = root
+        .file_system()
+        .map_err(|error| failed(format!("cannot look at the mount of `{address}`")).because(&error))?;
     let above = mount_point.parent().unwrap_or(Path::new("/"));
     let device = |path: &Path| std::fs::metadata(path).map(|status| status.dev());
     let (ours, parents) = (device(mount_point), device(above));

@@ -357,11 +357,11 @@ impl Dir {
         })
     }
 
-    /// What kind of file system it is on, in statfs(2)'s numbers.
-    pub fn file_system(&self) -> Result<i64> {
+    /// What kind of file system it is on, in statfs(2)'s numbers, all of which have 32 bits.
+    pub fn file_system(&self) -> Result<u32> {
         let stat = nix::sys::statfs::fstatfs(&self.fd)
             .map_err(|errno| ShareError::refused("ask for the kind of", shown(self.path.as_os_str()), errno))?;
-        Ok(stat.filesystem_type().0)
+        Ok(stat.filesystem_type().0 as u32)
     }
 
     /// Which directory it is: device and inode.

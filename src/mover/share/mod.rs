@@ -41,6 +41,7 @@ pub(crate) use listing::{
 pub(crate) use pin::is_pinned;
 pub use pin::{find_pin, pin, unpin};
 pub use readme::restore_readme;
+pub(in crate::mover) use replace::CIFS_MAGIC;
 pub(crate) use replace::replace;
 pub(crate) use staging::{
     DELETING_PREFIX, FENCED_PREFIX, LeftOvers, MERGING_PREFIX, REPLACED_PREFIX, STAGING_PREFIX, Staging,

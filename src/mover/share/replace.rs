@@ -10,11 +10,11 @@ use super::{Dir, ShareError};
 use crate::model::id::BackupId;
 
 /// What statfs(2) says of CIFS, by either of the kernel's clients.
-const CIFS: [i64; 2] = [0xff53_4d42, 0xfe53_4d42];
+pub(in crate::mover) const CIFS_MAGIC: [u32; 2] = [0xff53_4d42, 0xfe53_4d42];
 
 /// Gives `fresh`, which is in the instance's directory `parent`, the name `file` in `dir`, the directory of `backup`.
 pub(crate) fn replace(parent: &Dir, fresh: &str, dir: &Dir, backup: BackupId, file: &str) -> Result<(), ShareError> {
-    match CIFS.contains(&dir.file_system()?) {
+    match CIFS_MAGIC.contains(&dir.file_system()?) {
         true => by_way_of_a_third_name(parent, fresh, dir, &aside(backup, file), file),
         false => parent.rename_into(fresh, dir, file),
     }
