@@ -68,7 +68,7 @@ codes! {
     InstanceNotHere = "instance_not_here", Permanent, "no such instance on this host; the manager sends the job where the instance went";
     InstanceAmbiguous = "instance_ambiguous", Permanent, "the name fits several instances; use the uuid";
     InstanceStateUnsupported = "instance_state_unsupported", Permanent, "the instance is in a state in which this job cannot be done: neither running nor shut off, or with saved memory";
-    InstanceRunning = "instance_running", Permanent, "the instance is not shut off, which a restore in place needs";
+    InstanceRunning = "instance_running", Permanent, "the instance is not shut off, which a restore in place needs, and a disk on a bus that takes none from a running one";
     InstanceStarted = "instance_started", Transient, "the stopped instance was started during its backup or restore";
     InstanceStopped = "instance_stopped", Transient, "the running instance stopped during its backup";
     InUseElsewhere = "in_use_elsewhere", Transient, "another process or host has a disk of the stopped instance open";
@@ -113,7 +113,12 @@ codes! {
     BackupHasChildren = "backup_has_children", Permanent, "other backups are based on the one to be deleted, and the job's mode does not take them along";
     BackupPinned = "backup_pinned", Permanent, "a backup that would be deleted has a pin";
     BackupDamaged = "backup_damaged", Permanent, "what the repository holds of the backup is not what was backed up, or is not all there";
-    RestoreUnfinished = "restore_unfinished", Permanent, "it could not be found out whether a restore's volumes were exchanged; look at the files that its warnings name before the instance is started";
+    RestoreUnfinished = "restore_unfinished", Permanent, "it could not be found out whether a restore's volumes have taken their places; look at the files that its warnings name before the instance is started";
+    PathNotAllowed = "path_not_allowed", Permanent, "a new volume would be outside the directories that the host's configuration allows, or a link leads there";
+    VolumeExists = "volume_exists", Permanent, "a file of a new volume's name is there already, or is a disk of an instance of this host";
+    InstanceExists = "instance_exists", Permanent, "an instance of this host has the name, the uuid or a MAC address that a new one was to get";
+    DefinitionRefused = "definition_refused", Permanent, "libvirt does not take the definition of a new instance, or of a disk that was to be attached";
+    DiskTargetInUse = "disk_target_in_use", Permanent, "the instance to which a volume was to be attached has a disk of that target or serial number already";
     VolumeFull = "volume_full", Transient, "too little room for the new volumes where the instance's are";
     VolumeIo = "volume_io", Transient, "a volume could not be made, read back, replaced or removed";
     SourceReadFailed = "source_read_failed", Transient, "a disk of the instance could not be read";

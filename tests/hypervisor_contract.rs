@@ -1,6 +1,8 @@
 //! The fake hypervisor keeps the contract of the door, and does on request what a real one does on bad days.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "contract/additions.rs"]
+mod additions;
 #[path = "contract/hypervisor.rs"]
 mod contract;
 
@@ -65,6 +67,17 @@ contract!(the_end_of_a_job_is_hinted_for_each_disk, |door, id| {
     contract::the_end_of_a_job_is_hinted_for_each_disk(&door, id, Path::new(FOLDER))
 });
 contract!(an_instance_without_an_agent_says_so, |door, id| contract::an_instance_without_an_agent_says_so(&door, id));
+
+contract!(a_disk_is_attached_once_to_an_instance_that_runs_or_is_stopped, |door, id| {
+    let files = [Path::new("/nowhere/one.raw"), Path::new("/nowhere/two.raw")];
+    additions::a_disk_is_attached_once_to_an_instance_that_runs_or_is_stopped(&door, id, files, || {
+        door.set_state(id, PowerState::ShutOff);
+    })
+});
+contract!(an_instance_is_defined_once_and_never_over_another, |door, _id| async {
+    let new = additions::new_instance("new", "job/1/1");
+    additions::an_instance_is_defined_once_and_never_over_another(&door, &new).await;
+});
 
 #[tokio::test(start_paused = true)]
 async fn a_guest_is_frozen_and_thawed() {

@@ -2,6 +2,8 @@
 //! `eval "$(scripts/lab env)"`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "contract/additions.rs"]
+mod additions;
 #[path = "contract/hypervisor.rs"]
 mod contract;
 #[path = "support/lab.rs"]
@@ -89,6 +91,33 @@ async fn a_paused_instance_runs_again() {
     let bare = LabInstance::bare();
     let pause = || drop(lab::virsh(&["suspend", &bare.name]));
     contract::a_paused_instance_runs_again(&door(), bare.id, pause).await;
+}
+
+/// Forgets an instance that a test has defined.
+struct Forgotten(String);
+
+impl Drop for Forgotten {
+    fn drop(&mut self) {
+        lab::forget(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_is_defined_once_and_never_over_another() {
+    let name = format!("defined-{}", std::process::id());
+    let _forgotten = Forgotten(name.clone());
+    let new = additions::new_instance(&name, "job/1/1");
+    additions::an_instance_is_defined_once_and_never_over_another(&door(), &new).await;
+}
+
+#[tokio::test]
+async fn a_disk_is_attached_once_to_an_instance_that_runs_or_is_stopped() {
+    let bare = LabInstance::bare();
+    let files = ["one.raw", "two.raw"].map(|name| bare.folder.join(name));
+    files.iter().for_each(|file| std::fs::File::create(file).unwrap().set_len(MIB).unwrap());
+    let [one, two] = &files;
+    let stop = || bare.stop();
+    additions::a_disk_is_attached_once_to_an_instance_that_runs_or_is_stopped(&door(), bare.id, [one, two], stop).await;
 }
 
 #[tokio::test]

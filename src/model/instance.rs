@@ -39,13 +39,24 @@ pub enum DiskDevice {
 }
 
 /// The format in which a source is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageFormat {
     /// QEMU's own.
+    #[default]
     Qcow2,
     /// Bytes as the guest sees them.
     Raw,
+}
+
+impl ImageFormat {
+    /// The word for it, which is QEMU's and libvirt's.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ImageFormat::Qcow2 => "qcow2",
+            ImageFormat::Raw => "raw",
+        }
+    }
 }
 
 /// Where a disk's content is.

@@ -3,6 +3,7 @@
 //! A value of these types is already right: it was checked when it was made, so nobody checks it again.
 
 pub mod deletion;
+pub mod destination;
 pub mod id;
 pub mod instance;
 pub mod job;

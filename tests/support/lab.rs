@@ -146,6 +146,12 @@ fn lab_output(arguments: &[&str]) -> std::process::Output {
     Command::new(variable("LONGSHORE_LAB_TOOL")).args(arguments).output().expect("scripts/lab starts")
 }
 
+/// Ends and forgets an instance that the code under test has made; its disks stay. None of that name is no error.
+pub fn forget(name: &str) {
+    virsh_output(&["destroy", name]);
+    virsh_output(&["undefine", name, "--checkpoints-metadata", "--nvram"]);
+}
+
 fn virsh_output(arguments: &[&str]) -> std::process::Output {
     Command::new(variable("LONGSHORE_LAB_VIRSH")).arg("-q").args(arguments).output().expect("virsh starts")
 }

@@ -5,6 +5,8 @@
 //! What had not been sent to libvirt when its caller gave up is never sent. Events are hints: a caller asks for
 //! the state after each and every few seconds besides. Nothing here decides anything about jobs.
 
+mod additions;
+pub mod definition;
 pub mod fake;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+pub use self::additions::{Identity, NewDisk, NewInstance};
 use crate::failure::Failure;
 use crate::model::id::{DiskTarget, InstanceId, InstanceName, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
@@ -283,6 +286,18 @@ pub trait Hypervisor: Send + Sync {
     async fn delete_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure>;
     /// Deletes the name of a checkpoint whose bitmaps are gone. None of that name is no error.
     async fn forget_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure>;
+
+    /// What the instances of the host have that no other may have as well. One that is undefined meanwhile is left out.
+    async fn identities(&self) -> Result<Vec<Identity>, Failure>;
+    /// Defines an instance that is not there. Asked again, it finds by whom it was defined. `instance_exists`: another one has its name or
+    /// uuid, and nothing was changed.
+    async fn define(&self, new: &NewInstance) -> Result<(), Failure>;
+    /// Starts an instance that is shut off. One that runs is no error.
+    async fn start(&self, instance: InstanceId) -> Result<(), Failure>;
+    /// Makes a file a disk of an instance: in its definition and, if it runs, in what it runs with. When this returns it has been seen there;
+    /// asked again, it is seen. `disk_target_in_use`: another disk has its target or serial number. `restore_unfinished`: it came to be in
+    /// one of the two. Any other error means that it is in neither, but for a call that did not return in time.
+    async fn attach(&self, instance: InstanceId, disk: &NewDisk) -> Result<(), Failure>;
 
     /// Hints about one instance from now on; at most [`WATCH_EVENTS_MAX`] wait, further ones are dropped.
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure>;

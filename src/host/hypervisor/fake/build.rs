@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::{GuestFileSystem, GuestInfo};
+use super::super::{GuestFileSystem, GuestInfo, NewInstance};
 use crate::model::id::{DiskTarget, InstanceId};
 use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PowerState};
 
@@ -64,6 +64,13 @@ impl FakeInstance {
         Self { instance, agent: FakeAgent::Answering, info, checkpoints: Vec::new() }
     }
 
+    /// As it was defined; its disks are in the definition alone.
+    pub(super) fn defined(new: &NewInstance) -> Self {
+        let mut made = Self::new(new.name.as_str(), PowerState::ShutOff).with_id(new.id);
+        made.instance.definition.clone_from(&new.definition);
+        made
+    }
+
     /// Its id.
     pub fn id(&self) -> InstanceId {
         self.instance.id
@@ -73,6 +80,13 @@ impl FakeInstance {
     #[must_use]
     pub fn with_id(mut self, id: InstanceId) -> Self {
         self.instance.id = id;
+        self
+    }
+
+    /// With a definition of that text.
+    #[must_use]
+    pub fn definition(mut self, definition: &str) -> Self {
+        self.instance.definition = definition.to_owned();
         self
     }
 

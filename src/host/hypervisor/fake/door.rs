@@ -6,10 +6,12 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::super::definition;
 use super::super::{
-    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary,
-    NewCheckpoint, PullBackup, PushBackup, StuckCall, Versions, WriteCounters,
+    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, Identity, InstanceSummary,
+    NewCheckpoint, NewDisk, NewInstance, PullBackup, PushBackup, StuckCall, Versions, WriteCounters,
 };
+use super::build::FakeInstance;
 use super::script::Ruling;
 use super::world::{AgentAnswer, FakeDomain};
 use super::{CALL_DEADLINE, FAKE_QEMU, FakeHypervisor, JOB_ENDS_AFTER, PUSH_TAKES};
@@ -328,6 +330,43 @@ impl Hypervisor for FakeHypervisor {
             Ok(())
         })
         .await
+    }
+
+    async fn identities(&self) -> Result<Vec<Identity>, Failure> {
+        self.enter("identities", None, CALL_DEADLINE).await?;
+        Ok(self.lock().domains.values().filter_map(|domain| domain.identity().ok()).collect())
+    }
+
+    async fn define(&self, new: &NewInstance) -> Result<(), Failure> {
+        self.enter("define", None, CALL_DEADLINE).await?;
+        let there = self.lock().domains.values().filter_map(|domain| domain.identity().ok()).collect::<Vec<_>>();
+        match there.iter().find(|other| other.id == new.id || other.name == new.name) {
+            Some(other) if other.is_that(new) => Ok(()),
+            Some(other) => {
+                let text = format!("instance `{}` cannot be defined: instance `{}` is there", new.name, other.name);
+                Err(Failure::new(Code::InstanceExists, text))
+            }
+            None => {
+                definition::own(&new.definition)?;
+                self.add(FakeInstance::defined(new));
+                Ok(())
+            }
+        }
+    }
+
+    async fn start(&self, instance: InstanceId) -> Result<(), Failure> {
+        self.changes("start", instance, |domain| {
+            if domain.state() == PowerState::ShutOff {
+                domain.set_state(PowerState::Running);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn attach(&self, instance: InstanceId, disk: &NewDisk) -> Result<(), Failure> {
+        let disk = disk.clone();
+        self.changes("attach", instance, move |domain| domain.attach(&disk)).await
     }
 
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {

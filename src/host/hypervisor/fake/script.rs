@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
 /// Every call that can be named, which are the door's methods.
-const CALLS: [&str; 26] = [
+const CALLS: [&str; 30] = [
     "versions",
     "qemu_process",
     "instances",
@@ -37,6 +37,10 @@ const CALLS: [&str; 26] = [
     "redefine_checkpoint",
     "delete_checkpoint",
     "forget_checkpoint",
+    "identities",
+    "define",
+    "start",
+    "attach",
     "watch",
 ];
 

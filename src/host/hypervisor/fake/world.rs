@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::{DomainEvent, DomainJob, EndedJob, GuestInfo, WATCH_EVENTS_MAX, WriteCounters};
+use super::super::definition::{self, Own};
+use super::super::{DomainEvent, DomainJob, EndedJob, GuestInfo, Identity, NewDisk, WATCH_EVENTS_MAX, WriteCounters};
 use super::build::{FakeAgent, FakeInstance};
 use super::{JOB_ENDS_AFTER, PUSH_TAKES, PushFate};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
-use crate::model::instance::{Instance, PowerState};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PowerState};
 
 /// libvirt's word for a share without room.
 const NO_SPACE: &str = "No space left on device";
@@ -230,6 +231,40 @@ impl FakeDomain {
             Some(_) => Err(self.failure(Code::InstanceBusy, "has another job")),
             None => Ok(()),
         }
+    }
+
+    /// What it has of its own; its disks are where its instance has them.
+    pub(super) fn identity(&self) -> Result<Identity, Failure> {
+        let Own { mac_addresses, mut files, restored_by } = definition::own(&self.instance.definition)?;
+        files.extend(self.instance.disks.iter().filter_map(|disk| match &disk.source {
+            Some(DiskSource::File { path, .. } | DiskSource::Block { path, .. }) => Some(path.clone()),
+            _ => None,
+        }));
+        let Instance { id, name, .. } = &self.instance;
+        Ok(Identity { id: *id, name: name.clone(), mac_addresses, files, restored_by })
+    }
+
+    /// Another disk, seen at once.
+    pub(super) fn attach(&mut self, new: &NewDisk) -> Result<(), Failure> {
+        if new.is_among(&self.instance.disks)? {
+            return Ok(());
+        }
+        self.instance.disks.push(Disk {
+            target: new.target.clone(),
+            serial: new.serial.clone(),
+            device: DiskDevice::Disk,
+            bus: Some(new.bus.as_str().to_owned()),
+            read_only: false,
+            shareable: false,
+            transient: false,
+            encrypted: false,
+            pinned_chain: false,
+            may_be_missing: false,
+            source: Some(DiskSource::File { path: new.path.clone(), format: new.format }),
+            virtual_bytes: None,
+            allocated_bytes: None,
+        });
+        Ok(())
     }
 
     /// Somebody lets it run again.

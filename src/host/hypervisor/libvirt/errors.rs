@@ -47,6 +47,20 @@ pub(super) fn agent_failure(tried: impl Into<String>, error: &Error, otherwise: 
     Failure { code, ..failure }
 }
 
+/// The code for a call that hands libvirt a description: one that it does not take it will not take later.
+pub(super) fn definition_failure(tried: impl Into<String>, error: &Error) -> Failure {
+    let failure = failure(tried, error);
+    let refused = matches!(
+        error.code().to_raw(),
+        sys::VIR_ERR_XML_ERROR
+            | sys::VIR_ERR_XML_DETAIL
+            | sys::VIR_ERR_XML_INVALID_SCHEMA
+            | sys::VIR_ERR_CONFIG_UNSUPPORTED
+            | sys::VIR_ERR_OPERATION_UNSUPPORTED
+    );
+    if refused { Failure { code: Code::DefinitionRefused, ..failure } } else { failure }
+}
+
 /// Whether libvirt says that there is no such job.
 pub(super) fn is_no_backup(error: &Error) -> bool {
     error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_BACKUP

@@ -11,6 +11,7 @@
 //!
 //! It keeps nothing between calls, so a libvirtd that restarts costs the calls that were under way and no more.
 
+mod additions;
 mod agent;
 mod calls;
 mod connection;
@@ -36,8 +37,8 @@ use self::calls::{Caller, Calls, Subject};
 use self::connection::Connection;
 use self::hub::Hub;
 use super::{
-    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, InstanceSummary,
-    NewCheckpoint, PullBackup, PushBackup, StuckCall, Versions, WriteCounters,
+    DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, Identity, InstanceSummary,
+    NewCheckpoint, NewDisk, NewInstance, PullBackup, PushBackup, StuckCall, Versions, WriteCounters,
 };
 use crate::failure::Failure;
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
@@ -288,6 +289,25 @@ impl Hypervisor for Libvirt {
         let name = name.to_owned();
         let forget = move |domain: &Domain| domain::forget_checkpoint(domain, &name);
         self.ordinary.on("forget_checkpoint", instance, CHANGE_DEADLINE, forget).await
+    }
+
+    async fn identities(&self) -> Result<Vec<Identity>, Failure> {
+        self.ordinary.on_host("identities", QUERY_DEADLINE, additions::identities).await
+    }
+
+    async fn define(&self, new: &NewInstance) -> Result<(), Failure> {
+        let new = new.clone();
+        self.ordinary.on_host("define", CHANGE_DEADLINE, move |connect| additions::define(connect, &new)).await
+    }
+
+    async fn start(&self, instance: InstanceId) -> Result<(), Failure> {
+        self.ordinary.while_waited_for("start", instance, CHANGE_DEADLINE, additions::start).await
+    }
+
+    async fn attach(&self, instance: InstanceId, disk: &NewDisk) -> Result<(), Failure> {
+        let disk = disk.clone();
+        let attach = move |domain: &Domain, caller: &Caller<'_>| additions::attach(domain, &disk, caller);
+        self.ordinary.while_waited_for("attach", instance, CHANGE_DEADLINE, attach).await
     }
 
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {

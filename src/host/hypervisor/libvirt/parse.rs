@@ -71,10 +71,14 @@ fn sources(disks: &[Disk]) -> BTreeMap<DiskTarget, Option<DiskSource>> {
 }
 
 fn disks_of(definition: &str) -> Result<BTreeMap<DiskTarget, Option<DiskSource>>, Failure> {
+    Ok(sources(&disks(definition)?))
+}
+
+/// The disks of a definition.
+pub(super) fn disks(definition: &str) -> Result<Vec<Disk>, Failure> {
     let document = document(definition, "domain")?;
     let devices = child(document.root_element(), "devices");
-    let disks = devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk);
-    Ok(sources(&disks.collect::<Result<Vec<_>, _>>()?))
+    devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk).collect()
 }
 
 /// State that the guest may count on and that no backup holds.

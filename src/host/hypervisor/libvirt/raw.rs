@@ -107,6 +107,21 @@ pub(super) fn backup_begin(
     Ok(())
 }
 
+/// Defines a domain, checked against libvirt's schema.
+pub(super) fn define(connect: &Connect, definition: &str) -> Result<(), Error> {
+    let definition = CString::new(definition)?;
+    // SAFETY: the handle and the string outlive the call; the domain that comes back is ours to free.
+    unsafe {
+        let domain =
+            sys::virDomainDefineXMLFlags(connect.as_ptr(), definition.as_ptr(), sys::VIR_DOMAIN_DEFINE_VALIDATE);
+        if domain.is_null() {
+            return Err(Error::last_error());
+        }
+        sys::virDomainFree(domain);
+    }
+    Ok(())
+}
+
 /// The description of the backup job that the domain has now.
 pub(super) fn backup_xml(domain: &Domain) -> Result<String, Error> {
     // SAFETY: the handle outlives the call; a string that comes back is ours.

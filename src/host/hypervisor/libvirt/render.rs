@@ -1,10 +1,10 @@
-//! The descriptions of backup jobs that libvirt is given. Pure. Every disk of the domain is named, those left out with
+//! The descriptions of jobs and disks that libvirt is given. Pure. In a job every disk of the domain is named, those left out with
 //! `backup='no'`: what a missing disk means is libvirt's business and has not always been the same.
 
 use std::fmt::Write;
 use std::path::Path;
 
-use super::super::{NewCheckpoint, PullBackup, PushBackup};
+use super::super::{NewCheckpoint, NewDisk, PullBackup, PushBackup};
 use crate::failure::{Code, Failure};
 
 /// The job of a pull backup. `targets` are all disks of the domain.
@@ -56,6 +56,18 @@ fn name_and_disks(checkpoint: &NewCheckpoint, targets: &[String]) -> String {
         let _ = write!(xml, "<disk name='{}' checkpoint='{kind}'/>", escaped(target));
     }
     xml + "</disks>"
+}
+
+/// A disk that is to be attached.
+pub(super) fn disk(disk: &NewDisk) -> Result<String, Failure> {
+    let format = disk.format.as_str();
+    let serial =
+        disk.serial.as_deref().map_or_else(String::new, |serial| format!("<serial>{}</serial>", escaped(serial)));
+    let (target, bus, file) = (disk.target.as_str(), disk.bus.as_str(), path(&disk.path)?);
+    Ok(format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{file}'/>\
+         <target dev='{target}' bus='{bus}'/>{serial}</disk>"
+    ))
 }
 
 /// Security driver `dac` is the one of owners.

@@ -1,0 +1,263 @@
+//! Definitions as management servers write them, and as libvirt shows them of what runs.
+#![allow(clippy::unwrap_used)]
+
+use roxmltree::Document;
+
+use super::*;
+use crate::failure::Code;
+
+const RUNNING: &str = include_str!("../../../../tests/fixtures/domain-running.xml");
+const ID: &str = "0198f3c2-7d30-7cc3-98c4-dc0c0c07398f";
+
+struct Case {
+    name: InstanceName,
+    mac_addresses: MacAddresses,
+    taken: BTreeSet<String>,
+    volumes: BTreeMap<DiskTarget, (PathBuf, ImageFormat)>,
+    left_out: BTreeMap<DiskTarget, String>,
+    nvram: Option<PathBuf>,
+    missing: BTreeSet<PathBuf>,
+}
+
+impl Case {
+    fn new() -> Self {
+        let volume = |target: &str, path: &str, format| (target.parse().unwrap(), (PathBuf::from(path), format));
+        Self {
+            name: "web <2>".parse().unwrap(),
+            mac_addresses: MacAddresses::New,
+            taken: BTreeSet::new(),
+            volumes: [
+                volume("vda", "/new/it's a.qcow2", ImageFormat::Qcow2),
+                volume("sda", "/new/b.raw", ImageFormat::Raw),
+            ]
+            .into(),
+            left_out: [("vdc".parse().unwrap(), "nobody wants it".to_owned())].into(),
+            nvram: Some("/new/VARS.fd".into()),
+            missing: [PathBuf::from("/iso/gone.iso")].into(),
+        }
+    }
+
+    fn made(&self, definition: &str) -> Made {
+        let mark = Mark { by: "job/1/1".to_owned(), backup: ID.parse().unwrap() };
+        let made = another(
+            definition,
+            &Another {
+                id: ID.parse().unwrap(),
+                name: &self.name,
+                mark,
+                mac_addresses: self.mac_addresses,
+                taken: &self.taken,
+                volumes: &self.volumes,
+                left_out: &self.left_out,
+                nvram: self.nvram.as_deref(),
+                missing: &self.missing,
+            },
+        );
+        made.unwrap()
+    }
+
+    fn of_running(&self) -> String {
+        self.made(RUNNING).definition
+    }
+}
+
+/// The one element of that name under which `holds` is so.
+fn find<'a>(document: &'a Document<'_>, name: &str, holds: impl Fn(&Node<'_, '_>) -> bool) -> Option<Node<'a, 'a>> {
+    let mut found = document.descendants().filter(|node| node.has_tag_name(name) && holds(node));
+    let first = found.next();
+    assert!(found.next().is_none(), "several `{name}`");
+    first
+}
+
+fn disk<'a>(document: &'a Document<'_>, target: &str) -> Option<Node<'a, 'a>> {
+    find(document, "disk", |disk| disks::target(*disk) == Some(target))
+}
+
+#[test]
+fn another_instance_is_one_by_name_uuid_and_everything_that_repeats_them() {
+    let made = Case::new().of_running();
+    let document = Document::parse(&made).unwrap();
+    let domain = document.root_element();
+    let text = |name| text_of(find(&document, name, |_| true).unwrap()).to_owned();
+    assert_eq!((text("name").as_str(), text("uuid").as_str(), text("genid").as_str()), ("web <2>", ID, ""));
+    assert_eq!(text("title"), "Web & mail");
+    assert!(!domain.has_attribute("id"));
+    for entry in ["serial", "uuid"] {
+        let found = find(&document, "entry", |node| node.attribute("name") == Some(entry)).unwrap();
+        assert_eq!(text_of(found), ID, "{entry}");
+    }
+    assert!(!made.to_lowercase().contains("5a1d5c4e") && !made.contains("i-2-34-VM"), "{made}");
+    assert!(find(&document, "seclabel", |_| true).is_none());
+    assert!(made.contains("libosinfo.org") && made.contains("qemu:arg value='-no-hpet'"), "others' words stay");
+    assert_eq!(own(&made).unwrap().restored_by.as_deref(), Some("job/1/1"));
+    assert_eq!(made.matches("urn:longshore:restored:1").count(), 1, "it was restored once before");
+    let aliases: Vec<_> = document.descendants().filter(|node| node.has_tag_name("alias")).collect();
+    assert_eq!(aliases.iter().map(|alias| alias.attribute("name")).collect::<Vec<_>>(), [Some("ua-data")]);
+}
+
+#[test]
+fn disks_get_their_volumes_and_nothing_of_the_old_sources_stays() {
+    let case = Case::new();
+    let made = case.of_running();
+    let document = Document::parse(&made).unwrap();
+    let vda = disk(&document, "vda").unwrap();
+    assert_eq!(child(vda, "source").unwrap().attribute("file"), Some("/new/it's a.qcow2"));
+    assert!(child(vda, "source").unwrap().children().next().is_none(), "no label of the old one");
+    let driver = child(vda, "driver").unwrap();
+    let attributes = ["type", "cache", "io", "discard"].map(|name| driver.attribute(name).unwrap());
+    assert_eq!(attributes, ["qcow2", "none", "native", "unmap"]);
+    assert!(child(driver, "metadata_cache").is_some());
+    assert_eq!(child(vda, "serial").map(text_of), Some("web-root"));
+    assert!(child(vda, "backingStore").is_none() && child(vda, "address").is_some() && child(vda, "boot").is_some());
+
+    let sda = disk(&document, "sda").unwrap();
+    assert_eq!((sda.attribute("type"), sda.attribute("device")), (Some("file"), Some("disk")));
+    assert_eq!(child(sda, "source").unwrap().attribute("file"), Some("/new/b.raw"));
+    assert!(["auth", "encryption", "shareable"].iter().all(|name| child(sda, name).is_none()), "{made}");
+    assert!(!sda.has_attribute("sgio") && !sda.has_attribute("rawio"));
+
+    assert!(disk(&document, "vdc").is_none());
+    let file = |target| child(disk(&document, target).unwrap(), "source").and_then(|source| source.attribute("file"));
+    assert_eq!((file("sdb"), file("sdc"), file("fda")), (Some("/iso/debian.iso"), None, None));
+
+    let warnings = case.made(RUNNING).warnings;
+    for (what, how) in [
+        ("`vdc`", "nobody wants it"),
+        ("`sdc`", "`/iso/gone.iso` is not there"),
+        ("`fda`", "first instance"),
+        ("`sda`", "encrypted"),
+        ("`sda`", "passed through"),
+    ] {
+        assert!(warnings.iter().any(|line| line.contains(what) && line.contains(how)), "{what}, {how}: {warnings:?}");
+    }
+    assert_eq!(drive_files(RUNNING).unwrap(), [PathBuf::from("/iso/debian.iso"), "/iso/gone.iso".into()]);
+}
+
+#[test]
+fn a_volume_in_another_format_is_read_in_that() {
+    let mut case = Case::new();
+    case.volumes.insert("vda".parse().unwrap(), ("/new/a.raw".into(), ImageFormat::Raw));
+    let made = case.of_running();
+    let document = Document::parse(&made).unwrap();
+    let driver = child(disk(&document, "vda").unwrap(), "driver").unwrap();
+    assert_eq!((driver.attribute("type"), child(driver, "metadata_cache")), (Some("raw"), None));
+}
+
+#[test]
+fn a_disk_without_driver_gets_one() {
+    let bare = "<domain><name>a</name><devices><disk><target dev='vda'/></disk></devices></domain>";
+    let made = Case::new().made(bare).definition;
+    let document = Document::parse(&made).unwrap();
+    assert_eq!(text_of(find(&document, "uuid", |_| true).unwrap()), ID);
+    let vda = disk(&document, "vda").unwrap();
+    assert_eq!(child(vda, "driver").unwrap().attribute("type"), Some("qcow2"));
+    assert_eq!(vda.attribute("type"), Some("file"));
+}
+
+fn macs(definition: &str) -> Vec<String> {
+    own(definition).unwrap().mac_addresses.into_iter().collect()
+}
+
+#[test]
+fn new_mac_addresses_are_nobodys_and_always_the_same() {
+    let mut case = Case::new();
+    let made = case.of_running();
+    let first = macs(&made);
+    assert_eq!(first.len(), 2, "the one that is passed through is gone: {first:?}");
+    assert!(first.iter().all(|mac| mac.starts_with("52:54:00:")));
+    assert_eq!(macs(&case.of_running()), first);
+    case.taken = first.iter().cloned().collect();
+    assert!(macs(&case.of_running()).iter().all(|mac| !first.contains(mac)));
+
+    let document = Document::parse(&made).unwrap();
+    assert!(
+        find(&document, "parameters", |_| true)
+            .is_some_and(|node| { !node.has_attribute("interfaceid") && node.attribute("profileid") == Some("p") })
+    );
+    assert!(!made.contains("portid") && !made.contains("vnet3") && !made.contains("tap-web"), "{made}");
+}
+
+#[test]
+fn preserved_mac_addresses_stay_with_their_ports() {
+    let mut case = Case::new();
+    case.mac_addresses = MacAddresses::Preserve;
+    let made = case.of_running();
+    assert_eq!(macs(&made), ["02:00:4c:5f:00:01", "02:00:4c:5f:00:02"]);
+    assert!(made.contains("interfaceid") && !made.contains("vnet3"));
+}
+
+#[test]
+fn the_firmwares_variables_are_its_own() {
+    let mut case = Case::new();
+    let nvram = |made: &str| {
+        let document = Document::parse(made).unwrap();
+        let nvram = find(&document, "nvram", |_| true).unwrap();
+        let attributes = [nvram.attribute("template"), nvram.attribute("format"), nvram.attribute("type")];
+        (attributes.map(|value| value.map(str::to_owned)), text_of(nvram).to_owned())
+    };
+    let (attributes, path) = nvram(&case.of_running());
+    assert_eq!(path, "/new/VARS.fd");
+    assert_eq!(attributes, [Some("/usr/share/OVMF/OVMF_VARS_4M.fd".to_owned()), Some("raw".to_owned()), None]);
+    case.nvram = None;
+    let (_, path) = nvram(&case.of_running());
+    assert_eq!(path, "", "libvirt makes one from the template");
+    assert!(case.made(RUNNING).warnings.iter().any(|line| line.contains("firmware's variables")));
+    assert!(has_nvram_file(RUNNING).unwrap());
+    let as_source = "<domain><os><nvram type='file'><source file='/n'/></nvram></os></domain>";
+    let elsewhere = "<domain><os><nvram type='network'><source protocol='nbd'/></nvram></os></domain>";
+    assert!(has_nvram_file(as_source).unwrap() && !has_nvram_file(elsewhere).unwrap());
+    assert!(!case.made(elsewhere).definition.contains("<nvram"));
+    assert_eq!(own(as_source).unwrap().files, [PathBuf::from("/n")].into());
+}
+
+#[test]
+fn nothing_listens_where_the_first_instance_does() {
+    let case = Case::new();
+    let made = case.of_running();
+    let document = Document::parse(&made).unwrap();
+    for taken in ["/dev/pts/4", "4555", "telnet", "/var/log/web.log", "5907", "5908", "5909", "/run/web.spice"] {
+        assert!(!made.contains(taken), "{taken} in {made}");
+    }
+    let agent = find(&document, "channel", |node| node.attribute("type") == Some("unix")).unwrap();
+    assert!(child(agent, "source").is_none() && child(agent, "target").is_some());
+    let vnc = find(&document, "graphics", |node| node.attribute("type") == Some("vnc")).unwrap();
+    assert_eq!((vnc.attribute("autoport"), vnc.attribute("listen")), (Some("yes"), Some("10.0.0.7")));
+    let serial: Vec<_> = document.descendants().filter(|node| node.has_tag_name("serial")).collect();
+    let kinds: Vec<_> = serial.iter().filter_map(|node| node.attribute("type")).collect();
+    assert_eq!(kinds, ["pty", "pty"]);
+    let warnings = case.made(RUNNING).warnings;
+    for what in ["`5907`", "`tcp`", "logged"] {
+        assert!(warnings.iter().any(|line| line.contains(what)), "{what}: {warnings:?}");
+    }
+}
+
+#[test]
+fn what_only_one_instance_can_have_is_left_out_and_told() {
+    let case = Case::new();
+    let Made { definition, warnings } = case.made(RUNNING);
+    let document = Document::parse(&definition).unwrap();
+    for name in ["hostdev", "memory"] {
+        let found = find(&document, name, |node| node.parent().is_some_and(|parent| parent.has_tag_name("devices")));
+        assert!(found.is_none(), "{name}");
+    }
+    assert!(find(&document, "interface", |node| node.attribute("type") == Some("hostdev")).is_none());
+    let cid = find(&document, "cid", |_| true).unwrap();
+    assert_eq!((cid.attribute("auto"), cid.attribute("address")), (Some("yes"), None));
+    for what in ["`hostdev`", "nvdimm", "TPM", "vsock", "tap-web"] {
+        assert!(warnings.iter().any(|line| line.contains(what)), "{what}: {warnings:?}");
+    }
+    assert!(definition.contains("tpm-crb"), "it gets an empty one");
+}
+
+#[test]
+fn what_a_definition_has_of_its_own_is_told() {
+    let Own { mac_addresses, files, restored_by } = own(RUNNING).unwrap();
+    assert!(mac_addresses.contains("02:00:4c:5f:00:01"), "in lower case: {mac_addresses:?}");
+    assert!(files.contains(Path::new("/images/web.qcow2")) && files.contains(Path::new("/images/swap.raw")));
+    assert!(files.contains(Path::new("/var/lib/libvirt/qemu/nvram/i-2-34-VM_VARS.fd")));
+    assert_eq!(restored_by.as_deref(), Some("an earlier one"));
+    assert_eq!(own("<domain/>").unwrap(), Own::default());
+    assert_eq!(own("<volume/>").unwrap_err().code, Code::BackupDamaged);
+    let targets = disk_targets(RUNNING).unwrap();
+    assert!(["vda", "sda", "vdc", "sdb", "fda"].iter().all(|target| targets.contains(*target)));
+}

@@ -1,0 +1,159 @@
+//! What a restore adds to the host: an instance, or a disk of one. Each is looked for before it is added, since libvirt defines over what
+//! has the same name and uuid, and again afterwards.
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error;
+use virt_sys as sys;
+
+use super::super::definition::{self, Own};
+use super::super::{Identity, NewDisk, NewInstance};
+use super::calls::Caller;
+use super::domain::{description, power_state};
+use super::{errors, parse, raw, render};
+use crate::failure::{Code, Failure};
+use crate::model::id::InstanceId;
+use crate::model::instance::PowerState;
+
+/// How often a definition is sent where libvirt cannot read its own schema.
+const DEFINES_MAX: u32 = 4;
+
+/// Pause before the next one: what another thread needs to read it.
+const SCHEMA_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+pub(super) fn identities(connect: &Connect) -> Result<Vec<Identity>, Failure> {
+    let failed = |error: Error| errors::failure("cannot list the instances", &error);
+    let mut identities = Vec::new();
+    for domain in connect.list_all_domains(0).map_err(failed)? {
+        match identity(&domain) {
+            Ok(identity) => identities.extend(identity),
+            // Undefined since it was listed.
+            Err(failure) if failure.code == Code::InstanceNotHere => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(identities)
+}
+
+/// None for one whose name no job could carry.
+fn identity(domain: &Domain) -> Result<Option<Identity>, Failure> {
+    let failed = |error: Error| errors::failure("cannot ask an instance for its name", &error);
+    let id = InstanceId(domain.uuid().map_err(failed)?);
+    let Ok(name) = domain.name().map_err(failed)?.try_into() else { return Ok(None) };
+    let next = own(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
+    let now = own(domain, 0)?;
+    let Own { mut mac_addresses, mut files, restored_by } = next;
+    mac_addresses.extend(now.mac_addresses);
+    files.extend(now.files);
+    Ok(Some(Identity { id, name, mac_addresses, files, restored_by }))
+}
+
+fn own(domain: &Domain, flags: sys::virDomainXMLFlags) -> Result<Own, Failure> {
+    definition::own(&description(domain, flags)?).map_err(|failure| Failure { code: Code::HypervisorFailed, ..failure })
+}
+
+pub(super) fn define(connect: &Connect, new: &NewInstance) -> Result<(), Failure> {
+    if is_there(connect, new)? {
+        return Ok(());
+    }
+    let tried = || format!("cannot define instance `{}`", new.name);
+    match send(connect, &new.definition) {
+        Ok(()) => Ok(()),
+        // libvirt refuses what has one of the two; what came meanwhile with both would have been defined over.
+        Err(error) => match is_there(connect, new)? {
+            true => Ok(()),
+            false => Err(errors::definition_failure(tried(), &error)),
+        },
+    }
+}
+
+/// Where libvirt stumbles over its own schema nothing was defined.
+fn send(connect: &Connect, definition: &str) -> Result<(), Error> {
+    for _ in 1..DEFINES_MAX {
+        match raw::define(connect, definition) {
+            Err(error) if errors::is_unread_schema(&error) => std::thread::sleep(SCHEMA_PAUSE),
+            defined => return defined,
+        }
+    }
+    raw::define(connect, definition)
+}
+
+/// `instance_exists`: another one is.
+fn is_there(connect: &Connect, new: &NewInstance) -> Result<bool, Failure> {
+    let found = [connect.lookup_domain_by_uuid(new.id.0), connect.lookup_domain_by_name(new.name.as_str())];
+    let mut there = false;
+    for found in found {
+        let identity = match found {
+            Ok(domain) => identity(&domain),
+            Err(error) => Err(errors::failure(format!("cannot look for instance `{}`", new.name), &error)),
+        };
+        match identity {
+            Ok(Some(identity)) if identity.is_that(new) => there = true,
+            Ok(None) => {
+                let text = format!("instance `{}` cannot be defined: another one has its uuid", new.name);
+                return Err(Failure::new(Code::InstanceExists, text));
+            }
+            Ok(Some(Identity { id, name, .. })) => {
+                let text =
+                    format!("instance `{}` cannot be defined: instance `{name}` with the uuid {id} is there", new.name);
+                return Err(Failure::new(Code::InstanceExists, text));
+            }
+            Err(failure) if failure.code == Code::InstanceNotHere => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(there)
+}
+
+pub(super) fn start(domain: &Domain, caller: &Caller<'_>) -> Result<(), Failure> {
+    if power_state(domain)? != PowerState::ShutOff {
+        return Ok(());
+    }
+    caller.still_waits()?;
+    domain.create().map(drop).map_err(|error| errors::failure("cannot start the domain", &error))
+}
+
+/// Where a disk is seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    now: bool,
+    at_next_start: bool,
+}
+
+pub(super) fn attach(domain: &Domain, disk: &NewDisk, caller: &Caller<'_>) -> Result<(), Failure> {
+    let runs = power_state(domain)? != PowerState::ShutOff;
+    match look(domain, disk)? {
+        Seen { now: true, at_next_start: true } => return Ok(()),
+        Seen { now: false, at_next_start: false } => {}
+        _ => return Err(in_one_only(disk)),
+    }
+    let mut flags = sys::VIR_DOMAIN_AFFECT_CONFIG;
+    if runs {
+        flags |= sys::VIR_DOMAIN_AFFECT_LIVE;
+    }
+    let xml = render::disk(disk)?;
+    caller.still_waits()?;
+    let sent = domain.attach_device_flags(&xml, flags);
+    match (look(domain, disk)?, sent) {
+        (Seen { now: true, at_next_start: true }, _) => Ok(()),
+        (Seen { now: false, at_next_start: false }, Err(error)) => {
+            Err(errors::definition_failure(format!("cannot attach disk `{}`", disk.target), &error))
+        }
+        (Seen { now: false, at_next_start: false }, Ok(())) => {
+            let text = format!("libvirt says that disk `{}` is attached, and does not show it", disk.target);
+            Err(Failure::new(Code::HypervisorFailed, text))
+        }
+        _ => Err(in_one_only(disk)),
+    }
+}
+
+fn in_one_only(disk: &NewDisk) -> Failure {
+    let text = format!("disk `{}` is either in the definition or in what runs, and not in both", disk.target);
+    Failure::new(Code::RestoreUnfinished, text)
+}
+
+/// `disk_target_in_use`: another disk has its target or serial number.
+fn look(domain: &Domain, disk: &NewDisk) -> Result<Seen, Failure> {
+    let is_in = |flags| disk.is_among(&parse::disks(&description(domain, flags)?)?);
+    Ok(Seen { now: is_in(0)?, at_next_start: is_in(sys::VIR_DOMAIN_XML_INACTIVE)? })
+}
