@@ -289,6 +289,21 @@ deletion_contract! {
     what_cannot_be_merged_is_refused_and_nothing_is_made
 }
 
+macro_rules! new_files_contract {
+    ($($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            contract::new_files::$name(&Real::new()).await;
+        })*
+    };
+}
+
+new_files_contract! {
+    new_files_get_their_names_all_at_once_and_lose_them_again
+    no_new_file_is_made_where_something_is_or_outside_of_the_roots
+    records_are_read_and_files_looked_for
+}
+
 #[tokio::test]
 async fn a_published_backup_holds_the_disk_and_what_the_manifest_says() {
     let real = Real::new();

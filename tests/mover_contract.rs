@@ -83,7 +83,7 @@ impl World for FakeWorld {
         match self.movers.volume(path) {
             None => Stands::Nothing,
             Some(FakeVolume::Old) => Stands::Old,
-            Some(FakeVolume::Restored { .. }) => Stands::Restored,
+            Some(FakeVolume::Restored { .. } | FakeVolume::Record { .. }) => Stands::Restored,
         }
     }
 
@@ -155,6 +155,21 @@ deletion_contract! {
     a_child_takes_over_what_its_parent_held
     a_pinned_backup_stays_and_what_is_not_leased_as_well
     what_cannot_be_merged_is_refused_and_nothing_is_made
+}
+
+macro_rules! new_files_contract {
+    ($($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            contract::new_files::$name(&FakeWorld::new()).await;
+        })*
+    };
+}
+
+new_files_contract! {
+    new_files_get_their_names_all_at_once_and_lose_them_again
+    no_new_file_is_made_where_something_is_or_outside_of_the_roots
+    records_are_read_and_files_looked_for
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@
 //!                      └────────────── discard, at any point ─────────────┘
 //!                └─▶ restore ─▶ compare ─▶ exchange ─▶ remove the previous volumes
 //!                      └──── or remove the new ones
+//!                └─▶ make new files ─▶ compare ─▶ place them
+//!                      └──── or take them back, and remove them
 //!                └─▶ chains ─▶ merge ─▶ delete ─▶ remove what was deleted
 //!   open to look ─▶ validate ─▶ sweep ─▶ close
 //! ```
@@ -22,6 +24,7 @@ mod lease;
 mod mount;
 mod namespace;
 pub mod nbd;
+pub mod new_files;
 pub mod private_file;
 pub mod protocol;
 mod publish;

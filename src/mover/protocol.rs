@@ -8,8 +8,10 @@
 //! exits at once, and its lease ages until somebody takes it over.
 
 pub mod frame;
+mod new_files;
 mod reply;
 mod validation;
+mod word;
 
 use std::path::PathBuf;
 
@@ -22,6 +24,7 @@ use crate::model::manifest::{BasedOn, Manifest};
 use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
+pub use new_files::{NewContent, NewFile, NewFiles};
 pub use reply::Reply;
 pub use validation::WantedValidation;
 
@@ -270,6 +273,49 @@ pub enum Request {
         /// All volumes of the restore.
         volumes: Vec<RestoredVolume>,
     },
+    /// Reads a file of a published backup that is beside its images, or fails with `backup_damaged` where it is not what its manifest says.
+    /// Answer: [`Reply::Record`].
+    ReadRecord {
+        /// The instance.
+        instance: InstanceId,
+        /// The backup.
+        backup: BackupId,
+        /// Its name, one of the manifest's records.
+        file: String,
+    },
+    /// Looks which of the host's files are not there. Needs no repository. Answer: [`Reply::Missing`].
+    LookFor {
+        /// Absolute paths, in which links are followed.
+        paths: Vec<PathBuf>,
+    },
+    /// Makes files of a published backup where nothing is, and refuses where something is. As with a `Restore` what is read is held against the
+    /// hashes of the backup, what was written is durable, and a `Compare` follows. Answer: [`Reply::Copied`].
+    MakeNew {
+        /// The instance whose backup it is.
+        instance: InstanceId,
+        /// The backup.
+        backup: BackupId,
+        /// The files.
+        new: NewFiles,
+    },
+    /// Gives every new file its name: all of them or none, and nothing is overwritten. Needs no repository. Asked again, also of another mover,
+    /// it goes on wherever it was cut off. A failure means that none has its name. Answer: [`Reply::Done`], or [`Reply::NotKnown`], after
+    /// which it is to be asked again.
+    PlaceNew {
+        /// All files of the restore.
+        new: NewFiles,
+    },
+    /// Takes the names away that `PlaceNew` gave, however many those are. Needs no repository. Answer: [`Reply::Done`].
+    TakeBackNew {
+        /// All files of the restore.
+        new: NewFiles,
+    },
+    /// Removes the new files that do not have their names, whether they are there, half there or not there. Needs no repository.
+    /// Answer: [`Reply::Done`].
+    RemoveNew {
+        /// All files of the restore.
+        new: NewFiles,
+    },
     /// Looks whether the repository and the backups in it are whole, and changes nothing but a file with which it tries whether it can be
     /// written to. Takes no lease: what vanishes or is replaced meanwhile is no damage. [`Notice::Progress`] meanwhile.
     /// Answer: [`Reply::Validated`].
@@ -326,41 +372,6 @@ pub enum Request {
     Release,
     /// Unmounts the repository. A share still in use is detached. Answer: [`Reply::Closed`].
     Close,
-}
-
-impl Request {
-    /// The request's word, for messages and scripted failures.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Request::Open { .. } => "open",
-            Request::OpenToLook { .. } => "open_to_look",
-            Request::Lease { .. } => "lease",
-            Request::Stage { .. } => "stage",
-            Request::Record { .. } => "record",
-            Request::Copy { .. } => "copy",
-            Request::Expose { .. } => "expose",
-            Request::Inspect => "inspect",
-            Request::Compare => "compare",
-            Request::SourcesUnchanged => "sources_unchanged",
-            Request::Seal => "seal",
-            Request::Find { .. } => "find",
-            Request::Latest { .. } => "latest",
-            Request::Publish { .. } => "publish",
-            Request::Restore { .. } => "restore",
-            Request::Exchange { .. } => "exchange",
-            Request::RemoveFresh { .. } => "remove_fresh",
-            Request::RemovePrevious { .. } => "remove_previous",
-            Request::Validate { .. } => "validate",
-            Request::Sweep { .. } => "sweep",
-            Request::Chains { .. } => "chains",
-            Request::Merge { .. } => "merge",
-            Request::Delete { .. } => "delete",
-            Request::RemoveDeleted { .. } => "remove_deleted",
-            Request::Discard => "discard",
-            Request::Release => "release",
-            Request::Close => "close",
-        }
-    }
 }
 
 /// A frame to the mover.

@@ -7,6 +7,7 @@
 mod copy;
 mod delete;
 mod left_overs;
+mod new_files;
 mod places;
 mod restore;
 mod validate;
@@ -145,6 +146,13 @@ impl Session {
             Request::Exchange { volumes, only_go_on } => self.exchange(volumes, only_go_on).await,
             Request::RemoveFresh { volumes } => self.remove_fresh(volumes).await,
             Request::RemovePrevious { volumes } => self.remove_previous(volumes).await,
+            Request::ReadRecord { instance, backup, file } => self.read_record(instance, backup, file).await,
+            Request::LookFor { paths } => new_files::look_for(paths).await,
+            Request::MakeNew { instance, backup, new } => self.make_new(instance, backup, new, broken_off).await,
+            // None is broken off: what is begun is brought to an end.
+            Request::PlaceNew { new } => self.place_new(new).await,
+            Request::TakeBackNew { new } => self.take_back_new(new).await,
+            Request::RemoveNew { new } => self.remove_new(new).await,
             Request::Validate { wanted } => self.validate(*wanted, broken_off).await,
             Request::Sweep { instance, holder } => self.sweep(instance, holder, broken_off).await,
             Request::Chains { instance } => self.chains(instance).await,

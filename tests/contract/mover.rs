@@ -2,6 +2,8 @@
 
 #[path = "deletion.rs"]
 pub mod deletion;
+#[path = "new_files.rs"]
+pub mod new_files;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

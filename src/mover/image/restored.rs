@@ -1,7 +1,7 @@
 //! New volumes of one backup: copied from its images, held against the hashes that were taken when it was made, read back.
 //!
 //! It promises that after [`RestoredSet::restore`] each new file holds, byte for byte, what was hashed while its backup was made, is
-//! durable, and belongs to whom the old volume does; and after [`RestoredSet::compare`] that the storage gives that back past this
+//! durable, and belongs to whom the old volume does, if there is one; and after [`RestoredSet::compare`] that the storage gives that back past this
 //! host's cache. A block that is not what was hashed is never written. A method that fails leaves files behind, which their
 //! owner removes. It knows neither where the new files go from here nor what becomes of the old ones.
 
@@ -34,8 +34,8 @@ pub(in crate::mover) struct Planned {
     pub format: ImageFormat,
     /// Where it is made: nothing is there, and no link is followed.
     pub fresh: PathBuf,
-    /// The file whose owner, mode and label it gets.
-    pub old: File,
+    /// The file whose owner, mode and label it gets; without one it is ours alone.
+    pub old: Option<File>,
 }
 
 /// The new volumes of one job.
@@ -131,8 +131,10 @@ impl RestoredSet {
         }
         target.sync().await?;
         target.is_still_ours().await?;
-        target.on_held(move |file| likeness::take_over(&old, file)).await?;
-        target.sync().await?;
+        if let Some(old) = old {
+            target.on_held(move |file| likeness::take_over(&old, file)).await?;
+            target.sync().await?;
+        }
         target.hear_close().await?;
         self.volumes.push(Restored { disk, format, original, target });
         Ok(data_bytes)

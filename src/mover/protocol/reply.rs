@@ -1,5 +1,7 @@
 //! What a mover answers when what was asked for has gone well.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::{CopiedDisk, SealedFile};
@@ -53,6 +55,17 @@ pub enum Reply {
     Found {
         /// As it is on the share.
         manifest: Box<Manifest>,
+    },
+    /// A file of that backup.
+    Record {
+        /// What it holds.
+        #[serde(with = "serde_bytes")]
+        content: Vec<u8>,
+    },
+    /// What the host does not have.
+    Missing {
+        /// Those paths.
+        paths: Vec<PathBuf>,
     },
     /// The latest backup of the instance.
     Latest {

@@ -26,9 +26,9 @@ pub(super) struct Restore {
 }
 
 /// A restore that can begin.
-struct Begun {
-    planned: Vec<Planned>,
-    pinned: Vec<Pinned>,
+pub(super) struct Begun {
+    pub planned: Vec<Planned>,
+    pub pinned: Vec<Pinned>,
 }
 
 impl Session {
@@ -47,9 +47,19 @@ impl Session {
         let own = self.directory.clone();
         // Not broken off: what its thread binds after that, nobody would give up.
         let begun = blocking(move || begin(&root, instance, backup, &volumes, keep_previous, &own)).await?;
-        self.restored.pinned = begun.pinned;
+        self.restore_begun(begun, broken_off).await
+    }
+
+    /// Makes the volumes that can be made.
+    pub(super) async fn restore_begun(
+        &mut self,
+        begun: Begun,
+        broken_off: &CancellationToken,
+    ) -> Result<Reply, Failure> {
+        let Begun { planned, pinned } = begun;
+        self.restored.pinned = pinned;
         let (sockets, report) = (self.directory.join(SOCKETS), reporter(&self.progress));
-        let restoring = RestoredSet::restore(sockets, begun.planned, &report);
+        let restoring = RestoredSet::restore(sockets, planned, &report);
         let (made, disks) = or_broken_off(broken_off, restoring).await?;
         // Only now: what was made in part is not compared.
         self.restored.made = Some(made);
@@ -118,7 +128,14 @@ fn begin(
     for ((wanted, original), Prepared { dir, fresh, old }) in volumes.iter().zip(originals).zip(prepared) {
         let images = original.links.iter().map(|link| places.of(&link.dir).join(&link.image)).collect();
         let fresh = places.of(&dir).join(fresh);
-        planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh, old });
+        planned.push(Planned {
+            disk: wanted.disk.clone(),
+            original,
+            images,
+            format: wanted.format,
+            fresh,
+            old: Some(old),
+        });
     }
     places.bind().map(|pinned| Begun { planned, pinned })
 }

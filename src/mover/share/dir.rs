@@ -228,6 +228,21 @@ impl Dir {
         }
     }
 
+    /// Gives a file another name within this directory, which must be free: nothing is overwritten, also where the file system cannot rename
+    /// so (NFS). There it has both names for a moment, and for good where an error comes between.
+    pub fn rename_onto_nothing(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        plain(from).and(plain(to))?;
+        match nix::fcntl::renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE) {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                nix::unistd::linkat(&self.fd, from, &self.fd, to, AtFlags::empty())
+                    .map_err(|errno| ShareError::refused("give another name to", self.shown(from), errno))?;
+                self.remove_file(from)
+            }
+            renamed => renamed.map_err(|errno| ShareError::refused("rename", self.shown(from), errno)),
+        }
+    }
+
     /// Removes a file or link. Nothing of that name is no error.
     pub fn remove_file(&self, name: impl AsRef<OsStr>) -> Result<()> {
         let name = name.as_ref();

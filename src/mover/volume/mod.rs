@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(super) use exchange::{Outcome, exchange};
-pub(super) use prepare::{Prepared, prepare};
+pub(super) use prepare::{Prepared, has_room, prepare};
 pub(super) use remove::{remove_fresh, remove_previous};
 
 use super::protocol::RestoredVolume;

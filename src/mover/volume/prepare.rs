@@ -52,7 +52,7 @@ pub(in crate::mover) fn prepare(
     for place in &places {
         place.remove(&place.fresh)?;
     }
-    has_room(&places, data_bytes)?;
+    has_room(places.iter().map(|place| place.dir.as_ref()).zip(data_bytes.iter().copied()))?;
     let prepared = places.into_iter().zip(olds);
     Ok(prepared.map(|(place, old)| Prepared { dir: place.dir, fresh: place.fresh, old }).collect())
 }
@@ -94,19 +94,19 @@ impl Place {
     }
 }
 
-/// By file system, as several volumes may share one.
-fn has_room(places: &[Place], data_bytes: &[u64]) -> Result<(), Failure> {
+/// The directories take so many bytes of data each: by file system, as several may share one. `volume_full`: there is no room.
+pub(in crate::mover) fn has_room<'d>(wanted: impl Iterator<Item = (&'d Dir, u64)>) -> Result<(), Failure> {
     let io = |error: crate::mover::share::ShareError| error.failure(Code::VolumeIo);
-    let mut needed: BTreeMap<u64, (&Place, u64)> = BTreeMap::new();
-    for (place, data) in places.iter().zip(data_bytes) {
-        let (device, _) = place.dir.device_and_inode().map_err(io)?;
-        let (_, bytes) = needed.entry(device).or_insert((place, 0));
-        *bytes = bytes.saturating_add(*data).saturating_add(data / MARGIN_PART).saturating_add(MARGIN_BYTES);
+    let mut needed: BTreeMap<u64, (&Dir, u64)> = BTreeMap::new();
+    for (dir, data) in wanted {
+        let (device, _) = dir.device_and_inode().map_err(io)?;
+        let (_, bytes) = needed.entry(device).or_insert((dir, 0));
+        *bytes = bytes.saturating_add(data).saturating_add(data / MARGIN_PART).saturating_add(MARGIN_BYTES);
     }
-    for (place, bytes) in needed.values() {
-        let free = place.dir.free_bytes().map_err(io)?;
+    for (dir, bytes) in needed.values() {
+        let free = dir.free_bytes().map_err(io)?;
         if free < *bytes {
-            let shown = place.dir.path().display();
+            let shown = dir.path().display();
             let text = format!("`{shown}` has {free} bytes free where the new volumes need {bytes}");
             return Err(Failure::new(Code::VolumeFull, text));
         }

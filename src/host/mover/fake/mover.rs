@@ -1,5 +1,7 @@
 //! One fake mover: what each request does to the world.
 
+mod new_files;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::repository::{FakeFile, FakeRepository};
-use super::{FakeMovers, Mover, MoverName};
+use super::{FakeMovers, FakeVolume, Mover, MoverName};
 use crate::failure::{Code, Failure};
 use crate::host::mover::Progress;
 use crate::model::id::{BackupId, DiskTarget, InstanceId};
@@ -156,6 +158,19 @@ impl FakeMover {
             Request::RemovePrevious { volumes } => {
                 self.movers.world().volumes.remove_previous(&volumes).map(|()| Reply::Done)
             }
+            Request::ReadRecord { instance, backup, file } => {
+                let content = self.share(|share| share.record(instance, backup, &file))?;
+                Ok(Reply::Record { content })
+            }
+            Request::LookFor { paths } => {
+                let world = self.movers.world();
+                let paths = paths.into_iter().filter(|path| !world.volumes.standing.contains_key(path)).collect();
+                Ok(Reply::Missing { paths })
+            }
+            Request::MakeNew { instance, backup, new } => self.make_new(instance, backup, &new),
+            Request::PlaceNew { new } => self.place_new(&new),
+            Request::TakeBackNew { new } => self.take_back_new(&new),
+            Request::RemoveNew { new } => self.remove_new(&new),
             Request::Validate { wanted } => {
                 let (validation, left_overs) = self.share(|share| share.validate(&wanted))?;
                 self.report(validation.bytes_read);
@@ -340,7 +355,8 @@ impl FakeMover {
     ) -> Result<Reply, Failure> {
         self.check_lease_of("restore", instance)?;
         self.restored_bytes = None;
-        let disks = self.share(|share| share.restorable(instance, backup, volumes))?;
+        let wanted = volumes.iter().map(|volume| (&volume.disk, volume.virtual_bytes, volume.content_root.as_str()));
+        let disks = self.share(|share| share.restorable(instance, backup, wanted))?;
         self.movers.world().volumes.restore(volumes, backup)?;
         let total = disks.iter().map(|disk| disk.virtual_bytes).sum();
         self.report(total);

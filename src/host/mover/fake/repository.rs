@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget, InstanceId, RepositoryId};
 use crate::model::manifest::Manifest;
-use crate::mover::protocol::{BaseDisk, CopiedDisk, RestoredVolume};
+use crate::mover::protocol::{BaseDisk, CopiedDisk};
 
 /// Bytes free in a new one.
 const FREE_BYTES: u64 = 1 << 40;
@@ -46,6 +46,8 @@ pub(super) struct Instance {
     pub holder: Holder,
     pub staging: BTreeMap<String, Files>,
     pub published: BTreeMap<BackupId, Manifest>,
+    /// Those of published backups.
+    files: BTreeMap<BackupId, Files>,
     /// Out of the listing, their files not removed yet.
     deleted: BTreeSet<BackupId>,
     /// Of a backup that is no more.
@@ -86,6 +88,7 @@ impl FakeRepository {
             holder: Holder::Nobody,
             staging: BTreeMap::new(),
             published: BTreeMap::new(),
+            files: BTreeMap::new(),
             deleted: BTreeSet::new(),
             highest_number: 0,
         })
@@ -170,8 +173,9 @@ impl FakeRepository {
         let numbers = instance.published.values().map(|published| published.number);
         let number = numbers.chain([instance.highest_number]).max().unwrap_or(0) + 1;
         manifest.number = number;
+        let files = instance.staging.remove(name).unwrap_or_default();
+        instance.files.insert(manifest.backup_id, files);
         instance.published.insert(manifest.backup_id, manifest);
-        instance.staging.remove(name);
         Ok(number)
     }
 
@@ -207,34 +211,42 @@ impl FakeRepository {
         }
     }
 
-    /// What a published backup holds of the disks that are to be restored, if that is what was asked for.
-    pub(super) fn restorable(
+    /// A record of a published backup.
+    pub(super) fn record(&mut self, id: InstanceId, backup: BackupId, file: &str) -> Result<Vec<u8>, Failure> {
+        let known = self.find(id, backup)?.records.iter().any(|record| record.file == file);
+        match self.instance(id).files.get(&backup).and_then(|files| files.get(file)) {
+            Some(FakeFile::Small(content)) if known => Ok(content.clone()),
+            _ => Err(Failure::new(Code::BackupDamaged, format!("backup `{backup}` has no record `{file}`"))),
+        }
+    }
+
+    /// What a published backup holds of the disks that are to be restored, each by its name, size and hash, if that is what was asked for.
+    pub(super) fn restorable<'w>(
         &mut self,
         id: InstanceId,
         backup: BackupId,
-        volumes: &[RestoredVolume],
+        wanted: impl Iterator<Item = (&'w DiskTarget, u64, &'w str)>,
     ) -> Result<Vec<CopiedDisk>, Failure> {
         let manifest = self.find(id, backup)?;
-        let restorable = |wanted: &RestoredVolume| {
-            let RestoredVolume { disk: target, virtual_bytes, content_root, .. } = wanted;
+        let restorable = |(target, virtual_bytes, content_root): (&DiskTarget, u64, &str)| {
             let Some(disk) = manifest.disks.iter().find(|disk| disk.target == *target) else {
                 return Err(Failure::new(Code::DiskNotFound, format!("backup `{backup}` has no disk `{target}`")));
             };
-            let as_asked = (&disk.virtual_bytes, &disk.content_root) == (virtual_bytes, content_root);
+            let as_asked = (disk.virtual_bytes, disk.content_root.as_str()) == (virtual_bytes, content_root);
             if self.damaged.contains(&backup) || !as_asked {
                 let text = format!("disk `{target}` of backup `{backup}` is not what was backed up");
                 return Err(Failure::new(Code::BackupDamaged, text));
             }
             Ok(CopiedDisk {
                 target: target.clone(),
-                virtual_bytes: *virtual_bytes,
+                virtual_bytes,
                 data_bytes: disk.data_bytes,
-                content_root: content_root.clone(),
+                content_root: content_root.to_owned(),
                 based_on: None,
                 full_reason: None,
             })
         };
-        volumes.iter().map(restorable).collect()
+        wanted.map(restorable).collect()
     }
 
     pub(super) fn published_before(&mut self, manifest: &Manifest) -> Option<u64> {

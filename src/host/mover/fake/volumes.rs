@@ -19,6 +19,13 @@ pub enum FakeVolume {
         /// The disk.
         disk: DiskTarget,
     },
+    /// What a restore made of a backup's record.
+    Record {
+        /// The backup.
+        backup: BackupId,
+        /// The record.
+        file: String,
+    },
 }
 
 /// All volumes of a host.

@@ -1,0 +1,66 @@
+//! Files that a restore makes where nothing is, and how they get their names.
+//!
+//! Two names beside each other are all the state that there is, so that another mover can go on where one was cut off:
+//!
+//! ```text
+//!   fresh   path
+//!    new      -      made
+//!    new     new     named, the first name not yet taken away (where a file system renames only onto what is there)
+//!     -      new     named
+//!    new    other    somebody else has taken the name: nothing of it is touched
+//! ```
+//!
+//! It promises that nothing is ever overwritten, and that no file is made or named outside of the roots: below them no link is
+//! followed. Everything here blocks, for as long as the storage does.
+
+mod naming;
+mod place;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub(super) use naming::{Outcome, place, remove, take_back};
+pub(super) use place::prepare;
+pub(super) use record::{read, write};
+
+use super::image::Backups;
+use super::protocol::{NewContent, NewFiles};
+use super::share::open_repository;
+use crate::failure::Failure;
+use crate::model::id::{BackupId, DiskTarget, InstanceId};
+
+/// A file of a published backup in the repository at `root`, held against its manifest.
+pub fn record_at(root: &Path, instance: InstanceId, backup: BackupId, file: &str) -> Result<Vec<u8>, Failure> {
+    read(&open_repository(root)?, instance, backup, file)
+}
+
+/// Bytes that a backup in the repository at `root` stores of a disk as data, at most, with what it is based on.
+pub fn data_bytes_at(root: &Path, instance: InstanceId, backup: BackupId, disk: &DiskTarget) -> Result<u64, Failure> {
+    let root = open_repository(root)?;
+    let links = Backups::new(&root, instance).chain(backup, disk)?;
+    Ok(links.iter().fold(0, |bytes, link| bytes.saturating_add(link.data_bytes)))
+}
+
+/// Looks whether the files could be made, of which the disks have so many bytes of data, in their order. Changes nothing.
+pub fn look_at(new: &NewFiles, data_bytes: &[u64]) -> Result<(), Failure> {
+    place::look(new, data_bytes).map(drop)
+}
+
+/// Those of the files that are not there.
+pub fn missing(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let is_missing =
+        |path: &PathBuf| matches!(path.metadata(), Err(error) if error.kind() == std::io::ErrorKind::NotFound);
+    paths.into_iter().filter(is_missing).collect()
+}
+
+/// What the files take, in their order: of disks `data_bytes`, one after another.
+fn bytes_of<'n>(new: &'n NewFiles, data_bytes: &'n [u64]) -> impl Iterator<Item = u64> + 'n {
+    let mut of_disks = data_bytes.iter().copied();
+    new.files.iter().map(move |file| match file.content {
+        NewContent::Disk { .. } => of_disks.next().unwrap_or(0),
+        // Less than what is kept free in any case.
+        NewContent::Record { .. } => 0,
+    })
+}

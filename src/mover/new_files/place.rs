@@ -1,0 +1,163 @@
+//! The place of a new file, found without following a link below its root, and what is needed there before a byte is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::sys::stat::FileStat;
+
+use super::bytes_of;
+use crate::failure::{Code, Failure};
+use crate::model::destination::{below, path_fault};
+use crate::mover::protocol::{NewFile, NewFiles};
+use crate::mover::share::{Dir, ShareError};
+use crate::mover::volume::has_room;
+
+/// A new file's directory, and its two names there.
+#[derive(Debug)]
+pub(in crate::mover) struct Place {
+    pub dir: Arc<Dir>,
+    pub name: OsString,
+    pub fresh: OsString,
+    path: PathBuf,
+}
+
+/// A place where a new file can be made.
+#[derive(Debug)]
+pub(in crate::mover) struct Prepared {
+    /// Its directory.
+    pub dir: Arc<Dir>,
+    /// The new one's name there until it gets its own, which is free.
+    pub fresh: OsString,
+}
+
+/// Looks at all places; what an earlier try has left at the names of the new files is removed. `data_bytes` are those of the disks.
+///
+/// `path_not_allowed`, `volume_exists`, `volume_full`: what they say. `volume_io`: there is no such directory.
+pub(in crate::mover) fn prepare(new: &NewFiles, data_bytes: &[u64]) -> Result<Vec<Prepared>, Failure> {
+    let places = look(new, data_bytes)?;
+    for place in &places {
+        place.dir.remove_file(&place.fresh).map_err(io)?;
+    }
+    Ok(places.into_iter().map(|Place { dir, fresh, .. }| Prepared { dir, fresh }).collect())
+}
+
+/// The same, and changes nothing.
+pub(super) fn look(new: &NewFiles, data_bytes: &[u64]) -> Result<Vec<Place>, Failure> {
+    let places = open(new)?;
+    for place in &places {
+        if place.seen(&place.name)?.is_some() {
+            return Err(place.taken());
+        }
+    }
+    has_room(places.iter().map(|place| place.dir.as_ref()).zip(bytes_of(new, data_bytes)))?;
+    Ok(places)
+}
+
+/// Why there is no place.
+#[derive(Debug)]
+pub(super) enum NoPlace {
+    /// There is none, so that nothing can have been made there.
+    Nowhere(Failure),
+    /// It can't be seen.
+    Unseen(Failure),
+}
+
+impl From<NoPlace> for Failure {
+    fn from(no_place: NoPlace) -> Self {
+        match no_place {
+            NoPlace::Nowhere(failure) | NoPlace::Unseen(failure) => failure,
+        }
+    }
+}
+
+/// The place of one file.
+pub(super) fn open_alone(roots: &[PathBuf], file: &NewFile) -> Result<Place, NoPlace> {
+    open_one(roots, file, &mut BTreeMap::new())
+}
+
+/// The places of all files.
+pub(super) fn open(new: &NewFiles) -> Result<Vec<Place>, Failure> {
+    let mut opened = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    let mut places = Vec::with_capacity(new.files.len());
+    for file in &new.files {
+        let place = open_one(&new.roots, file, &mut opened)?;
+        if !taken.insert(&file.path) || !taken.insert(&file.fresh) {
+            let text = format!("several new files would be `{}`", file.path.display());
+            return Err(Failure::new(Code::VolumeExists, text));
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+fn open_one(roots: &[PathBuf], file: &NewFile, opened: &mut BTreeMap<PathBuf, Arc<Dir>>) -> Result<Place, NoPlace> {
+    let NewFile { path, fresh, .. } = file;
+    if let Some(fault) = path_fault(path).or_else(|| path_fault(fresh)) {
+        return Err(NoPlace::Nowhere(not_allowed(path).caused_by(fault)));
+    }
+    let Some((root, rest)) = below(roots, path) else {
+        let roots = roots.iter().map(|root| format!("`{}`", root.display())).collect::<Vec<_>>().join(", ");
+        return Err(NoPlace::Nowhere(not_allowed(path).caused_by(format!("it is below none of {roots}"))));
+    };
+    let (Some(name), Some(fresh_name), Some(parent)) = (path.file_name(), fresh.file_name(), path.parent()) else {
+        return Err(NoPlace::Nowhere(not_allowed(path)));
+    };
+    if fresh.parent() != Some(parent) {
+        let text = format!("`{}` is not beside `{}`", fresh.display(), path.display());
+        return Err(NoPlace::Nowhere(Failure::new(Code::Internal, text)));
+    }
+    let dir = match opened.get(parent) {
+        Some(dir) => Arc::clone(dir),
+        None => {
+            let found = walk(&root, rest.parent().unwrap_or(Path::new("")));
+            Arc::new(found.map_err(|error| no_directory(path, error))?)
+        }
+    };
+    opened.insert(parent.to_owned(), Arc::clone(&dir));
+    Ok(Place { dir, name: name.to_owned(), fresh: fresh_name.to_owned(), path: path.clone() })
+}
+
+fn no_directory(path: &Path, error: ShareError) -> NoPlace {
+    match error {
+        // A link, or a file in the place of a directory.
+        ShareError::NotWhatItSays { .. } => NoPlace::Nowhere(not_allowed(path).because(&error)),
+        error if error.is_missing() => NoPlace::Nowhere(io(error)),
+        error => NoPlace::Unseen(io(error)),
+    }
+}
+
+/// The root is the operator's, and may be reached by links.
+fn walk(root: &Path, below: &Path) -> Result<Dir, ShareError> {
+    let mut dir = Dir::open_root(root)?;
+    for part in below.components() {
+        dir = dir.open_dir(part.as_os_str())?;
+    }
+    Ok(dir)
+}
+
+fn not_allowed(path: &Path) -> Failure {
+    Failure::new(Code::PathNotAllowed, format!("no new file can be made at `{}`", path.display()))
+}
+
+pub(super) fn io(error: ShareError) -> Failure {
+    error.failure(Code::VolumeIo)
+}
+
+impl Place {
+    pub fn seen(&self, name: &OsString) -> Result<Option<FileStat>, Failure> {
+        self.dir.stat(name).map_err(io)
+    }
+
+    /// Somebody else has the name.
+    pub fn taken(&self) -> Failure {
+        Failure::new(Code::VolumeExists, format!("`{}` is there already", self.path.display()))
+    }
+
+    /// The path, for errors.
+    pub fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+}

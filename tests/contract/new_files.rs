@@ -1,0 +1,133 @@
+//! Files that are made of a backup where nothing is: the same questions, put to the real mover and to its fake.
+
+use std::path::{Path, PathBuf};
+
+use longshore::failure::Code;
+use longshore::host::mover::Mover;
+use longshore::model::id::InstanceId;
+use longshore::model::instance::ImageFormat;
+use longshore::model::manifest::Manifest;
+use longshore::mover::protocol::{NewContent, NewFile, NewFiles, Reply, Request};
+
+use super::{SOON, Stands, World, done, opened, published, refused};
+
+/// The backup's disk under each of those names, beside `volume`.
+pub fn new_files(manifest: &Manifest, volume: &Path, names: &[&str]) -> NewFiles {
+    let disk = &manifest.disks[0];
+    let content = NewContent::Disk {
+        disk: disk.target.clone(),
+        virtual_bytes: disk.virtual_bytes,
+        content_root: disk.content_root.clone(),
+        format: ImageFormat::Qcow2,
+    };
+    let file = |name: &&str| NewFile {
+        content: content.clone(),
+        path: volume.with_file_name(name),
+        fresh: volume.with_file_name(format!("{name}.new")),
+    };
+    NewFiles { roots: vec![volume.parent().unwrap().to_owned()], files: names.iter().map(file).collect() }
+}
+
+pub fn make(manifest: &Manifest, new: &NewFiles) -> Request {
+    Request::MakeNew { instance: manifest.instance_id, backup: manifest.backup_id, new: new.clone() }
+}
+
+pub async fn made(mover: &mut Box<dyn Mover>, manifest: &Manifest, new: &NewFiles) {
+    let reply = mover.ask(make(manifest, new), SOON).await;
+    let Ok(Reply::Copied { disks, .. }) = reply else { panic!("{reply:?}") };
+    assert!(disks.iter().all(|disk| disk.content_root == manifest.disks[0].content_root), "{disks:?}");
+}
+
+fn stand(world: &dyn World, paths: impl Iterator<Item = PathBuf>) -> Vec<Stands> {
+    paths.map(|path| world.stands(&path)).collect()
+}
+
+fn names(new: &NewFiles) -> impl Iterator<Item = PathBuf> {
+    new.files.clone().into_iter().map(|file| file.path)
+}
+
+fn fresh(new: &NewFiles) -> impl Iterator<Item = PathBuf> {
+    new.files.clone().into_iter().map(|file| file.fresh)
+}
+
+const NOTHING: [Stands; 2] = [Stands::Nothing, Stands::Nothing];
+const ALL: [Stands; 2] = [Stands::Restored, Stands::Restored];
+
+pub async fn new_files_get_their_names_all_at_once_and_lose_them_again(world: &dyn World) {
+    let volume = world.volume();
+    let (mut mover, manifest) = published(world, "new-files").await;
+    let new = new_files(&manifest, &volume, &["one.qcow2", "two.qcow2"]);
+    let others = Manifest { instance_id: InstanceId::draw(), ..manifest.clone() };
+    assert_eq!(refused(&mut mover, make(&others, &new)).await.code, Code::Internal, "its lease is not held");
+    for _twice in 0..2 {
+        made(&mut mover, &manifest, &new).await;
+    }
+    assert_eq!(stand(world, names(&new)), NOTHING);
+    done(&mut mover, Request::Compare).await;
+    for _twice in 0..2 {
+        done(&mut mover, Request::PlaceNew { new: new.clone() }).await;
+        assert_eq!(stand(world, names(&new)), ALL);
+        assert_eq!(stand(world, fresh(&new)), NOTHING);
+    }
+    done(&mut mover, Request::RemoveNew { new: new.clone() }).await;
+    assert_eq!(stand(world, names(&new)), ALL, "what has its name stays");
+    // By another one, without a repository.
+    mover.stop().await.unwrap();
+    let mut mover = opened(world, "another").await;
+    for _twice in 0..2 {
+        done(&mut mover, Request::TakeBackNew { new: new.clone() }).await;
+        assert_eq!(stand(world, names(&new)), NOTHING);
+        assert_eq!(stand(world, fresh(&new)), ALL);
+    }
+    for _twice in 0..2 {
+        done(&mut mover, Request::RemoveNew { new: new.clone() }).await;
+        assert_eq!(stand(world, names(&new)), NOTHING);
+        assert_eq!(stand(world, fresh(&new)), NOTHING);
+    }
+    assert_eq!(world.stands(&volume), Stands::Old);
+    mover.stop().await.unwrap();
+}
+
+pub async fn no_new_file_is_made_where_something_is_or_outside_of_the_roots(world: &dyn World) {
+    let volume = world.volume();
+    let name = volume.file_name().unwrap().to_str().unwrap();
+    let (mut mover, manifest) = published(world, "taken").await;
+    let taken = new_files(&manifest, &volume, &["one.qcow2", name]);
+    assert_eq!(refused(&mut mover, make(&manifest, &taken)).await.code, Code::VolumeExists);
+    done(&mut mover, Request::RemoveNew { new: taken }).await;
+    let mut outside = new_files(&manifest, &volume, &["one.qcow2"]);
+    outside.roots = vec!["/nowhere/else".into()];
+    assert_eq!(refused(&mut mover, make(&manifest, &outside)).await.code, Code::PathNotAllowed);
+    done(&mut mover, Request::RemoveNew { new: outside }).await;
+    assert_eq!(
+        (world.stands(&volume), world.stands(&volume.with_file_name("one.qcow2"))),
+        (Stands::Old, Stands::Nothing)
+    );
+
+    world.damage(&manifest);
+    let new = new_files(&manifest, &volume, &["one.qcow2"]);
+    assert_eq!(refused(&mut mover, make(&manifest, &new)).await.code, Code::BackupDamaged);
+    done(&mut mover, Request::RemoveNew { new }).await;
+    assert_eq!(world.stands(&volume.with_file_name("one.qcow2")), Stands::Nothing);
+    mover.stop().await.unwrap();
+}
+
+pub async fn records_are_read_and_files_looked_for(world: &dyn World) {
+    let volume = world.volume();
+    let (mut mover, manifest) = published(world, "records").await;
+    let (instance, backup) = (manifest.instance_id, manifest.backup_id);
+    let known = &manifest.records[0];
+    let reply = mover.ask(Request::ReadRecord { instance, backup, file: known.file.clone() }, SOON).await.unwrap();
+    let Reply::Record { content } = reply else { panic!("{reply:?}") };
+    let hash = blake3::hash(&content).to_hex().to_string();
+    assert_eq!((content.len() as u64, &hash), (known.bytes, &known.blake3));
+    for file in ["nothing", "vda.qcow2", "../vda.qcow2"] {
+        let file = file.to_owned();
+        let failure = refused(&mut mover, Request::ReadRecord { instance, backup, file }).await;
+        assert_eq!(failure.code, Code::BackupDamaged, "{failure:#}");
+    }
+    let nowhere = volume.with_file_name("nowhere.iso");
+    let reply = mover.ask(Request::LookFor { paths: vec![volume, nowhere.clone()] }, SOON).await.unwrap();
+    assert_eq!(reply, Reply::Missing { paths: vec![nowhere] });
+    mover.stop().await.unwrap();
+}
