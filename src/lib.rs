@@ -20,10 +20,11 @@
 //!
 //! That is a **pull**. In a **push** QEMU writes to the share itself, into the one directory of it that the mover shows to the host; the
 //! mover then proves what was written. Of a disk that an earlier backup of the instance holds, only what has changed is stored, in an
-//! image on top of that backup's: found by the hypervisor's bitmap or, where there is none, by the hashes of the earlier one. A stopped instance's volumes the mover reads alone, and in a **restore** it makes new ones beside
-//! them, which take their places all at once when they are proven. In a **deletion** it takes a backup off the share, after another one that
-//! is based on it has taken over what it held. A **validation** is about a repository and no instance: its mover only looks, and what it
-//! finds is the job's result.
+//! image on top of that backup's: found by the hypervisor's bitmap or, where there is none, by the hashes of the earlier one. A stopped
+//! instance's volumes the mover reads alone, and in a **restore** it makes new ones beside them, which take their places all at once when
+//! they are proven; or it makes volumes where none were, which become those of a new instance, or a disk of one that is there. In a
+//! **deletion** it takes a backup off the share, after another one that is based on it has taken over what it held. A **validation** is
+//! about a repository and no instance: its mover only looks, and what it finds is the job's result.
 //!
 //! What a broker lets a host do is little ([`broker::access`]): it is made so by `longshore broker setup`, and readers believe what the
 //! broker vouches for ([`message::vouch`]).

@@ -42,6 +42,8 @@ mod command_line;
 mod control;
 #[path = "live_worker/delete.rs"]
 mod delete;
+#[path = "live_worker/elsewhere.rs"]
+mod elsewhere;
 #[path = "live_worker/gate.rs"]
 mod gate;
 #[path = "live_worker/incremental.rs"]

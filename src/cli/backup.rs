@@ -34,6 +34,9 @@ pub enum BackupCommand {
     Unpin(UnpinArgs),
     /// Say what deleting a backup would do: what goes, what is merged, what becomes free. Nothing is deleted; `job publish backup-delete` does
     PlanDelete(PlanDeleteArgs),
+    /// Say what a restore would do on this host: in place, into a new instance, or of one volume. Nothing is changed; `job publish restore` does
+    #[cfg(feature = "libvirt")]
+    PlanRestore(Box<super::plan_restore::PlanRestoreArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +156,8 @@ pub fn run(command: &BackupCommand) -> Result<Exit, CliError> {
             Ok(Exit::Done)
         }
         BackupCommand::PlanDelete(args) => plan_delete(args),
+        #[cfg(feature = "libvirt")]
+        BackupCommand::PlanRestore(args) => super::plan_restore::run(args),
     }
 }
 

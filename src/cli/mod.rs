@@ -8,6 +8,7 @@ mod broker;
 mod chain;
 mod check;
 mod codes;
+mod destination;
 mod events;
 pub mod exit;
 mod findings;
@@ -16,6 +17,8 @@ mod host;
 mod instance;
 mod job;
 mod output;
+#[cfg(feature = "libvirt")]
+mod plan_restore;
 mod publish;
 mod refused;
 mod repository;

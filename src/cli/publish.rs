@@ -11,6 +11,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::ConfigArgs;
 use super::broker::{block_on, connect};
+use super::destination::{ToArgs, instance_part};
 use super::exit::Exit;
 use super::output::{self, CliError};
 use super::watch::{Follow, follow};
@@ -31,7 +32,7 @@ pub enum PublishCommand {
     /// Back up an instance
     Backup(Box<BackupArgs>),
     /// Put the volumes of an instance that is shut off back to what they were at one of its backups; there has to be room for the new ones
-    /// beside the old ones, which are removed afterwards
+    /// beside the old ones, which are removed afterwards. Or, with --new-instance or --volume, make of the backup what was not there
     Restore(Box<RestoreArgs>),
     /// Look whether a repository and the backups in it are whole; what is found comes with the end of the job. Nothing is repaired
     RepoValidate(Box<ValidateArgs>),
@@ -181,6 +182,8 @@ pub struct RestoreArgs {
     /// Keep the old volumes beside the new ones, as `<volume>.longshore-….previous`. Needed where one holds internal snapshots
     #[arg(long)]
     keep_previous: bool,
+    #[command(flatten)]
+    to: ToArgs,
 }
 
 #[derive(Debug, Args)]
@@ -201,7 +204,7 @@ pub struct DeleteArgs {
     dry_run: bool,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("there is no `=` in it")?;
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -316,6 +319,7 @@ impl RestoreArgs {
             disks: self.disk.clone(),
             onto: self.onto.iter().cloned().collect(),
             keep_previous: self.keep_previous,
+            to: self.to.part(),
         };
         JobMessage { restore: Some(restore), ..self.job.message(JobKind::Restore, Some(self.instance.part())) }
     }
@@ -335,10 +339,7 @@ impl ValidateArgs {
 
 impl InstanceArgs {
     fn part(&self) -> InstancePart {
-        match self.instance.parse::<InstanceId>() {
-            Ok(_) => InstancePart { id: Some(self.instance.clone()), name: None },
-            Err(_) => InstancePart { id: None, name: Some(self.instance.clone()) },
-        }
+        instance_part(&self.instance)
     }
 }
 

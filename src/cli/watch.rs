@@ -16,7 +16,7 @@ use super::refused::Refused;
 use crate::broker::topology::EVENTS_EXCHANGE;
 use crate::broker::{EventMessage, Heard, Outgoing, Publisher, Subscription};
 use crate::message::event::{
-    BackupSummary, Completed, DeleteSummary, FailureReport, HostDetail, RestoreSummary, RunDetail,
+    BackupSummary, Completed, DeleteSummary, FailureReport, HostDetail, NamedInstance, RestoreSummary, RunDetail,
 };
 use crate::message::vouch::{self, Disbelief};
 use crate::message::{Event, HostEvent, RunEvent, decode_event};
@@ -288,6 +288,12 @@ fn print_restore(restore: &RestoreSummary) -> Result<(), CliError> {
         if let Some(previous) = &volume.previous {
             output::line(&format!("previous     {}: `{previous}`", volume.target))?;
         }
+    }
+    if let Some(NamedInstance { id, name }) = &restore.new_instance {
+        output::line(&format!("instance     {name} ({id}), new"))?;
+    }
+    if let Some(NamedInstance { id, name }) = &restore.attached_to {
+        output::line(&format!("attached to  {name} ({id})"))?;
     }
     Ok(())
 }

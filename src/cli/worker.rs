@@ -169,6 +169,7 @@ pub fn backup_settings(config: &Config, host: HostId, installation: Installation
         freeze_limit: config.backup.freeze_limit,
         same_device_ok: config.backup.same_device_ok,
         auto_push: config.backup.auto == AutoTransfer::Push,
+        volume_roots: config.restore.directories.clone(),
     }
 }
 

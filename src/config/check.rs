@@ -9,11 +9,11 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::ConfigError;
-use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawScratch, RawWorker, Words};
+use super::raw::{Raw, RawBackup, RawBroker, RawLog, RawRestore, RawScratch, RawWorker, Words};
 use super::source::Layers;
 use super::values::{
     AutoTransfer, BackupConfig, BrokerConfig, ClientFiles, Config, CredentialsConfig, HOST_RULE, LibvirtConfig,
-    LogConfig, LogFormat, NamedFile, QueueType, ScratchConfig, WorkerConfig,
+    LogConfig, LogFormat, NamedFile, QueueType, RestoreConfig, ScratchConfig, WorkerConfig,
 };
 
 /// A number that a key may have, and the one it has when it is absent.
@@ -47,6 +47,7 @@ pub(super) fn check(raw: Raw, layers: &Layers<'_>) -> Result<Config, ConfigError
             dir: checker.directory("credentials.dir", raw.credentials.dir, "/etc/longshore/credentials")?,
         },
         backup: checker.backup(&raw.backup)?,
+        restore: checker.restore(raw.restore)?,
         log: checker.log(raw.log)?,
     })
 }
@@ -250,6 +251,19 @@ impl Checker<'_> {
             same_device_ok: raw.same_device_ok.unwrap_or(false),
             auto: self.word("backup.auto", raw.auto.as_ref(), &ways, AutoTransfer::Pull)?,
         })
+    }
+
+    /// None means that no volume may be made.
+    fn restore(&self, raw: RawRestore) -> Result<RestoreConfig, ConfigError> {
+        let given = raw.directories.map(Words::list);
+        let directories = given.unwrap_or_else(|| vec!["/var/lib/libvirt/images".to_owned()]).into_iter().map(|text| {
+            let plain = |part: &str| !matches!(part, "" | "." | "..");
+            match text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain)) {
+                true => Ok(PathBuf::from(text)),
+                false => Err(self.value("restore.directories", "each is an absolute path without `.`, `..` and `//`")),
+            }
+        });
+        Ok(RestoreConfig { directories: directories.collect::<Result<_, _>>()? })
     }
 
     fn log(&self, raw: RawLog) -> Result<LogConfig, ConfigError> {

@@ -18,7 +18,7 @@ use std::path::Path;
 pub use error::ConfigError;
 pub use values::{
     AutoTransfer, BackupConfig, BrokerConfig, ClientFiles, Config, LibvirtConfig, LogConfig, LogFormat, NamedFile,
-    QueueType, ScratchConfig, WorkerConfig,
+    QueueType, RestoreConfig, ScratchConfig, WorkerConfig,
 };
 
 /// Reads the file, then the environment of this process, and checks what comes of it.
@@ -175,6 +175,10 @@ mod tests {
             (
                 "[worker]\nstate_dir = 'state'",
                 "`worker.state_dir` in `worker.toml` is not allowed: it is an absolute path",
+            ),
+            (
+                "[restore]\ndirectories = ['/images', '/images/../etc']",
+                "`restore.directories` in `worker.toml` is not allowed: each is an absolute path without `.`, `..` and `//`",
             ),
             ("[log]\nformat = 'xml'", "`log.format` in `worker.toml` is not allowed: it is `text` or `json`"),
         ] {

@@ -13,6 +13,7 @@ pub(super) struct Raw {
     pub scratch: RawScratch,
     pub credentials: RawCredentials,
     pub backup: RawBackup,
+    pub restore: RawRestore,
     pub log: RawLog,
 }
 
@@ -32,7 +33,7 @@ pub(super) struct RawBroker {
 }
 
 /// A list, which in the environment is a text with commas.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Words {
     Text(String),
@@ -96,6 +97,12 @@ pub(super) struct RawBackup {
     pub freeze_limit_seconds: Option<u64>,
     pub same_device_ok: Option<bool>,
     pub auto: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawRestore {
+    pub directories: Option<Words>,
 }
 
 #[derive(Debug, Default, Deserialize)]

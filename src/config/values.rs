@@ -24,6 +24,8 @@ pub struct Config {
     pub credentials: CredentialsConfig,
     /// Backup jobs.
     pub backup: BackupConfig,
+    /// Restore jobs.
+    pub restore: RestoreConfig,
     /// The log.
     pub log: LogConfig,
 }
@@ -159,6 +161,13 @@ pub struct BackupConfig {
     pub same_device_ok: bool,
     /// What a job means that leaves it to the host.
     pub auto: AutoTransfer,
+}
+
+/// Restore jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreConfig {
+    /// Directories below which volumes may be made that were not there; absolute.
+    pub directories: Vec<PathBuf>,
 }
 
 /// Form of the log.

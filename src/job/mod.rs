@@ -84,8 +84,10 @@ pub struct Hooks<'a> {
 pub enum Prepared {
     /// A backup.
     Backup(Box<backup::PreparedBackup>),
-    /// A restore.
+    /// A restore in place.
     Restore(Box<restore::RestorePlan>),
+    /// A restore to elsewhere.
+    RestoreElsewhere(Box<restore::ElsewherePlan>),
     /// A validation.
     RepoValidate(Box<validate::ValidatePlan>),
     /// A deletion.
@@ -99,7 +101,13 @@ pub async fn prepare(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -
             let prepared = backup::PreparedBackup::new(doors, settings, attempt, spec).await?;
             Ok(Prepared::Backup(Box::new(prepared)))
         }
-        Work::Restore(spec) => Ok(Prepared::Restore(Box::new(restore::prepare(doors, attempt, spec).await?))),
+        Work::Restore(spec) => match &spec.to {
+            None => Ok(Prepared::Restore(Box::new(restore::prepare(doors, attempt, spec).await?))),
+            Some(to) => {
+                let plan = restore::elsewhere::prepare(doors, settings, attempt, spec, to).await?;
+                Ok(Prepared::RestoreElsewhere(Box::new(plan)))
+            }
+        },
         Work::RepoValidate(spec) => Ok(Prepared::RepoValidate(Box::new(validate::prepare(attempt, spec)))),
         Work::Delete(spec) => {
             let plan = delete::prepare(doors, settings, attempt, spec).await?;
@@ -114,6 +122,7 @@ impl Prepared {
         let plan = match self {
             Prepared::Backup(backup) => serde_json::to_value(backup.plan()),
             Prepared::Restore(plan) => serde_json::to_value(plan),
+            Prepared::RestoreElsewhere(plan) => serde_json::to_value(plan),
             Prepared::RepoValidate(plan) => serde_json::to_value(plan),
             Prepared::Delete(plan) => serde_json::to_value(plan),
         };
@@ -132,6 +141,9 @@ impl Prepared {
         match self {
             Prepared::Backup(backup) => backup.run(doors, settings, attempt, hooks, stop).await,
             Prepared::Restore(plan) => restore::run(doors, settings, attempt, *plan, hooks, stop).await,
+            Prepared::RestoreElsewhere(plan) => {
+                restore::elsewhere::run(doors, settings, attempt, *plan, hooks, stop).await
+            }
             Prepared::RepoValidate(plan) => validate::run(doors, settings, attempt, *plan, hooks, stop).await,
             Prepared::Delete(plan) => delete::run(doors, settings, attempt, *plan, hooks, stop).await,
         }
@@ -152,6 +164,10 @@ pub async fn unwind(
         Work::Backup(_) => {
             let plan = read_plan(plan)?;
             Ok(backup::unwind(doors, settings, attempt, plan, records, hooks).await)
+        }
+        Work::Restore(spec) if spec.to.is_some() => {
+            let plan = read_plan(plan)?;
+            Ok(restore::elsewhere::unwind(doors, settings, attempt, plan, records, hooks).await)
         }
         Work::Restore(_) => {
             let plan = read_plan(plan)?;

@@ -28,6 +28,8 @@ pub struct JobSettings {
     pub same_device_ok: bool,
     /// A job that leaves it to the host is pushed, and not pulled.
     pub auto_push: bool,
+    /// Directories below which a restore may make volumes that were not there, absolute.
+    pub volume_roots: Vec<PathBuf>,
 }
 
 impl JobSettings {

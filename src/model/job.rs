@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::deletion::DeleteMode;
+use super::destination::Destination;
 use super::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceRef, JobId};
 use super::repository::Repository;
 use super::validation::ValidationLevel;
@@ -18,7 +19,7 @@ use crate::failure::{Code, Failure};
 pub enum JobKind {
     /// Make a backup of an instance.
     Backup,
-    /// Put an instance's volumes back to what they were at a backup.
+    /// Put an instance's volumes back to what they were at a backup, or what it holds elsewhere.
     Restore,
     /// Look whether a repository and the backups in it are whole.
     RepoValidate,
@@ -148,7 +149,8 @@ pub struct BackupSpec {
     pub exclude_disks: Vec<DiskTarget>,
 }
 
-/// What a restore job asks for: the volumes of a stopped instance become what they were at one of its backups.
+/// What a restore job asks for: the volumes of a stopped instance become what they were at one of its backups, or what the backup
+/// holds comes to be elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreSpec {
     /// The backup.
@@ -159,6 +161,9 @@ pub struct RestoreSpec {
     pub onto: BTreeMap<DiskTarget, DiskTarget>,
     /// The old volumes stay beside the new ones.
     pub keep_previous: bool,
+    /// Where what the backup holds comes to be; in place when absent. Then `onto` is empty, and nothing is kept.
+    #[serde(default)]
+    pub to: Option<Destination>,
 }
 
 /// What a validation asks for.
@@ -191,7 +196,7 @@ pub struct DeleteSpec {
 pub enum Work {
     /// Make a backup.
     Backup(BackupSpec),
-    /// Restore a backup in place.
+    /// Restore a backup, in place or elsewhere.
     Restore(RestoreSpec),
     /// Validate a repository.
     RepoValidate(ValidateSpec),

@@ -5,9 +5,11 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::job::backup::BackupResult;
 use crate::job::delete::DeleteResult;
-use crate::job::restore::{RestoreResult, Volume};
+use crate::job::restore::{Named, RestoreResult, Volume};
 use crate::job::validate::ValidateResult;
-use crate::message::event::{BackedUpDisk, BackupSummary, DeleteSummary, RestoreSummary, RestoredVolume};
+use crate::message::event::{
+    BackedUpDisk, BackupSummary, DeleteSummary, NamedInstance, RestoreSummary, RestoredVolume,
+};
 use crate::model::job::JobKind;
 use crate::model::manifest::{Manifest, ManifestDisk};
 use crate::model::validation::Validation;
@@ -37,9 +39,13 @@ pub fn shown(kind: JobKind, value: &Value) -> Result<Shown, Failure> {
             Ok(Shown { backup: Some(backup(manifest)), warnings, ..Shown::default() })
         }
         JobKind::Restore => {
-            let RestoreResult { backup_id, number, taken_at, volumes, warnings } = RestoreResult::from_value(value)?;
+            let RestoreResult { backup_id, number, taken_at, volumes, new_instance, attached_to, warnings } =
+                RestoreResult::from_value(value)?;
             let volumes = volumes.into_iter().map(volume).collect();
-            let restore = Some(Box::new(RestoreSummary { backup_id, number, taken_at, volumes }));
+            let named = |instance: Named| NamedInstance { id: instance.id, name: instance.name };
+            let (new_instance, attached_to) = (new_instance.map(named), attached_to.map(named));
+            let summary = RestoreSummary { backup_id, number, taken_at, volumes, new_instance, attached_to };
+            let restore = Some(Box::new(summary));
             Ok(Shown { restore, warnings, ..Shown::default() })
         }
         JobKind::RepoValidate => {
@@ -95,6 +101,7 @@ fn volume(volume: Volume) -> RestoredVolume {
         disk: volume.disk,
         target: volume.target,
         volume: volume.volume.display().to_string(),
+        format: Some(volume.format),
         previous: volume.previous.map(|previous| previous.display().to_string()),
         virtual_bytes: volume.virtual_bytes,
         data_bytes: volume.data_bytes,

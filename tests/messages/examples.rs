@@ -6,7 +6,7 @@ use longshore::failure::{Code, Failure};
 use longshore::message::dead_letter::{Origin, Original};
 use longshore::message::event::{
     Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Draining, Failed, Heartbeat,
-    HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, MessageRefused, Online, Progress,
+    HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, MessageRefused, NamedInstance, Online, Progress,
     RestoreSummary, RestoredVolume, Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
@@ -14,8 +14,9 @@ use longshore::message::{
     decode_event, decode_job, encode_dead_letter, encode_event, encode_job,
 };
 use longshore::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
+use longshore::model::destination::{Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec};
 use longshore::model::id::{EventId, HostId, InstanceRef};
-use longshore::model::instance::{DiskDevice, PowerState};
+use longshore::model::instance::{DiskDevice, ImageFormat, PowerState};
 use longshore::model::job::{
     BackupMode, BackupSpec, DeleteSpec, FullEvery, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer,
     ValidateSpec, Verification, Work,
@@ -88,8 +89,41 @@ pub fn restore_job() -> Job {
         disks: vec!["vda".parse().unwrap()],
         onto: [("vda".parse().unwrap(), "vdb".parse().unwrap())].into(),
         keep_previous: true,
+        to: None,
     };
     Job { work: Work::Restore(spec), ..job() }
+}
+
+/// Of an instance that is no longer on the host, into another one.
+pub fn new_instance_job() -> Job {
+    let spec = NewInstanceSpec {
+        name: "web-1-restored".parse().unwrap(),
+        id: Some("0198f3c2-7d30-7cc3-98c4-dc0c0c07398f".parse().unwrap()),
+        mac_addresses: MacAddresses::New,
+        directory: Some("/var/lib/libvirt/images/restored".into()),
+        volumes: [("vdb".parse().unwrap(), "/srv/fast/web-1-data.qcow2".into())].into(),
+        start: true,
+    };
+    let (disks, onto) = (Vec::new(), Default::default());
+    let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
+    let to = Some(Destination::NewInstance(spec));
+    Job { work: Work::Restore(RestoreSpec { backup_id, disks, onto, keep_previous: false, to }), ..job() }
+}
+
+pub fn new_volume_job() -> Job {
+    let spec = NewVolumeSpec {
+        path: "/var/lib/libvirt/images/web-1-data-of-sunday.qcow2".into(),
+        format: ImageFormat::Qcow2,
+        attach: Some(Attach {
+            instance: InstanceRef::Name("web-1".parse().unwrap()),
+            target: "vdc".parse().unwrap(),
+            bus: DiskBus::Virtio,
+        }),
+    };
+    let (disks, onto) = (vec!["vdb".parse().unwrap()], Default::default());
+    let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
+    let to = Some(Destination::Volume(spec));
+    Job { work: Work::Restore(RestoreSpec { backup_id, disks, onto, keep_previous: false, to }), ..job() }
 }
 
 pub fn validate_job() -> Job {
@@ -187,25 +221,49 @@ fn restored() -> RunDetail {
                 disk: "vda".parse().unwrap(),
                 target: "vdb".parse().unwrap(),
                 volume: "/var/lib/libvirt/images/web-1.qcow2".to_owned(),
+                format: Some(ImageFormat::Qcow2),
                 previous: Some("/var/lib/libvirt/images/web-1.qcow2.longshore-000000000001.1.1.previous".to_owned()),
                 virtual_bytes: 10 << 30,
                 data_bytes: 3 << 30,
                 content_root: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".to_owned(),
             }],
+            new_instance: None,
+            attached_to: None,
         })),
         validate: None,
         delete: None,
     })
 }
 
+fn restored_elsewhere(of: RunDetail) -> RunDetail {
+    let RunDetail::Completed(mut completed) = of else { return of };
+    completed.warnings = vec!["disk `sda` was left out of the new instance: it is not in the backup".to_owned()];
+    if let Some(restore) = &mut completed.restore {
+        restore.new_instance = Some(NamedInstance {
+            id: "0198f3c2-7d30-7cc3-98c4-dc0c0c07398f".parse().unwrap(),
+            name: "web-1-restored".parse().unwrap(),
+        });
+        for volume in &mut restore.volumes {
+            (volume.target, volume.previous) = (volume.disk.clone(), None);
+            volume.volume = "/var/lib/libvirt/images/restored/web-1-restored-vda.qcow2".to_owned();
+        }
+    }
+    RunDetail::Completed(completed)
+}
+
 /// Messages that say something else than the one example of their type can: their names and what is in them.
 pub fn more() -> Vec<(&'static str, Value)> {
     let completed = Event::Run(RunEvent::of(&restore_job(), 1, 4, time(), restored()));
+    let elsewhere = restored_elsewhere(restored());
+    let elsewhere = Event::Run(RunEvent::of(&new_instance_job(), 1, 4, time(), elsewhere));
     let deleted = Event::Run(RunEvent::of(&delete_job(), 1, 4, time(), deleted()));
     let validated = Event::Run(RunEvent::of(&validate_job(), 1, 4, time(), validated()));
     vec![
         ("longshore.job.v1.restore", Value::Job(Box::new(restore_job()))),
         ("longshore.event.completed.v1.restore", Value::Event(Box::new(completed))),
+        ("longshore.job.v1.restore-new-instance", Value::Job(Box::new(new_instance_job()))),
+        ("longshore.event.completed.v1.restore-new-instance", Value::Event(Box::new(elsewhere))),
+        ("longshore.job.v1.restore-volume", Value::Job(Box::new(new_volume_job()))),
         ("longshore.job.v1.repo-validate", Value::Job(Box::new(validate_job()))),
         ("longshore.event.completed.v1.repo-validate", Value::Event(Box::new(validated))),
         ("longshore.job.v1.backup-delete", Value::Job(Box::new(delete_job()))),

@@ -337,6 +337,50 @@ fn a_restore_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
             json!({"backup_id": backup, "disks": ["vda"], "onto": {"vdb": "vdb"}}),
             "`restore.onto` has a value that is not allowed: `vdb` is none of the disks to be restored",
         ),
+        (json!({"backup_id": backup, "to": {}}), "`restore.to` has a value that is not allowed: it has either"),
+        (
+            json!({"backup_id": backup, "to": {"new_instance": {"name": "a"}, "volume": {"path": "/a/b"}}}),
+            "`restore.to` has a value that is not allowed: it has either",
+        ),
+        (
+            json!({"backup_id": backup, "keep_previous": true, "to": {"volume": {"path": "/a/b"}}}),
+            "`restore.to` has a value that is not allowed: `onto` and `keep_previous`",
+        ),
+        (
+            json!({"backup_id": backup, "disks": ["vda", "vdb"], "to": {"volume": {"path": "/a/b"}}}),
+            "`restore.disks` has a value that is not allowed: one volume",
+        ),
+        (json!({"backup_id": backup, "to": {"volume": {"path": "b.raw"}}}), "`restore.to.volume.path`"),
+        (json!({"backup_id": backup, "to": {"volume": {"path": "/a/../b"}}}), "`restore.to.volume.path`"),
+        (
+            json!({"backup_id": backup, "to": {"volume": {"path": "/a/b", "format": "vmdk"}}}),
+            "`restore.to.volume.format`",
+        ),
+        (
+            json!({"backup_id": backup, "to": {"volume": {"path": "/a/b", "attach": {"instance": {}, "target": "vdb"}}}}),
+            "`restore.to.volume.attach.instance` has a value that is not allowed: it has either",
+        ),
+        (
+            json!({"backup_id": backup, "to": {"volume": {"path": "/a/b", "attach": {"instance": {"name": "a"}, "target": "sdb"}}}}),
+            "`restore.to.volume.attach.target` has a value that is not allowed: it does not fit the bus `virtio`",
+        ),
+        (json!({"backup_id": backup, "to": {"new_instance": {"name": "a/b"}}}), "`restore.to.new_instance.name`"),
+        (
+            json!({"backup_id": backup, "to": {"new_instance": {"name": "a", "id": "b"}}}),
+            "`restore.to.new_instance.id`",
+        ),
+        (
+            json!({"backup_id": backup, "to": {"new_instance": {"name": "a", "mac_addresses": "keep"}}}),
+            "`restore.to.new_instance.mac_addresses`",
+        ),
+        (
+            json!({"backup_id": backup, "to": {"new_instance": {"name": "a", "directory": "images"}}}),
+            "`restore.to.new_instance.directory`",
+        ),
+        (
+            json!({"backup_id": backup, "to": {"new_instance": {"name": "a", "volumes": {"vda": "/a\u{0}"}}}}),
+            "`restore.to.new_instance.volumes.vda`",
+        ),
     ] {
         let refusal = refused(part);
         assert_eq!((refusal.code, refusal.kind), (Code::InvalidField, Some(longshore::model::job::JobKind::Restore)));

@@ -120,6 +120,8 @@ impl Fleet {
         } = settings;
         let broker_uri = management_uri.as_ref().map_or_else(|| broker_uri.clone(), |at| self.secured(broker_uri, at));
         let (host, folder) = (&self.host, self.folder.display());
+        // Where the instances of the laboratory have theirs.
+        let volumes = format!("{}/guests", variable("LONGSHORE_LAB_DIR"));
         let text = format!(
             "host = \"{host}\"\n\
              [broker]\nuri = \"{broker_uri}\"\nheartbeat_seconds = 5\ncontrollers = {controllers:?}\n\
@@ -128,7 +130,8 @@ impl Fleet {
              drain_seconds = {drain_seconds}\n\
              [scratch]\ndir = \"{folder}/scratch\"\n\
              [credentials]\ndir = \"{folder}/credentials\"\n\
-             [backup]\nsame_device_ok = true\nstall_seconds = {stall_seconds}\n"
+             [backup]\nsame_device_ok = true\nstall_seconds = {stall_seconds}\n\
+             [restore]\ndirectories = [\"{volumes}\"]\n"
         );
         std::fs::write(self.config(), text).unwrap();
         // The broker's password is in it.

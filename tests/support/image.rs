@@ -15,3 +15,12 @@ pub fn qemu_img(arguments: &[&str]) -> String {
     assert!(output.status.success(), "qemu-img {arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
     said
 }
+
+/// Says with qemu-io that the first `length` of an image is `pattern` all through.
+#[allow(dead_code)] // Each live target uses its own part.
+pub fn holds(image: &Path, format: &str, pattern: u8, length: &str) {
+    let read = format!("read -P {pattern} 0 {length}");
+    let output = Command::new("qemu-io").args(["-f", format, "-c", &read]).arg(image).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !said.contains("failed"), "{read} of {}: {said}", image.display());
+}

@@ -168,6 +168,7 @@ impl Fleet {
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
             auto_push: false,
+            volume_roots: Vec::new(),
         };
         let (publish_wait, prefetch) = (self.publish_wait, self.prefetch);
         let broker = MemorySettings { publish_wait, prefetch, ..MemorySettings::default() };

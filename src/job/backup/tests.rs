@@ -56,6 +56,7 @@ impl World {
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
             auto_push: false,
+            volume_roots: Vec::new(),
         };
         std::fs::create_dir(&settings.run_dir).unwrap();
         let job = Job {

@@ -52,6 +52,7 @@ impl World {
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
             auto_push: false,
+            volume_roots: Vec::new(),
         };
         let job = Job {
             key: RunKey { job_id: JobId::draw(), run: 1 },

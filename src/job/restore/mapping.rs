@@ -35,7 +35,8 @@ pub fn map(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Resul
         );
         return Err(Failure::new(Code::BackupNotFound, text));
     }
-    let wanted = wanted(spec, manifest)?;
+    must_be_in(manifest, spec.onto.keys())?;
+    let wanted = wanted(&spec.disks, manifest)?;
     let mut taken: BTreeMap<&DiskTarget, &DiskTarget> = BTreeMap::new();
     let (mut volumes, mut warnings) = (Vec::new(), Vec::new());
     for disk in wanted {
@@ -67,15 +68,20 @@ pub fn map(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Resul
     Ok(Mapping { volumes, warnings })
 }
 
-fn wanted<'m>(spec: &RestoreSpec, manifest: &'m Manifest) -> Result<Vec<&'m ManifestDisk>, Failure> {
-    let named = spec.disks.iter().chain(spec.onto.keys());
-    for target in named {
-        if !manifest.disks.iter().any(|disk| disk.target == *target) {
+/// Those of the backup's disks that are named; all of them where none is.
+pub(super) fn wanted<'m>(disks: &[DiskTarget], manifest: &'m Manifest) -> Result<Vec<&'m ManifestDisk>, Failure> {
+    must_be_in(manifest, disks.iter())?;
+    Ok(manifest.disks.iter().filter(|disk| disks.is_empty() || disks.contains(&disk.target)).collect())
+}
+
+fn must_be_in<'t>(manifest: &Manifest, mut named: impl Iterator<Item = &'t DiskTarget>) -> Result<(), Failure> {
+    match named.find(|target| !manifest.disks.iter().any(|disk| disk.target == **target)) {
+        None => Ok(()),
+        Some(target) => {
             let text = format!("backup `{}` has no disk `{target}`", manifest.backup_id);
-            return Err(Failure::new(Code::DiskNotFound, text));
+            Err(Failure::new(Code::DiskNotFound, text))
         }
     }
-    Ok(manifest.disks.iter().filter(|disk| spec.disks.is_empty() || spec.disks.contains(&disk.target)).collect())
 }
 
 /// The instance's disk that the backup's becomes.
@@ -193,6 +199,7 @@ mod tests {
             disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
             onto: onto.iter().map(|(disk, target)| (disk.parse().unwrap(), target.parse().unwrap())).collect(),
             keep_previous: false,
+            to: None,
         }
     }
 

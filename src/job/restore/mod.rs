@@ -1,4 +1,5 @@
-//! Putting the volumes of a stopped instance back to what they were at one of its backups.
+//! Putting the volumes of a stopped instance back to what they were at one of its backups; what a backup holds comes to be somewhere else
+//! in [`elsewhere`].
 //!
 //! It promises: until every new volume is whole, proven and durable the old ones are not touched; then all of them are replaced, or
 //! none is; the instance cannot be started with some of each; the old volumes are there until the new ones have taken their places, and
@@ -15,15 +16,18 @@
 
 mod checkpoints;
 mod context;
+pub mod elsewhere;
 pub mod mapping;
+mod names;
 pub mod plan;
 mod result;
 mod steps;
 #[cfg(test)]
 mod tests;
 
+pub use elsewhere::ElsewherePlan;
 pub use plan::RestorePlan;
-pub use result::{RestoreResult, Volume};
+pub use result::{Named, RestoreResult, Volume};
 
 use self::checkpoints::ForgetCheckpoints;
 use self::context::Context;

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::context::Context;
 use crate::failure::{Code, Failure};
-use crate::model::id::{BackupId, DiskTarget};
+use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
+use crate::model::instance::ImageFormat;
 
-/// The volumes that were put back.
+/// The volumes that were made, and what they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreResult {
     /// The backup.
@@ -21,20 +22,35 @@ pub struct RestoreResult {
     pub taken_at: Timestamp,
     /// The volumes.
     pub volumes: Vec<Volume>,
+    /// The instance that was made.
+    pub new_instance: Option<Named>,
+    /// The instance that the volume was attached to.
+    pub attached_to: Option<Named>,
     /// What is unusual.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-/// One volume that was put back.
+/// An instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// Its uuid.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: InstanceName,
+}
+
+/// One volume that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// The backup's disk.
     pub disk: DiskTarget,
-    /// The instance's disk.
+    /// The disk that it is of its instance; the backup's where it has none.
     pub target: DiskTarget,
     /// The file.
     pub volume: PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
     /// Where the old one is, if it was to be kept.
     pub previous: Option<PathBuf>,
     /// Size that the guest sees, bytes.
@@ -54,6 +70,7 @@ impl RestoreResult {
             disk: volume.disk.clone(),
             target: target.clone(),
             volume: volume.volume.clone(),
+            format: volume.format,
             previous: context.plan.keep_previous.then(|| volume.previous.clone()),
             virtual_bytes: volume.virtual_bytes,
             data_bytes: context.copied.iter().find(|disk| disk.target == volume.disk).map_or(0, |disk| disk.data_bytes),
@@ -64,6 +81,8 @@ impl RestoreResult {
             number: choice.number,
             taken_at: choice.taken_at,
             volumes: volumes.collect(),
+            new_instance: None,
+            attached_to: None,
             warnings: choice.warnings.iter().chain(&context.common.warnings).cloned().collect(),
         })
     }

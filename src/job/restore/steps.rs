@@ -8,11 +8,12 @@ use tokio::time::sleep;
 
 use super::context::{Choice, Context};
 use super::mapping::{Mapping, map};
+use super::names::{NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence, may_be_there};
 use super::plan::refuse_if_changed;
 use super::result::RestoreResult;
-use crate::failure::{Class, Code, Failure, Remains};
+use crate::failure::{Class, Code, Failure};
 use crate::host::hypervisor::Hypervisor;
-use crate::host::mover::MoverName;
+use crate::job::common::JobContext;
 use crate::job::steps::{self, unexpected};
 use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::Instance;
@@ -25,12 +26,6 @@ const CHOOSE_SECONDS_MAX: u64 = 60;
 
 /// Longest time for looking whether the instance is stopped.
 const WATCH_SECONDS_MAX: u64 = 60;
-
-/// Longest time for exchanging or removing volumes: names alone, but the storage may be slow to free what a large volume took.
-const NAMES_SECONDS_MAX: u64 = 300;
-
-/// Longest time for that where a mover does not answer, which has to be ended and followed by another.
-const NAMES_BY_ANOTHER_SECONDS_MAX: u64 = 2 * NAMES_SECONDS_MAX + 120;
 
 /// How often libvirt is asked for the instance before the exchange.
 const FIND_TRIES_MAX: u32 = 12;
@@ -170,7 +165,7 @@ impl Make<Context> for Restore {
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         let volumes = context.choice()?.volumes.clone();
         let names = volumes.iter().map(|volume| volume.fresh.display().to_string()).collect::<Vec<_>>();
-        let removed = ask_about_names(context, Request::RemoveFresh { volumes }).await;
+        let removed = ask_about_names(&mut context.common, Request::RemoveFresh { volumes }).await;
         removed.map(drop).map_err(|failure| may_be_there(failure, &names))
     }
 }
@@ -196,13 +191,13 @@ impl Named for Compare {
 }
 
 #[async_trait]
-impl Make<Context> for Compare {
-    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        context.common.ask_moving(self, Request::Compare).await?;
+impl<C: JobContext> Make<C> for Compare {
+    async fn make(&self, context: &mut C) -> Result<Value, Failure> {
+        context.common().ask_moving(self, Request::Compare).await?;
         Ok(Value::Null)
     }
 
-    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+    async fn undo(&self, _context: &mut C, _made: Option<&Value>) -> Result<(), Failure> {
         Ok(())
     }
 }
@@ -240,7 +235,7 @@ impl Commit<Context> for Exchange {
         loop {
             let only_go_on = std::mem::replace(&mut context.exchange_asked, true);
             let request = Request::Exchange { volumes: volumes.clone(), only_go_on };
-            match ask_about_names(context, request).await {
+            match ask_about_names(&mut context.common, request).await {
                 Ok(Reply::Done) => return RestoreResult::of(context)?.to_value(),
                 Ok(Reply::NotKnown { failure }) => {
                     let failure = format!("{failure:#}");
@@ -270,11 +265,6 @@ async fn found_again(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Resul
     hypervisor.find(&id).await
 }
 
-/// Whether nobody has answered, in which case anything may have happened.
-fn is_silence(failure: &Failure) -> bool {
-    matches!(failure.code, Code::MoverDied | Code::MoverUnresponsive | Code::HostIo | Code::HostUnfit)
-}
-
 /// Removes the old volumes once the new ones have taken their places.
 pub(super) struct RemovePrevious;
 
@@ -293,56 +283,11 @@ impl Make<Context> for RemovePrevious {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let volumes = context.choice()?.volumes.clone();
         let names = volumes.iter().map(|volume| volume.previous.display().to_string()).collect::<Vec<_>>();
-        let removed = ask_about_names(context, Request::RemovePrevious { volumes }).await;
+        let removed = ask_about_names(&mut context.common, Request::RemovePrevious { volumes }).await;
         removed.map(|_| Value::Null).map_err(|failure| may_be_there(failure, &names))
     }
 
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         Ok(())
     }
-}
-
-/// Names what was to be removed.
-fn may_be_there(failure: Failure, names: &[String]) -> Failure {
-    let failure = names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")));
-    match (&failure.remains, names.first()) {
-        // By one of them it can be seen whether they are gone.
-        (None, Some(name)) => failure.leaving(Remains::Path(name.into())),
-        _ => failure,
-    }
-}
-
-/// Asks the job's mover for something that needs neither repository nor lease or, where that one does not answer, another one that is
-/// started for this alone: whatever became of the repository, the volumes are put in order.
-async fn ask_about_names(context: &mut Context, request: Request) -> Result<Reply, Failure> {
-    let limit = Duration::from_secs(NAMES_SECONDS_MAX);
-    let common = &mut context.common;
-    if common.session.answers() {
-        match common.session.ask(request.clone(), limit).await {
-            Err(failure) if is_silence(&failure) => common.late_warnings.push(failure),
-            answer => return answer,
-        }
-    }
-    // Two movers at the same names would be each other's undoing: whichever was there has to be gone, that of a worker that was killed
-    // as well.
-    common.session.stop().await?;
-    common.aside.stop().await?;
-    let name = common.wants.mover_name.parse::<MoverName>();
-    let name = name.map_err(|error| Failure::new(Code::Internal, "a mover cannot be named").because(&error))?;
-    let movers = common.doors.movers.clone();
-    if movers.lives(&name).await? {
-        let text = format!("mover `{name}` was started before and has not ended");
-        return Err(Failure::new(Code::MoverUnresponsive, text));
-    }
-    common.aside.start(movers.as_ref(), &name).await?;
-    // Nobody knows what has happened since the first one was asked.
-    let request = match request {
-        Request::Exchange { volumes, .. } => Request::Exchange { volumes, only_go_on: true },
-        other => other,
-    };
-    let answer = common.aside.ask(request, limit).await;
-    if let Err(stays) = common.aside.stop().await {
-        common.late_warnings.push(stays);
-    }
-    answer
 }

@@ -60,6 +60,7 @@ impl World {
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
             auto_push: false,
+            volume_roots: vec!["/fake".into()],
         };
         let job = Job {
             key: RunKey { job_id: JobId::draw(), run: 1 },
@@ -90,6 +91,7 @@ impl World {
             disks: Vec::new(),
             onto: Default::default(),
             keep_previous,
+            to: None,
         });
         Self { hypervisor, movers, settings, instance: id, attempt, manifest, _directory: directory }
     }

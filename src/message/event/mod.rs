@@ -20,7 +20,7 @@ pub use host::{Draining, Heartbeat, MessageRefused, Online, RunningJob};
 pub use inventory::{INVENTORY_INSTANCES_MAX, Inventory, InventoryDisk, InventoryInstance};
 pub use run::{
     Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Failed, FailureReport, LeftOver,
-    Progress, RestoreSummary, RestoredVolume, Retrying, Started,
+    NamedInstance, Progress, RestoreSummary, RestoredVolume, Retrying, Started,
 };
 
 use crate::model::id::{HostId, IncarnationId, InstanceRef, JobId};

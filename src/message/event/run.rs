@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Failure};
 use crate::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
-use crate::model::id::{BackupId, DiskTarget, JobId};
+use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName, JobId};
+use crate::model::instance::ImageFormat;
 use crate::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use crate::model::validation::Validation;
 
@@ -234,15 +235,19 @@ pub struct BackupSummary {
     pub skipped_disks: Vec<SkippedDisk>,
 }
 
-/// One volume that was put back.
+/// One volume that was restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RestoredVolume {
     /// The backup's disk.
     pub disk: DiskTarget,
-    /// The instance's disk whose volume was replaced.
+    /// The disk that it is of the instance: the one whose volume was replaced, or that of the new instance, or the one that was attached.
+    /// Of a volume that belongs to no instance, the backup's.
     pub target: DiskTarget,
     /// Path of the volume.
     pub volume: String,
+    /// Its format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ImageFormat>,
     /// Where the old volume is, if it was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,
@@ -254,6 +259,15 @@ pub struct RestoredVolume {
     pub content_root: String,
 }
 
+/// An instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NamedInstance {
+    /// Its uuid.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: InstanceName,
+}
+
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RestoreSummary {
@@ -261,10 +275,16 @@ pub struct RestoreSummary {
     pub backup_id: BackupId,
     /// Its place among the backups of its instance.
     pub number: u64,
-    /// The moment of the guest that the volumes are back at.
+    /// The moment of the guest that the volumes show.
     pub taken_at: Timestamp,
-    /// The volumes that were replaced.
+    /// The volumes that were made.
     pub volumes: Vec<RestoredVolume>,
+    /// The instance that was made of the backup, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_instance: Option<NamedInstance>,
+    /// The instance that the volume was attached to, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached_to: Option<NamedInstance>,
 }
 
 /// What was deleted or, of a dry run, what would be.

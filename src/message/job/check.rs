@@ -12,11 +12,12 @@ use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
 use super::{
-    BackupPart, CredentialsPart, DeletePart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart,
-    SealedPart, ValidatePart,
+    BackupPart, CredentialsPart, DeletePart, DestinationPart, InstancePart, JobMessage, RepositoryPart, RestorePart,
+    RetryPart, SealedPart, ValidatePart,
 };
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
+use crate::model::destination::Destination;
 use crate::model::id::{DiskTarget, InstanceRef, JobId, RepositoryId};
 use crate::model::job::{
     BackupSpec, DeleteSpec, FullEvery, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, ValidateSpec, Work,
@@ -51,7 +52,7 @@ pub const READ_BYTES_PER_SECOND_MIN: u64 = 1024 * 1024;
 /// Longest sealed part, bytes before decoding.
 pub const SEALED_BYTES_MAX: usize = 16 * 1024;
 
-fn invalid(field: &str, why: impl Display) -> Refusal {
+pub(super) fn invalid(field: &str, why: impl Display) -> Refusal {
     // Parsers of others repeat a wrong character as it is.
     let mut text = String::new();
     for c in format!("`{field}` has a value that is not allowed: {why}").chars() {
@@ -60,7 +61,7 @@ fn invalid(field: &str, why: impl Display) -> Refusal {
     Refusal::new(Code::InvalidField, text)
 }
 
-fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, Refusal> {
+pub(super) fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, Refusal> {
     text.parse().map_err(|error: T::Err| invalid(field, error))
 }
 
@@ -75,11 +76,11 @@ fn word<T: DeserializeOwned>(field: &str, text: &str) -> Result<T, Refusal> {
     T::deserialize(StrDeserializer::<WordError>::new(&shown)).map_err(|error| invalid(field, error))
 }
 
-fn word_or_default<T: DeserializeOwned + Default>(field: &str, text: Option<&String>) -> Result<T, Refusal> {
+pub(super) fn word_or_default<T: DeserializeOwned + Default>(field: &str, text: Option<&String>) -> Result<T, Refusal> {
     text.map_or_else(|| Ok(T::default()), |text| word(field, text))
 }
 
-fn at_most<T: PartialOrd + Display>(field: &str, value: T, max: T) -> Result<T, Refusal> {
+pub(super) fn at_most<T: PartialOrd + Display>(field: &str, value: T, max: T) -> Result<T, Refusal> {
     if value <= max { Ok(value) } else { Err(invalid(field, format_args!("it is over {max}"))) }
 }
 
@@ -178,10 +179,14 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
 
 impl InstancePart {
     fn check(&self) -> Result<InstanceRef, Refusal> {
+        self.check_as("instance")
+    }
+
+    pub(super) fn check_as(&self, field: &str) -> Result<InstanceRef, Refusal> {
         match (&self.id, &self.name) {
-            (Some(id), None) => parsed("instance.id", id).map(InstanceRef::Id),
-            (None, Some(name)) => parsed("instance.name", name).map(InstanceRef::Name),
-            _ => Err(invalid("instance", "it has either `id` or `name`")),
+            (Some(id), None) => parsed(&format!("{field}.id"), id).map(InstanceRef::Id),
+            (None, Some(name)) => parsed(&format!("{field}.name"), name).map(InstanceRef::Name),
+            _ => Err(invalid(field, "it has either `id` or `name`")),
         }
     }
 }
@@ -273,7 +278,8 @@ fn full_every(backups: u32) -> Result<FullEvery, Refusal> {
 }
 
 impl RestorePart {
-    fn check(&self) -> Result<RestoreSpec, Refusal> {
+    /// What it asks for, if that can be asked for.
+    pub(crate) fn check(&self) -> Result<RestoreSpec, Refusal> {
         at_most("restore.disks (count)", self.disks.len(), RESTORED_DISKS_MAX)?;
         at_most("restore.onto (count)", self.onto.len(), RESTORED_DISKS_MAX)?;
         let disks: Vec<DiskTarget> = targets("restore.disks", &self.disks)?;
@@ -285,11 +291,21 @@ impl RestorePart {
             }
             onto.insert(disk, parsed("restore.onto (a disk of the instance)", target)?);
         }
+        let to = self.to.as_ref().map(DestinationPart::check).transpose()?;
+        if to.is_some() && (!onto.is_empty() || self.keep_previous) {
+            let rule =
+                "`onto` and `keep_previous` are for a restore in place, and there is nothing to replace elsewhere";
+            return Err(invalid("restore.to", rule));
+        }
+        if matches!(to, Some(Destination::Volume(_))) && disks.len() > 1 {
+            return Err(invalid("restore.disks", "one volume is made of one disk"));
+        }
         Ok(RestoreSpec {
             backup_id: parsed("restore.backup_id", &self.backup_id)?,
             disks,
             onto,
             keep_previous: self.keep_previous,
+            to,
         })
     }
 }

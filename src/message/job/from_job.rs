@@ -5,15 +5,15 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::{
-    BackupPart, CredentialsPart, DeletePart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart,
-    SealedPart, ValidatePart,
+    BackupPart, CredentialsPart, DeletePart, DestinationPart, InstancePart, JobMessage, RepositoryPart, RestorePart,
+    RetryPart, SealedPart, ValidatePart,
 };
 use crate::model::id::InstanceRef;
 use crate::model::job::{BackupSpec, DeleteSpec, Job, RestoreSpec, ValidateSpec, Work};
 use crate::model::repository::{Credentials, MountOption, Sealed};
 
 /// The word under which a value of a fixed set stands in a message.
-fn word_of(value: impl Serialize) -> String {
+pub(super) fn word_of(value: impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
@@ -35,10 +35,7 @@ impl From<&Job> for JobMessage {
             run: job.key.run,
             kind: job.kind().as_str().to_owned(),
             host: job.host.to_string(),
-            instance: job.instance.as_ref().map(|instance| match instance {
-                InstanceRef::Id(id) => InstancePart { id: Some(id.to_string()), name: None },
-                InstanceRef::Name(name) => InstancePart { id: None, name: Some(name.to_string()) },
-            }),
+            instance: job.instance.as_ref().map(InstancePart::from),
             repository: RepositoryPart {
                 id: job.repository.id.to_string(),
                 repository_type: word_of(job.repository.repository_type),
@@ -63,6 +60,15 @@ impl From<&Job> for JobMessage {
     }
 }
 
+impl From<&InstanceRef> for InstancePart {
+    fn from(instance: &InstanceRef) -> Self {
+        match instance {
+            InstanceRef::Id(id) => Self { id: Some(id.to_string()), name: None },
+            InstanceRef::Name(name) => Self { id: None, name: Some(name.to_string()) },
+        }
+    }
+}
+
 impl From<&BackupSpec> for BackupPart {
     fn from(spec: &BackupSpec) -> Self {
         Self {
@@ -83,6 +89,7 @@ impl From<&RestoreSpec> for RestorePart {
             disks: spec.disks.iter().map(ToString::to_string).collect(),
             onto: spec.onto.iter().map(|(disk, target)| (disk.to_string(), target.to_string())).collect(),
             keep_previous: spec.keep_previous,
+            to: spec.to.as_ref().map(DestinationPart::from),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! value is told from a wrong type, and by the name of its field.
 
 mod check;
+mod destination;
 mod from_job;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use crate::model::job::{BackupMode, JobKind, Quiesce, Transfer, Verification};
 use crate::model::manifest::CHAIN_IMAGES_MAX;
 use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
 use crate::model::validation::ValidationLevel;
+
+pub use destination::{AttachPart, DestinationPart, NewInstancePart, NewVolumePart};
 
 pub use check::{
     DEADLINE_SECONDS_MAX, EXCLUDED_DISKS_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
@@ -195,9 +198,9 @@ pub struct BackupPart {
     pub exclude_disks: Vec<String>,
 }
 
-/// What a restore job asks for: the volumes of the instance, which must be shut off, become what they were at one of its backups.
-/// New volumes are made beside the old ones and proven; then all of them take the places of the old ones, or none does. The
-/// instance's definition stays as it is.
+/// What a restore job asks for. Without `to`: the volumes of the instance, which must be shut off, become what they were at one of its
+/// backups. New volumes are made beside the old ones and proven; then all of them take the places of the old ones, or none does. The
+/// instance's definition stays as it is. With `to`: what the backup holds comes to be elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RestorePart {
     /// The backup.
@@ -215,6 +218,9 @@ pub struct RestorePart {
     /// The old volumes stay beside the new ones, under names that the `completed` event tells.
     #[serde(default)]
     pub keep_previous: bool,
+    /// Where what the backup holds comes to be; in place when absent. Not with `onto` or `keep_previous`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    pub to: Option<DestinationPart>,
 }
 
 /// What a validation asks for: the repository is looked at, as far as `level` says, and what is found comes as data in the `completed`

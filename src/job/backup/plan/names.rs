@@ -113,6 +113,7 @@ mod tests {
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
             auto_push: false,
+            volume_roots: Vec::new(),
         };
         let found = |path: &str| attempt_of(&settings, &DomainJob::Pull { socket: path.into() });
         assert_eq!(found("/run/longshore/kvm-07.0123456789ab.1.2/nbd").as_deref(), Some("kvm-07.0123456789ab.1.2"));

@@ -24,6 +24,7 @@ fn settings() -> JobSettings {
         freeze_limit: Duration::from_secs(30),
         same_device_ok: false,
         auto_push: false,
+        volume_roots: Vec::new(),
     }
 }
 

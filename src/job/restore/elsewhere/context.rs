@@ -1,0 +1,114 @@
+//! What the steps of one restore to elsewhere hand to each other.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::choose::{Becomes, Choice};
+use super::plan::ElsewherePlan;
+use crate::failure::{Code, Failure};
+use crate::job::common::{Common, JobContext};
+use crate::job::restore::result::{Named, RestoreResult, Volume};
+use crate::job::settings::JobSettings;
+use crate::job::{Attempt, Doors, JobProgress};
+use crate::mover::protocol::{CopiedDisk, NewContent, NewFile};
+use crate::saga::{End, Outcome};
+
+/// The steps' common state.
+pub(in crate::job::restore) struct Context {
+    /// What it has in common with every other job.
+    pub common: Common,
+    /// The plan.
+    pub plan: Arc<ElsewherePlan>,
+    /// What was decided; after a crash from the records.
+    pub choice: Option<Choice>,
+    /// What the new volumes hold; after a crash from the records.
+    pub copied: Vec<CopiedDisk>,
+    /// Names may have been given; after a crash from the records.
+    pub place_begun: bool,
+}
+
+impl Context {
+    /// At the beginning of an attempt, or of its unwinding.
+    pub fn new(
+        doors: &Doors,
+        settings: &JobSettings,
+        attempt: &Attempt,
+        plan: ElsewherePlan,
+        progress: &watch::Sender<JobProgress>,
+    ) -> Self {
+        Self {
+            common: Common::new(doors, settings, attempt, plan.wants(), progress),
+            plan: Arc::new(plan),
+            choice: None,
+            copied: Vec::new(),
+            place_begun: false,
+        }
+    }
+
+    /// What was decided, in a step that comes after that.
+    pub fn choice(&self) -> Result<&Choice, Failure> {
+        self.choice
+            .as_ref()
+            .ok_or_else(|| Failure::new(Code::Internal, "a volume was to be made before it was decided which"))
+    }
+
+    /// Of a restore whose files have their names.
+    pub fn result(&self) -> Result<RestoreResult, Failure> {
+        let choice = self.choice()?;
+        let (new_instance, attached_to) = match &choice.becomes {
+            Becomes::Instance(new) => (Some(Named { id: new.id, name: new.name.clone() }), None),
+            Becomes::Disk { instance_id, instance_name, .. } => {
+                (None, Some(Named { id: *instance_id, name: instance_name.clone() }))
+            }
+            Becomes::File => (None, None),
+        };
+        Ok(RestoreResult {
+            backup_id: self.plan.backup_id,
+            number: choice.number,
+            taken_at: choice.taken_at,
+            volumes: choice.new.files.iter().filter_map(|file| self.volume(choice, file)).collect(),
+            new_instance,
+            attached_to,
+            warnings: choice.warnings.iter().chain(&self.common.warnings).cloned().collect(),
+        })
+    }
+
+    fn volume(&self, choice: &Choice, file: &NewFile) -> Option<Volume> {
+        let NewContent::Disk { disk, virtual_bytes, content_root, format } = &file.content else { return None };
+        let target = if let Becomes::Disk { disk: attached, .. } = &choice.becomes { &attached.target } else { disk };
+        Some(Volume {
+            disk: disk.clone(),
+            target: target.clone(),
+            volume: file.path.clone(),
+            format: *format,
+            previous: None,
+            virtual_bytes: *virtual_bytes,
+            data_bytes: self.copied.iter().find(|copied| copied.target == *disk).map_or(0, |copied| copied.data_bytes),
+            content_root: content_root.clone(),
+        })
+    }
+
+    /// Adds what the steps could only warn of, and where to look when nobody knows what became of the files.
+    pub fn finish(self, mut outcome: Outcome) -> Outcome {
+        if let (End::Failed { failure }, Some(choice)) = (&outcome.end, &self.choice)
+            && failure.code == Code::RestoreUnfinished
+        {
+            outcome.warnings.extend(choice.new.files.iter().map(whereabouts));
+        }
+        outcome.warnings.extend(self.common.late_warnings);
+        outcome
+    }
+}
+
+fn whereabouts(file: &NewFile) -> Failure {
+    let [path, fresh] = [&file.path, &file.fresh].map(|path| path.display());
+    let text = format!("what was made is `{fresh}` if that is there, else `{path}`");
+    Failure::new(Code::RestoreUnfinished, text)
+}
+
+impl JobContext for Context {
+    fn common(&mut self) -> &mut Common {
+        &mut self.common
+    }
+}

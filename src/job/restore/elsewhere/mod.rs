@@ -1,0 +1,106 @@
+//! Making of a backup what was not there: an instance of its own, or a volume, which may become a disk of an instance.
+//!
+//! It promises: no file that is there is overwritten, and no instance that is there is defined over; until every new file is whole, proven
+//! and durable, none of the new names is there; then all of it comes to be, or nothing does. From the moment on at which names are given, a
+//! later worker only goes forward: what it cannot bring to its end it takes back whole.
+//!
+//! The order of the commit: the files get their names, then the instance is defined or the disk attached, which is the point at which
+//! somebody else can see it. If that is refused, the names are taken back. That a new instance starts comes after that: one that does not is there
+//! all the same, and the job says so.
+//!
+//! ```text
+//!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► make ─► compare ─► place ─► start
+//! ```
+
+pub mod choose;
+mod context;
+pub mod plan;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+pub use plan::ElsewherePlan;
+
+use self::context::Context;
+use self::steps::{Choose, MakeFiles, Place, Start};
+use super::steps::Compare;
+use crate::failure::Failure;
+use crate::job::settings::JobSettings;
+use crate::job::steps::{Lease, MoverProcess, OpenRepository};
+use crate::job::{Attempt, Doors, Hooks};
+use crate::model::destination::{Attach, Destination, NewVolumeSpec};
+use crate::model::id::InstanceRef;
+use crate::model::job::RestoreSpec;
+use crate::saga::step::{Step, commit, make, within};
+use crate::saga::{self, Outcome, Record, Stop};
+
+/// Looks at who takes part and decides what can be decided before the backup is looked at. Changes nothing.
+pub async fn prepare(
+    doors: &Doors,
+    settings: &JobSettings,
+    attempt: &Attempt,
+    spec: &RestoreSpec,
+    to: &Destination,
+) -> Result<ElsewherePlan, Failure> {
+    // An instance of which there are backups need not be there any more.
+    let instance = match attempt.job.its_instance()? {
+        InstanceRef::Id(id) => *id,
+        name @ InstanceRef::Name(_) => doors.hypervisor.find(name).await.map_err(hint_at_uuid)?.id,
+    };
+    let takes_it = match to {
+        Destination::Volume(NewVolumeSpec { attach: Some(Attach { instance, .. }), .. }) => {
+            Some(doors.hypervisor.find(instance).await?)
+        }
+        _ => None,
+    };
+    plan::plan(attempt, spec.backup_id, to, &settings.volume_roots, instance, takes_it.as_ref())
+}
+
+fn hint_at_uuid(failure: Failure) -> Failure {
+    failure.caused_by("the backups of an instance that is no longer here are found by its uuid")
+}
+
+/// Does it. A completed outcome's value is a [`RestoreResult`](super::RestoreResult).
+pub async fn run(
+    doors: &Doors,
+    settings: &JobSettings,
+    attempt: &Attempt,
+    plan: ElsewherePlan,
+    hooks: Hooks<'_>,
+    stop: &Stop,
+) -> Outcome {
+    let steps = recipe(&plan, attempt);
+    let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
+    let outcome = saga::run(&steps, &mut context, hooks.log, stop).await;
+    context.finish(outcome)
+}
+
+/// Ends the attempt that a crash cut off, from its plan and records alone: unwinds it or, once names may have been given, brings that to
+/// its end.
+pub async fn unwind(
+    doors: &Doors,
+    settings: &JobSettings,
+    attempt: &Attempt,
+    plan: ElsewherePlan,
+    records: &[Record],
+    hooks: Hooks<'_>,
+) -> Outcome {
+    let steps = recipe(&plan, attempt);
+    let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
+    context.choice = Record::done_value(records, Choose::NAME);
+    context.copied = Record::done_value(records, MakeFiles::NAME).unwrap_or_default();
+    context.place_begun = records.iter().any(|record| matches!(record, Record::Committing { .. }));
+    let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
+    context.finish(outcome)
+}
+
+/// The recipe.
+fn recipe(plan: &ElsewherePlan, attempt: &Attempt) -> Vec<Step<Context>> {
+    let deadline = attempt.job.deadline;
+    let mut under_the_lease =
+        vec![make(Choose), make(MakeFiles { deadline }), make(Compare { deadline }), commit(Place)];
+    if plan.starts() {
+        under_the_lease.push(make(Start));
+    }
+    vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]
+}

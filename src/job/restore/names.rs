@@ -1,0 +1,64 @@
+//! Asking for files to be made, named, exchanged or removed, which needs neither the repository nor the lease: by the job's mover or,
+//! where that one does not answer, by another one. Whatever became of the repository, the files are put in order.
+
+use std::time::Duration;
+
+use crate::failure::{Code, Failure, Remains};
+use crate::host::mover::MoverName;
+use crate::job::common::Common;
+use crate::mover::protocol::{Reply, Request};
+
+/// Longest time for exchanging, naming or removing volumes: names alone, but the storage may be slow to free what a large volume took.
+const NAMES_SECONDS_MAX: u64 = 300;
+
+/// Longest time for that where a mover does not answer, which has to be ended and followed by another.
+pub(super) const NAMES_BY_ANOTHER_SECONDS_MAX: u64 = 2 * NAMES_SECONDS_MAX + 120;
+
+/// Whether nobody has answered, in which case anything may have happened.
+pub(super) fn is_silence(failure: &Failure) -> bool {
+    matches!(failure.code, Code::MoverDied | Code::MoverUnresponsive | Code::HostIo | Code::HostUnfit)
+}
+
+/// Names what was to be removed.
+pub(super) fn may_be_there(failure: Failure, names: &[String]) -> Failure {
+    let failure = names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")));
+    match (&failure.remains, names.first()) {
+        // By one of them it can be seen whether they are gone.
+        (None, Some(name)) => failure.leaving(Remains::Path(name.into())),
+        _ => failure,
+    }
+}
+
+/// Asks the job's mover for something that needs neither repository nor lease or, where that one does not answer, another one that is
+/// started for this alone: whatever became of the repository, the volumes are put in order.
+pub(super) async fn ask_about_names(common: &mut Common, request: Request) -> Result<Reply, Failure> {
+    let limit = Duration::from_secs(NAMES_SECONDS_MAX);
+    if common.session.answers() {
+        match common.session.ask(request.clone(), limit).await {
+            Err(failure) if is_silence(&failure) => common.late_warnings.push(failure),
+            answer => return answer,
+        }
+    }
+    // Two movers at the same names would be each other's undoing: whichever was there has to be gone, that of a worker that was killed
+    // as well.
+    common.session.stop().await?;
+    common.aside.stop().await?;
+    let name = common.wants.mover_name.parse::<MoverName>();
+    let name = name.map_err(|error| Failure::new(Code::Internal, "a mover cannot be named").because(&error))?;
+    let movers = common.doors.movers.clone();
+    if movers.lives(&name).await? {
+        let text = format!("mover `{name}` was started before and has not ended");
+        return Err(Failure::new(Code::MoverUnresponsive, text));
+    }
+    common.aside.start(movers.as_ref(), &name).await?;
+    // Nobody knows what has happened since the first one was asked.
+    let request = match request {
+        Request::Exchange { volumes, .. } => Request::Exchange { volumes, only_go_on: true },
+        other => other,
+    };
+    let answer = common.aside.ask(request, limit).await;
+    if let Err(stays) = common.aside.stop().await {
+        common.late_warnings.push(stays);
+    }
+    answer
+}
