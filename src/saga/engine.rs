@@ -264,6 +264,7 @@ async fn commit_effect<C: Send>(step: &dyn Commit<C>, context: &mut C) -> Result
     loop {
         match timeout(step.deadline(), step.commit(context)).await {
             Ok(Ok(value)) => return Ok(value),
+            Ok(Err(failure)) if step.is_not_known(&failure) => return Err(Fall::Unknown(failure.in_step(step.name()))),
             Ok(Err(failure)) if tries < retry.tries && failure.class() == Class::Transient => sleep(retry.pause).await,
             Ok(Err(failure)) => return Err(Fall::Failed(failure.in_step(step.name()))),
             Err(_) if tries < retry.tries.max(COMMIT_TRIES_MAX) => sleep(COMMIT_PAUSE).await,

@@ -81,6 +81,11 @@ pub trait Hold<C: Send>: Named {
 pub trait Commit<C: Send>: Named {
     /// Does it, or, when it has happened already, finds that out. An error means that it did not happen.
     async fn commit(&self, context: &mut C) -> Result<Value, Failure>;
+
+    /// The error that says that it is not known whether it happened, as a passed deadline does: then nothing that was made is undone.
+    fn is_not_known(&self, _failure: &Failure) -> bool {
+        false
+    }
 }
 
 /// A step of a saga over the context `C`.
