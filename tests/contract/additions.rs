@@ -71,9 +71,11 @@ pub async fn a_disk_is_attached_once_to_an_instance_that_runs_or_is_stopped(
         door.attach(id, &disk("vdy", first, "one")).await.unwrap();
         assert!(has("vdy", first).await);
     }
-    for taken in [disk("vdy", second, "two"), disk("vdz", second, "one"), disk("vdz", first, "two")] {
+    for taken in [disk("vdy", second, "two"), disk("vdz", second, "one")] {
         assert_eq!(door.attach(id, &taken).await.unwrap_err().code, Code::DiskTargetInUse, "{taken:?}");
     }
+    let elsewhere = door.attach(id, &disk("vdz", first, "two")).await.unwrap_err();
+    assert_eq!(elsewhere.code, Code::RestoreUnfinished, "it is there already: {elsewhere:#}");
     stop();
     assert_eq!(door.state(id).await.unwrap(), PowerState::ShutOff);
     assert!(has("vdy", first).await, "it is in the definition as well");

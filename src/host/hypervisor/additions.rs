@@ -1,4 +1,4 @@
-//! What a restore adds to a host: an instance, or a disk of one.
+//! What a restore adds to a host, an instance or a disk of one, and by what it is told from what is there already.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -19,7 +19,8 @@ pub struct Identity {
     pub name: InstanceName,
     /// Its MAC addresses, in lower case, those of its next start as well.
     pub mac_addresses: BTreeSet<String>,
-    /// Files and devices that its disks and its firmware's variables are on, those of its next start as well.
+    /// Files and devices that its disks and its firmware's variables are on, those of its next start as well, with what backs them as far as
+    /// its descriptions say it.
     pub files: BTreeSet<PathBuf>,
     /// Who restored it, as its definition says.
     pub restored_by: Option<String>,
@@ -61,20 +62,25 @@ impl Identity {
 }
 
 impl NewDisk {
-    /// It is one of those. `disk_target_in_use`: one that is not it has its target or serial number, or is on its file.
+    /// It is one of those. `disk_target_in_use`: one that is not it has its target or serial number. `restore_unfinished`: its file is there
+    /// under another target, so that it is somebody's.
     pub(super) fn is_among(&self, disks: &[Disk]) -> Result<bool, Failure> {
         let on_it = |found: &Disk| matches!(&found.source, Some(DiskSource::File { path, .. }) if *path == self.path);
-        if disks.iter().any(|found| found.target == self.target && on_it(found)) {
-            return Ok(true);
+        if let Some(found) = disks.iter().find(|found| on_it(found)) {
+            if found.target == self.target {
+                return Ok(true);
+            }
+            let text =
+                format!("`{}` is disk `{}`, and was to be disk `{}`", self.path.display(), found.target, self.target);
+            return Err(Failure::new(Code::RestoreUnfinished, text));
         }
-        let like = |found: &&Disk| {
-            found.target == self.target || (self.serial.is_some() && found.serial == self.serial) || on_it(found)
-        };
+        let like =
+            |found: &&Disk| found.target == self.target || (self.serial.is_some() && found.serial == self.serial);
         match disks.iter().find(like) {
             None => Ok(false),
             Some(found) => {
                 let text = format!(
-                    "a disk `{}` cannot be attached: disk `{}` has its target, its serial number or its file",
+                    "a disk `{}` cannot be attached: disk `{}` has its target or its serial number",
                     self.target, found.target
                 );
                 Err(Failure::new(Code::DiskTargetInUse, text))

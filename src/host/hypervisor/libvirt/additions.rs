@@ -1,5 +1,11 @@
 //! What a restore adds to the host: an instance, or a disk of one. Each is looked for before it is added, since libvirt defines over what
 //! has the same name and uuid, and again afterwards.
+//!
+//! Between the look and the definition somebody else may define one of that name and uuid, and libvirt has no call that would refuse it.
+//! Two jobs of one worker cannot, as only one of them defines at a time; others have to have guessed a uuid that was drawn, or been given
+//! the same one.
+
+use std::sync::{Mutex, PoisonError};
 
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -9,7 +15,7 @@ use virt_sys as sys;
 use super::super::definition::{self, Own};
 use super::super::{Identity, NewDisk, NewInstance};
 use super::calls::Caller;
-use super::domain::{description, power_state};
+use super::domain::{description, has_saved_memory, power_state};
 use super::{errors, parse, raw, render};
 use crate::failure::{Code, Failure};
 use crate::model::id::InstanceId;
@@ -52,13 +58,26 @@ fn own(domain: &Domain, flags: sys::virDomainXMLFlags) -> Result<Own, Failure> {
     definition::own(&description(domain, flags)?).map_err(|failure| Failure { code: Code::HypervisorFailed, ..failure })
 }
 
-pub(super) fn define(connect: &Connect, new: &NewInstance) -> Result<(), Failure> {
+/// One at a time looks and defines.
+static DEFINING: Mutex<()> = Mutex::new(());
+
+pub(super) fn define(connect: &Connect, new: &NewInstance, caller: &Caller<'_>) -> Result<(), Failure> {
+    let _alone = DEFINING.lock().unwrap_or_else(PoisonError::into_inner);
     if is_there(connect, new)? {
         return Ok(());
     }
     let tried = || format!("cannot define instance `{}`", new.name);
+    caller.still_waits()?;
     match send(connect, &new.definition) {
-        Ok(()) => Ok(()),
+        Ok(()) => match is_there(connect, new) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::new(Code::RestoreUnfinished, format!("instance `{}` is gone again", new.name))),
+            // Somebody has defined over it.
+            Err(failure) if failure.code == Code::InstanceExists => {
+                Err(Failure { code: Code::RestoreUnfinished, ..failure })
+            }
+            Err(failure) => Err(failure),
+        },
         // libvirt refuses what has one of the two; what came meanwhile with both would have been defined over.
         Err(error) => match is_there(connect, new)? {
             true => Ok(()),
@@ -121,11 +140,17 @@ struct Seen {
 }
 
 pub(super) fn attach(domain: &Domain, disk: &NewDisk, caller: &Caller<'_>) -> Result<(), Failure> {
-    let runs = power_state(domain)? != PowerState::ShutOff;
+    let state = power_state(domain)?;
+    let runs = state != PowerState::ShutOff;
     match look(domain, disk)? {
         Seen { now: true, at_next_start: true } => return Ok(()),
         Seen { now: false, at_next_start: false } => {}
         _ => return Err(in_one_only(disk)),
+    }
+    if has_saved_memory(domain, state)? {
+        let text =
+            format!("disk `{}` cannot be attached: the next start would resume saved memory without it", disk.target);
+        return Err(Failure::new(Code::InstanceStateUnsupported, text));
     }
     let mut flags = sys::VIR_DOMAIN_AFFECT_CONFIG;
     if runs {

@@ -156,7 +156,7 @@ pub(super) fn power_state(domain: &Domain) -> Result<PowerState, Failure> {
 }
 
 /// Only what is shut off is started, and resumes then what was saved.
-fn has_saved_memory(domain: &Domain, state: PowerState) -> Result<bool, Failure> {
+pub(super) fn has_saved_memory(domain: &Domain, state: PowerState) -> Result<bool, Failure> {
     if state != PowerState::ShutOff {
         return Ok(false);
     }

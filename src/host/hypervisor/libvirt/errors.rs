@@ -52,7 +52,8 @@ pub(super) fn definition_failure(tried: impl Into<String>, error: &Error) -> Fai
     let failure = failure(tried, error);
     let refused = matches!(
         error.code().to_raw(),
-        sys::VIR_ERR_XML_ERROR
+        sys::VIR_ERR_INVALID_ARG
+            | sys::VIR_ERR_XML_ERROR
             | sys::VIR_ERR_XML_DETAIL
             | sys::VIR_ERR_XML_INVALID_SCHEMA
             | sys::VIR_ERR_CONFIG_UNSUPPORTED

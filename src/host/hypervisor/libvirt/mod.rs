@@ -297,7 +297,10 @@ impl Hypervisor for Libvirt {
 
     async fn define(&self, new: &NewInstance) -> Result<(), Failure> {
         let new = new.clone();
-        self.ordinary.on_host("define", CHANGE_DEADLINE, move |connect| additions::define(connect, &new)).await
+        let connection = Arc::clone(&self.ordinary.connection);
+        let define = move |caller: &Caller<'_>| additions::define(&connection.get()?, &new, caller);
+        let subject = Subject { call: "define", instance: None, deadline: CHANGE_DEADLINE };
+        self.ordinary.calls.run(subject, define).await
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), Failure> {
