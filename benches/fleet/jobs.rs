@@ -28,6 +28,7 @@ fn job(host: &HostId, repository: RepositoryId, number: usize) -> JobMessage {
         },
         backup: Some(BackupPart { quiesce: Some("prefer".to_owned()), ..BackupPart::default() }),
         restore: None,
+        restore_new: None,
         validate: None,
         delete: None,
         retry: None,

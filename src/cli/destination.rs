@@ -3,7 +3,7 @@
 use clap::{ArgGroup, Args};
 
 use super::publish::pair;
-use crate::message::job::{AttachPart, DestinationPart, InstancePart, NewInstancePart, NewVolumePart};
+use crate::message::job::{AttachPart, InstancePart, NewInstancePart, NewVolumePart, RestoreNewPart};
 use crate::model::id::InstanceId;
 
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub struct ToArgs {
 
 impl ToArgs {
     /// None for a restore in place.
-    pub fn part(&self) -> Option<DestinationPart> {
+    pub fn part(&self, backup_id: &str, disks: &[String]) -> Option<RestoreNewPart> {
         let new_instance = self.new_instance.as_ref().map(|name| NewInstancePart {
             name: name.clone(),
             id: self.new_id.clone(),
@@ -63,7 +63,12 @@ impl ToArgs {
                     AttachPart { instance: instance_part(instance), target, bus: Some(self.attach_bus.clone()) }
                 }),
             });
-        (new_instance.is_some() || volume.is_some()).then_some(DestinationPart { new_instance, volume })
+        (new_instance.is_some() || volume.is_some()).then(|| RestoreNewPart {
+            backup_id: backup_id.to_owned(),
+            disks: disks.to_vec(),
+            new_instance,
+            volume,
+        })
     }
 }
 

@@ -14,8 +14,8 @@ use super::exit::Exit;
 use super::output::{self, CliError};
 use super::publish::pair;
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::libvirt::Libvirt;
 use crate::host::hypervisor::{Hypervisor, definition};
+use crate::host::hypervisor::libvirt::Libvirt;
 use crate::job::Attempt;
 use crate::job::restore::elsewhere::{self, choose};
 use crate::job::restore::{mapping, plan};
@@ -23,7 +23,7 @@ use crate::message::job::RestorePart;
 use crate::model::destination::{Attach, Destination, NewVolumeSpec};
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName, InstanceRef, JobId};
 use crate::model::instance::ImageFormat;
-use crate::model::job::{Job, RestoreSpec, RetryPolicy, RunKey, Work};
+use crate::model::job::{Job, RestoreNewSpec, RestoreSpec, RetryPolicy, RunKey, Work};
 use crate::model::manifest::Manifest;
 use crate::model::repository::{Repository, RepositoryType};
 use crate::mover::new_files;
@@ -100,7 +100,6 @@ struct Asked<'a> {
     directory: &'a Path,
     manifest: Manifest,
     attempt: Attempt,
-    spec: RestoreSpec,
     hypervisor: Libvirt,
     roots: Vec<PathBuf>,
 }
@@ -108,26 +107,19 @@ struct Asked<'a> {
 pub fn run(args: &PlanRestoreArgs) -> Result<Exit, CliError> {
     let config = load(&args.config)?;
     let manifest = find_backup(&args.directory, args.backup)?;
-    let part = RestorePart {
-        backup_id: args.backup.to_string(),
-        disks: args.disk.clone(),
-        onto: args.onto.iter().cloned().collect(),
-        keep_previous: args.keep_previous,
-        to: args.to.part(),
-    };
-    let spec = part.check().map_err(CliError::usage)?;
+    let work = work(args)?;
     let asked = Asked {
         directory: &args.directory,
-        attempt: attempt(args, &manifest, &spec)?,
+        attempt: attempt(args, &manifest, work.clone())?,
         manifest,
-        spec,
         hypervisor: Libvirt::new(&config.libvirt.uri),
         roots: config.restore.directories,
     };
     let planned = block_on(async {
-        match &asked.spec.to {
-            None => asked.in_place().await,
-            Some(to) => asked.elsewhere(to).await,
+        match &work {
+            Work::RestoreNew(spec) => asked.elsewhere(spec).await,
+            Work::Restore(spec) => asked.in_place(spec).await,
+            _ => Err(CliError::failed("no restore was asked for")),
         }
     })?;
     if args.json {
@@ -138,7 +130,21 @@ pub fn run(args: &PlanRestoreArgs) -> Result<Exit, CliError> {
     Ok(if planned.warnings.is_empty() { Exit::Done } else { Exit::Warnings })
 }
 
-fn attempt(args: &PlanRestoreArgs, manifest: &Manifest, spec: &RestoreSpec) -> Result<Attempt, CliError> {
+fn work(args: &PlanRestoreArgs) -> Result<Work, CliError> {
+    let backup_id = args.backup.to_string();
+    if let Some(part) = args.to.part(&backup_id, &args.disk) {
+        return part.check().map(Work::RestoreNew).map_err(CliError::usage);
+    }
+    let part = RestorePart {
+        backup_id,
+        disks: args.disk.clone(),
+        onto: args.onto.iter().cloned().collect(),
+        keep_previous: args.keep_previous,
+    };
+    part.check().map(Work::Restore).map_err(CliError::usage)
+}
+
+fn attempt(args: &PlanRestoreArgs, manifest: &Manifest, work: Work) -> Result<Attempt, CliError> {
     let job = Job {
         key: RunKey { job_id: JobId::draw(), run: 1 },
         host: "this-host".parse().map_err(CliError::failed)?,
@@ -150,7 +156,7 @@ fn attempt(args: &PlanRestoreArgs, manifest: &Manifest, spec: &RestoreSpec) -> R
             options: Vec::new(),
             credentials: None,
         },
-        work: Work::Restore(spec.clone()),
+        work,
         retry: RetryPolicy::default(),
         start_before: None,
         deadline: Job::DEFAULT_DEADLINE,
@@ -180,10 +186,10 @@ impl Asked<'_> {
         }
     }
 
-    async fn in_place(&self) -> Result<Planned, CliError> {
+    async fn in_place(&self, spec: &RestoreSpec) -> Result<Planned, CliError> {
         let instance = self.hypervisor.find(&InstanceRef::Id(self.manifest.instance_id)).await?;
-        let plan = plan::plan(&self.attempt, &self.spec, &instance)?;
-        let mapping::Mapping { volumes, warnings } = mapping::map(&plan, &self.spec, &self.manifest)?;
+        let plan = plan::plan(&self.attempt, spec, &instance)?;
+        let mapping::Mapping { volumes, warnings } = mapping::map(&plan, spec, &self.manifest)?;
         let volumes = volumes.into_iter().map(|(target, volume)| {
             Ok(PlannedVolume {
                 data_bytes: self.data_bytes(&volume.disk, volume.virtual_bytes)?,
@@ -198,16 +204,17 @@ impl Asked<'_> {
         Ok(self.planned(volumes.collect::<Result<_, Failure>>()?, warnings))
     }
 
-    async fn elsewhere(&self, to: &Destination) -> Result<Planned, CliError> {
-        let takes_it = match to {
+    async fn elsewhere(&self, spec: &RestoreNewSpec) -> Result<Planned, CliError> {
+        let takes_it = match &spec.to {
             Destination::Volume(NewVolumeSpec { attach: Some(Attach { instance, .. }), .. }) => {
                 Some(self.hypervisor.find(instance).await?)
             }
             _ => None,
         };
         let id = self.manifest.instance_id;
-        let plan = elsewhere::plan::plan(&self.attempt, self.spec.backup_id, to, &self.roots, id, takes_it.as_ref())?;
-        let definition = if matches!(to, Destination::NewInstance(_)) { self.definition()? } else { String::new() };
+        let plan = elsewhere::plan::plan(&self.attempt, spec, &self.roots, id, takes_it.as_ref())?;
+        let definition =
+            if matches!(spec.to, Destination::NewInstance(_)) { self.definition()? } else { String::new() };
         let missing: BTreeSet<_> = if definition.is_empty() {
             BTreeSet::new()
         } else {
@@ -215,7 +222,7 @@ impl Asked<'_> {
         };
         let identities = self.hypervisor.identities().await?;
         let seen = choose::Seen { definition: &definition, missing: &missing, identities: &identities };
-        let choice = choose::choose(&plan, &self.spec.disks, &self.manifest, seen)?;
+        let choice = choose::choose(&plan, &spec.disks, &self.manifest, seen)?;
         let (mut volumes, mut files) = (Vec::new(), Vec::new());
         for file in &choice.new.files {
             match &file.content {

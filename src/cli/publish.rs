@@ -314,14 +314,18 @@ impl BackupArgs {
 
 impl RestoreArgs {
     fn message(&self) -> JobMessage {
+        let instance = Some(self.instance.part());
+        if let Some(restore_new) = self.to.part(&self.backup, &self.disk) {
+            let message = self.job.message(JobKind::RestoreNew, instance);
+            return JobMessage { restore_new: Some(restore_new), ..message };
+        }
         let restore = RestorePart {
             backup_id: self.backup.clone(),
             disks: self.disk.clone(),
             onto: self.onto.iter().cloned().collect(),
             keep_previous: self.keep_previous,
-            to: self.to.part(),
         };
-        JobMessage { restore: Some(restore), ..self.job.message(JobKind::Restore, Some(self.instance.part())) }
+        JobMessage { restore: Some(restore), ..self.job.message(JobKind::Restore, instance) }
     }
 }
 
@@ -370,6 +374,7 @@ impl JobArgs {
             },
             backup: None,
             restore: None,
+            restore_new: None,
             validate: None,
             delete: None,
             retry: self.attempts.map(|attempts| RetryPart { attempts: Some(attempts), ..RetryPart::default() }),

@@ -101,13 +101,11 @@ pub async fn prepare(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -
             let prepared = backup::PreparedBackup::new(doors, settings, attempt, spec).await?;
             Ok(Prepared::Backup(Box::new(prepared)))
         }
-        Work::Restore(spec) => match &spec.to {
-            None => Ok(Prepared::Restore(Box::new(restore::prepare(doors, attempt, spec).await?))),
-            Some(to) => {
-                let plan = restore::elsewhere::prepare(doors, settings, attempt, spec, to).await?;
-                Ok(Prepared::RestoreElsewhere(Box::new(plan)))
-            }
-        },
+        Work::Restore(spec) => Ok(Prepared::Restore(Box::new(restore::prepare(doors, attempt, spec).await?))),
+        Work::RestoreNew(spec) => {
+            let plan = restore::elsewhere::prepare(doors, settings, attempt, spec).await?;
+            Ok(Prepared::RestoreElsewhere(Box::new(plan)))
+        }
         Work::RepoValidate(spec) => Ok(Prepared::RepoValidate(Box::new(validate::prepare(attempt, spec)))),
         Work::Delete(spec) => {
             let plan = delete::prepare(doors, settings, attempt, spec).await?;
@@ -165,7 +163,7 @@ pub async fn unwind(
             let plan = read_plan(plan)?;
             Ok(backup::unwind(doors, settings, attempt, plan, records, hooks).await)
         }
-        Work::Restore(spec) if spec.to.is_some() => {
+        Work::RestoreNew(_) => {
             let plan = read_plan(plan)?;
             Ok(restore::elsewhere::unwind(doors, settings, attempt, plan, records, hooks).await)
         }

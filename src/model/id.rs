@@ -156,7 +156,8 @@ text_name! {
 }
 
 text_name! {
-    /// The name of an instance as libvirt shows it. Only ever compared, printed and recorded; never part of a path.
+    /// The name of an instance as libvirt shows it. It becomes part of the names of files that a restore makes for an
+    /// instance.
     InstanceName, "instance name", "it has 1 to 255 bytes, none of them of a control character or `/`",
     r"^[^/\u0000-\u001f\u007f-\u009f]{1,255}$",
     |text| !text.is_empty() && text.len() <= 255 && !text.chars().any(|c| c.is_control() || c == '/')

@@ -19,8 +19,11 @@ use crate::failure::{Code, Failure};
 pub enum JobKind {
     /// Make a backup of an instance.
     Backup,
-    /// Put an instance's volumes back to what they were at a backup, or what it holds elsewhere.
+    /// Put an instance's volumes back to what they were at a backup.
     Restore,
+    /// Make of a backup what was not there. A kind of its own, and no option of a restore: a worker that does not know it yet has to refuse
+    /// it, and would skip an option and replace volumes.
+    RestoreNew,
     /// Look whether a repository and the backups in it are whole.
     RepoValidate,
     /// Delete backups of an instance.
@@ -30,13 +33,14 @@ pub enum JobKind {
 impl JobKind {
     /// All kinds.
     pub const ALL: &'static [JobKind] =
-        &[JobKind::Backup, JobKind::Restore, JobKind::RepoValidate, JobKind::BackupDelete];
+        &[JobKind::Backup, JobKind::Restore, JobKind::RestoreNew, JobKind::RepoValidate, JobKind::BackupDelete];
 
     /// The kind as it stands in messages and routing keys.
     pub const fn as_str(self) -> &'static str {
         match self {
             JobKind::Backup => "backup",
             JobKind::Restore => "restore",
+            JobKind::RestoreNew => "restore-new",
             JobKind::RepoValidate => "repo-validate",
             JobKind::BackupDelete => "backup-delete",
         }
@@ -47,6 +51,7 @@ impl JobKind {
         match self {
             JobKind::Backup => "backup",
             JobKind::Restore => "restore",
+            JobKind::RestoreNew => "restore_new",
             JobKind::RepoValidate => "validate",
             JobKind::BackupDelete => "delete",
         }
@@ -149,8 +154,7 @@ pub struct BackupSpec {
     pub exclude_disks: Vec<DiskTarget>,
 }
 
-/// What a restore job asks for: the volumes of a stopped instance become what they were at one of its backups, or what the backup
-/// holds comes to be elsewhere.
+/// What a restore job asks for: the volumes of a stopped instance become what they were at one of its backups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreSpec {
     /// The backup.
@@ -161,9 +165,17 @@ pub struct RestoreSpec {
     pub onto: BTreeMap<DiskTarget, DiskTarget>,
     /// The old volumes stay beside the new ones.
     pub keep_previous: bool,
-    /// Where what the backup holds comes to be; in place when absent. Then `onto` is empty, and nothing is kept.
-    #[serde(default)]
-    pub to: Option<Destination>,
+}
+
+/// What a job asks for that makes of a backup what was not there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreNewSpec {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// Disks of the backup that are restored; empty means all.
+    pub disks: Vec<DiskTarget>,
+    /// What is made.
+    pub to: Destination,
 }
 
 /// What a validation asks for.
@@ -196,8 +208,10 @@ pub struct DeleteSpec {
 pub enum Work {
     /// Make a backup.
     Backup(BackupSpec),
-    /// Restore a backup, in place or elsewhere.
+    /// Restore a backup in place.
     Restore(RestoreSpec),
+    /// Restore a backup to elsewhere.
+    RestoreNew(RestoreNewSpec),
     /// Validate a repository.
     RepoValidate(ValidateSpec),
     /// Delete a backup.
@@ -255,6 +269,7 @@ impl Job {
         match self.work {
             Work::Backup(_) => JobKind::Backup,
             Work::Restore(_) => JobKind::Restore,
+            Work::RestoreNew(_) => JobKind::RestoreNew,
             Work::RepoValidate(_) => JobKind::RepoValidate,
             Work::Delete(_) => JobKind::BackupDelete,
         }

@@ -231,6 +231,7 @@ mod tests {
             },
             backup: Some(BackupPart::default()),
             restore: None,
+            restore_new: None,
             validate: None,
             delete: None,
             retry: None,

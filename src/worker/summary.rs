@@ -38,7 +38,7 @@ pub fn shown(kind: JobKind, value: &Value) -> Result<Shown, Failure> {
             let warnings = manifest.warnings.iter().cloned().chain(warnings).collect();
             Ok(Shown { backup: Some(backup(manifest)), warnings, ..Shown::default() })
         }
-        JobKind::Restore => {
+        JobKind::Restore | JobKind::RestoreNew => {
             let RestoreResult { backup_id, number, taken_at, volumes, new_instance, attached_to, warnings } =
                 RestoreResult::from_value(value)?;
             let volumes = volumes.into_iter().map(volume).collect();

@@ -18,8 +18,8 @@ use longshore::model::destination::{Attach, Destination, DiskBus, MacAddresses, 
 use longshore::model::id::{EventId, HostId, InstanceRef};
 use longshore::model::instance::{DiskDevice, ImageFormat, PowerState};
 use longshore::model::job::{
-    BackupMode, BackupSpec, DeleteSpec, FullEvery, Job, JobKind, Quiesce, RestoreSpec, RetryPolicy, RunKey, Transfer,
-    ValidateSpec, Verification, Work,
+    BackupMode, BackupSpec, DeleteSpec, FullEvery, Job, JobKind, Quiesce, RestoreNewSpec, RestoreSpec, RetryPolicy,
+    RunKey, Transfer, ValidateSpec, Verification, Work,
 };
 use longshore::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
@@ -89,7 +89,6 @@ pub fn restore_job() -> Job {
         disks: vec!["vda".parse().unwrap()],
         onto: [("vda".parse().unwrap(), "vdb".parse().unwrap())].into(),
         keep_previous: true,
-        to: None,
     };
     Job { work: Work::Restore(spec), ..job() }
 }
@@ -104,10 +103,9 @@ pub fn new_instance_job() -> Job {
         volumes: [("vdb".parse().unwrap(), "/srv/fast/web-1-data.qcow2".into())].into(),
         start: true,
     };
-    let (disks, onto) = (Vec::new(), Default::default());
     let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
-    let to = Some(Destination::NewInstance(spec));
-    Job { work: Work::Restore(RestoreSpec { backup_id, disks, onto, keep_previous: false, to }), ..job() }
+    let (disks, to) = (Vec::new(), Destination::NewInstance(spec));
+    Job { work: Work::RestoreNew(RestoreNewSpec { backup_id, disks, to }), ..job() }
 }
 
 pub fn new_volume_job() -> Job {
@@ -120,10 +118,9 @@ pub fn new_volume_job() -> Job {
             bus: DiskBus::Virtio,
         }),
     };
-    let (disks, onto) = (vec!["vdb".parse().unwrap()], Default::default());
     let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
-    let to = Some(Destination::Volume(spec));
-    Job { work: Work::Restore(RestoreSpec { backup_id, disks, onto, keep_previous: false, to }), ..job() }
+    let (disks, to) = (vec!["vdb".parse().unwrap()], Destination::Volume(spec));
+    Job { work: Work::RestoreNew(RestoreNewSpec { backup_id, disks, to }), ..job() }
 }
 
 pub fn validate_job() -> Job {
@@ -261,9 +258,9 @@ pub fn more() -> Vec<(&'static str, Value)> {
     vec![
         ("longshore.job.v1.restore", Value::Job(Box::new(restore_job()))),
         ("longshore.event.completed.v1.restore", Value::Event(Box::new(completed))),
-        ("longshore.job.v1.restore-new-instance", Value::Job(Box::new(new_instance_job()))),
-        ("longshore.event.completed.v1.restore-new-instance", Value::Event(Box::new(elsewhere))),
-        ("longshore.job.v1.restore-volume", Value::Job(Box::new(new_volume_job()))),
+        ("longshore.job.v1.restore-new.instance", Value::Job(Box::new(new_instance_job()))),
+        ("longshore.event.completed.v1.restore-new", Value::Event(Box::new(elsewhere))),
+        ("longshore.job.v1.restore-new.volume", Value::Job(Box::new(new_volume_job()))),
         ("longshore.job.v1.repo-validate", Value::Job(Box::new(validate_job()))),
         ("longshore.event.completed.v1.repo-validate", Value::Event(Box::new(validated))),
         ("longshore.job.v1.backup-delete", Value::Job(Box::new(delete_job()))),

@@ -56,9 +56,15 @@ fn a_wrong_value_is_refused_by_the_name_of_its_field() {
             "/kind",
             json!("migrate"),
             Code::UnknownKind,
-            "the kind `migrate` is not one that this worker can do: backup, restore, repo-validate, backup-delete",
+            "the kind `migrate` is not one that this worker can do: backup, restore, restore-new, repo-validate, backup-delete",
         ),
         ("/kind", json!("restore"), Code::MalformedMessage, "a job of the kind `restore` has no part `restore`"),
+        (
+            "/kind",
+            json!("restore-new"),
+            Code::MalformedMessage,
+            "a job of the kind `restore-new` has no part `restore_new`",
+        ),
         (
             "/kind",
             json!("backup-delete"),
@@ -337,53 +343,58 @@ fn a_restore_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
             json!({"backup_id": backup, "disks": ["vda"], "onto": {"vdb": "vdb"}}),
             "`restore.onto` has a value that is not allowed: `vdb` is none of the disks to be restored",
         ),
-        (json!({"backup_id": backup, "to": {}}), "`restore.to` has a value that is not allowed: it has either"),
-        (
-            json!({"backup_id": backup, "to": {"new_instance": {"name": "a"}, "volume": {"path": "/a/b"}}}),
-            "`restore.to` has a value that is not allowed: it has either",
-        ),
-        (
-            json!({"backup_id": backup, "keep_previous": true, "to": {"volume": {"path": "/a/b"}}}),
-            "`restore.to` has a value that is not allowed: `onto` and `keep_previous`",
-        ),
-        (
-            json!({"backup_id": backup, "disks": ["vda", "vdb"], "to": {"volume": {"path": "/a/b"}}}),
-            "`restore.disks` has a value that is not allowed: one volume",
-        ),
-        (json!({"backup_id": backup, "to": {"volume": {"path": "b.raw"}}}), "`restore.to.volume.path`"),
-        (json!({"backup_id": backup, "to": {"volume": {"path": "/a/../b"}}}), "`restore.to.volume.path`"),
-        (
-            json!({"backup_id": backup, "to": {"volume": {"path": "/a/b", "format": "vmdk"}}}),
-            "`restore.to.volume.format`",
-        ),
-        (
-            json!({"backup_id": backup, "to": {"volume": {"path": "/a/b", "attach": {"instance": {}, "target": "vdb"}}}}),
-            "`restore.to.volume.attach.instance` has a value that is not allowed: it has either",
-        ),
-        (
-            json!({"backup_id": backup, "to": {"volume": {"path": "/a/b", "attach": {"instance": {"name": "a"}, "target": "sdb"}}}}),
-            "`restore.to.volume.attach.target` has a value that is not allowed: it does not fit the bus `virtio`",
-        ),
-        (json!({"backup_id": backup, "to": {"new_instance": {"name": "a/b"}}}), "`restore.to.new_instance.name`"),
-        (
-            json!({"backup_id": backup, "to": {"new_instance": {"name": "a", "id": "b"}}}),
-            "`restore.to.new_instance.id`",
-        ),
-        (
-            json!({"backup_id": backup, "to": {"new_instance": {"name": "a", "mac_addresses": "keep"}}}),
-            "`restore.to.new_instance.mac_addresses`",
-        ),
-        (
-            json!({"backup_id": backup, "to": {"new_instance": {"name": "a", "directory": "images"}}}),
-            "`restore.to.new_instance.directory`",
-        ),
-        (
-            json!({"backup_id": backup, "to": {"new_instance": {"name": "a", "volumes": {"vda": "/a\u{0}"}}}}),
-            "`restore.to.new_instance.volumes.vda`",
-        ),
     ] {
         let refusal = refused(part);
         assert_eq!((refusal.code, refusal.kind), (Code::InvalidField, Some(longshore::model::job::JobKind::Restore)));
+        assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
+    }
+}
+
+#[test]
+fn a_restore_to_elsewhere_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
+    let refused = |part: Value| {
+        let mut body = job_body();
+        (body["kind"], body["restore_new"]) = (json!("restore-new"), part);
+        body["restore_new"]["backup_id"] = json!("019a0f3e-8000-7000-8000-000000000002");
+        let json = serde_json::to_vec(&body).unwrap();
+        decode_job(&properties(Encoding::Json), &json, &examples::host()).unwrap_err()
+    };
+    for (part, text) in [
+        (json!({}), "`restore_new` has a value that is not allowed: it has either"),
+        (
+            json!({"new_instance": {"name": "a"}, "volume": {"path": "/a/b"}}),
+            "`restore_new` has a value that is not allowed: it has either",
+        ),
+        (
+            json!({"disks": ["vda", "vdb"], "volume": {"path": "/a/b"}}),
+            "`restore_new.disks` has a value that is not allowed: one volume",
+        ),
+        (json!({"disks": ["../vda"], "volume": {"path": "/a/b"}}), "`restore_new.disks[0]`"),
+        (json!({"volume": {"path": "b.raw"}}), "`restore_new.volume.path`"),
+        (json!({"volume": {"path": "/a/../b"}}), "`restore_new.volume.path`"),
+        (json!({"volume": {"path": "/a/b", "format": "vmdk"}}), "`restore_new.volume.format`"),
+        (
+            json!({"volume": {"path": "/a/b", "attach": {"instance": {}, "target": "vdb"}}}),
+            "`restore_new.volume.attach.instance` has a value that is not allowed: it has either",
+        ),
+        (
+            json!({"volume": {"path": "/a/b", "attach": {"instance": {"name": "a"}, "target": "sdb"}}}),
+            "`restore_new.volume.attach.target` has a value that is not allowed: it does not fit the bus `virtio`",
+        ),
+        (json!({"new_instance": {"name": "a/b"}}), "`restore_new.new_instance.name`"),
+        (json!({"new_instance": {"name": "a", "id": "b"}}), "`restore_new.new_instance.id`"),
+        (json!({"new_instance": {"name": "a", "mac_addresses": "keep"}}), "`restore_new.new_instance.mac_addresses`"),
+        (json!({"new_instance": {"name": "a", "directory": "images"}}), "`restore_new.new_instance.directory`"),
+        (
+            json!({"new_instance": {"name": "a", "volumes": {"vda": "/a\u{0}"}}}),
+            "`restore_new.new_instance.volumes.vda`",
+        ),
+    ] {
+        let refusal = refused(part);
+        assert_eq!(
+            (refusal.code, refusal.kind),
+            (Code::InvalidField, Some(longshore::model::job::JobKind::RestoreNew))
+        );
         assert!(refusal.text.starts_with(text), "{refusal}\n{text}");
     }
 }

@@ -228,6 +228,7 @@ impl Fleet {
             },
             backup: Some(BackupPart::default()),
             restore: None,
+            restore_new: None,
             validate: None,
             delete: None,
             retry: Some(RetryPart { attempts: Some(3), first_pause_seconds: Some(0), longest_pause_seconds: Some(0) }),

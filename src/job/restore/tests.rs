@@ -91,7 +91,6 @@ impl World {
             disks: Vec::new(),
             onto: Default::default(),
             keep_previous,
-            to: None,
         });
         Self { hypervisor, movers, settings, instance: id, attempt, manifest, _directory: directory }
     }

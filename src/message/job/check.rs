@@ -12,12 +12,11 @@ use serde::de::DeserializeOwned;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
 use super::{
-    BackupPart, CredentialsPart, DeletePart, DestinationPart, InstancePart, JobMessage, RepositoryPart, RestorePart,
-    RetryPart, SealedPart, ValidatePart,
+    BackupPart, CredentialsPart, DeletePart, InstancePart, JobMessage, RepositoryPart, RestorePart, RetryPart,
+    SealedPart, ValidatePart,
 };
 use crate::failure::Code;
 use crate::message::refusal::Refusal;
-use crate::model::destination::Destination;
 use crate::model::id::{DiskTarget, InstanceRef, JobId, RepositoryId};
 use crate::model::job::{
     BackupSpec, DeleteSpec, FullEvery, Job, JobKind, RestoreSpec, RetryPolicy, RunKey, ValidateSpec, Work,
@@ -103,6 +102,7 @@ impl JobMessage {
         let work = match kind {
             JobKind::Backup => Work::Backup(own_part(kind, self.backup.as_ref())?.check()?),
             JobKind::Restore => Work::Restore(own_part(kind, self.restore.as_ref())?.check()?),
+            JobKind::RestoreNew => Work::RestoreNew(own_part(kind, self.restore_new.as_ref())?.check()?),
             JobKind::RepoValidate => Work::RepoValidate(own_part(kind, self.validate.as_ref())?.check()?),
             JobKind::BackupDelete => Work::Delete(own_part(kind, self.delete.as_ref())?.check()?),
         };
@@ -291,21 +291,11 @@ impl RestorePart {
             }
             onto.insert(disk, parsed("restore.onto (a disk of the instance)", target)?);
         }
-        let to = self.to.as_ref().map(DestinationPart::check).transpose()?;
-        if to.is_some() && (!onto.is_empty() || self.keep_previous) {
-            let rule =
-                "`onto` and `keep_previous` are for a restore in place, and there is nothing to replace elsewhere";
-            return Err(invalid("restore.to", rule));
-        }
-        if matches!(to, Some(Destination::Volume(_))) && disks.len() > 1 {
-            return Err(invalid("restore.disks", "one volume is made of one disk"));
-        }
         Ok(RestoreSpec {
             backup_id: parsed("restore.backup_id", &self.backup_id)?,
             disks,
             onto,
             keep_previous: self.keep_previous,
-            to,
         })
     }
 }
@@ -338,7 +328,7 @@ impl DeletePart {
     }
 }
 
-fn targets(field: &str, disks: &[String]) -> Result<Vec<DiskTarget>, Refusal> {
+pub(super) fn targets(field: &str, disks: &[String]) -> Result<Vec<DiskTarget>, Refusal> {
     disks.iter().enumerate().map(|(index, disk)| parsed(&format!("{field}[{index}]"), disk)).collect()
 }
 

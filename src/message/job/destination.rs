@@ -1,4 +1,4 @@
-//! Where a restore puts what a backup holds, as its publisher writes it.
+//! What a restore to elsewhere makes of a backup, as its publisher writes it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::check::{at_most, invalid, parsed, word_or_default};
+use super::check::{at_most, invalid, parsed, targets, word_or_default};
 use super::from_job::word_of;
 use super::{InstancePart, RESTORED_DISKS_MAX};
 use crate::message::named::{named, named_option};
@@ -14,14 +14,22 @@ use crate::message::refusal::Refusal;
 use crate::model::destination::{
     Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec, PATH_BYTES_MAX, path_fault,
 };
-use crate::model::id::{DiskTarget, InstanceId, InstanceName};
+use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
 use crate::model::instance::ImageFormat;
+use crate::model::job::RestoreNewSpec;
 
-/// Somewhere else than in place: exactly one of the two. Nothing that is there is overwritten or changed, and whatever goes wrong, all of
-/// it comes to be or nothing.
+/// What a job of the kind `restore-new` asks for: what a backup holds comes to be where nothing was, as an instance or as a volume, exactly one
+/// of the two. Nothing that is there is overwritten or changed, and whatever goes wrong, all of it comes to be or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("oneOf" = [{ "required": ["new_instance"] }, { "required": ["volume"] }]))]
-pub struct DestinationPart {
+pub struct RestoreNewPart {
+    /// The backup.
+    #[schemars(with = "BackupId")]
+    pub backup_id: String,
+    /// Targets of the backup's disks that are restored; all of them when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<DiskTarget>", length(max = RESTORED_DISKS_MAX))]
+    pub disks: Vec<String>,
     /// An instance of its own, from the definition that the backup holds.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     pub new_instance: Option<NewInstancePart>,
@@ -87,13 +95,20 @@ pub struct AttachPart {
     pub bus: Option<String>,
 }
 
-impl DestinationPart {
-    pub(super) fn check(&self) -> Result<Destination, Refusal> {
-        match (&self.new_instance, &self.volume) {
-            (Some(part), None) => part.check().map(Destination::NewInstance),
-            (None, Some(part)) => part.check().map(Destination::Volume),
-            _ => Err(invalid("restore.to", "it has either `new_instance` or `volume`")),
-        }
+impl RestoreNewPart {
+    /// What it asks for, if that can be asked for.
+    pub(crate) fn check(&self) -> Result<RestoreNewSpec, Refusal> {
+        at_most("restore_new.disks (count)", self.disks.len(), RESTORED_DISKS_MAX)?;
+        let disks = targets("restore_new.disks", &self.disks)?;
+        let to = match (&self.new_instance, &self.volume) {
+            (Some(part), None) => Destination::NewInstance(part.check()?),
+            (None, Some(_)) if disks.len() > 1 => {
+                return Err(invalid("restore_new.disks", "one volume is made of one disk"));
+            }
+            (None, Some(part)) => Destination::Volume(part.check()?),
+            _ => return Err(invalid("restore_new", "it has either `new_instance` or `volume`")),
+        };
+        Ok(RestoreNewSpec { backup_id: parsed("restore_new.backup_id", &self.backup_id)?, disks, to })
     }
 }
 
@@ -107,16 +122,16 @@ fn path(field: &str, text: &str) -> Result<PathBuf, Refusal> {
 
 impl NewInstancePart {
     fn check(&self) -> Result<NewInstanceSpec, Refusal> {
-        at_most("restore.to.new_instance.volumes (count)", self.volumes.len(), RESTORED_DISKS_MAX)?;
+        at_most("restore_new.new_instance.volumes (count)", self.volumes.len(), RESTORED_DISKS_MAX)?;
         let volumes = self.volumes.iter().map(|(disk, volume)| {
-            let disk = parsed::<DiskTarget>("restore.to.new_instance.volumes (a disk of the backup)", disk)?;
-            Ok((disk.clone(), path(&format!("restore.to.new_instance.volumes.{disk}"), volume)?))
+            let disk = parsed::<DiskTarget>("restore_new.new_instance.volumes (a disk of the backup)", disk)?;
+            Ok((disk.clone(), path(&format!("restore_new.new_instance.volumes.{disk}"), volume)?))
         });
-        let directory = self.directory.as_deref().map(|text| path("restore.to.new_instance.directory", text));
+        let directory = self.directory.as_deref().map(|text| path("restore_new.new_instance.directory", text));
         Ok(NewInstanceSpec {
-            name: parsed("restore.to.new_instance.name", &self.name)?,
-            id: self.id.as_deref().map(|id| parsed("restore.to.new_instance.id", id)).transpose()?,
-            mac_addresses: word_or_default("restore.to.new_instance.mac_addresses", self.mac_addresses.as_ref())?,
+            name: parsed("restore_new.new_instance.name", &self.name)?,
+            id: self.id.as_deref().map(|id| parsed("restore_new.new_instance.id", id)).transpose()?,
+            mac_addresses: word_or_default("restore_new.new_instance.mac_addresses", self.mac_addresses.as_ref())?,
             directory: directory.transpose()?,
             volumes: volumes.collect::<Result<_, Refusal>>()?,
             start: self.start,
@@ -127,8 +142,8 @@ impl NewInstancePart {
 impl NewVolumePart {
     fn check(&self) -> Result<NewVolumeSpec, Refusal> {
         Ok(NewVolumeSpec {
-            path: path("restore.to.volume.path", &self.path)?,
-            format: word_or_default("restore.to.volume.format", self.format.as_ref())?,
+            path: path("restore_new.volume.path", &self.path)?,
+            format: word_or_default("restore_new.volume.format", self.format.as_ref())?,
             attach: self.attach.as_ref().map(AttachPart::check).transpose()?,
         })
     }
@@ -136,22 +151,24 @@ impl NewVolumePart {
 
 impl AttachPart {
     fn check(&self) -> Result<Attach, Refusal> {
-        let bus: DiskBus = word_or_default("restore.to.volume.attach.bus", self.bus.as_ref())?;
-        let target = parsed("restore.to.volume.attach.target", &self.target)?;
+        let bus: DiskBus = word_or_default("restore_new.volume.attach.bus", self.bus.as_ref())?;
+        let target = parsed("restore_new.volume.attach.target", &self.target)?;
         if !bus.fits(&target) {
             let rule = format_args!("it does not fit the bus `{}`: `vd…` for `virtio`, `sd…` for others", bus.as_str());
-            return Err(invalid("restore.to.volume.attach.target", rule));
+            return Err(invalid("restore_new.volume.attach.target", rule));
         }
-        Ok(Attach { instance: self.instance.check_as("restore.to.volume.attach.instance")?, target, bus })
+        Ok(Attach { instance: self.instance.check_as("restore_new.volume.attach.instance")?, target, bus })
     }
 }
 
-impl From<&Destination> for DestinationPart {
-    fn from(to: &Destination) -> Self {
-        match to {
-            Destination::NewInstance(spec) => Self { new_instance: Some(spec.into()), volume: None },
-            Destination::Volume(spec) => Self { new_instance: None, volume: Some(spec.into()) },
-        }
+impl From<&RestoreNewSpec> for RestoreNewPart {
+    fn from(spec: &RestoreNewSpec) -> Self {
+        let (new_instance, volume) = match &spec.to {
+            Destination::NewInstance(spec) => (Some(spec.into()), None),
+            Destination::Volume(spec) => (None, Some(spec.into())),
+        };
+        let disks = spec.disks.iter().map(ToString::to_string).collect();
+        Self { backup_id: spec.backup_id.to_string(), disks, new_instance, volume }
     }
 }
 

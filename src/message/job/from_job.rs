@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::{
-    BackupPart, CredentialsPart, DeletePart, DestinationPart, InstancePart, JobMessage, RepositoryPart, RestorePart,
+    BackupPart, CredentialsPart, DeletePart, InstancePart, JobMessage, RepositoryPart, RestoreNewPart, RestorePart,
     RetryPart, SealedPart, ValidatePart,
 };
 use crate::model::id::InstanceRef;
@@ -23,10 +23,11 @@ pub(super) fn word_of(value: impl Serialize) -> String {
 impl From<&Job> for JobMessage {
     /// The message that is read back as this job.
     fn from(job: &Job) -> Self {
-        let (mut backup, mut restore, mut delete, mut validate) = (None, None, None, None);
+        let (mut backup, mut restore, mut restore_new, mut delete, mut validate) = (None, None, None, None, None);
         match &job.work {
             Work::Backup(spec) => backup = Some(BackupPart::from(spec)),
             Work::Restore(spec) => restore = Some(RestorePart::from(spec)),
+            Work::RestoreNew(spec) => restore_new = Some(RestoreNewPart::from(spec)),
             Work::Delete(spec) => delete = Some(DeletePart::from(spec)),
             Work::RepoValidate(spec) => validate = Some(ValidatePart::from(spec)),
         }
@@ -45,6 +46,7 @@ impl From<&Job> for JobMessage {
             },
             backup,
             restore,
+            restore_new,
             validate,
             delete,
             retry: Some(RetryPart {
@@ -89,7 +91,6 @@ impl From<&RestoreSpec> for RestorePart {
             disks: spec.disks.iter().map(ToString::to_string).collect(),
             onto: spec.onto.iter().map(|(disk, target)| (disk.to_string(), target.to_string())).collect(),
             keep_previous: spec.keep_previous,
-            to: spec.to.as_ref().map(DestinationPart::from),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::model::manifest::CHAIN_IMAGES_MAX;
 use crate::model::repository::{ADDRESS_BYTES_MAX, OPTIONS_BYTES_MAX, RepositoryType};
 use crate::model::validation::ValidationLevel;
 
-pub use destination::{AttachPart, DestinationPart, NewInstancePart, NewVolumePart};
+pub use destination::{AttachPart, NewInstancePart, NewVolumePart, RestoreNewPart};
 
 pub use check::{
     DEADLINE_SECONDS_MAX, EXCLUDED_DISKS_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX,
@@ -33,6 +33,7 @@ pub use check::{
 #[schemars(extend("allOf" = [
     { "if": { "properties": { "kind": { "const": "backup" } } }, "then": { "required": ["instance", "backup"] } },
     { "if": { "properties": { "kind": { "const": "restore" } } }, "then": { "required": ["instance", "restore"] } },
+    { "if": { "properties": { "kind": { "const": "restore-new" } } }, "then": { "required": ["instance", "restore_new"] } },
     { "if": { "properties": { "kind": { "const": "repo-validate" } } },
       "then": { "required": ["validate"], "properties": { "instance": false } } },
     { "if": { "properties": { "kind": { "const": "backup-delete" } } }, "then": { "required": ["instance", "delete"] } },
@@ -44,8 +45,8 @@ pub struct JobMessage {
     /// 1 from the publisher, +1 for each replay or re-dispatch.
     #[schemars(range(min = 1))]
     pub run: u32,
-    /// What is to be done; its own part is in the field of the same name, that of `repo-validate` in `validate` and that of
-    /// `backup-delete` in `delete`.
+    /// What is to be done; its own part is in the field of the same name, that of `restore-new` in `restore_new`, that of
+    /// `repo-validate` in `validate` and that of `backup-delete` in `delete`.
     #[schemars(with = "JobKind")]
     pub kind: String,
     /// The host that is to do it; also the routing key.
@@ -66,6 +67,10 @@ pub struct JobMessage {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     #[schemars(required)]
     pub restore: Option<RestorePart>,
+    /// The own part of a restore to elsewhere; required for the kind `restore-new`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
+    #[schemars(required)]
+    pub restore_new: Option<RestoreNewPart>,
     /// The own part of a validation; required for the kind `repo-validate`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     #[schemars(required)]
@@ -198,9 +203,9 @@ pub struct BackupPart {
     pub exclude_disks: Vec<String>,
 }
 
-/// What a restore job asks for. Without `to`: the volumes of the instance, which must be shut off, become what they were at one of its
+/// What a restore job asks for: the volumes of the instance, which must be shut off, become what they were at one of its
 /// backups. New volumes are made beside the old ones and proven; then all of them take the places of the old ones, or none does. The
-/// instance's definition stays as it is. With `to`: what the backup holds comes to be elsewhere.
+/// instance's definition stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RestorePart {
     /// The backup.
@@ -218,9 +223,6 @@ pub struct RestorePart {
     /// The old volumes stay beside the new ones, under names that the `completed` event tells.
     #[serde(default)]
     pub keep_previous: bool,
-    /// Where what the backup holds comes to be; in place when absent. Not with `onto` or `keep_previous`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
-    pub to: Option<DestinationPart>,
 }
 
 /// What a validation asks for: the repository is looked at, as far as `level` says, and what is found comes as data in the `completed`

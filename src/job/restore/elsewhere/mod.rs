@@ -30,7 +30,7 @@ use crate::job::steps::{Lease, MoverProcess, OpenRepository};
 use crate::job::{Attempt, Doors, Hooks};
 use crate::model::destination::{Attach, Destination, NewVolumeSpec};
 use crate::model::id::InstanceRef;
-use crate::model::job::RestoreSpec;
+use crate::model::job::RestoreNewSpec;
 use crate::saga::step::{Step, commit, make, within};
 use crate::saga::{self, Outcome, Record, Stop};
 
@@ -39,21 +39,20 @@ pub async fn prepare(
     doors: &Doors,
     settings: &JobSettings,
     attempt: &Attempt,
-    spec: &RestoreSpec,
-    to: &Destination,
+    spec: &RestoreNewSpec,
 ) -> Result<ElsewherePlan, Failure> {
     // An instance of which there are backups need not be there any more.
     let instance = match attempt.job.its_instance()? {
         InstanceRef::Id(id) => *id,
         name @ InstanceRef::Name(_) => doors.hypervisor.find(name).await.map_err(hint_at_uuid)?.id,
     };
-    let takes_it = match to {
+    let takes_it = match &spec.to {
         Destination::Volume(NewVolumeSpec { attach: Some(Attach { instance, .. }), .. }) => {
             Some(doors.hypervisor.find(instance).await?)
         }
         _ => None,
     };
-    plan::plan(attempt, spec.backup_id, to, &settings.volume_roots, instance, takes_it.as_ref())
+    plan::plan(attempt, spec, &settings.volume_roots, instance, takes_it.as_ref())
 }
 
 fn hint_at_uuid(failure: Failure) -> Failure {

@@ -13,7 +13,7 @@ use crate::job::names::mover_name;
 use crate::model::destination::{Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec, below};
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
 use crate::model::instance::{ImageFormat, Instance, PowerState};
-use crate::model::job::RunKey;
+use crate::model::job::{RestoreNewSpec, RunKey};
 
 /// What will be done, and under which names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,13 +97,12 @@ impl ElsewherePlan {
 /// cannot take it.
 pub fn plan(
     attempt: &Attempt,
-    backup_id: BackupId,
-    to: &Destination,
+    spec: &RestoreNewSpec,
     roots: &[PathBuf],
     instance_id: InstanceId,
     takes_it: Option<&Instance>,
 ) -> Result<ElsewherePlan, Failure> {
-    let to = match to {
+    let to = match &spec.to {
         Destination::NewInstance(spec) => new_instance(spec, roots)?,
         Destination::Volume(NewVolumeSpec { path, format, attach }) => {
             must_be_allowed(roots, path)?;
@@ -112,7 +111,7 @@ pub fn plan(
         }
     };
     Ok(ElsewherePlan {
-        backup_id,
+        backup_id: spec.backup_id,
         key: attempt.job.key,
         attempt: attempt.attempt,
         instance_id,

@@ -59,8 +59,8 @@ impl Named for Choose {
 #[async_trait]
 impl Make<Context> for Choose {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let Work::Restore(spec) = context.common.job.work.clone() else {
-            return Err(Failure::new(Code::Internal, "a job that is no restore was taken for one"));
+        let Work::RestoreNew(spec) = context.common.job.work.clone() else {
+            return Err(Failure::new(Code::Internal, "a job that is no restore to elsewhere was taken for one"));
         };
         let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
         let manifest = match ask(context, request).await? {

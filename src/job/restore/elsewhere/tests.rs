@@ -22,7 +22,7 @@ use crate::job::{Hooks, JobProgress};
 use crate::model::destination::{DiskBus, MacAddresses, NewInstanceSpec};
 use crate::model::id::{BackupId, InstallationId, InstanceId, JobId};
 use crate::model::instance::{ImageFormat, PowerState};
-use crate::model::job::{BackupSpec, Job, RetryPolicy, RunKey, Work};
+use crate::model::job::{BackupSpec, Job, RestoreNewSpec, RetryPolicy, RunKey, Work};
 use crate::model::manifest::Manifest;
 use crate::model::repository::{Repository, RepositoryType};
 use crate::saga::End;
@@ -73,7 +73,9 @@ impl World {
         let id = web.id();
         let other = FakeInstance::running("other").disk("vda", 1 << 20);
         let other_id = other.id();
-        let hypervisor = FakeHypervisor::new().with_instance(web.definition(&definition(id))).with_instance(other);
+        let hypervisor = FakeHypervisor::new()
+            .with_instance(web.definition(&definition(id)))
+            .with_instance(other);
         let movers = FakeMovers::new();
         let repository = movers.add_repository(SHARE);
         let settings = JobSettings {
@@ -130,8 +132,7 @@ impl World {
             }),
         };
         let backup_id = manifest.backup_id;
-        let spec = RestoreSpec { backup_id, disks, onto: Default::default(), keep_previous: false, to: Some(to) };
-        attempt.job.work = Work::Restore(spec);
+        attempt.job.work = Work::RestoreNew(RestoreNewSpec { backup_id, disks, to });
         Self { hypervisor, movers, settings, web: id, other: other_id, attempt, manifest, _directory: directory }
     }
 
@@ -139,30 +140,30 @@ impl World {
         doors(&self.hypervisor, &self.movers)
     }
 
-    fn spec(&mut self) -> &mut RestoreSpec {
+    fn spec(&mut self) -> &mut RestoreNewSpec {
         match &mut self.attempt.job.work {
-            Work::Restore(spec) => spec,
+            Work::RestoreNew(spec) => spec,
             _ => unreachable!(),
         }
     }
 
     fn new_instance(&mut self) -> &mut NewInstanceSpec {
         match &mut self.spec().to {
-            Some(Destination::NewInstance(spec)) => spec,
+            Destination::NewInstance(spec) => spec,
             _ => unreachable!(),
         }
     }
 
     fn volume(&mut self) -> &mut NewVolumeSpec {
         match &mut self.spec().to {
-            Some(Destination::Volume(spec)) => spec,
+            Destination::Volume(spec) => spec,
             _ => unreachable!(),
         }
     }
 
     async fn prepare(&self) -> Result<ElsewherePlan, Failure> {
-        let Work::Restore(spec) = &self.attempt.job.work else { unreachable!() };
-        prepare(&self.doors(), &self.settings, &self.attempt, spec, spec.to.as_ref().unwrap()).await
+        let Work::RestoreNew(spec) = &self.attempt.job.work else { unreachable!() };
+        prepare(&self.doors(), &self.settings, &self.attempt, spec).await
     }
 
     fn context(&self, plan: ElsewherePlan) -> Context {
@@ -206,10 +207,10 @@ impl World {
         }
         wrong.extend(self.hypervisor.leftovers_beside(&self.movers.checkpoints()));
         let (volumes, instances, disks) = self.added().await;
-        let Work::Restore(RestoreSpec { to, .. }) = &self.attempt.job.work else { unreachable!() };
+        let Work::RestoreNew(RestoreNewSpec { to, .. }) = &self.attempt.job.work else { unreachable!() };
         let names: &[&str] = match (everything, to) {
             (false, _) => &[],
-            (true, Some(Destination::NewInstance(_))) => {
+            (true, Destination::NewInstance(_)) => {
                 &["/images/data.qcow2", "/images/web-2-vda.qcow2", "/images/web-2_VARS.fd"]
             }
             (true, _) => &["/images/data.raw"],
@@ -218,8 +219,8 @@ impl World {
             wrong.push(format!("{volumes:?}"));
         }
         let makes = |one: bool| usize::from(everything && one);
-        let attaches = matches!(to, Some(Destination::Volume(NewVolumeSpec { attach: Some(_), .. })));
-        if instances.len() != makes(matches!(to, Some(Destination::NewInstance(_)))) || disks.len() != makes(attaches) {
+        let attaches = matches!(to, Destination::Volume(NewVolumeSpec { attach: Some(_), .. }));
+        if instances.len() != makes(matches!(to, Destination::NewInstance(_))) || disks.len() != makes(attaches) {
             wrong.push(format!("{instances:?} {disks:?}"));
         }
         wrong
