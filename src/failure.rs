@@ -113,11 +113,11 @@ codes! {
     BackupHasChildren = "backup_has_children", Permanent, "other backups are based on the one to be deleted, and the job's mode does not take them along";
     BackupPinned = "backup_pinned", Permanent, "a backup that would be deleted has a pin";
     BackupDamaged = "backup_damaged", Permanent, "what the repository holds of the backup is not what was backed up, or is not all there";
-    RestoreUnfinished = "restore_unfinished", Permanent, "it could not be found out whether a restore's volumes have taken their places; look at the files that its warnings name before the instance is started";
+    RestoreUnfinished = "restore_unfinished", Permanent, "it could not be found out whether a restore's volumes have taken their places, or somebody has them already; look at the files that its warnings name before the instance is started";
     PathNotAllowed = "path_not_allowed", Permanent, "a new volume would be outside the directories that the host's configuration allows, or a link leads there";
     VolumeExists = "volume_exists", Permanent, "a file of a new volume's name is there already, or is a disk of an instance of this host";
     InstanceExists = "instance_exists", Permanent, "an instance of this host has the name, the uuid or a MAC address that a new one was to get";
-    DefinitionRefused = "definition_refused", Permanent, "libvirt does not take the definition of a new instance, or of a disk that was to be attached";
+    DefinitionRefused = "definition_refused", Permanent, "the definition of a new instance, or of a disk that was to be attached, is not taken: libvirt refuses it, or it cannot be trusted";
     DiskTargetInUse = "disk_target_in_use", Permanent, "the instance to which a volume was to be attached has a disk of that target or serial number already";
     VolumeFull = "volume_full", Transient, "too little room for the new volumes where the instance's are";
     VolumeIo = "volume_io", Transient, "a volume could not be made, read back, replaced or removed";

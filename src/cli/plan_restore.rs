@@ -1,6 +1,5 @@
 //! `longshore backup plan-restore`: what a restore would do on this host, in place or elsewhere. Nothing is changed.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,7 +13,7 @@ use super::exit::Exit;
 use super::output::{self, CliError};
 use super::publish::pair;
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::{Hypervisor, definition};
+use crate::host::hypervisor::Hypervisor;
 use crate::host::hypervisor::libvirt::Libvirt;
 use crate::job::Attempt;
 use crate::job::restore::elsewhere::{self, choose};
@@ -215,11 +214,8 @@ impl Asked<'_> {
         let plan = elsewhere::plan::plan(&self.attempt, spec, &self.roots, id, takes_it.as_ref())?;
         let definition =
             if matches!(spec.to, Destination::NewInstance(_)) { self.definition()? } else { String::new() };
-        let missing: BTreeSet<_> = if definition.is_empty() {
-            BTreeSet::new()
-        } else {
-            new_files::missing(definition::drive_files(&definition)?).into_iter().collect()
-        };
+        let looked_for = choose::looked_for(&plan, &definition)?;
+        let missing = new_files::missing(looked_for).into_iter().collect();
         let identities = self.hypervisor.identities().await?;
         let seen = choose::Seen { definition: &definition, missing: &missing, identities: &identities };
         let choice = choose::choose(&plan, &spec.disks, &self.manifest, seen)?;

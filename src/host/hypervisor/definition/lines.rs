@@ -2,51 +2,62 @@
 
 use roxmltree::Node;
 
+use super::Changes;
 use super::edits::{Edits, child, children};
 
-pub(super) fn change(devices: Node<'_, '_>, edits: &mut Edits, warnings: &mut Vec<String>) {
+pub(super) fn change(devices: Node<'_, '_>, changes: &mut Changes) {
     for name in ["serial", "parallel", "console", "channel"] {
         for line in children(devices, name) {
-            change_line(line, name, edits, warnings);
+            change_line(line, name, changes);
         }
     }
     for graphics in children(devices, "graphics") {
-        change_graphics(graphics, edits, warnings);
+        let kind = graphics.attribute("type").unwrap_or_default();
+        match kind {
+            "vnc" | "spice" => change_graphics(graphics, kind, &mut changes.edits, &mut changes.warnings),
+            // On a screen or a bus of the host's own.
+            _ => changes.remove(graphics, format!("graphics of the type `{kind}`")),
+        }
     }
 }
 
-fn change_line(line: Node<'_, '_>, name: &str, edits: &mut Edits, warnings: &mut Vec<String>) {
+fn change_line(line: Node<'_, '_>, name: &str, changes: &mut Changes) {
     let kind = line.attribute("type").unwrap_or_default();
+    let target = child(line, "target");
+    if name == "channel" && target.and_then(|target| target.attribute("type")) != Some("virtio") {
+        return changes.remove(line, "a channel that is none of virtio".to_owned());
+    }
+    let Changes { edits, warnings, .. } = changes;
     edits.unset(line, &["tty"]);
+    if let Some(target) = target {
+        // Of the one that ran.
+        edits.unset(target, &["state"]);
+    }
     if child(line, "log").is_some() {
         edits.remove_all(children(line, "log"));
         warnings.push(format!("a `{name}` is no longer logged to the file of the first instance"));
     }
     let sources = || children(line, "source");
-    let listens = || sources().any(|source| source.attribute("mode") == Some("bind"));
+    let listens = sources().all(|source| source.attribute("mode") == Some("bind"));
     match kind {
+        "null" | "spicevmc" => edits.remove_all(sources()),
+        "spiceport" | "qemu-vdagent" if name == "channel" => {}
         // Which one it was, of the running instance.
         "pty" => edits.remove_all(sources()),
         // libvirt gives it a path of its own.
-        "unix" if name == "channel" && listens() => edits.remove_all(sources()),
-        "unix" | "tcp" | "udp" if !listens() => {}
-        "unix" | "tcp" | "udp" | "file" | "pipe" | "dev" => {
+        "unix" if name == "channel" && listens => edits.remove_all(sources()),
+        _ => {
             let plain = if name == "channel" { "unix" } else { "pty" };
             edits.set(line, "type", plain);
-            edits.remove_all(sources().chain(children(line, "protocol")));
+            edits.remove_all(sources().chain(children(line, "protocol")).chain(children(line, "reconnect")));
             warnings.push(format!(
-                "a `{name}` of type `{kind}` is of type `{plain}` in the new instance, since the first one may be using it"
+                "a `{name}` of type `{kind}` is of type `{plain}` in the new instance: the other end is the first one's"
             ));
         }
-        _ => {}
     }
 }
 
-fn change_graphics(graphics: Node<'_, '_>, edits: &mut Edits, warnings: &mut Vec<String>) {
-    let kind = graphics.attribute("type").unwrap_or_default();
-    if !matches!(kind, "vnc" | "spice" | "rdp") {
-        return;
-    }
+fn change_graphics(graphics: Node<'_, '_>, kind: &str, edits: &mut Edits, warnings: &mut Vec<String>) {
     // libvirt makes one of its own.
     children(graphics, "listen").for_each(|listen| edits.unset(listen, &["socket"]));
     let elsewhere = |listen: Node<'_, '_>| matches!(listen.attribute("type"), Some("socket" | "none"));

@@ -1,10 +1,15 @@
 //! Making of the definition that a backup holds that of another instance, which may run beside the first one: pure.
 //!
-//! Whatever two instances cannot both have is changed, and what cannot be given to a second one is dropped, each with a warning. What
-//! is not understood stays as it is. The text is changed in place, so that nothing is lost by being read and written again.
+//! Whatever two instances cannot both have is changed, and what cannot be given to a second one is dropped, each with a warning. Whoever can
+//! write to a share can write a definition, and libvirt does as root what one says: so what is not known to be harmless is left out, with
+//! a warning, and no path stands in what is made but those of the new files, of the host's own firmware, and of media below the
+//! directories that the host allows.
 
+mod devices;
 mod disks;
 mod edits;
+mod firmware;
+mod kept;
 mod lines;
 mod network;
 #[cfg(test)]
@@ -16,7 +21,7 @@ use std::path::{Path, PathBuf};
 use roxmltree::Node;
 
 use self::edits::{Edits, child, children, document, escaped, text_of};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::model::destination::MacAddresses;
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
 use crate::model::instance::ImageFormat;
@@ -24,12 +29,15 @@ use crate::model::instance::ImageFormat;
 /// The namespace of [`Mark`] in a definition's metadata.
 const MARK: &str = "urn:longshore:restored:1";
 
-/// Devices that only one instance can have, and how a warning names each.
-const ONE_INSTANCES: &[(&str, &str)] = &[
-    ("hostdev", "a device of the host that is passed through"),
-    ("lease", "a lease on a resource"),
-    ("pstore", "a store of crash records, which is not in the backup"),
-];
+/// The types of domain that QEMU is.
+const TYPES: [&str; 2] = ["kvm", "qemu"];
+
+/// Most warnings of one definition, and the longest of them, characters: they stand in an event.
+const WARNINGS_MAX: usize = 64;
+const WARNING_CHARACTERS_MAX: usize = 240;
+
+/// Most media that are looked for.
+const MEDIA_MAX: usize = 32;
 
 /// What a definition says of where it comes from, in its metadata: by it what was defined is known again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +65,12 @@ pub struct Another<'c> {
     pub volumes: &'c BTreeMap<DiskTarget, (PathBuf, ImageFormat)>,
     /// Why disks have none, where that is known.
     pub left_out: &'c BTreeMap<DiskTarget, String>,
-    /// The file with its firmware's variables; none where the backup holds none.
+    /// The file with its firmware's variables, for one that has some.
     pub nvram: Option<&'c Path>,
+    /// They are those of the backup; else the firmware makes new ones.
+    pub nvram_is_restored: bool,
+    /// Directories below which its media may be.
+    pub roots: &'c [PathBuf],
     /// Files of [`drive_files`] that are not there.
     pub missing: &'c BTreeSet<PathBuf>,
 }
@@ -83,14 +95,31 @@ pub struct Own {
     pub restored_by: Option<String>,
 }
 
+/// What is to be changed in a definition.
+#[derive(Debug, Default)]
+struct Changes {
+    edits: Edits,
+    warnings: Vec<String>,
+    /// Paths that may stand in it.
+    granted: BTreeSet<String>,
+}
+
+impl Changes {
+    /// Leaves out what a warning names so.
+    fn remove(&mut self, node: Node<'_, '_>, what: String) {
+        self.edits.remove(node);
+        self.warnings.push(format!("{what} was left out of the new instance"));
+    }
+}
+
 /// What a definition has of its own.
 pub fn own(definition: &str) -> Result<Own, Failure> {
     let document = document(definition)?;
     let domain = document.root_element();
     let devices = || children(domain, "devices");
     let mac = |interface: Node<'_, '_>| Some(child(interface, "mac")?.attribute("address")?.to_ascii_lowercase());
-    let on_disks = devices().flat_map(|devices| children(devices, "disk")).flat_map(disks::files);
-    let nvram = child(domain, "os").and_then(|os| child(os, "nvram")).and_then(nvram_file);
+    let on_disks = devices().flat_map(|devices| children(devices, "disk")).flat_map(disks::all_files);
+    let nvram = child(domain, "os").and_then(|os| child(os, "nvram")).and_then(firmware::nvram_file);
     Ok(Own {
         mac_addresses: devices().flat_map(|devices| children(devices, "interface")).filter_map(mac).collect(),
         files: on_disks.chain(nvram).collect(),
@@ -98,11 +127,11 @@ pub fn own(definition: &str) -> Result<Own, Failure> {
     })
 }
 
-/// Files and devices in the drives, of which a new instance shows what is there.
-pub fn drive_files(definition: &str) -> Result<Vec<PathBuf>, Failure> {
+/// Media in the drives that a new instance may have as well, where they are there: images below the directories that the host allows.
+pub fn drive_files(definition: &str, roots: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let document = document(definition)?;
     let disks = children(document.root_element(), "devices").flat_map(|devices| children(devices, "disk"));
-    Ok(disks.filter(|disk| disk.attribute("device") == Some("cdrom")).flat_map(disks::files).collect())
+    Ok(disks.filter_map(|disk| disks::medium(disk, roots).ok()).take(MEDIA_MAX).collect())
 }
 
 /// Targets of the disks that hold something: those of which a backup may have one.
@@ -112,33 +141,86 @@ pub fn disk_targets(definition: &str) -> Result<BTreeSet<String>, Failure> {
     Ok(disks.filter_map(disks::target).map(str::to_owned).collect())
 }
 
-/// The firmware's variables are in a file.
-pub fn has_nvram_file(definition: &str) -> Result<bool, Failure> {
+/// What a definition says of its firmware's variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variables {
+    /// There are none.
+    None,
+    /// They are in a plain file.
+    InFile,
+    /// They are somewhere else: in an image, on another host, or wherever libvirt puts them.
+    Elsewhere,
+}
+
+/// Where the firmware's variables are.
+pub fn variables(definition: &str) -> Result<Variables, Failure> {
     let document = document(definition)?;
-    Ok(child(document.root_element(), "os").and_then(|os| child(os, "nvram")).and_then(nvram_file).is_some())
+    let Some(os) = child(document.root_element(), "os") else { return Ok(Variables::None) };
+    Ok(match (firmware::has_variables(os), firmware::has_plain_variables(os)) {
+        (false, _) => Variables::None,
+        (true, true) => Variables::InFile,
+        (true, false) => Variables::Elsewhere,
+    })
 }
 
 /// Makes the definition of another instance of one that a backup holds.
+///
+/// `definition_refused`: it is of no instance that QEMU could run.
 pub fn another(definition: &str, wanted: &Another<'_>) -> Result<Made, Failure> {
     let document = document(definition)?;
     let domain = document.root_element();
-    let (mut edits, mut warnings) = (Edits::default(), Vec::new());
-    identity(domain, wanted, &mut edits);
-    firmware(domain, wanted, &mut edits, &mut warnings);
+    must_be_of_qemu(domain)?;
+    let mut changes = Changes::default();
+    identity(domain, wanted, &mut changes);
+    children(domain, "os").for_each(|os| firmware::change(os, wanted, &mut changes));
     for devices in children(domain, "devices") {
         for device in devices.children().filter(Node::is_element) {
             let ours = |alias: &Node<'_, '_>| !alias.attribute("name").is_some_and(|name| name.starts_with("ua-"));
-            edits.remove_all(children(device, "alias").filter(ours));
+            changes.edits.remove_all(children(device, "alias").filter(ours));
         }
-        disks::change(devices, wanted, &mut edits, &mut warnings);
-        network::change(devices, wanted, &mut edits, &mut warnings);
-        lines::change(devices, &mut edits, &mut warnings);
-        others(devices, &mut edits, &mut warnings);
+        disks::change(devices, wanted, &mut changes);
+        network::change(devices, wanted, &mut changes);
+        lines::change(devices, &mut changes);
+        devices::change(devices, &mut changes);
     }
-    Ok(Made { definition: edits.apply(definition)?, warnings })
+    let Changes { edits, mut warnings, granted } = changes;
+    let definition = kept::only_kept(&edits.apply(definition)?, &granted, &mut warnings)?;
+    Ok(Made { definition, warnings: told(warnings) })
 }
 
-fn identity(domain: Node<'_, '_>, wanted: &Another<'_>, edits: &mut Edits) {
+fn must_be_of_qemu(domain: Node<'_, '_>) -> Result<(), Failure> {
+    let refused = |how: String| {
+        let text = format!("no new instance can be made of the definition in the backup: {how}");
+        Err(Failure::new(Code::DefinitionRefused, text))
+    };
+    if let Some(namespace) = domain.tag_name().namespace() {
+        return refused(format!("it is of the namespace `{}`", shortened(namespace)));
+    }
+    match domain.attribute("type") {
+        Some(kind) if !TYPES.contains(&kind) => refused(format!("its type is `{}`", shortened(kind))),
+        _ => Ok(()),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(WARNING_CHARACTERS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Each once, and no more than somebody would read.
+fn told(warnings: Vec<String>) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    let mut told: Vec<_> =
+        warnings.iter().map(|text| shortened(text)).filter(|text| known.insert(text.clone())).collect();
+    if told.len() > WARNINGS_MAX {
+        let more = told.len() - WARNINGS_MAX;
+        told.truncate(WARNINGS_MAX);
+        told.push(format!("{more} more things in the definition were changed or left out"));
+    }
+    told
+}
+
+fn identity(domain: Node<'_, '_>, wanted: &Another<'_>, changes: &mut Changes) {
+    let Changes { edits, warnings, .. } = changes;
     let id = wanted.id.to_string();
     let old_id = child(domain, "uuid").map(text_of).unwrap_or_default().to_owned();
     // As a description of what runs has it.
@@ -165,11 +247,26 @@ fn identity(domain: Node<'_, '_>, wanted: &Another<'_>, edits: &mut Edits) {
             edits.replace(entry, format!("<entry name='{}'>{id}</entry>", escaped(name)));
         }
     }
-    for seclabel in children(domain, "seclabel").filter(|label| label.attribute("type") == Some("dynamic")) {
-        match child(seclabel, "baselabel") {
-            // What libvirt gave to the one that ran.
-            Some(_) => edits.remove_all(children(seclabel, "label").chain(children(seclabel, "imagelabel"))),
-            None => edits.remove(seclabel),
+    // Entries that are files of the host.
+    for entry in children(domain, "sysinfo").flat_map(|sysinfo| children(sysinfo, "entry")) {
+        if entry.has_attribute("file") {
+            edits.remove(entry);
+            warnings.push("a file of the host (`sysinfo`) was left out of the new instance".into());
+        }
+    }
+    for seclabel in children(domain, "seclabel") {
+        edits.remove(seclabel);
+        let given = seclabel.attribute("type") != Some("dynamic") || child(seclabel, "baselabel").is_some();
+        if given {
+            warnings.push(
+                "a security label (`seclabel`) was not taken over: the new instance has one that libvirt gives".into(),
+            );
+        }
+    }
+    for resource in children(domain, "resource") {
+        // libvirt's own for whatever runs.
+        if child(resource, "partition").is_some_and(|partition| text_of(partition) == "/machine") {
+            edits.remove(resource);
         }
     }
     edits.remove_all(marks(domain));
@@ -185,63 +282,4 @@ fn marks<'a, 'input: 'a>(domain: Node<'a, 'input>) -> impl Iterator<Item = Node<
     children(domain, "metadata")
         .flat_map(|metadata| metadata.children())
         .filter(|node| node.has_tag_name((MARK, "restored")))
-}
-
-fn nvram_file(nvram: Node<'_, '_>) -> Option<PathBuf> {
-    let source = child(nvram, "source").and_then(|source| source.attribute("file"));
-    Some(text_of(nvram)).filter(|text| !text.is_empty()).or(source).map(PathBuf::from)
-}
-
-fn firmware(domain: Node<'_, '_>, wanted: &Another<'_>, edits: &mut Edits, warnings: &mut Vec<String>) {
-    let Some(os) = child(domain, "os") else { return };
-    for nvram in children(os, "nvram") {
-        let kept = ["template", "templateFormat", "format"];
-        let kept = kept.iter().filter_map(|name| Some((name, nvram.attribute(*name)?)));
-        let kept: String = kept.map(|(name, value)| format!(" {name}='{}'", escaped(value))).collect();
-        match wanted.nvram {
-            Some(path) => {
-                edits.replace(nvram, format!("<nvram{kept}>{}</nvram>", escaped(&path.display().to_string())));
-            }
-            None => {
-                warnings.push(
-                    "the firmware's variables are not in the backup: new ones are made at the first start".into(),
-                );
-                if kept.is_empty() {
-                    edits.remove(nvram);
-                } else {
-                    edits.replace(nvram, format!("<nvram{kept}/>"));
-                }
-            }
-        }
-    }
-    for store in children(os, "varstore").filter(|store| store.has_attribute("path")) {
-        edits.unset(store, &["path"]);
-        warnings.push("the firmware's variables are not in the backup: new ones are made at the first start".into());
-    }
-}
-
-fn others(devices: Node<'_, '_>, edits: &mut Edits, warnings: &mut Vec<String>) {
-    for (name, what) in ONE_INSTANCES {
-        for device in children(devices, name) {
-            edits.remove(device);
-            warnings.push(format!("{what} (`{name}`) was left out of the new instance"));
-        }
-    }
-    for memory in children(devices, "memory") {
-        let model = memory.attribute("model").unwrap_or_default();
-        if matches!(model, "nvdimm" | "virtio-pmem") {
-            edits.remove(memory);
-            warnings.push(format!("memory of the model `{model}` was left out: what it holds is not in the backup"));
-        }
-    }
-    if child(devices, "tpm").is_some() {
-        warnings
-            .push("the new instance has an empty TPM: what the guest has sealed with the old one stays sealed".into());
-    }
-    for cid in children(devices, "vsock").filter_map(|vsock| child(vsock, "cid")) {
-        if cid.attribute("auto") != Some("yes") {
-            warnings.push("the new instance gets another address for its host's sockets (`vsock`)".into());
-        }
-        edits.replace(cid, "<cid auto='yes'/>");
-    }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use roxmltree::Node;
 
-use super::Another;
-use super::edits::{Edits, child, children};
+use super::edits::{child, children};
+use super::{Another, Changes};
 use crate::model::destination::MacAddresses;
 use crate::model::id::InstanceId;
 
@@ -15,19 +15,25 @@ const QEMUS: &str = "52:54:00";
 /// Beginnings of names that libvirt gives to the host's side of an interface, and takes back.
 const GIVEN: &[&str] = &["vnet", "macvtap", "macvlan", "vif"];
 
-pub(super) fn change(devices: Node<'_, '_>, wanted: &Another<'_>, edits: &mut Edits, warnings: &mut Vec<String>) {
+/// Types that several instances of a host can have; others are a device, a port or a socket of which there is one.
+const SHARED: &[&str] = &["bridge", "network", "direct", "ethernet", "user", "null"];
+
+pub(super) fn change(devices: Node<'_, '_>, wanted: &Another<'_>, changes: &mut Changes) {
     let mut taken = wanted.taken.clone();
     for interface in children(devices, "interface") {
         let kind = interface.attribute("type").unwrap_or_default();
-        if matches!(kind, "hostdev" | "vdpa") {
-            edits.remove(interface);
-            warnings.push(format!("an interface on a device of the host (`{kind}`) was left out of the new instance"));
+        let sources = || children(interface, "source");
+        if !SHARED.contains(&kind) {
+            changes.remove(interface, format!("an interface that only one instance can have (`{kind}`)"));
             continue;
         }
-        if let Some(source) = child(interface, "source") {
-            // The port that the running one had.
-            edits.unset(source, &["portid"]);
+        if sources().any(|source| source.attribute("mode") == Some("passthrough")) {
+            changes.remove(interface, "an interface that has a device of the host alone (`passthrough`)".to_owned());
+            continue;
         }
+        let Changes { edits, warnings, .. } = changes;
+        // The port that the running one had.
+        sources().for_each(|source| edits.unset(source, &["portid"]));
         for target in children(interface, "target") {
             let name = target.attribute("dev").unwrap_or_default();
             if !name.is_empty() && !GIVEN.iter().any(|given| name.starts_with(given)) {

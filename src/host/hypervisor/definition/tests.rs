@@ -1,5 +1,7 @@
-//! Definitions as management servers write them, and as libvirt shows them of what runs.
+//! Definitions as management servers write them, as libvirt shows them of what runs, and as somebody would who means the host ill.
 #![allow(clippy::unwrap_used)]
+
+mod hostile;
 
 use roxmltree::Document;
 
@@ -16,6 +18,8 @@ struct Case {
     volumes: BTreeMap<DiskTarget, (PathBuf, ImageFormat)>,
     left_out: BTreeMap<DiskTarget, String>,
     nvram: Option<PathBuf>,
+    nvram_is_restored: bool,
+    roots: Vec<PathBuf>,
     missing: BTreeSet<PathBuf>,
 }
 
@@ -33,13 +37,19 @@ impl Case {
             .into(),
             left_out: [("vdc".parse().unwrap(), "nobody wants it".to_owned())].into(),
             nvram: Some("/new/VARS.fd".into()),
+            nvram_is_restored: true,
+            roots: vec!["/iso".into()],
             missing: [PathBuf::from("/iso/gone.iso")].into(),
         }
     }
 
     fn made(&self, definition: &str) -> Made {
+        self.try_to_make(definition).unwrap()
+    }
+
+    fn try_to_make(&self, definition: &str) -> Result<Made, Failure> {
         let mark = Mark { by: "job/1/1".to_owned(), backup: ID.parse().unwrap() };
-        let made = another(
+        another(
             definition,
             &Another {
                 id: ID.parse().unwrap(),
@@ -50,10 +60,11 @@ impl Case {
                 volumes: &self.volumes,
                 left_out: &self.left_out,
                 nvram: self.nvram.as_deref(),
+                nvram_is_restored: self.nvram_is_restored,
+                roots: &self.roots,
                 missing: &self.missing,
             },
-        );
-        made.unwrap()
+        )
     }
 
     fn of_running(&self) -> String {
@@ -88,7 +99,8 @@ fn another_instance_is_one_by_name_uuid_and_everything_that_repeats_them() {
     }
     assert!(!made.to_lowercase().contains("5a1d5c4e") && !made.contains("i-2-34-VM"), "{made}");
     assert!(find(&document, "seclabel", |_| true).is_none());
-    assert!(made.contains("libosinfo.org") && made.contains("qemu:arg value='-no-hpet'"), "others' words stay");
+    assert!(find(&document, "os", |os| os.tag_name().namespace().is_some()).is_some(), "others' words stay: {made}");
+    assert!(!made.contains("qemu:") && !made.contains("-no-hpet") && !made.contains("emulator>"), "{made}");
     assert_eq!(own(&made).unwrap().restored_by.as_deref(), Some("job/1/1"));
     assert_eq!(made.matches("urn:longshore:restored:1").count(), 1, "it was restored once before");
     let aliases: Vec<_> = document.descendants().filter(|node| node.has_tag_name("alias")).collect();
@@ -127,10 +139,12 @@ fn disks_get_their_volumes_and_nothing_of_the_old_sources_stays() {
         ("`fda`", "first instance"),
         ("`sda`", "encrypted"),
         ("`sda`", "passed through"),
+        ("`commandline`", "harmless"),
     ] {
         assert!(warnings.iter().any(|line| line.contains(what) && line.contains(how)), "{what}, {how}: {warnings:?}");
     }
-    assert_eq!(drive_files(RUNNING).unwrap(), [PathBuf::from("/iso/debian.iso"), "/iso/gone.iso".into()]);
+    assert_eq!(drive_files(RUNNING, &case.roots).unwrap(), [PathBuf::from("/iso/debian.iso"), "/iso/gone.iso".into()]);
+    assert!(drive_files(RUNNING, &["/images".into()]).unwrap().is_empty());
 }
 
 #[test]
@@ -199,14 +213,23 @@ fn the_firmwares_variables_are_its_own() {
     assert_eq!(path, "/new/VARS.fd");
     assert_eq!(attributes, [Some("/usr/share/OVMF/OVMF_VARS_4M.fd".to_owned()), Some("raw".to_owned()), None]);
     case.nvram = None;
+    assert!(find(&Document::parse(&case.of_running()).unwrap(), "nvram", |_| true).is_none());
+    (case.nvram, case.nvram_is_restored) = (Some("/new/VARS.fd".into()), false);
     let (_, path) = nvram(&case.of_running());
-    assert_eq!(path, "", "libvirt makes one from the template");
+    assert_eq!(path, "/new/VARS.fd", "libvirt makes it from the template, and no other is there");
     assert!(case.made(RUNNING).warnings.iter().any(|line| line.contains("firmware's variables")));
-    assert!(has_nvram_file(RUNNING).unwrap());
+    assert_eq!(variables(RUNNING).unwrap(), Variables::InFile);
     let as_source = "<domain><os><nvram type='file'><source file='/n'/></nvram></os></domain>";
     let elsewhere = "<domain><os><nvram type='network'><source protocol='nbd'/></nvram></os></domain>";
-    assert!(has_nvram_file(as_source).unwrap() && !has_nvram_file(elsewhere).unwrap());
-    assert!(!case.made(elsewhere).definition.contains("<nvram"));
+    let of = |definition: &str| variables(definition).unwrap();
+    assert_eq!((of(as_source), of(elsewhere)), (Variables::InFile, Variables::Elsewhere));
+    assert_eq!(of(&RUNNING.replace(" format='raw'>/var", " format='qcow2'>/var")), Variables::Elsewhere, "an image");
+    assert_eq!(of("<domain><os firmware='efi'/></domain>"), Variables::Elsewhere, "wherever libvirt puts them");
+    assert_eq!(of("<domain><os><loader type='pflash' stateless='yes'>/f</loader></os></domain>"), Variables::None);
+    assert_eq!(of("<domain><os><type>hvm</type></os></domain>"), Variables::None);
+    assert!(case.made(elsewhere).definition.contains("<nvram>/new/VARS.fd</nvram>"));
+    let none_said = case.made("<domain><os firmware='efi'/></domain>").definition;
+    assert!(none_said.contains("<nvram>/new/VARS.fd</nvram>"), "{none_said}");
     assert_eq!(own(as_source).unwrap().files, [PathBuf::from("/n")].into());
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{ElsewherePlan, PlannedAttach, PlannedTo};
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::definition::{self, Another, Made, Mark};
+use crate::host::hypervisor::definition::{self, Another, Made, Mark, Variables};
 use crate::host::hypervisor::{Identity, NewDisk, NewInstance};
 use crate::job::restore::mapping::wanted;
 use crate::model::destination::MacAddresses;
@@ -59,12 +59,27 @@ pub enum Becomes {
     File,
 }
 
+/// Files whose being there makes a difference to what is chosen: media in the drives of a new instance, and what its firmware's variables
+/// would be in.
+pub fn looked_for(plan: &ElsewherePlan, definition: &str) -> Result<Vec<PathBuf>, Failure> {
+    let PlannedTo::NewInstance { directory, name, .. } = &plan.to else { return Ok(Vec::new()) };
+    let mut paths = definition::drive_files(definition, &plan.roots)?;
+    if definition::variables(definition)? != Variables::None {
+        paths.push(nvram_path(directory, name));
+    }
+    Ok(paths)
+}
+
+fn nvram_path(directory: &Path, name: &InstanceName) -> PathBuf {
+    directory.join(format!("{name}_VARS.fd"))
+}
+
 /// What was seen besides the backup's manifest.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'s> {
     /// The definition that the backup holds, for a new instance.
     pub definition: &'s str,
-    /// Files in its drives that are not there.
+    /// Files of [`looked_for`] that are not there.
     pub missing: &'s BTreeSet<PathBuf>,
     /// The instances of the host.
     pub identities: &'s [Identity],
@@ -172,14 +187,17 @@ fn new_instance(
         let text = format!("no disk of backup `{}` is in its definition", manifest.backup_id);
         return Err(Failure::new(Code::DiskNotFound, text));
     }
-    let nvram =
-        if manifest.records.iter().any(|record| record.file == NVRAM) && definition::has_nvram_file(seen.definition)? {
-            let path = directory.join(format!("{name}_VARS.fd"));
-            files.push(new_file(plan, &path, NewContent::Record { file: NVRAM.to_owned() })?);
-            Some(path)
+    let variables = definition::variables(seen.definition)?;
+    let nvram = (variables != Variables::None).then(|| nvram_path(directory, name));
+    let in_backup = manifest.records.iter().any(|record| record.file == NVRAM);
+    let nvram_is_restored = variables == Variables::InFile && in_backup;
+    if let Some(path) = &nvram {
+        if nvram_is_restored {
+            files.push(new_file(plan, path, NewContent::Record { file: NVRAM.to_owned() })?);
         } else {
-            None
-        };
+            must_be_nobodys(path, &files, seen)?;
+        }
+    }
     let restored_by = format!("{}/{}", plan.key, plan.attempt);
     let Made { definition, warnings: more } = definition::another(
         seen.definition,
@@ -192,12 +210,27 @@ fn new_instance(
             volumes: &volumes,
             left_out: &left_out(disks, manifest),
             nvram: nvram.as_deref(),
+            nvram_is_restored,
+            roots: &plan.roots,
             missing: seen.missing,
         },
     )?;
     warnings.extend(more);
     let new = NewInstance { id: *id, name: name.clone(), definition, restored_by };
     Ok((files, Becomes::Instance(new), warnings))
+}
+
+/// libvirt takes what is there for the firmware's variables, whosever they are.
+fn must_be_nobodys(path: &Path, files: &[NewFile], seen: Seen<'_>) -> Result<(), Failure> {
+    let is_new = files.iter().any(|file| file.path == path);
+    let is_anothers = seen.identities.iter().any(|other| other.files.contains(path));
+    match seen.missing.contains(path) && !is_new && !is_anothers {
+        true => Ok(()),
+        false => {
+            let text = format!("`{}`, where the new firmware's variables would be, is there already", path.display());
+            Err(Failure::new(Code::VolumeExists, text))
+        }
+    }
 }
 
 /// The first instance may come back to this host, or be on another one: a new address is none of its own.

@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::choose::{Becomes, Choice, DEFINITIONS, Seen, choose, must_be_free};
+use super::choose::{Becomes, Choice, DEFINITIONS, Seen, choose, looked_for, must_be_free};
 use super::context::Context;
 use super::plan::PlannedTo;
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::{Hypervisor, definition};
+use crate::host::hypervisor::Hypervisor;
 use crate::job::restore::names::{NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence, may_be_there};
 use crate::job::steps::unexpected;
 use crate::model::job::Work;
@@ -71,7 +71,7 @@ impl Make<Context> for Choose {
             PlannedTo::NewInstance { .. } => read_definition(context, &manifest).await?,
             PlannedTo::Volume { .. } => String::new(),
         };
-        let missing = missing_from_drives(context, &definition).await?;
+        let missing = missing(context, &definition).await?;
         let identities = context.common.doors.hypervisor.identities().await?;
         let seen = Seen { definition: &definition, missing: &missing, identities: &identities };
         let choice = choose(&context.plan, &spec.disks, &manifest, seen)?;
@@ -106,8 +106,8 @@ async fn read_definition(context: &mut Context, manifest: &Manifest) -> Result<S
     }
 }
 
-async fn missing_from_drives(context: &mut Context, definition: &str) -> Result<BTreeSet<std::path::PathBuf>, Failure> {
-    let paths = if definition.is_empty() { Vec::new() } else { definition::drive_files(definition)? };
+async fn missing(context: &mut Context, definition: &str) -> Result<BTreeSet<std::path::PathBuf>, Failure> {
+    let paths = looked_for(&context.plan, definition)?;
     if paths.is_empty() {
         return Ok(BTreeSet::new());
     }

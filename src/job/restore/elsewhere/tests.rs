@@ -59,22 +59,28 @@ fn definition(id: InstanceId) -> String {
     let (vda, vdb) = (disk("vda"), disk("vdb"));
     format!(
         "<domain type='kvm'><name>web</name><uuid>{id}</uuid><os><nvram>/nvram/web_VARS.fd</nvram></os><devices>{vda}{vdb}\
-         <disk device='cdrom'><source file='/iso/gone.iso'/><target dev='sda'/></disk>\
+         <disk device='cdrom'><source file='/images/gone.iso'/><target dev='sda'/></disk>\
          <interface type='network'><mac address='52:54:00:00:00:01'/></interface></devices></domain>"
     )
 }
 
 impl World {
     async fn new(to: To) -> Self {
+        Self::of(to, "").await
+    }
+
+    /// With that definition of the instance, of another uuid; the usual one if it is empty.
+    async fn of(to: To, of: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let nvram = directory.path().join("VARS.fd");
         std::fs::write(&nvram, "variables").unwrap();
         let web = FakeInstance::running("web").disk("vda", 1 << 30).disk("vdb", 1 << 20).nvram(&nvram);
         let id = web.id();
+        let usual = definition(id);
         let other = FakeInstance::running("other").disk("vda", 1 << 20);
         let other_id = other.id();
         let hypervisor = FakeHypervisor::new()
-            .with_instance(web.definition(&definition(id)))
+            .with_instance(web.definition(if of.is_empty() { &usual } else { of }))
             .with_instance(other);
         let movers = FakeMovers::new();
         let repository = movers.add_repository(SHARE);

@@ -44,7 +44,11 @@ async fn a_new_instance_runs_beside_the_first_one_with_everything_its_own() {
     assert_eq!((made.name.as_str(), made.state), ("web-2", PowerState::Running));
     assert!(made.definition.contains("<nvram>/images/web-2_VARS.fd</nvram>"), "{}", made.definition);
     assert!(!made.definition.contains("52:54:00:00:00:01") && !made.definition.contains("/fake/web"));
-    assert!(result.warnings.iter().any(|line| line.contains("`/iso/gone.iso` is not there")), "{:?}", result.warnings);
+    assert!(
+        result.warnings.iter().any(|line| line.contains("`/images/gone.iso` is not there")),
+        "{:?}",
+        result.warnings
+    );
     assert_eq!(world.hypervisor.find(&InstanceRef::Id(world.web)).await.unwrap(), before);
 }
 
@@ -245,6 +249,27 @@ async fn a_later_worker_brings_it_to_its_end_whoever_has_come_meanwhile() {
     let outcome = unwind(&world.doors(), &world.settings, &world.attempt, plan, records, hooks).await;
     assert_eq!(result(&outcome).volumes.len(), 2);
     assert_eq!(world.wrong(true).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn variables_of_a_firmware_are_nobodys_before() {
+    let mut world = World::new(To::NewInstance).await;
+    world.movers.add_volume(Path::new("/images/web-2_VARS.fd"));
+    let End::Failed { failure } = world.run().await.end else { panic!() };
+    assert_eq!(failure.code, Code::VolumeExists);
+    // Those of the backup are an image, so that new ones would be made there.
+    let mut definition = definition(world.web);
+    definition = definition.replace("<nvram>", "<nvram format='qcow2'>");
+    world = World::of(To::NewInstance, &definition).await;
+    world.movers.add_volume(Path::new("/images/web-2_VARS.fd"));
+    let End::Failed { failure } = world.run().await.end else { panic!() };
+    assert_eq!(failure.code, Code::VolumeExists);
+    assert!(failure.text.contains("firmware"), "{failure:#}");
+    let world = World::of(To::NewInstance, &definition).await;
+    let outcome = world.run().await;
+    let warnings = result(&outcome).warnings;
+    assert!(warnings.iter().any(|line| line.contains("firmware's variables")), "{warnings:?}");
+    assert_eq!(world.movers.volume(Path::new("/images/web-2_VARS.fd")), None);
 }
 
 #[tokio::test(start_paused = true)]
