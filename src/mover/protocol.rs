@@ -285,11 +285,16 @@ pub enum Request {
     },
     /// Looks which of the host's files are not there. Needs no repository. Answer: [`Reply::Missing`].
     LookFor {
-        /// Absolute paths, in which links are followed.
+        /// Absolute paths, below directories that the host allows; links in them are followed.
         paths: Vec<PathBuf>,
     },
+    /// Looks at the places of new files, and refuses where something is. Changes nothing, and needs no repository. Answer: [`Reply::Places`].
+    LookAtNew {
+        /// The files.
+        new: NewFiles,
+    },
     /// Makes files of a published backup where nothing is, and refuses where something is. As with a `Restore` what is read is held against the
-    /// hashes of the backup, what was written is durable, and a `Compare` follows. Answer: [`Reply::Copied`].
+    /// hashes of the backup, what was written is durable, and a `Compare` follows. Answer: [`Reply::MadeNew`].
     MakeNew {
         /// The instance whose backup it is.
         instance: InstanceId,
@@ -305,13 +310,14 @@ pub enum Request {
         /// All files of the restore.
         new: NewFiles,
     },
-    /// Takes the names away that `PlaceNew` gave, however many those are. Needs no repository. Answer: [`Reply::Done`].
+    /// Takes the names away that `PlaceNew` gave, however many those are. Needs no repository. Answer: [`Reply::Done`], or
+    /// [`Reply::NotKnown`], after which it is to be asked again.
     TakeBackNew {
         /// All files of the restore.
         new: NewFiles,
     },
-    /// Removes the new files that do not have their names, whether they are there, half there or not there. Needs no repository.
-    /// Answer: [`Reply::Done`].
+    /// Removes the new files that do not have their names, whether they are there, half there or not there. Needs no repository. A failure
+    /// where their directory is not the one that was looked at. Answer: [`Reply::Done`].
     RemoveNew {
         /// All files of the restore.
         new: NewFiles,

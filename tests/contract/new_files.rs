@@ -24,6 +24,8 @@ pub fn new_files(manifest: &Manifest, volume: &Path, names: &[&str]) -> NewFiles
         content: content.clone(),
         path: volume.with_file_name(name),
         fresh: volume.with_file_name(format!("{name}.new")),
+        directory: None,
+        made: None,
     };
     NewFiles { roots: vec![volume.parent().unwrap().to_owned()], files: names.iter().map(file).collect() }
 }
@@ -32,9 +34,15 @@ pub fn make(manifest: &Manifest, new: &NewFiles) -> Request {
     Request::MakeNew { instance: manifest.instance_id, backup: manifest.backup_id, new: new.clone() }
 }
 
-pub async fn made(mover: &mut Box<dyn Mover>, manifest: &Manifest, new: &NewFiles) {
+/// Made, and known by what is told of them.
+pub async fn made(mover: &mut Box<dyn Mover>, manifest: &Manifest, new: &mut NewFiles) {
+    let reply = mover.ask(Request::LookAtNew { new: new.clone() }, SOON).await;
+    let Ok(Reply::Places { directories }) = reply else { panic!("{reply:?}") };
     let reply = mover.ask(make(manifest, new), SOON).await;
-    let Ok(Reply::Copied { disks, .. }) = reply else { panic!("{reply:?}") };
+    let Ok(Reply::MadeNew { disks, inodes }) = reply else { panic!("{reply:?}") };
+    for ((file, directory), inode) in new.files.iter_mut().zip(directories).zip(inodes) {
+        (file.directory, file.made) = (Some(directory), Some(inode));
+    }
     assert!(disks.iter().all(|disk| disk.content_root == manifest.disks[0].content_root), "{disks:?}");
 }
 
@@ -56,11 +64,11 @@ const ALL: [Stands; 2] = [Stands::Restored, Stands::Restored];
 pub async fn new_files_get_their_names_all_at_once_and_lose_them_again(world: &dyn World) {
     let volume = world.volume();
     let (mut mover, manifest) = published(world, "new-files").await;
-    let new = new_files(&manifest, &volume, &["one.qcow2", "two.qcow2"]);
+    let mut new = new_files(&manifest, &volume, &["one.qcow2", "two.qcow2"]);
     let others = Manifest { instance_id: InstanceId::draw(), ..manifest.clone() };
     assert_eq!(refused(&mut mover, make(&others, &new)).await.code, Code::Internal, "its lease is not held");
     for _twice in 0..2 {
-        made(&mut mover, &manifest, &new).await;
+        made(&mut mover, &manifest, &mut new).await;
     }
     assert_eq!(stand(world, names(&new)), NOTHING);
     done(&mut mover, Request::Compare).await;
@@ -84,6 +92,10 @@ pub async fn new_files_get_their_names_all_at_once_and_lose_them_again(world: &d
         assert_eq!(stand(world, names(&new)), NOTHING);
         assert_eq!(stand(world, fresh(&new)), NOTHING);
     }
+    for request in [Request::PlaceNew { new: new.clone() }, Request::TakeBackNew { new }] {
+        let reply = mover.ask(request, SOON).await;
+        assert!(matches!(reply, Ok(Reply::NotKnown { .. })), "what is not seen may be anywhere: {reply:?}");
+    }
     assert_eq!(world.stands(&volume), Stands::Old);
     mover.stop().await.unwrap();
 }
@@ -94,6 +106,7 @@ pub async fn no_new_file_is_made_where_something_is_or_outside_of_the_roots(worl
     let (mut mover, manifest) = published(world, "taken").await;
     let taken = new_files(&manifest, &volume, &["one.qcow2", name]);
     assert_eq!(refused(&mut mover, make(&manifest, &taken)).await.code, Code::VolumeExists);
+    assert_eq!(refused(&mut mover, Request::LookAtNew { new: taken.clone() }).await.code, Code::VolumeExists);
     done(&mut mover, Request::RemoveNew { new: taken }).await;
     let mut outside = new_files(&manifest, &volume, &["one.qcow2"]);
     outside.roots = vec!["/nowhere/else".into()];

@@ -7,8 +7,11 @@
 //!    new      -      made
 //!    new     new     named, the first name not yet taken away (where a file system renames only onto what is there)
 //!     -      new     named
+//!     -       -      nobody knows: what was made is not seen, and may be all the same, as where a mount is missing
 //!    new    other    somebody else has taken the name: nothing of it is touched
 //! ```
+//!
+//! A new file is known by its inode, and its directory as well: what has the name is the new file only if it is that.
 //!
 //! It promises that nothing is ever overwritten, and that no file is made or named outside of the roots: below them no link is
 //! followed. Everything here blocks, for as long as the storage does.
@@ -22,7 +25,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub(super) use naming::{Outcome, place, remove, take_back};
-pub(super) use place::prepare;
+pub(super) use place::{directories, inodes, prepare};
 pub(super) use record::{read, write};
 
 use super::image::Backups;

@@ -25,19 +25,21 @@ enum State {
     Named,
     /// Somebody else has the name.
     Taken,
+    /// It is seen under neither name.
     Gone,
 }
 
 impl Place {
     fn state(&self) -> Result<State, Failure> {
-        Ok(match (self.seen(&self.fresh)?, self.seen(&self.name)?) {
+        let fresh = self.seen(&self.fresh)?.filter(|stat| self.is_new(stat));
+        Ok(match (fresh, self.seen(&self.name)?) {
             (Some(_), None) => State::Made,
-            (None, Some(_)) => State::Named,
-            (None, None) => State::Gone,
             (Some(fresh), Some(named)) if (fresh.st_dev, fresh.st_ino) == (named.st_dev, named.st_ino) => {
                 State::HalfNamed
             }
             (Some(_), Some(_)) => State::Taken,
+            (None, Some(named)) if self.is_new(&named) => State::Named,
+            (None, _) => State::Gone,
         })
     }
 
@@ -54,10 +56,7 @@ impl Place {
             State::Named => Ok(()),
             State::HalfNamed => self.dir.remove_file(&self.fresh).map_err(io),
             State::Taken => Err(self.taken()),
-            State::Gone => {
-                let text = format!("what was to become `{}` is no longer there", self.shown());
-                Err(Failure::new(Code::VolumeIo, text))
-            }
+            State::Gone => Err(self.gone()),
             State::Made => match (self.rename(&self.fresh, &self.name), self.state()) {
                 (_, Ok(State::Named)) => Ok(()),
                 (_, Ok(State::HalfNamed)) => self.dir.remove_file(&self.fresh).map_err(io),
@@ -70,7 +69,8 @@ impl Place {
 
     fn unname(&self) -> Result<(), Failure> {
         match self.state()? {
-            State::Made | State::Taken | State::Gone => Ok(()),
+            State::Made | State::Taken => Ok(()),
+            State::Gone => Err(self.gone()),
             State::HalfNamed => self.dir.remove_file(&self.name).map_err(io),
             State::Named => match (self.rename(&self.name, &self.fresh), self.state()) {
                 (_, Ok(State::Made)) => Ok(()),
@@ -85,7 +85,8 @@ impl Place {
 /// Gives all files their names, from wherever an earlier try was cut off. An error means that none has its name.
 pub(in crate::mover) fn place(new: &NewFiles) -> Result<Outcome, Failure> {
     let seen = open(new).and_then(|places| {
-        places.iter().try_for_each(|place| place.state().map(drop))?;
+        let is_seen = |place: &Place| if place.state()? == State::Gone { Err(place.gone()) } else { Ok(()) };
+        places.iter().try_for_each(is_seen)?;
         Ok(places)
     });
     let places = match seen {
@@ -102,13 +103,16 @@ pub(in crate::mover) fn place(new: &NewFiles) -> Result<Outcome, Failure> {
 }
 
 /// Takes all names away again.
-pub(in crate::mover) fn take_back(new: &NewFiles) -> Result<(), Failure> {
-    let places = open(new)?;
-    places.iter().try_for_each(Place::unname)?;
-    sync(&places)
+pub(in crate::mover) fn take_back(new: &NewFiles) -> Outcome {
+    let taken_back = open(new).and_then(|places| {
+        places.iter().try_for_each(Place::unname)?;
+        sync(&places)
+    });
+    taken_back.map_or_else(Outcome::NotKnown, |()| Outcome::Done)
 }
 
-/// Removes the files that do not have their names. Where none could be made, there is none.
+/// Removes the files that do not have their names. Where none could be made, there is none; where they are not seen any more, they may be
+/// all the same.
 pub(in crate::mover) fn remove(new: &NewFiles) -> Result<(), Failure> {
     let mut first = None;
     for file in &new.files {
@@ -124,8 +128,8 @@ fn remove_one(new: &NewFiles, file: &NewFile) -> Result<(), Failure> {
             place.dir.remove_file(&place.fresh).map_err(io)?;
             place.dir.sync().map(drop).map_err(io)
         }
-        Err(NoPlace::Nowhere(_)) => Ok(()),
-        Err(NoPlace::Unseen(failure)) => Err(failure),
+        Err(NoPlace::Nowhere(_)) if file.directory.is_none() => Ok(()),
+        Err(NoPlace::Nowhere(failure) | NoPlace::Unseen(failure)) => Err(failure),
     }
 }
 

@@ -20,6 +20,8 @@ pub(in crate::mover) struct Place {
     pub dir: Arc<Dir>,
     pub name: OsString,
     pub fresh: OsString,
+    /// The inode of the new file, if that is known.
+    made: Option<u64>,
     path: PathBuf,
 }
 
@@ -43,14 +45,31 @@ pub(in crate::mover) fn prepare(new: &NewFiles, data_bytes: &[u64]) -> Result<Ve
     Ok(places.into_iter().map(|Place { dir, fresh, .. }| Prepared { dir, fresh }).collect())
 }
 
-/// The same, and changes nothing.
-pub(super) fn look(new: &NewFiles, data_bytes: &[u64]) -> Result<Vec<Place>, Failure> {
+/// The inode of each file's directory. `volume_exists`, `path_not_allowed`, `volume_io`: as they say.
+pub(in crate::mover) fn directories(new: &NewFiles) -> Result<Vec<u64>, Failure> {
+    let inode = |place: &Place| place.dir.device_and_inode().map(|(_, inode)| inode).map_err(io);
+    look_at_names(new)?.iter().map(inode).collect()
+}
+
+/// The inode of each file that was made and has no name yet.
+pub(in crate::mover) fn inodes(new: &NewFiles) -> Result<Vec<u64>, Failure> {
+    let inode = |place: &Place| place.seen(&place.fresh)?.map(|stat| stat.st_ino).ok_or_else(|| place.gone());
+    open(new)?.iter().map(inode).collect()
+}
+
+fn look_at_names(new: &NewFiles) -> Result<Vec<Place>, Failure> {
     let places = open(new)?;
     for place in &places {
         if place.seen(&place.name)?.is_some() {
             return Err(place.taken());
         }
     }
+    Ok(places)
+}
+
+/// The same, and changes nothing.
+pub(super) fn look(new: &NewFiles, data_bytes: &[u64]) -> Result<Vec<Place>, Failure> {
+    let places = look_at_names(new)?;
     has_room(places.iter().map(|place| place.dir.as_ref()).zip(bytes_of(new, data_bytes)))?;
     Ok(places)
 }
@@ -58,7 +77,7 @@ pub(super) fn look(new: &NewFiles, data_bytes: &[u64]) -> Result<Vec<Place>, Fai
 /// Why there is no place.
 #[derive(Debug)]
 pub(super) enum NoPlace {
-    /// There is none, so that nothing can have been made there.
+    /// There is none: where none was seen before, nothing can have been made there.
     Nowhere(Failure),
     /// It can't be seen.
     Unseen(Failure),
@@ -117,7 +136,12 @@ fn open_one(roots: &[PathBuf], file: &NewFile, opened: &mut BTreeMap<PathBuf, Ar
         }
     };
     opened.insert(parent.to_owned(), Arc::clone(&dir));
-    Ok(Place { dir, name: name.to_owned(), fresh: fresh_name.to_owned(), path: path.clone() })
+    let (_, inode) = dir.device_and_inode().map_err(|error| NoPlace::Unseen(io(error)))?;
+    if file.directory.is_some_and(|known| known != inode) {
+        let text = format!("the directory of `{}` is another one than it was; a mount may be missing", path.display());
+        return Err(NoPlace::Unseen(Failure::new(Code::VolumeIo, text)));
+    }
+    Ok(Place { dir, name: name.to_owned(), fresh: fresh_name.to_owned(), made: file.made, path: path.clone() })
 }
 
 fn no_directory(path: &Path, error: ShareError) -> NoPlace {
@@ -149,6 +173,16 @@ pub(super) fn io(error: ShareError) -> Failure {
 impl Place {
     pub fn seen(&self, name: &OsString) -> Result<Option<FileStat>, Failure> {
         self.dir.stat(name).map_err(io)
+    }
+
+    /// A file is the one that was made, as far as that is known.
+    pub fn is_new(&self, stat: &FileStat) -> bool {
+        self.made.is_none_or(|inode| inode == stat.st_ino)
+    }
+
+    /// What was made is not seen.
+    pub fn gone(&self) -> Failure {
+        Failure::new(Code::VolumeIo, format!("what was to become `{}` is not seen, under either name", self.shown()))
     }
 
     /// Somebody else has the name.

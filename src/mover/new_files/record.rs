@@ -12,6 +12,9 @@ use super::place::{Prepared, io};
 /// Longest record that is read, bytes: the frame that it may have to pass is longer.
 const RECORD_BYTES_MAX: u64 = 15 * 1024 * 1024;
 
+/// How a qcow2 image begins, which can name any file of the host as what it is based on.
+const IMAGE: &[u8] = b"QFI\xfb";
+
 /// Reads one. `backup_damaged`: it is not what the manifest says.
 pub(in crate::mover) fn read(
     root: &Dir,
@@ -37,9 +40,14 @@ pub(in crate::mover) fn read(
     }
 }
 
-/// Writes one, durably, and reads it back from the storage.
+/// Writes one, durably, and reads it back from the storage. `definition_refused`: it is an image.
 pub(in crate::mover) fn write(prepared: &Prepared, content: &[u8]) -> Result<(), Failure> {
     let Prepared { dir, fresh } = prepared;
+    if content.starts_with(IMAGE) {
+        // QEMU might look into it, and whoever wrote the backup says what is below.
+        let text = format!("what was to become `{}` is an image, and no plain file", dir.path().join(fresh).display());
+        return Err(Failure::new(Code::DefinitionRefused, text));
+    }
     let name = fresh.to_string_lossy();
     dir.write_new(fresh, content).map_err(io)?;
     must_be_stored(dir, &name, &Sent::of(content)).map_err(|failure| match failure.code {

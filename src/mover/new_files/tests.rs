@@ -36,7 +36,7 @@ impl World {
                 content_root: String::new(),
                 format: ImageFormat::Raw,
             };
-            NewFile { content, path, fresh }
+            NewFile { content, path, fresh, directory: None, made: None }
         };
         NewFiles { roots: vec![self.at("images")], files: paths.iter().map(file).collect() }
     }
@@ -45,6 +45,18 @@ impl World {
         let new = self.files(paths);
         for file in &new.files {
             fs::write(&file.fresh, "new").unwrap();
+        }
+        new
+    }
+
+    /// As somebody knows them who has journalled what was made.
+    fn known(&self, paths: &[&str]) -> NewFiles {
+        let mut new = self.files(paths);
+        let directories = directories(&new).unwrap();
+        new.files.iter().for_each(|file| fs::write(&file.fresh, "new").unwrap());
+        let inodes = inodes(&new).unwrap();
+        for ((file, directory), made) in new.files.iter_mut().zip(directories).zip(inodes) {
+            (file.directory, file.made) = (Some(directory), Some(made));
         }
         new
     }
@@ -59,6 +71,15 @@ impl World {
 
 fn is_new(path: &Path) -> bool {
     fs::read(path).is_ok_and(|content| content == b"new")
+}
+
+fn taken_back(new: &NewFiles) {
+    let outcome = take_back(new);
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+}
+
+fn not_known(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::NotKnown(failure) if failure.code == Code::VolumeIo)
 }
 
 fn done(outcome: Result<Outcome, Failure>) {
@@ -118,7 +139,7 @@ fn all_get_their_names_from_wherever_it_was_cut_off() {
             remove(&new).unwrap();
             assert!(new.files.iter().all(|file| is_new(&file.path)), "what has its name stays");
             for _twice in 0..2 {
-                take_back(&new).unwrap();
+                taken_back(&new);
                 assert!(new.files.iter().all(|file| is_new(&file.fresh) && !file.path.exists()));
             }
             remove(&new).unwrap();
@@ -136,19 +157,66 @@ fn a_name_that_somebody_takes_meanwhile_is_theirs_and_no_other_is_given() {
     assert_eq!(failure.code, Code::VolumeExists);
     assert!(is_new(&new.files[0].fresh) && !new.files[0].path.exists());
     assert_eq!(fs::read(&new.files[1].path).unwrap(), b"other");
-    take_back(&new).unwrap();
+    taken_back(&new);
     remove(&new).unwrap();
     assert_eq!(fs::read(&new.files[1].path).unwrap(), b"other");
     assert!(!new.files[0].fresh.exists() && !new.files[1].fresh.exists());
 }
 
 #[test]
-fn a_new_file_that_is_gone_names_none() {
+fn a_new_file_that_is_not_seen_may_be_anywhere() {
     let world = World::new();
     let new = world.made(&["images/a.raw", "images/fast/b.raw"]);
     fs::remove_file(&new.files[1].fresh).unwrap();
-    assert_eq!(place(&new).unwrap_err().code, Code::VolumeIo);
+    assert!(not_known(&place(&new).unwrap()));
     assert!(is_new(&new.files[0].fresh) && !new.files[0].path.exists());
+    assert!(not_known(&take_back(&new)), "it may have its name where nobody sees it");
+}
+
+/// As at a boot, when what was mounted is not yet.
+#[test]
+fn what_is_in_a_directory_that_is_not_there_or_another_one_is_neither_taken_back_nor_removed() {
+    let world = World::new();
+    let new = world.known(&["images/fast/a.raw"]);
+    done(place(&new));
+    let (mounted, aside) = (world.at("images/fast"), world.at("images/aside"));
+    fs::rename(&mounted, &aside).unwrap();
+    for another in [false, true] {
+        if another {
+            fs::create_dir(&mounted).unwrap();
+        }
+        assert!(not_known(&place(&new).unwrap()), "{another}");
+        assert!(not_known(&take_back(&new)), "{another}");
+        assert_eq!(remove(&new).unwrap_err().code, Code::VolumeIo, "{another}");
+    }
+    fs::remove_dir(&mounted).unwrap();
+    fs::rename(&aside, &mounted).unwrap();
+    done(place(&new));
+    taken_back(&new);
+    remove(&new).unwrap();
+    assert!(!new.files[0].fresh.exists() && !new.files[0].path.exists());
+}
+
+#[test]
+fn a_file_of_somebody_else_at_the_name_is_not_the_new_one() {
+    let world = World::new();
+    let new = world.known(&["images/a.raw"]);
+    // Kept aside, so that nobody gets its inode.
+    fs::rename(&new.files[0].fresh, world.at("elsewhere/a.raw")).unwrap();
+    fs::write(&new.files[0].path, "other").unwrap();
+    assert!(not_known(&place(&new).unwrap()));
+    assert!(not_known(&take_back(&new)));
+    remove(&new).unwrap();
+    assert_eq!(fs::read(&new.files[0].path).unwrap(), b"other");
+}
+
+#[test]
+fn variables_that_are_an_image_are_not_written() {
+    let world = World::new();
+    let prepared = prepare(&world.files(&["images/VARS.fd"]), &[0]).unwrap();
+    assert_eq!(write(&prepared[0], b"QFI\xfb and what is below").unwrap_err().code, Code::DefinitionRefused);
+    write(&prepared[0], b"variables").unwrap();
+    assert_eq!(fs::read(world.at("images/VARS.fd.new")).unwrap(), b"variables");
 }
 
 #[test]

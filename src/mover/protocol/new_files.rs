@@ -25,6 +25,11 @@ pub struct NewFile {
     pub path: PathBuf,
     /// Where it is until then: beside it, under a name that is this attempt's alone.
     pub fresh: PathBuf,
+    /// The inode of the directory that both are in, once somebody has looked: another directory in its place, such as that of a mount
+    /// which is missing, says nothing about the files. Devices have other numbers after a boot.
+    pub directory: Option<u64>,
+    /// The inode of the new file, once it is made: a file of another one is somebody else's.
+    pub made: Option<u64>,
 }
 
 /// What of a backup a new file holds.

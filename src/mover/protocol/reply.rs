@@ -46,7 +46,7 @@ pub enum Reply {
         /// What did not work though the backup is good.
         warnings: Vec<String>,
     },
-    /// The backup was to be published, or the volumes to be exchanged, and it can't be seen now what came of it.
+    /// The backup was to be published, or the volumes to be exchanged or named, and it can't be seen now what came of it.
     NotKnown {
         /// What is in the way of seeing it.
         failure: Failure,
@@ -66,6 +66,18 @@ pub enum Reply {
     Missing {
         /// Those paths.
         paths: Vec<PathBuf>,
+    },
+    /// Nothing is there yet.
+    Places {
+        /// The inode of each new file's directory.
+        directories: Vec<u64>,
+    },
+    /// The new files are made.
+    MadeNew {
+        /// Each disk.
+        disks: Vec<CopiedDisk>,
+        /// The inode of each file.
+        inodes: Vec<u64>,
     },
     /// The latest backup of the instance.
     Latest {

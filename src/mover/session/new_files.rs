@@ -40,28 +40,43 @@ impl Session {
         let lease = self.lease.as_ref().filter(|lease| lease.instance() == instance);
         lease.ok_or_else(|| out_of_order("make_new", "lease"))?.check()?;
         self.leave_restored().await;
-        let own = self.directory.clone();
+        let (own, made) = (self.directory.clone(), new.clone());
         // Not broken off: what its thread binds after that, nobody would give up.
         let begun = blocking(move || begin(&root, instance, backup, &new, &own)).await?;
-        self.restore_begun(begun, broken_off).await
+        let disks = match self.restore_begun(begun, broken_off).await? {
+            Reply::Copied { disks, .. } => disks,
+            other => return Ok(other),
+        };
+        let inodes = blocking(move || new_files::inodes(&made)).await?;
+        Ok(Reply::MadeNew { disks, inodes })
     }
 
     pub(super) async fn place_new(&mut self, new: NewFiles) -> Result<Reply, Failure> {
         self.leave_restored().await;
-        Ok(match blocking(move || new_files::place(&new)).await? {
-            Outcome::Done => Reply::Done,
-            Outcome::NotKnown(failure) => Reply::NotKnown { failure },
-        })
+        blocking(move || new_files::place(&new)).await.map(reply)
     }
 
     pub(super) async fn take_back_new(&mut self, new: NewFiles) -> Result<Reply, Failure> {
-        blocking(move || new_files::take_back(&new)).await.map(|()| Reply::Done)
+        blocking(move || Ok(new_files::take_back(&new))).await.map(reply)
     }
 
     pub(super) async fn remove_new(&mut self, new: NewFiles) -> Result<Reply, Failure> {
         self.leave_restored().await;
         blocking(move || new_files::remove(&new)).await.map(|()| Reply::Done)
     }
+}
+
+fn reply(outcome: Outcome) -> Reply {
+    match outcome {
+        Outcome::Done => Reply::Done,
+        Outcome::NotKnown(failure) => Reply::NotKnown { failure },
+    }
+}
+
+/// Where new files would be.
+pub(super) async fn look_at_new(new: NewFiles) -> Result<Reply, Failure> {
+    let directories = blocking(move || new_files::directories(&new)).await?;
+    Ok(Reply::Places { directories })
 }
 
 /// Which files of the host are not there.

@@ -167,6 +167,7 @@ impl FakeMover {
                 let paths = paths.into_iter().filter(|path| !world.volumes.standing.contains_key(path)).collect();
                 Ok(Reply::Missing { paths })
             }
+            Request::LookAtNew { new } => self.look_at_new(&new),
             Request::MakeNew { instance, backup, new } => self.make_new(instance, backup, &new),
             Request::PlaceNew { new } => self.place_new(&new),
             Request::TakeBackNew { new } => self.take_back_new(&new),

@@ -155,6 +155,48 @@ pub fn must_be_free(choice: &Choice, identities: &[Identity]) -> Result<(), Fail
     Ok(())
 }
 
+/// Who has what a restore may have named already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody.
+    Nobody,
+    /// What it was to become: the new instance, or the instance that was to get the disk. Of a volume alone, whoever has it.
+    Ours,
+    /// Another instance, or ours in another shape: in words.
+    Another(String),
+}
+
+/// Looks who has the files, backing files included. What anybody has is never taken away.
+pub fn holder(choice: &Choice, identities: &[Identity]) -> Holder {
+    let has = |other: &Identity| choice.new.files.iter().any(|file| other.files.contains(&file.path));
+    if let Becomes::Instance(new) = &choice.becomes
+        && identities.iter().any(|other| other.is_that(new))
+    {
+        return Holder::Ours;
+    }
+    let is_it = |other: &Identity| match &choice.becomes {
+        Becomes::Instance(_) => false,
+        Becomes::Disk { instance_id, .. } => other.id == *instance_id,
+        Becomes::File => true,
+    };
+    let mut those = identities.iter().filter(|other| has(other));
+    // One that is not ours decides.
+    match (those.clone().find(|other| !is_it(other)), those.next()) {
+        (Some(other), _) => Holder::Another(format!("instance `{}` has a new file of this restore", other.name)),
+        (None, Some(_)) => Holder::Ours,
+        (None, None) => match &choice.becomes {
+            Becomes::Instance(new) if identities.iter().any(|other| other.id == new.id) => {
+                let text = format!(
+                    "instance `{}` is there, and its definition does not say that it is of this restore",
+                    new.id
+                );
+                Holder::Another(text)
+            }
+            _ => Holder::Nobody,
+        },
+    }
+}
+
 type Chosen = (Vec<NewFile>, Becomes, Vec<String>);
 
 fn new_instance(
@@ -295,7 +337,13 @@ fn new_file(plan: &ElsewherePlan, path: &Path, content: NewContent) -> Result<Ne
     let mut name = path.file_name().ok_or_else(too_long)?.to_owned();
     name.push(format!(".longshore-{}.new", plan.mover_name));
     match name.len() <= FILE_NAME_BYTES_MAX {
-        true => Ok(NewFile { content, path: path.to_owned(), fresh: path.with_file_name(name) }),
+        true => Ok(NewFile {
+            content,
+            path: path.to_owned(),
+            fresh: path.with_file_name(name),
+            directory: None,
+            made: None,
+        }),
         false => Err(too_long()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::choose::{Becomes, Choice};
@@ -11,8 +12,17 @@ use crate::job::common::{Common, JobContext};
 use crate::job::restore::result::{Named, RestoreResult, Volume};
 use crate::job::settings::JobSettings;
 use crate::job::{Attempt, Doors, JobProgress};
-use crate::mover::protocol::{CopiedDisk, NewContent, NewFile};
+use crate::mover::protocol::{CopiedDisk, NewContent, NewFile, NewFiles};
 use crate::saga::{End, Outcome};
+
+/// What was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::job::restore) struct Made {
+    /// What the new volumes hold.
+    pub disks: Vec<CopiedDisk>,
+    /// The inode of each new file.
+    pub inodes: Vec<u64>,
+}
 
 /// The steps' common state.
 pub(in crate::job::restore) struct Context {
@@ -22,8 +32,8 @@ pub(in crate::job::restore) struct Context {
     pub plan: Arc<ElsewherePlan>,
     /// What was decided; after a crash from the records.
     pub choice: Option<Choice>,
-    /// What the new volumes hold; after a crash from the records.
-    pub copied: Vec<CopiedDisk>,
+    /// The new files, once they are made; after a crash from the records.
+    pub made: Made,
     /// Names may have been given; after a crash from the records.
     pub place_begun: bool,
 }
@@ -41,7 +51,7 @@ impl Context {
             common: Common::new(doors, settings, attempt, plan.wants(), progress),
             plan: Arc::new(plan),
             choice: None,
-            copied: Vec::new(),
+            made: Made::default(),
             place_begun: false,
         }
     }
@@ -51,6 +61,13 @@ impl Context {
         self.choice
             .as_ref()
             .ok_or_else(|| Failure::new(Code::Internal, "a volume was to be made before it was decided which"))
+    }
+
+    /// The files that were chosen, with all that is known of them.
+    pub fn new_files(&self) -> Result<NewFiles, Failure> {
+        let mut new = self.choice()?.new.clone();
+        new.files.iter_mut().zip(&self.made.inodes).for_each(|(file, inode)| file.made = Some(*inode));
+        Ok(new)
     }
 
     /// Of a restore whose files have their names.
@@ -84,7 +101,12 @@ impl Context {
             format: *format,
             previous: None,
             virtual_bytes: *virtual_bytes,
-            data_bytes: self.copied.iter().find(|copied| copied.target == *disk).map_or(0, |copied| copied.data_bytes),
+            data_bytes: self
+                .made
+                .disks
+                .iter()
+                .find(|copied| copied.target == *disk)
+                .map_or(0, |copied| copied.data_bytes),
             content_root: content_root.clone(),
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! It promises: no file that is there is overwritten, and no instance that is there is defined over; until every new file is whole, proven
 //! and durable, none of the new names is there; then all of it comes to be, or nothing does. From the moment on at which names are given, a
-//! later worker only goes forward: what it cannot bring to its end it takes back whole.
+//! later worker only goes forward: what it cannot bring to its end it takes back whole, unless an instance has some of it by then, or it is
+//! not seen: then nothing is taken away, and the run ends as `restore_unfinished`.
 //!
 //! The order of the commit: the files get their names, then the instance is defined or the disk attached, which is the point at which
 //! somebody else can see it. If that is refused, the names are taken back. That a new instance starts comes after that: one that does not is there
@@ -87,7 +88,7 @@ pub async fn unwind(
     let steps = recipe(&plan, attempt);
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
     context.choice = Record::done_value(records, Choose::NAME);
-    context.copied = Record::done_value(records, MakeFiles::NAME).unwrap_or_default();
+    context.made = Record::done_value(records, MakeFiles::NAME).unwrap_or_default();
     context.place_begun = records.iter().any(|record| matches!(record, Record::Committing { .. }));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
     context.finish(outcome)

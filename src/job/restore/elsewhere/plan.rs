@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Failure};
+use crate::host::hypervisor::definition;
 use crate::job::Attempt;
 use crate::job::common::Wants;
 use crate::job::names::mover_name;
@@ -155,7 +156,7 @@ fn not_allowed(roots: &[PathBuf], path: &Path) -> Failure {
 }
 
 fn planned_attach(attach: &Attach, instance: &Instance) -> Result<PlannedAttach, Failure> {
-    let Instance { id, name, state, saved_memory, disks, .. } = instance;
+    let Instance { id, name, state, saved_memory, disks, definition, .. } = instance;
     let refused = |code, why: &str| {
         Failure::new(code, format!("disk `{}` cannot be attached to instance `{name}`: {why}", attach.target))
     };
@@ -171,7 +172,11 @@ fn planned_attach(attach: &Attach, instance: &Instance) -> Result<PlannedAttach,
         PowerState::Running | PowerState::ShutOff => {}
         _ => return Err(refused(Code::InstanceStateUnsupported, "it neither runs nor is it shut off")),
     }
-    if disks.iter().any(|disk| disk.target == attach.target) {
+    // It becomes one of what runs and of the next start, and each may have others.
+    let at_next_start = definition::disk_targets(definition)
+        .map_err(|failure| Failure { code: Code::HypervisorFailed, ..failure })?
+        .contains(attach.target.as_str());
+    if at_next_start || disks.iter().any(|disk| disk.target == attach.target) {
         return Err(refused(Code::DiskTargetInUse, "it has one of that target"));
     }
     Ok(PlannedAttach {

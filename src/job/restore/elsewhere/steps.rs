@@ -7,16 +7,17 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::choose::{Becomes, Choice, DEFINITIONS, Seen, choose, looked_for, must_be_free};
-use super::context::Context;
+use super::choose::{Becomes, Choice, DEFINITIONS, Holder, Seen, choose, holder, looked_for, must_be_free};
+use super::context::{Context, Made};
 use super::plan::PlannedTo;
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::Hypervisor;
+use crate::host::hypervisor::Identity;
 use crate::job::restore::names::{NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence, may_be_there};
 use crate::job::steps::unexpected;
+use crate::model::id::InstanceRef;
 use crate::model::job::Work;
 use crate::model::manifest::Manifest;
-use crate::mover::protocol::{Reply, Request};
+use crate::mover::protocol::{NewFiles, Reply, Request};
 use crate::saga::step::{Commit, Make, Named};
 
 /// Longest time for reading the backup's manifest and definition, and for looking at the host's instances.
@@ -74,7 +75,8 @@ impl Make<Context> for Choose {
         let missing = missing(context, &definition).await?;
         let identities = context.common.doors.hypervisor.identities().await?;
         let seen = Seen { definition: &definition, missing: &missing, identities: &identities };
-        let choice = choose(&context.plan, &spec.disks, &manifest, seen)?;
+        let mut choice = choose(&context.plan, &spec.disks, &manifest, seen)?;
+        look_at_places(context, &mut choice).await?;
         let value = serde_json::to_value(&choice)
             .map_err(|error| Failure::new(Code::Internal, "cannot write down what is restored").because(&error))?;
         context.choice = Some(choice);
@@ -117,6 +119,18 @@ async fn missing(context: &mut Context, definition: &str) -> Result<BTreeSet<std
     }
 }
 
+/// Which directories the files will be in stands in the records before the first byte of them: whoever comes later, and perhaps before their
+/// mount, knows by that whether it is they that it sees.
+async fn look_at_places(context: &mut Context, choice: &mut Choice) -> Result<(), Failure> {
+    match ask(context, Request::LookAtNew { new: choice.new.clone() }).await? {
+        Reply::Places { directories } => {
+            choice.new.files.iter_mut().zip(directories).for_each(|(file, inode)| file.directory = Some(inode));
+            Ok(())
+        }
+        other => Err(unexpected("look_at_new", &other)),
+    }
+}
+
 /// Makes the files, under names that nobody looks at.
 pub(super) struct MakeFiles {
     /// Longest time for all of it.
@@ -152,10 +166,9 @@ impl Make<Context> for MakeFiles {
         let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
         let request = Request::MakeNew { instance, backup, new: context.choice()?.new.clone() };
         match context.common.ask_moving(self, request).await? {
-            Reply::Copied { disks, warnings } => {
-                context.common.warnings.extend(warnings);
-                context.copied = disks;
-                serde_json::to_value(&context.copied)
+            Reply::MadeNew { disks, inodes } => {
+                context.made = Made { disks, inodes };
+                serde_json::to_value(&context.made)
                     .map_err(|error| Failure::new(Code::Internal, "cannot write down what was written").because(&error))
             }
             other => Err(unexpected("make_new", &other)),
@@ -163,7 +176,7 @@ impl Make<Context> for MakeFiles {
     }
 
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
-        let new = context.choice()?.new.clone();
+        let new = context.new_files()?;
         let names = new.files.iter().map(|file| file.fresh.display().to_string()).collect::<Vec<_>>();
         let removed = ask_about_names(&mut context.common, Request::RemoveNew { new }).await;
         removed.map(drop).map_err(|failure| may_be_there(failure, &names))
@@ -171,7 +184,7 @@ impl Make<Context> for MakeFiles {
 }
 
 /// Gives the files their names, and defines the instance or attaches the disk. What is to come to be stands in the records since before the
-/// first byte was written, so whoever comes after a crash brings it to its end or takes it back.
+/// first byte was written, so whoever comes after a crash brings it to its end or takes it back; but what somebody has by then stays his.
 pub(super) struct Place;
 
 impl Named for Place {
@@ -193,38 +206,89 @@ impl Named for Place {
 impl Commit<Context> for Place {
     async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
         let choice = context.choice()?.clone();
-        let hypervisor = context.common.doors.hypervisor.clone();
-        let placed = match std::mem::replace(&mut context.place_begun, true) {
+        if std::mem::replace(&mut context.place_begun, true) {
             // Whoever has come meanwhile has come after that: what may be theirs by now is not taken away for it.
-            true => place(context, &choice).await,
-            false => match still_free(hypervisor.as_ref(), &choice).await {
-                Ok(()) => place(context, &choice).await,
-                refused => refused,
-            },
-        };
-        match placed {
-            Ok(()) => context.result()?.to_value(),
-            // What is half there is not made less by more.
-            Err(unfinished) if unfinished.code == Code::RestoreUnfinished => Err(unfinished),
-            Err(failure) => {
-                let taken_back = about_names(context, |new| Request::TakeBackNew { new }, &choice).await;
-                match taken_back {
-                    Ok(()) => Err(failure),
-                    Err(stuck) => Err(Failure { code: Code::RestoreUnfinished, ..failure.because_of(&stuck) }),
-                }
+            match after_a_crash(context, &choice).await? {
+                Holder::Ours => finish(context, &choice).await.map_err(unfinished)?,
+                Holder::Another(who) => return Err(unfinished(Failure::new(Code::RestoreUnfinished, who))),
+                Holder::Nobody => place_or_take_back(context, &choice).await?,
             }
+        } else {
+            // Nothing has its name yet, so there is none to take back.
+            still_free(context, &choice).await?;
+            place_or_take_back(context, &choice).await?;
         }
+        context.result()?.to_value()
+    }
+
+    fn is_not_known(&self, failure: &Failure) -> bool {
+        failure.code == Code::RestoreUnfinished
+    }
+}
+
+fn unfinished(failure: Failure) -> Failure {
+    match failure.code {
+        Code::RestoreUnfinished => failure,
+        _ => Failure { code: Code::RestoreUnfinished, ..failure },
     }
 }
 
 /// Hours may have passed since it was decided.
-async fn still_free(hypervisor: &dyn Hypervisor, choice: &Choice) -> Result<(), Failure> {
-    must_be_free(choice, &until_answered(TRIES_MAX, || hypervisor.identities()).await?)
+async fn still_free(context: &mut Context, choice: &Choice) -> Result<(), Failure> {
+    must_be_free(choice, &identities(context, TRIES_MAX).await?)
 }
 
-/// An error means that whatever was to come to be of the files did not, but they may have their names.
-async fn place(context: &mut Context, choice: &Choice) -> Result<(), Failure> {
-    about_names(context, |new| Request::PlaceNew { new }, choice).await?;
+async fn identities(context: &mut Context, silent_max: u32) -> Result<Vec<Identity>, Failure> {
+    let hypervisor = context.common.doors.hypervisor.clone();
+    until_answered(silent_max, || hypervisor.identities()).await
+}
+
+/// Who has what was begun, asked of libvirt before anybody touches a name: an operator may have gone on with it.
+async fn after_a_crash(context: &mut Context, choice: &Choice) -> Result<Holder, Failure> {
+    let holder = holder(choice, &identities(context, u32::MAX).await.map_err(unfinished)?);
+    let (Holder::Nobody, Becomes::Disk { instance_id, disk, .. }) = (&holder, &choice.becomes) else {
+        return Ok(holder);
+    };
+    let hypervisor = context.common.doors.hypervisor.clone();
+    let instance = InstanceRef::Id(*instance_id);
+    match until_answered(u32::MAX, || hypervisor.find(&instance)).await {
+        // Perhaps on top of the new file: what backs the disks of one that is shut off, nobody tells.
+        Ok(found) if found.disks.iter().any(|found| found.target == disk.target) => {
+            let text = format!("instance `{}` has a disk `{}`, which may be the new one", found.name, disk.target);
+            Ok(Holder::Another(text))
+        }
+        Ok(_) => Ok(Holder::Nobody),
+        Err(failure) if failure.code == Code::InstanceNotHere => Ok(Holder::Nobody),
+        Err(failure) => Err(unfinished(failure)),
+    }
+}
+
+/// An error that is not `restore_unfinished` means that nothing has come to be and no file has its name.
+async fn place_or_take_back(context: &mut Context, choice: &Choice) -> Result<(), Failure> {
+    let placed = match about_names(context, |new| Request::PlaceNew { new }).await {
+        Ok(()) => become_it(context, choice).await,
+        // None has its name.
+        Err(failure) => return Err(failure),
+    };
+    let failure = match placed {
+        Ok(()) => return Ok(()),
+        // What is half there is not made less by more.
+        Err(failure) if failure.code == Code::RestoreUnfinished => return Err(failure),
+        Err(failure) => failure,
+    };
+    // It may have come to be all the same; what a guest may have open keeps its name.
+    match identities(context, u32::MAX).await.map(|identities| holder(choice, &identities)) {
+        Ok(Holder::Ours) => finish(context, choice).await.map_err(unfinished),
+        Ok(Holder::Another(who)) => Err(unfinished(failure).caused_by(who)),
+        Err(stuck) => Err(unfinished(failure).because_of(&stuck)),
+        Ok(Holder::Nobody) => match about_names(context, |new| Request::TakeBackNew { new }).await {
+            Ok(()) => Err(failure),
+            Err(stuck) => Err(unfinished(failure).because_of(&stuck)),
+        },
+    }
+}
+
+async fn become_it(context: &mut Context, choice: &Choice) -> Result<(), Failure> {
     let hypervisor = context.common.doors.hypervisor.clone();
     match &choice.becomes {
         Becomes::Instance(new) => until_answered(u32::MAX, || hypervisor.define(new)).await,
@@ -235,14 +299,20 @@ async fn place(context: &mut Context, choice: &Choice) -> Result<(), Failure> {
     }
 }
 
+/// Of something that is ours and has come to be, as far as libvirt shows it.
+async fn finish(context: &mut Context, choice: &Choice) -> Result<(), Failure> {
+    match &choice.becomes {
+        Becomes::Instance(_) => Ok(()),
+        Becomes::Disk { .. } => become_it(context, choice).await,
+        Becomes::File => about_names(context, |new| Request::PlaceNew { new }).await,
+    }
+}
+
 /// Asks for something about the names until it is known what came of it; the step's own deadline is the bound.
-async fn about_names(
-    context: &mut Context,
-    request: impl Fn(crate::mover::protocol::NewFiles) -> Request,
-    choice: &Choice,
-) -> Result<(), Failure> {
+async fn about_names(context: &mut Context, request: impl Fn(NewFiles) -> Request) -> Result<(), Failure> {
+    let new = context.new_files()?;
     loop {
-        let unknown = match ask_about_names(&mut context.common, request(choice.new.clone())).await {
+        let unknown = match ask_about_names(&mut context.common, request(new.clone())).await {
             Ok(Reply::Done) => return Ok(()),
             Ok(Reply::NotKnown { failure }) => failure,
             Ok(other) => return Err(unexpected("place_new", &other)),

@@ -286,11 +286,11 @@ impl Case for Elsewhere {
 
     async fn reopen(&self, crashed: Context) -> Context {
         // Not from memory: what was chosen and written is in the records, before anything that needs it.
-        let (plan, choice, copied) = ((*crashed.plan).clone(), crashed.choice.clone(), crashed.copied.clone());
+        let (plan, choice, made) = ((*crashed.plan).clone(), crashed.choice.clone(), crashed.made.clone());
         let place_begun = crashed.place_begun;
         drop(crashed);
         let mut context = self.world().0.context(plan);
-        (context.choice, context.copied, context.place_begun) = (choice, copied, place_begun);
+        (context.choice, context.made, context.place_begun) = (choice, made, place_begun);
         context
     }
 

@@ -1,5 +1,7 @@
 //! Files that a restore makes where nothing is, in memory.
 
+use std::path::Path;
+
 use super::{FakeMover, FakeVolume};
 use crate::failure::{Code, Failure};
 use crate::model::destination::below;
@@ -38,7 +40,12 @@ impl FakeMover {
         let total = disks.iter().map(|disk| disk.virtual_bytes).sum();
         self.report(total);
         self.restored_bytes = Some(total);
-        Ok(Reply::Copied { disks, warnings: Vec::new() })
+        Ok(Reply::MadeNew { disks, inodes: vec![0; new.files.len()] })
+    }
+
+    pub(super) fn look_at_new(&mut self, new: &NewFiles) -> Result<Reply, Failure> {
+        new.files.iter().try_for_each(|file| self.may_be_made(new, file))?;
+        Ok(Reply::Places { directories: vec![0; new.files.len()] })
     }
 
     fn may_be_made(&self, new: &NewFiles, file: &NewFile) -> Result<(), Failure> {
@@ -56,14 +63,12 @@ impl FakeMover {
         self.restored_bytes = None;
         let standing = &mut self.movers.world().volumes.standing;
         for NewFile { path, fresh, .. } in &new.files {
-            match (standing.contains_key(fresh), standing.contains_key(path)) {
-                (true, true) => {
+            match (standing.contains_key(fresh), standing.get(path)) {
+                (true, Some(_)) => {
                     return Err(Failure::new(Code::VolumeExists, format!("`{}` is there already", path.display())));
                 }
-                (false, false) => {
-                    return Err(Failure::new(Code::VolumeIo, format!("there is no `{}`", fresh.display())));
-                }
-                (true, false) | (false, true) => {}
+                (false, named) if !is_new(named) => return Ok(not_seen(fresh)),
+                (true, None) | (false, _) => {}
             }
         }
         for NewFile { path, fresh, .. } in &new.files {
@@ -77,9 +82,13 @@ impl FakeMover {
     pub(super) fn take_back_new(&mut self, new: &NewFiles) -> Result<Reply, Failure> {
         let standing = &mut self.movers.world().volumes.standing;
         for NewFile { path, fresh, .. } in &new.files {
-            if !standing.contains_key(fresh)
-                && let Some(named) = standing.remove(path)
-            {
+            if standing.contains_key(fresh) {
+                continue;
+            }
+            if !is_new(standing.get(path)) {
+                return Ok(not_seen(fresh));
+            }
+            if let Some(named) = standing.remove(path) {
                 standing.insert(fresh.clone(), named);
             }
         }
@@ -92,4 +101,12 @@ impl FakeMover {
         new.files.iter().for_each(|file| drop(standing.remove(&file.fresh)));
         Ok(Reply::Done)
     }
+}
+
+fn is_new(volume: Option<&FakeVolume>) -> bool {
+    matches!(volume, Some(FakeVolume::Restored { .. } | FakeVolume::Record { .. }))
+}
+
+fn not_seen(fresh: &Path) -> Reply {
+    Reply::NotKnown { failure: Failure::new(Code::VolumeIo, format!("`{}` is not seen", fresh.display())) }
 }

@@ -8,8 +8,10 @@ use tokio::time::timeout;
 
 use super::super::run;
 use super::*;
+use crate::host::hypervisor::NewDisk;
 use crate::host::mover::FakeVolume;
 use crate::job::restore::RestoreResult;
+use crate::model::instance::DiskSource;
 
 fn result(outcome: &Outcome) -> RestoreResult {
     match &outcome.end {
@@ -249,6 +251,107 @@ async fn a_later_worker_brings_it_to_its_end_whoever_has_come_meanwhile() {
     let outcome = unwind(&world.doors(), &world.settings, &world.attempt, plan, records, hooks).await;
     assert_eq!(result(&outcome).volumes.len(), 2);
     assert_eq!(world.wrong(true).await, Vec::<String>::new());
+}
+
+/// Ends a restore that was cut off when it had said that it gives names, as the next worker does.
+async fn recovered(world: &World, plan: &ElsewherePlan, log: &MemoryLog) -> Outcome {
+    let records = log.records();
+    let committing = records.iter().position(|record| matches!(record, Record::Committing { .. })).unwrap();
+    let (progress, _) = watch::channel(JobProgress::default());
+    let log = MemoryLog::default();
+    let hooks = Hooks { log: &log, progress: &progress };
+    unwind(&world.doors(), &world.settings, &world.attempt, plan.clone(), &records[..=committing], hooks).await
+}
+
+/// Runs it to its end, or for ten seconds.
+async fn begun(world: &World) -> (ElsewherePlan, MemoryLog) {
+    let (progress, _) = watch::channel(JobProgress::default());
+    let log = MemoryLog::default();
+    let hooks = Hooks { log: &log, progress: &progress };
+    let plan = world.prepare().await.unwrap();
+    let (doors, never) = (world.doors(), Stop::never());
+    let _ = timeout(Duration::from_secs(10), run(&doors, &world.settings, &world.attempt, plan.clone(), hooks, &never))
+        .await;
+    (plan, log)
+}
+
+fn unfinished(outcome: &Outcome) -> &Failure {
+    match &outcome.end {
+        End::Failed { failure } if failure.code == Code::RestoreUnfinished => failure,
+        _ => panic!("{outcome:?}"),
+    }
+}
+
+fn at(path: &str) -> DiskSource {
+    DiskSource::File { path: path.into(), format: ImageFormat::Qcow2 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_instance_has_by_then_is_never_taken_away() {
+    // A snapshot is on top of it; it is under another target; another instance has it.
+    for (of_other, of_third) in [
+        (Some(("vdb", "/images/top.qcow2")), None),
+        (Some(("vdc", "/images/data.raw")), None),
+        (None, Some("/images/data.raw")),
+    ] {
+        let world = World::new(To::Attached).await;
+        let (plan, log) = begun(&world).await;
+        world.hypervisor.remove(world.other);
+        let other = FakeInstance::running("other").with_id(world.other).disk("vda", 1 << 20);
+        world.hypervisor.add(match of_other {
+            Some((target, path)) => other.disk_at(target, 1 << 20, at(path)),
+            None => other,
+        });
+        if let Some(path) = of_third {
+            world.hypervisor.add(FakeInstance::running("third").disk_at("vda", 1 << 20, at(path)));
+        }
+        unfinished(&recovered(&world, &plan, &log).await);
+        assert_eq!(world.movers.volumes(), [PathBuf::from("/images/data.raw")], "{of_other:?} {of_third:?}");
+    }
+    let world = World::new(To::NewInstance).await;
+    let (plan, log) = begun(&world).await;
+    let before = world.movers.volumes();
+    let id =
+        world.hypervisor.instances().await.unwrap().into_iter().find(|one| one.name.as_str() == "web-2").unwrap().id;
+    world.hypervisor.remove(id);
+    world.hypervisor.add(FakeInstance::running("mine").disk_at("vda", 1 << 20, at("/images/data.qcow2")));
+    unfinished(&recovered(&world, &plan, &log).await);
+    assert_eq!(world.movers.volumes(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_to_be_though_libvirt_said_that_it_did_not_is_a_success() {
+    let world = World::new(To::Attached).await;
+    let plan = world.prepare().await.unwrap();
+    let disk = NewDisk {
+        target: "vdb".parse().unwrap(),
+        bus: DiskBus::Virtio,
+        path: "/images/data.raw".into(),
+        format: ImageFormat::Raw,
+        serial: None,
+    };
+    world.hypervisor.attach(world.other, &disk).await.unwrap();
+    world.hypervisor.fail("attach", 1, Failure::new(Code::HypervisorFailed, "an error after the effect"));
+    let (progress, _) = watch::channel(JobProgress::default());
+    let log = MemoryLog::default();
+    let hooks = Hooks { log: &log, progress: &progress };
+    result(&run(&world.doors(), &world.settings, &world.attempt, plan, hooks, &Stop::never()).await);
+    assert_eq!(world.wrong(true).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unfinished_is_not_unwound() {
+    let world = World::new(To::NewInstance).await;
+    world.movers.not_known("place_new", 1000, Failure::new(Code::VolumeIo, "it does not answer"));
+    let (plan, log) = begun(&world).await;
+    let before = world.movers.volumes();
+    assert!(before.iter().all(|path| path.to_string_lossy().ends_with(".new")) && before.len() == 3, "{before:?}");
+    let plan::PlannedTo::NewInstance { id, .. } = &plan.to else { panic!() };
+    world.hypervisor.add(FakeInstance::running("somebody").with_id(*id));
+    let outcome = recovered(&world, &plan, &log).await;
+    unfinished(&outcome);
+    assert_eq!(world.movers.volumes(), before, "they may be what somebody works with");
+    assert!(!outcome.warnings.is_empty(), "they are named");
 }
 
 #[tokio::test(start_paused = true)]
