@@ -34,6 +34,11 @@ pub trait Case: Sync {
     async fn stains(&self, context: &mut Self::Context) -> Vec<String>;
     /// Says what is not as it should be in the world after the saga has completed, including what is still held.
     async fn shortcomings(&self, context: &mut Self::Context) -> Vec<String>;
+    /// For a saga whose commit may not find out after a crash whether it happened: says what was touched all the same, including what is
+    /// still held, once the saga has ended so. None where it always finds out.
+    async fn touched(&self, _context: &mut Self::Context) -> Option<Vec<String>> {
+        None
+    }
 }
 
 /// It completes.
@@ -147,6 +152,13 @@ async fn stands<K: Case>(case: &K, mut context: K::Context, outcome: &Outcome, m
         Must::Complete => assert!(completed, "{place}: {outcome:?}"),
         Must::Fail => assert!(!completed, "{place}: {outcome:?}"),
         Must::Either => {}
+    }
+    if matches!(must, Must::Either)
+        && !outcome.left_over.is_empty()
+        && let Some(touched) = case.touched(&mut context).await
+    {
+        assert!(!completed && touched.is_empty(), "{place}: {touched:?} after {outcome:?}");
+        return;
     }
     assert!(outcome.left_over.is_empty(), "{place}: {outcome:?}");
     let wrong = if completed { case.shortcomings(&mut context).await } else { case.stains(&mut context).await };

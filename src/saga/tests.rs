@@ -100,6 +100,34 @@ async fn from_the_commit_on_a_stop_is_not_listened_to() {
     assert!(world.there.contains("forget-previous"));
 }
 
+/// As after a deadline, but at once and in the commit's own words.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_says_that_it_does_not_know_undoes_nothing_and_is_asked_again_after_a_crash() {
+    let (world, records, outcome) = run_with([("publish", Quirk::IsNotKnown)]).await;
+    assert_eq!(failed_with(&outcome), (Code::RestoreUnfinished, "publish"));
+    let asked = |world: &World| world.history.iter().filter(|entry| *entry == "do publish").count();
+    assert_eq!(asked(&world), 1);
+    let there: Vec<_> = world.there.iter().map(String::as_str).collect();
+    assert_eq!(there, ["begin", "copy", "publish", "staging"], "what was made stays, and nothing is held");
+    let left: Vec<_> = outcome.left_over.iter().map(|left| left.step.as_str()).collect();
+    assert_eq!(left, ["staging", "begin", "copy"], "what may be there is named");
+
+    let cut = records.iter().position(|record| matches!(record, Record::CommitUnknown { .. })).unwrap();
+    for records in [&records[..cut], &records[..=cut]] {
+        for (quirks, expected) in [(vec![("publish", Quirk::IsNotKnown)], false), (Vec::new(), true)] {
+            let (mut world, _) = World::with(quirks);
+            let outcome = recover(&backup(), &mut world, records, &MemoryLog::default()).await;
+            assert_eq!(asked(&world), 1, "{records:?}");
+            match expected {
+                true => assert!(matches!(outcome.end, End::Completed { .. }), "{outcome:?}"),
+                false => assert_eq!(failed_with(&outcome), (Code::RestoreUnfinished, "publish")),
+            }
+            let undone = |entry: &String| entry == "back staging" || entry == "back copy" || entry == "back begin";
+            assert!(!world.history.iter().any(undone), "{:?}", world.history);
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_hold_ends_what_is_inside_and_is_still_released() {
     let (world, _, outcome) = run_with([("copy", Quirk::Loses("lease"))]).await;

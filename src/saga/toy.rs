@@ -31,6 +31,8 @@ pub enum Quirk {
     Stops,
     /// The hold that it names is lost, and its effect never returns.
     Loses(&'static str),
+    /// Its effect happens, and it says that it does not know whether it did.
+    IsNotKnown,
 }
 
 #[derive(Default)]
@@ -76,6 +78,10 @@ impl World {
                     let _ = lost.send(Failure::new(Code::LeaseLost, "told to be lost"));
                 }
                 std::future::pending().await
+            }
+            Some(Quirk::IsNotKnown) => {
+                self.there.insert(step.to_owned());
+                return Err(Failure::new(Code::RestoreUnfinished, "told not to know"));
             }
             _ => {}
         }
@@ -149,6 +155,9 @@ impl Hold<World> for Toy {
 impl Commit<World> for Toy {
     async fn commit(&self, world: &mut World) -> Result<Value, Failure> {
         world.effect(self.name).await
+    }
+    fn is_not_known(&self, failure: &Failure) -> bool {
+        failure.code == Code::RestoreUnfinished
     }
 }
 
