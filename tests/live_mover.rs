@@ -224,6 +224,14 @@ impl World for Real {
         volumes::stands(path, &self.folder.path().join("disk.raw"))
     }
 
+    fn put(&self, volume: &Path, path: &Path) {
+        std::fs::copy(volume, path).unwrap();
+    }
+
+    fn rename(&self, from: &Path, to: &Path) {
+        std::fs::rename(from, to).unwrap();
+    }
+
     fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any> {
         Box::new(volumes::User::of(path, "qcow2"))
     }
@@ -301,7 +309,8 @@ macro_rules! new_files_contract {
 new_files_contract! {
     new_files_get_their_names_all_at_once_and_lose_them_again
     no_new_file_is_made_where_something_is_or_outside_of_the_roots
-    records_are_read_and_files_looked_for
+    records_are_read
+    what_was_made_is_known_again_and_nothing_else_is_taken_for_it
 }
 
 #[tokio::test]

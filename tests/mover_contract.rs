@@ -87,6 +87,14 @@ impl World for FakeWorld {
         }
     }
 
+    fn put(&self, _volume: &Path, path: &Path) {
+        self.movers.add_volume(path);
+    }
+
+    fn rename(&self, from: &Path, to: &Path) {
+        self.movers.rename_volume(from, to);
+    }
+
     fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any> {
         self.movers.use_volume(path, true);
         Box::new(User(self.movers.clone(), path.to_owned()))
@@ -169,7 +177,8 @@ macro_rules! new_files_contract {
 new_files_contract! {
     new_files_get_their_names_all_at_once_and_lose_them_again
     no_new_file_is_made_where_something_is_or_outside_of_the_roots
-    records_are_read_and_files_looked_for
+    records_are_read
+    what_was_made_is_known_again_and_nothing_else_is_taken_for_it
 }
 
 #[tokio::test]

@@ -12,8 +12,9 @@ use super::destination::ToArgs;
 use super::exit::Exit;
 use super::output::{self, CliError};
 use super::publish::pair;
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
+use crate::host::hypervisor::definition::Saved;
 use crate::host::hypervisor::libvirt::Libvirt;
 use crate::job::Attempt;
 use crate::job::restore::elsewhere::{self, choose};
@@ -212,12 +213,11 @@ impl Asked<'_> {
         };
         let id = self.manifest.instance_id;
         let plan = elsewhere::plan::plan(&self.attempt, spec, &self.roots, id, takes_it.as_ref())?;
-        let definition =
-            if matches!(spec.to, Destination::NewInstance(_)) { self.definition()? } else { String::new() };
-        let looked_for = choose::looked_for(&plan, &definition)?;
-        let missing = new_files::missing(looked_for).into_iter().collect();
+        let is_new = matches!(spec.to, Destination::NewInstance(_));
+        let definition = is_new.then(|| self.definition()).transpose()?;
         let identities = self.hypervisor.identities().await?;
-        let seen = choose::Seen { definition: &definition, missing: &missing, identities: &identities };
+        let memory_bytes = self.hypervisor.memory_bytes().await?;
+        let seen = choose::Seen { definition: definition.as_ref(), identities: &identities, memory_bytes };
         let choice = choose::choose(&plan, &spec.disks, &self.manifest, seen)?;
         let (mut volumes, mut files) = (Vec::new(), Vec::new());
         for file in &choice.new.files {
@@ -248,15 +248,10 @@ impl Asked<'_> {
         Ok(Planned { files, new_instance, attach_to, ..self.planned(volumes, choice.warnings) })
     }
 
-    fn definition(&self) -> Result<String, Failure> {
-        let Manifest { instance_id, backup_id, records, .. } = &self.manifest;
-        let has = |name: &&&str| records.iter().any(|record| record.file == **name);
-        let file = choose::DEFINITIONS.iter().find(has).copied().unwrap_or_default();
-        let content = new_files::record_at(self.directory, *instance_id, *backup_id, file)?;
-        String::from_utf8(content).map_err(|error| {
-            Failure::new(Code::BackupDamaged, format!("the definition `{file}` of the backup is no text"))
-                .because(&error)
-        })
+    fn definition(&self) -> Result<Saved, Failure> {
+        let Manifest { instance_id, backup_id, .. } = &self.manifest;
+        let file = choose::definition_record(&self.manifest)?;
+        choose::read_definition(new_files::record_at(self.directory, *instance_id, *backup_id, file)?)
     }
 }
 

@@ -283,12 +283,8 @@ pub enum Request {
         /// Its name, one of the manifest's records.
         file: String,
     },
-    /// Looks which of the host's files are not there. Needs no repository. Answer: [`Reply::Missing`].
-    LookFor {
-        /// Absolute paths, below directories that the host allows; links in them are followed.
-        paths: Vec<PathBuf>,
-    },
-    /// Looks at the places of new files, and refuses where something is. Changes nothing, and needs no repository. Answer: [`Reply::Places`].
+    /// Looks at the places of new files, and refuses where something is, or where what was made is not seen. Changes nothing, and needs no
+    /// repository. Answer: [`Reply::Places`].
     LookAtNew {
         /// The files.
         new: NewFiles,

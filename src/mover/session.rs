@@ -147,7 +147,6 @@ impl Session {
             Request::RemoveFresh { volumes } => self.remove_fresh(volumes).await,
             Request::RemovePrevious { volumes } => self.remove_previous(volumes).await,
             Request::ReadRecord { instance, backup, file } => self.read_record(instance, backup, file).await,
-            Request::LookFor { paths } => new_files::look_for(paths).await,
             Request::LookAtNew { new } => new_files::look_at_new(new).await,
             Request::MakeNew { instance, backup, new } => self.make_new(instance, backup, new, broken_off).await,
             // None is broken off: what is begun is brought to an end.

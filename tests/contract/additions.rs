@@ -45,6 +45,7 @@ pub async fn an_instance_is_defined_once_and_never_over_another(door: &dyn Hyper
         assert_eq!(door.state(new.id).await.unwrap(), PowerState::Running);
     }
     assert_eq!(door.start(InstanceId::draw()).await.unwrap_err().code, Code::InstanceNotHere);
+    assert!(door.memory_bytes().await.unwrap() >= 256 << 20, "the laboratory has some");
 }
 
 /// `files` are raw; `stop` pulls the plug of the instance, which runs and has `vda`.
@@ -67,12 +68,14 @@ pub async fn a_disk_is_attached_once_to_an_instance_that_runs_or_is_stopped(
         let source = DiskSource::File { path: path.to_owned(), format: ImageFormat::Raw };
         found.disks.iter().any(|disk| disk.target.as_str() == target && disk.source.as_ref() == Some(&source))
     };
+    assert!(!door.is_attached(id, &disk("vdy", first, "one")).await.unwrap());
     for _twice in 0..2 {
         door.attach(id, &disk("vdy", first, "one")).await.unwrap();
-        assert!(has("vdy", first).await);
+        assert!(has("vdy", first).await && door.is_attached(id, &disk("vdy", first, "one")).await.unwrap());
     }
     for taken in [disk("vdy", second, "two"), disk("vdz", second, "one")] {
         assert_eq!(door.attach(id, &taken).await.unwrap_err().code, Code::DiskTargetInUse, "{taken:?}");
+        assert_eq!(door.is_attached(id, &taken).await.unwrap_err().code, Code::DiskTargetInUse, "{taken:?}");
     }
     let elsewhere = door.attach(id, &disk("vdz", first, "two")).await.unwrap_err();
     assert_eq!(elsewhere.code, Code::RestoreUnfinished, "it is there already: {elsewhere:#}");

@@ -45,6 +45,10 @@ pub trait World {
     fn volume(&self) -> PathBuf;
     /// What stands at a path beside that volume.
     fn stands(&self, path: &Path) -> Stands;
+    /// Somebody puts a file at a path that is another than any before and holds what the volume does.
+    fn put(&self, volume: &Path, path: &Path);
+    /// Somebody gives a file another name.
+    fn rename(&self, from: &Path, to: &Path);
     /// Somebody has the volume open to write until that is dropped.
     fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any>;
     /// A backup is changed on the share.

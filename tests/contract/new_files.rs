@@ -27,7 +27,8 @@ pub fn new_files(manifest: &Manifest, volume: &Path, names: &[&str]) -> NewFiles
         directory: None,
         made: None,
     };
-    NewFiles { roots: vec![volume.parent().unwrap().to_owned()], files: names.iter().map(file).collect() }
+    let roots = vec![volume.parent().unwrap().to_owned()];
+    NewFiles { roots, files: names.iter().map(file).collect(), vacant: Vec::new() }
 }
 
 pub fn make(manifest: &Manifest, new: &NewFiles) -> Request {
@@ -125,8 +126,7 @@ pub async fn no_new_file_is_made_where_something_is_or_outside_of_the_roots(worl
     mover.stop().await.unwrap();
 }
 
-pub async fn records_are_read_and_files_looked_for(world: &dyn World) {
-    let volume = world.volume();
+pub async fn records_are_read(world: &dyn World) {
     let (mut mover, manifest) = published(world, "records").await;
     let (instance, backup) = (manifest.instance_id, manifest.backup_id);
     let known = &manifest.records[0];
@@ -139,8 +139,53 @@ pub async fn records_are_read_and_files_looked_for(world: &dyn World) {
         let failure = refused(&mut mover, Request::ReadRecord { instance, backup, file }).await;
         assert_eq!(failure.code, Code::BackupDamaged, "{failure:#}");
     }
-    let nowhere = volume.with_file_name("nowhere.iso");
-    let reply = mover.ask(Request::LookFor { paths: vec![volume, nowhere.clone()] }, SOON).await.unwrap();
-    assert_eq!(reply, Reply::Missing { paths: vec![nowhere] });
     mover.stop().await.unwrap();
+}
+
+pub async fn what_was_made_is_known_again_and_nothing_else_is_taken_for_it(world: &dyn World) {
+    let volume = world.volume();
+    let (mut mover, manifest) = published(world, "known").await;
+    let mut new = new_files(&manifest, &volume, &["one.qcow2", "two.qcow2"]);
+    let (path, fresh, aside) = (new.files[1].path.clone(), new.files[1].fresh.clone(), volume.with_file_name("aside"));
+    // Where somebody else is to make a file there is none, and it is no new one.
+    for vacant in [&volume, &path] {
+        let taken = NewFiles { vacant: vec![vacant.clone()], ..new.clone() };
+        assert_eq!(refused(&mut mover, Request::LookAtNew { new: taken }).await.code, Code::VolumeExists);
+    }
+    new.vacant = vec![volume.with_file_name("VARS.fd")];
+    made(&mut mover, &manifest, &mut new).await;
+    assert_eq!(new.files.iter().filter_map(|file| file.made).collect::<std::collections::BTreeSet<_>>().len(), 2);
+    assert_eq!(new.files[0].directory, new.files[1].directory);
+    let looked = mover.ask(Request::LookAtNew { new: new.clone() }, SOON).await;
+    assert!(matches!(looked, Ok(Reply::Places { .. })), "{looked:?}");
+
+    // In a directory that is another one.
+    let mut elsewhere = new.clone();
+    elsewhere.files.iter_mut().for_each(|file| file.directory = file.directory.map(|inode| inode + 1));
+    is_not_known(&mut mover, &elsewhere).await;
+    assert_eq!(refused(&mut mover, Request::RemoveNew { new: elsewhere }).await.code, Code::VolumeIo);
+
+    world.rename(&fresh, &aside);
+    is_not_known(&mut mover, &new).await;
+    world.put(&volume, &path);
+    is_not_known(&mut mover, &new).await;
+    world.rename(&aside, &fresh);
+    let failure = refused(&mut mover, Request::PlaceNew { new: new.clone() }).await;
+    assert_eq!(failure.code, Code::VolumeExists, "somebody else has the name");
+    done(&mut mover, Request::TakeBackNew { new: new.clone() }).await;
+    done(&mut mover, Request::RemoveNew { new: new.clone() }).await;
+    assert_eq!(stand(world, fresh_and_path(&new.files[0])), NOTHING);
+    assert_eq!((world.stands(&path), world.stands(&fresh)), (Stands::Old, Stands::Nothing));
+    mover.stop().await.unwrap();
+}
+
+fn fresh_and_path(file: &NewFile) -> impl Iterator<Item = PathBuf> {
+    [file.fresh.clone(), file.path.clone()].into_iter()
+}
+
+async fn is_not_known(mover: &mut Box<dyn Mover>, new: &NewFiles) {
+    for request in [Request::PlaceNew { new: new.clone() }, Request::TakeBackNew { new: new.clone() }] {
+        let reply = mover.ask(request, SOON).await;
+        assert!(matches!(reply, Ok(Reply::NotKnown { .. })), "{reply:?}");
+    }
 }

@@ -15,8 +15,8 @@ use crate::model::instance::{Disk, DiskSource, ImageFormat};
 pub struct Identity {
     /// Its uuid.
     pub id: InstanceId,
-    /// Its name.
-    pub name: InstanceName,
+    /// Its name, also where no job could carry it.
+    pub name: String,
     /// Its MAC addresses, in lower case, those of its next start as well.
     pub mac_addresses: BTreeSet<String>,
     /// Files and devices that its disks and its firmware's variables are on, those of its next start as well, with what backs them as far as

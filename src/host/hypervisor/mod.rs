@@ -225,6 +225,8 @@ pub trait Hypervisor: Send + Sync {
     /// The process id of the running instance's QEMU, which runs as `owner`, the answer of [`Hypervisor::qemu_owner`].
     /// `instance_state_unsupported`: there is none to be seen.
     async fn qemu_process(&self, instance: InstanceId, owner: Option<Owner>) -> Result<u32, Failure>;
+    /// The memory that the host has in all, bytes.
+    async fn memory_bytes(&self) -> Result<u64, Failure>;
     /// All instances of the host.
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure>;
     /// One instance with its disks. `instance_not_here` when there is none, `instance_ambiguous` for a name that fits two.
@@ -287,17 +289,22 @@ pub trait Hypervisor: Send + Sync {
     /// Deletes the name of a checkpoint whose bitmaps are gone. None of that name is no error.
     async fn forget_checkpoint(&self, instance: InstanceId, name: &str) -> Result<(), Failure>;
 
-    /// What the instances of the host have that no other may have as well. One that is undefined meanwhile is left out.
+    /// What the instances of the host have that no other may have as well. One that is undefined meanwhile is left out; one whose
+    /// description cannot be read is `hypervisor_failed`, as nobody could say what it has.
     async fn identities(&self) -> Result<Vec<Identity>, Failure>;
     /// Defines an instance that is not there. Asked again, it finds by whom it was defined. `instance_exists`: another one has its name or
-    /// uuid, and nothing was changed.
+    /// uuid, and nothing was changed. `instance_busy`: another definition is under way. `restore_unfinished`: somebody defined over it. Any
+    /// other error means that it is not there, but for a call that did not return in time.
     async fn define(&self, new: &NewInstance) -> Result<(), Failure>;
-    /// Starts an instance that is shut off. One that runs is no error.
+    /// Starts an instance that is shut off. One that runs is no error. `instance_state_unsupported`: it is neither.
     async fn start(&self, instance: InstanceId) -> Result<(), Failure>;
     /// Makes a file a disk of an instance: in its definition and, if it runs, in what it runs with. When this returns it has been seen there;
     /// asked again, it is seen. `disk_target_in_use`: another disk has its target or serial number. `restore_unfinished`: it came to be in
     /// one of the two. Any other error means that it is in neither, but for a call that did not return in time.
     async fn attach(&self, instance: InstanceId, disk: &NewDisk) -> Result<(), Failure>;
+
+    /// Whether a file is that disk of an instance, in its definition and in what it runs with. Errors as of [`Hypervisor::attach`].
+    async fn is_attached(&self, instance: InstanceId, disk: &NewDisk) -> Result<bool, Failure>;
 
     /// Hints about one instance from now on; at most [`WATCH_EVENTS_MAX`] wait, further ones are dropped.
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure>;

@@ -188,7 +188,22 @@ impl FakeMovers {
 
     /// Puts a volume at a path of the host, as it was before any restore.
     pub fn add_volume(&self, path: &Path) {
-        self.world().volumes.standing.insert(path.to_owned(), FakeVolume::Old);
+        self.world().volumes.make(path, FakeVolume::Old);
+    }
+
+    /// Somebody has put another file at a path, or the first one.
+    pub fn put_volume(&self, path: &Path, volume: FakeVolume) {
+        self.world().volumes.make(path, volume);
+    }
+
+    /// Somebody has given a file another name.
+    pub fn rename_volume(&self, from: &Path, to: &Path) {
+        self.world().volumes.rename(from, to);
+    }
+
+    /// Another directory is in the place of that one, as where a mount is missing.
+    pub fn remount(&self, directory: &Path) {
+        self.world().volumes.remount(directory);
     }
 
     /// What stands at a path.

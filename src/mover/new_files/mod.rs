@@ -11,7 +11,8 @@
 //!    new    other    somebody else has taken the name: nothing of it is touched
 //! ```
 //!
-//! A new file is known by its inode, and its directory as well: what has the name is the new file only if it is that.
+//! A new file is known by its inode, and its directory as well: what has the name is the new file only if it is that. A file system whose inodes
+//! have other numbers once it is mounted anew keeps nothing of that: there, nothing is taken away after a boot, and it is told.
 //!
 //! It promises that nothing is ever overwritten, and that no file is made or named outside of the roots: below them no link is
 //! followed. Everything here blocks, for as long as the storage does.
@@ -22,7 +23,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub(super) use naming::{Outcome, place, remove, take_back};
 pub(super) use place::{directories, inodes, prepare};
@@ -49,13 +50,6 @@ pub fn data_bytes_at(root: &Path, instance: InstanceId, backup: BackupId, disk: 
 /// Looks whether the files could be made, of which the disks have so many bytes of data, in their order. Changes nothing.
 pub fn look_at(new: &NewFiles, data_bytes: &[u64]) -> Result<(), Failure> {
     place::look(new, data_bytes).map(drop)
-}
-
-/// Those of the files that are not there.
-pub fn missing(paths: Vec<PathBuf>) -> Vec<PathBuf> {
-    let is_missing =
-        |path: &PathBuf| matches!(path.metadata(), Err(error) if error.kind() == std::io::ErrorKind::NotFound);
-    paths.into_iter().filter(is_missing).collect()
 }
 
 /// What the files take, in their order: of disks `data_bytes`, one after another.

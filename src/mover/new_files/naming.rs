@@ -125,6 +125,7 @@ pub(in crate::mover) fn remove(new: &NewFiles) -> Result<(), Failure> {
 fn remove_one(new: &NewFiles, file: &NewFile) -> Result<(), Failure> {
     match open_alone(&new.roots, file) {
         Ok(place) => {
+            place.dir.remove_file(place.tried()).map_err(io)?;
             place.dir.remove_file(&place.fresh).map_err(io)?;
             place.dir.sync().map(drop).map_err(io)
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,11 +42,13 @@ pub(in crate::mover) fn prepare(new: &NewFiles, data_bytes: &[u64]) -> Result<Ve
     let places = look(new, data_bytes)?;
     for place in &places {
         place.dir.remove_file(&place.fresh).map_err(io)?;
+        place.can_be_named()?;
     }
     Ok(places.into_iter().map(|Place { dir, fresh, .. }| Prepared { dir, fresh }).collect())
 }
 
-/// The inode of each file's directory. `volume_exists`, `path_not_allowed`, `volume_io`: as they say.
+/// The inode of each file's directory. `volume_exists`, `path_not_allowed`: as they say. `volume_io`: there is no such directory, or what was
+/// made is not seen there.
 pub(in crate::mover) fn directories(new: &NewFiles) -> Result<Vec<u64>, Failure> {
     let inode = |place: &Place| place.dir.device_and_inode().map(|(_, inode)| inode).map_err(io);
     look_at_names(new)?.iter().map(inode).collect()
@@ -62,6 +65,16 @@ fn look_at_names(new: &NewFiles) -> Result<Vec<Place>, Failure> {
     for place in &places {
         if place.seen(&place.name)?.is_some() {
             return Err(place.taken());
+        }
+        if place.made.is_some() && !place.seen(&place.fresh)?.is_some_and(|stat| place.is_new(&stat)) {
+            return Err(place.gone());
+        }
+    }
+    let is_new = |path: &Path| new.files.iter().any(|file| file.path == path || file.fresh == path);
+    for path in &new.vacant {
+        let (dir, name) = open_dir(&new.roots, path, &mut BTreeMap::new())?;
+        if is_new(path) || dir.stat(&name).map_err(io)?.is_some() {
+            return Err(taken(path));
         }
     }
     Ok(places)
@@ -114,20 +127,38 @@ pub(super) fn open(new: &NewFiles) -> Result<Vec<Place>, Failure> {
 
 fn open_one(roots: &[PathBuf], file: &NewFile, opened: &mut BTreeMap<PathBuf, Arc<Dir>>) -> Result<Place, NoPlace> {
     let NewFile { path, fresh, .. } = file;
-    if let Some(fault) = path_fault(path).or_else(|| path_fault(fresh)) {
+    if let Some(fault) = path_fault(fresh) {
+        return Err(NoPlace::Nowhere(not_allowed(path).caused_by(fault)));
+    }
+    let (dir, name) = open_dir(roots, path, opened)?;
+    let Some(fresh_name) = fresh.file_name().filter(|_| fresh.parent() == path.parent()) else {
+        let text = format!("`{}` is not beside `{}`", fresh.display(), path.display());
+        return Err(NoPlace::Nowhere(Failure::new(Code::Internal, text)));
+    };
+    let (_, inode) = dir.device_and_inode().map_err(|error| NoPlace::Unseen(io(error)))?;
+    if file.directory.is_some_and(|known| known != inode) {
+        let text = format!("the directory of `{}` is another one than it was; a mount may be missing", path.display());
+        return Err(NoPlace::Unseen(Failure::new(Code::VolumeIo, text)));
+    }
+    Ok(Place { dir, name, fresh: fresh_name.to_owned(), made: file.made, path: path.clone() })
+}
+
+/// The directory of a path below a root, and the name there.
+fn open_dir(
+    roots: &[PathBuf],
+    path: &Path,
+    opened: &mut BTreeMap<PathBuf, Arc<Dir>>,
+) -> Result<(Arc<Dir>, OsString), NoPlace> {
+    if let Some(fault) = path_fault(path) {
         return Err(NoPlace::Nowhere(not_allowed(path).caused_by(fault)));
     }
     let Some((root, rest)) = below(roots, path) else {
         let roots = roots.iter().map(|root| format!("`{}`", root.display())).collect::<Vec<_>>().join(", ");
         return Err(NoPlace::Nowhere(not_allowed(path).caused_by(format!("it is below none of {roots}"))));
     };
-    let (Some(name), Some(fresh_name), Some(parent)) = (path.file_name(), fresh.file_name(), path.parent()) else {
+    let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
         return Err(NoPlace::Nowhere(not_allowed(path)));
     };
-    if fresh.parent() != Some(parent) {
-        let text = format!("`{}` is not beside `{}`", fresh.display(), path.display());
-        return Err(NoPlace::Nowhere(Failure::new(Code::Internal, text)));
-    }
     let dir = match opened.get(parent) {
         Some(dir) => Arc::clone(dir),
         None => {
@@ -136,12 +167,7 @@ fn open_one(roots: &[PathBuf], file: &NewFile, opened: &mut BTreeMap<PathBuf, Ar
         }
     };
     opened.insert(parent.to_owned(), Arc::clone(&dir));
-    let (_, inode) = dir.device_and_inode().map_err(|error| NoPlace::Unseen(io(error)))?;
-    if file.directory.is_some_and(|known| known != inode) {
-        let text = format!("the directory of `{}` is another one than it was; a mount may be missing", path.display());
-        return Err(NoPlace::Unseen(Failure::new(Code::VolumeIo, text)));
-    }
-    Ok(Place { dir, name: name.to_owned(), fresh: fresh_name.to_owned(), made: file.made, path: path.clone() })
+    Ok((dir, name.to_owned()))
 }
 
 fn no_directory(path: &Path, error: ShareError) -> NoPlace {
@@ -162,6 +188,10 @@ fn walk(root: &Path, below: &Path) -> Result<Dir, ShareError> {
     Ok(dir)
 }
 
+fn taken(path: &Path) -> Failure {
+    Failure::new(Code::VolumeExists, format!("`{}` is there already", path.display()))
+}
+
 fn not_allowed(path: &Path) -> Failure {
     Failure::new(Code::PathNotAllowed, format!("no new file can be made at `{}`", path.display()))
 }
@@ -173,6 +203,25 @@ pub(super) fn io(error: ShareError) -> Failure {
 impl Place {
     pub fn seen(&self, name: &OsString) -> Result<Option<FileStat>, Failure> {
         self.dir.stat(name).map_err(io)
+    }
+
+    /// Tries with an empty file what is done with the new one when all is written: not every file system can.
+    fn can_be_named(&self) -> Result<(), Failure> {
+        let tried = self.tried();
+        self.dir.remove_file(&tried).map_err(io)?;
+        self.dir.write_new(&tried, &[]).map_err(io)?;
+        let renamed = self.dir.rename_onto_nothing(&tried, &self.fresh).map_err(io);
+        self.dir.remove_file(&tried).and_then(|()| self.dir.remove_file(&self.fresh)).map_err(io)?;
+        renamed
+    }
+
+    /// The name of that empty file: as long as the new one's until then, and no other attempt's.
+    pub fn tried(&self) -> OsString {
+        let mut name = self.fresh.clone().into_vec();
+        if let Some(last) = name.last_mut() {
+            *last = b'~';
+        }
+        OsString::from_vec(name)
     }
 
     /// A file is the one that was made, as far as that is known.
@@ -187,7 +236,7 @@ impl Place {
 
     /// Somebody else has the name.
     pub fn taken(&self) -> Failure {
-        Failure::new(Code::VolumeExists, format!("`{}` is there already", self.path.display()))
+        taken(&self.path)
     }
 
     /// The path, for errors.

@@ -38,7 +38,7 @@ impl World {
             };
             NewFile { content, path, fresh, directory: None, made: None }
         };
-        NewFiles { roots: vec![self.at("images")], files: paths.iter().map(file).collect() }
+        NewFiles { roots: vec![self.at("images")], files: paths.iter().map(file).collect(), vacant: Vec::new() }
     }
 
     fn made(&self, paths: &[&str]) -> NewFiles {
@@ -220,9 +220,46 @@ fn variables_that_are_an_image_are_not_written() {
 }
 
 #[test]
-fn only_what_is_not_there_is_missing() {
+fn where_somebody_else_is_to_make_a_file_nothing_is_and_no_link_leads_there() {
     let world = World::new();
-    symlink("nowhere", world.at("images/link")).unwrap();
-    let paths = ["images", "images/link", "images/no.iso"].map(|path| world.at(path));
-    assert_eq!(missing(paths.to_vec()), [world.at("images/link"), world.at("images/no.iso")]);
+    symlink("nowhere", world.at("images/dangling")).unwrap();
+    symlink(world.at("elsewhere"), world.at("images/link")).unwrap();
+    for (path, expected) in [
+        ("images/VARS.fd", None),
+        ("images/dangling", Some(Code::VolumeExists)),
+        ("images/fast", Some(Code::VolumeExists)),
+        ("images/a.raw", Some(Code::VolumeExists)),
+        ("images/link/VARS.fd", Some(Code::PathNotAllowed)),
+        ("elsewhere/VARS.fd", Some(Code::PathNotAllowed)),
+        ("images/nowhere/VARS.fd", Some(Code::VolumeIo)),
+    ] {
+        let mut new = world.files(&["images/a.raw"]);
+        new.vacant = vec![world.at(path)];
+        assert_eq!(directories(&new).err().map(|failure| failure.code), expected, "{path}");
+    }
+}
+
+#[test]
+fn a_new_file_that_was_removed_before_any_name_was_given_is_told_at_once() {
+    let world = World::new();
+    let new = world.known(&["images/a.raw", "images/fast/b.raw"]);
+    directories(&new).unwrap();
+    // Kept aside, so that nobody gets its inode.
+    fs::rename(&new.files[1].fresh, world.at("elsewhere/b.raw")).unwrap();
+    assert_eq!(directories(&new).unwrap_err().code, Code::VolumeIo);
+    fs::write(&new.files[1].fresh, "other").unwrap();
+    assert_eq!(directories(&new).unwrap_err().code, Code::VolumeIo);
+}
+
+#[test]
+fn what_tries_whether_a_file_can_be_named_leaves_nothing() {
+    let world = World::new();
+    let new = world.files(&["images/a.raw"]);
+    let left = world.at("images/a.raw.ne~");
+    fs::write(&left, "of one that was cut off").unwrap();
+    prepare(&new, &[0]).unwrap();
+    assert!(!left.exists() && !new.files[0].fresh.exists());
+    fs::write(&left, "").unwrap();
+    remove(&new).unwrap();
+    assert!(!left.exists());
 }

@@ -14,6 +14,8 @@ pub struct NewFiles {
     pub roots: Vec<PathBuf>,
     /// The files.
     pub files: Vec<NewFile>,
+    /// Paths at which nothing is either, where somebody else is to make a file: looked at, and no more.
+    pub vacant: Vec<PathBuf>,
 }
 
 /// One of them.

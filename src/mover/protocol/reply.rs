@@ -1,7 +1,5 @@
 //! What a mover answers when what was asked for has gone well.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use super::{CopiedDisk, SealedFile};
@@ -61,11 +59,6 @@ pub enum Reply {
         /// What it holds.
         #[serde(with = "serde_bytes")]
         content: Vec<u8>,
-    },
-    /// What the host does not have.
-    Missing {
-        /// Those paths.
-        paths: Vec<PathBuf>,
     },
     /// Nothing is there yet.
     Places {

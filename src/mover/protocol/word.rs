@@ -25,7 +25,6 @@ impl Request {
             Request::RemoveFresh { .. } => "remove_fresh",
             Request::RemovePrevious { .. } => "remove_previous",
             Request::ReadRecord { .. } => "read_record",
-            Request::LookFor { .. } => "look_for",
             Request::LookAtNew { .. } => "look_at_new",
             Request::MakeNew { .. } => "make_new",
             Request::PlaceNew { .. } => "place_new",

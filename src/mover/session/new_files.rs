@@ -2,7 +2,7 @@
 //!
 //! As with a restore in place, directories are bound by their descriptors on places of the mover's own, so that the tools follow no link.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
@@ -77,12 +77,6 @@ fn reply(outcome: Outcome) -> Reply {
 pub(super) async fn look_at_new(new: NewFiles) -> Result<Reply, Failure> {
     let directories = blocking(move || new_files::directories(&new)).await?;
     Ok(Reply::Places { directories })
-}
-
-/// Which files of the host are not there.
-pub(super) async fn look_for(paths: Vec<PathBuf>) -> Result<Reply, Failure> {
-    let paths = blocking(move || Ok(new_files::missing(paths))).await?;
-    Ok(Reply::Missing { paths })
 }
 
 /// Looks at everything that can be looked at before a byte of a disk is written, and writes what is small. Blocks.

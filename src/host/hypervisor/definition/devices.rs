@@ -3,7 +3,7 @@
 use roxmltree::Node;
 
 use super::Changes;
-use super::edits::{child, children, text_of};
+use super::edits::{attribute, child, children, text_of};
 
 /// Devices that only one instance can have, and how a warning names each.
 const ONE_INSTANCES: &[(&str, &str)] = &[
@@ -17,7 +17,7 @@ const ONE_INSTANCES: &[(&str, &str)] = &[
 ];
 
 /// What a random number generator may read of the host.
-const RANDOM: [&str; 2] = ["/dev/urandom", "/dev/random"];
+pub(super) const RANDOM: [&str; 2] = ["/dev/urandom", "/dev/random"];
 
 pub(super) fn change(devices: Node<'_, '_>, changes: &mut Changes) {
     for (name, what) in ONE_INSTANCES {
@@ -33,7 +33,7 @@ pub(super) fn change(devices: Node<'_, '_>, changes: &mut Changes) {
             changes.warnings.push(text);
         }
     }
-    let kind = |device: Node<'_, '_>, name: &str| device.attribute(name).unwrap_or_default().to_owned();
+    let kind = |device: Node<'_, '_>, name: &str| attribute(device, name).unwrap_or_default().to_owned();
     for memory in children(devices, "memory") {
         let model = kind(memory, "model");
         if !matches!(model.as_str(), "dimm" | "virtio-mem") {
@@ -53,29 +53,36 @@ pub(super) fn change(devices: Node<'_, '_>, changes: &mut Changes) {
             changes.warnings.push(format!("the audio backend `{kind}` of the host was not taken over"));
         }
     }
+    for watchdog in children(devices, "watchdog") {
+        // The guest could fill the host's disk with its own dumps.
+        if attribute(watchdog, "action") == Some("dump") {
+            changes.edits.set(watchdog, "action", "reset");
+            changes.warnings.push("a watchdog resets the new instance, and does not dump its memory");
+        }
+    }
     children(devices, "tpm").for_each(|tpm| change_tpm(tpm, changes));
     children(devices, "rng").for_each(|rng| change_rng(rng, changes));
     for cid in children(devices, "vsock").filter_map(|vsock| child(vsock, "cid")) {
-        if cid.attribute("auto") != Some("yes") {
-            changes.warnings.push("the new instance gets another address for its host's sockets (`vsock`)".into());
+        if attribute(cid, "auto") != Some("yes") {
+            changes.warnings.push("the new instance gets another address for its host's sockets (`vsock`)");
         }
         changes.edits.replace(cid, "<cid auto='yes'/>");
     }
 }
 
 fn change_tpm(tpm: Node<'_, '_>, changes: &mut Changes) {
-    let emulated = |backend: Node<'_, '_>| backend.attribute("type") == Some("emulator");
+    let emulated = |backend: Node<'_, '_>| attribute(backend, "type") == Some("emulator");
     match child(tpm, "backend").is_some() && children(tpm, "backend").all(emulated) {
         true => changes
             .warnings
-            .push("the new instance has an empty TPM: what the guest has sealed with the old one stays sealed".into()),
+            .push("the new instance has an empty TPM: what the guest has sealed with the old one stays sealed"),
         false => changes.remove(tpm, "a TPM of the host".to_owned()),
     }
 }
 
 fn change_rng(rng: Node<'_, '_>, changes: &mut Changes) {
     for backend in children(rng, "backend") {
-        match (backend.attribute("model"), text_of(backend)) {
+        match (attribute(backend, "model"), text_of(backend)) {
             (Some("builtin"), _) | (Some("random"), "") => {}
             (Some("random"), source) if RANDOM.contains(&source) => drop(changes.granted.insert(source.to_owned())),
             (kind, source) => {

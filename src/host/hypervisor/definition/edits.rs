@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::{Attribute, Document, Node, ParsingOptions};
 
 use crate::failure::{Code, Failure};
 
@@ -20,7 +20,7 @@ pub(super) fn document(xml: &str) -> Result<Document<'_>, Failure> {
     }
     let options = ParsingOptions { allow_dtd: false, nodes_limit: XML_NODES_MAX, ..ParsingOptions::default() };
     let document = Document::parse_with_options(xml, options).map_err(|error| odd(error.to_string()))?;
-    match document.root_element().has_tag_name("domain") {
+    match document.root_element().tag_name().name() == "domain" {
         true => Ok(document),
         false => Err(odd("it is not of a domain".to_owned())),
     }
@@ -30,7 +30,21 @@ pub(super) fn children<'a, 'input>(
     node: Node<'a, 'input>,
     name: &'static str,
 ) -> impl Iterator<Item = Node<'a, 'input>> {
-    node.children().filter(move |child| child.has_tag_name(name))
+    node.children().filter(move |child| is(*child, name))
+}
+
+/// It is an element of that name, and of no namespace: by its name alone the parser would find those of any.
+pub(super) fn is(node: Node<'_, '_>, name: &str) -> bool {
+    node.is_element() && node.tag_name().namespace().is_none() && node.tag_name().name() == name
+}
+
+/// The value of the attribute of that name, and of no namespace.
+pub(super) fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
+    attribute_node(node, name).map(|attribute| attribute.value())
+}
+
+fn attribute_node<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Attribute<'a, 'input>> {
+    node.attributes().find(|attribute| attribute.namespace().is_none() && attribute.name() == name)
 }
 
 pub(super) fn child<'a, 'input>(node: Node<'a, 'input>, name: &'static str) -> Option<Node<'a, 'input>> {
@@ -51,6 +65,8 @@ pub(super) fn escaped(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '\'' => out.push_str("&apos;"),
             '"' => out.push_str("&quot;"),
+            // A reader would make a `\n` of it.
+            '\r' => out.push_str("&#13;"),
             other => out.push(other),
         }
     }
@@ -99,7 +115,7 @@ impl Edits {
     /// An attribute of an element without a prefix.
     pub fn set(&mut self, node: Node<'_, '_>, name: &str, value: &str) {
         let written = format!("{name}='{}'", escaped(value));
-        match node.attribute_node(name) {
+        match attribute_node(node, name) {
             Some(attribute) => self.0.push((attribute.range(), written)),
             None => {
                 let behind_name = node.range().start + 1 + node.tag_name().name().len();
@@ -109,7 +125,7 @@ impl Edits {
     }
 
     pub fn unset(&mut self, node: Node<'_, '_>, names: &[&str]) {
-        let attributes = names.iter().filter_map(|name| node.attribute_node(*name));
+        let attributes = names.iter().filter_map(|name| attribute_node(node, name));
         self.0.extend(attributes.map(|attribute| (attribute.range(), String::new())));
     }
 

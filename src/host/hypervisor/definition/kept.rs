@@ -5,15 +5,14 @@
 //! element but those in the list, nothing of a namespace of somebody else outside of the metadata, and no value with a `/` in it, which
 //! could be a path, but those that were granted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use roxmltree::Node;
 
-use super::edits::{document, escaped};
-use crate::failure::{Code, Failure};
-
-/// Deepest nesting of elements; libvirt's own definitions have 8.
-const DEPTH_MAX: usize = 32;
+use super::copy::{Copy, must_be_flat};
+use super::edits::document;
+use super::told::{Warnings, path_in};
+use crate::failure::Failure;
 
 /// What of an element is kept.
 enum Kept {
@@ -23,11 +22,13 @@ enum Kept {
     Words,
     /// Whatever is in it, of whatever namespace: nobody but its owner reads it.
     Others,
+    /// Its text, if it is one of these.
+    OneOf(&'static [&'static str]),
     /// These attributes, and these elements.
     Only(&'static [&'static str], &'static [(&'static str, Kept)]),
 }
 
-use Kept::{Only, Others, Plain, Words};
+use Kept::{OneOf, Only, Others, Plain, Words};
 
 const DOMAIN: Kept = Only(
     &["type"],
@@ -41,30 +42,86 @@ const DOMAIN: Kept = Only(
         ("memory", Plain),
         ("maxMemory", Plain),
         ("currentMemory", Plain),
-        ("memoryBacking", Plain),
-        ("memtune", Plain),
+        ("memoryBacking", MEMORY_BACKING),
+        ("memtune", Only(&[], &[("hard_limit", Plain), ("soft_limit", Plain), ("swap_hard_limit", Plain)])),
         ("blkiotune", Only(&[], &[("weight", Plain)])),
         ("vcpu", Plain),
         ("vcpus", Plain),
         ("iothreads", Plain),
         ("iothreadids", Plain),
         ("defaultiothread", Plain),
-        ("cputune", Plain),
+        ("cputune", CPU_TUNE),
         ("numatune", Plain),
         ("throttlegroups", Plain),
         ("keywrap", Plain),
         ("sysinfo", SYSINFO),
         ("os", OS),
         ("features", Plain),
-        ("cpu", Plain),
+        ("cpu", CPU),
         ("clock", Plain),
-        ("on_poweroff", Plain),
-        ("on_reboot", Plain),
-        ("on_crash", Plain),
-        ("on_lockfailure", Plain),
+        ("on_poweroff", ENDS),
+        ("on_reboot", ENDS),
+        ("on_crash", ENDS),
         ("pm", Plain),
         ("perf", Plain),
         ("devices", Only(&[], DEVICES)),
+    ],
+);
+
+/// No dumps, which a guest that crashes again and again could fill the host's disk with.
+const ENDS: Kept = OneOf(&["destroy", "restart", "preserve"]);
+
+/// Not locked, and in no file of the host, as which libvirt makes what is shared.
+const MEMORY_BACKING: Kept = Only(
+    &[],
+    &[
+        ("hugepages", Only(&[], &[("page", Only(&["size", "unit", "nodeset"], &[]))])),
+        ("nosharepages", Plain),
+        ("discard", Plain),
+    ],
+);
+
+/// What others get less of where there is too little. No scheduler: one of real time takes a processor from the host itself.
+const CPU_TUNE: Kept = Only(
+    &[],
+    &[
+        ("shares", Plain),
+        ("period", Plain),
+        ("quota", Plain),
+        ("global_period", Plain),
+        ("global_quota", Plain),
+        ("emulator_period", Plain),
+        ("emulator_quota", Plain),
+        ("iothread_period", Plain),
+        ("iothread_quota", Plain),
+        ("vcpupin", Plain),
+        ("emulatorpin", Plain),
+        ("iothreadpin", Plain),
+    ],
+);
+
+const CPU: Kept = Only(
+    &["mode", "match", "check", "migratable", "deprecated_features"],
+    &[
+        ("model", Plain),
+        ("vendor", Plain),
+        ("topology", Plain),
+        ("cache", Plain),
+        ("maxphysaddr", Plain),
+        ("feature", Plain),
+        (
+            "numa",
+            Only(
+                &[],
+                &[
+                    (
+                        "cell",
+                        Only(&["id", "cpus", "memory", "unit", "discard"], &[("distances", Plain), ("cache", Plain)]),
+                    ),
+                    ("interconnects", Plain),
+                ],
+            ),
+        ),
     ],
 );
 
@@ -108,13 +165,36 @@ const DEVICES: &[(&str, Kept)] = &[
     ("channel", LINE),
     ("input", Only(&["type", "bus", "model"], &[("driver", Plain), ("alias", Plain), ("address", Plain)])),
     ("graphics", Plain),
-    ("video", Plain),
+    // Without a process of the host that draws.
+    (
+        "video",
+        Only(
+            &[],
+            &[
+                ("driver", Only(&["iommu", "ats", "packed", "page_per_vq"], &[])),
+                ("model", Plain),
+                ("alias", Plain),
+                ("address", Plain),
+            ],
+        ),
+    ),
     ("sound", Plain),
     ("audio", Only(&["id", "type"], &[])),
     ("hub", Plain),
     ("watchdog", Plain),
     ("memballoon", Plain),
-    ("memory", Plain),
+    (
+        "memory",
+        Only(
+            &["model", "discard"],
+            &[
+                ("source", Only(&[], &[("pagesize", Plain), ("nodemask", Plain)])),
+                ("target", Plain),
+                ("alias", Plain),
+                ("address", Plain),
+            ],
+        ),
+    ),
     ("panic", Plain),
     ("iommu", Plain),
     ("vsock", Plain),
@@ -141,7 +221,7 @@ const DISK: Kept = Only(
     &["type", "device", "model", "snapshot"],
     &[
         ("driver", Plain),
-        ("source", Only(&["file", "startupPolicy"], &[])),
+        ("source", Only(&["file"], &[])),
         ("target", Plain),
         ("iotune", Plain),
         ("throttlefilters", Plain),
@@ -160,7 +240,7 @@ const DISK: Kept = Only(
 );
 
 const INTERFACE: Kept = Only(
-    &["type", "trustGuestRxFilters"],
+    &["type"],
     &[
         ("mac", Plain),
         ("source", Only(&["bridge", "network", "portgroup", "dev", "mode"], &[])),
@@ -198,6 +278,7 @@ impl Kept {
     fn has_attribute(&self, name: &str) -> bool {
         match self {
             Plain | Others => true,
+            OneOf(_) => false,
             Words => name == "name",
             Only(attributes, _) => attributes.contains(&name),
         }
@@ -206,7 +287,7 @@ impl Kept {
     fn child(&self, name: &str) -> Option<&Kept> {
         match self {
             Plain => Some(&Plain),
-            Words | Others => None,
+            Words | Others | OneOf(_) => None,
             Only(_, children) => children.iter().find(|(known, _)| *known == name).map(|(_, kept)| kept),
         }
     }
@@ -218,117 +299,63 @@ impl Kept {
 pub(super) fn only_kept(
     definition: &str,
     granted: &BTreeSet<String>,
-    warnings: &mut Vec<String>,
+    warnings: &mut Warnings,
 ) -> Result<String, Failure> {
     let document = document(definition)?;
-    let mut copy = Copy { granted, warnings, out: String::with_capacity(definition.len()) };
-    copy.element(document.root_element(), &DOMAIN, "", 0)?;
-    Ok(copy.out)
+    let mut filter = Filter { granted, warnings, out: Copy::of(definition) };
+    filter.element(document.root_element(), &DOMAIN, "", 0)?;
+    Ok(filter.out.done())
 }
 
-struct Copy<'c> {
+struct Filter<'c> {
     granted: &'c BTreeSet<String>,
-    warnings: &'c mut Vec<String>,
-    out: String,
+    warnings: &'c mut Warnings,
+    out: Copy,
 }
 
-impl Copy<'_> {
+impl Filter<'_> {
     fn element(&mut self, node: Node<'_, '_>, kept: &Kept, path: &str, depth: usize) -> Result<(), Failure> {
         if matches!(kept, Others) {
-            return self.others(node, depth);
+            return self.out.others(node, depth);
         }
         must_be_flat(depth)?;
         let text = text(node);
-        if !matches!(kept, Words) && self.may_be_path(&text) {
-            self.leave_out(path);
+        let fits = match kept {
+            Words => true,
+            OneOf(words) => words.contains(&text.trim()),
+            _ => !self.may_be_path(&text),
+        };
+        if !fits {
+            self.warnings.left_out(path);
             return Ok(());
         }
         let name = node.tag_name().name();
-        self.out.push('<');
-        self.out.push_str(name);
+        self.out.open(name);
         for attribute in node.attributes() {
             let (name, value) = (attribute.name(), attribute.value());
             // Of an attribute of another namespace libvirt reads the name alone.
             let fits = attribute.namespace().is_none() && kept.has_attribute(name);
             match fits && (matches!(kept, Words) || !self.may_be_path(value)) {
-                true => self.out.push_str(&format!(" {name}='{}'", escaped(value))),
-                false => self.leave_out(&format!("{path}/@{name}")),
+                true => self.out.attribute(name, value),
+                false => self.warnings.left_out(&path_in(path, &format!("@{name}"))),
             }
         }
-        self.out.push('>');
-        self.out.push_str(&escaped(&text));
+        self.out.content();
+        self.out.text(&text);
         for child in node.children().filter(Node::is_element) {
             let name = child.tag_name().name();
-            let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+            let path = path_in(path, name);
             match kept.child(name).filter(|_| child.tag_name().namespace().is_none()) {
                 Some(kept) => self.element(child, kept, &path, depth + 1)?,
-                None => self.leave_out(&path),
+                None => self.warnings.left_out(&path),
             }
         }
-        self.close(name);
+        self.out.close(name);
         Ok(())
     }
 
     fn may_be_path(&self, value: &str) -> bool {
         value.contains('/') && !self.granted.contains(value.trim())
-    }
-
-    fn leave_out(&mut self, path: &str) {
-        self.warnings
-            .push(format!("`{path}` was left out of the new instance: it is not known to be harmless to the host"));
-    }
-
-    /// Somebody else's, with the prefixes that it has.
-    fn others(&mut self, node: Node<'_, '_>, depth: usize) -> Result<(), Failure> {
-        must_be_flat(depth)?;
-        let mut prefixes = BTreeMap::new();
-        let mut named = |name: &str, namespace: Option<&str>| {
-            let Some(uri) = namespace else { return name.to_owned() };
-            match node.lookup_prefix(uri).filter(|prefix| !prefix.is_empty()) {
-                Some("xml") => format!("xml:{name}"),
-                prefix => {
-                    let prefix = prefix.unwrap_or("own");
-                    prefixes.insert(prefix.to_owned(), uri.to_owned());
-                    format!("{prefix}:{name}")
-                }
-            }
-        };
-        let name = named(node.tag_name().name(), node.tag_name().namespace());
-        let attributes = node.attributes();
-        let attributes: String = attributes
-            .map(|attribute| {
-                format!(" {}='{}'", named(attribute.name(), attribute.namespace()), escaped(attribute.value()))
-            })
-            .collect();
-        self.out.push_str(&format!("<{name}"));
-        for (prefix, uri) in prefixes {
-            self.out.push_str(&format!(" xmlns:{prefix}='{}'", escaped(&uri)));
-        }
-        self.out.push_str(&attributes);
-        self.out.push('>');
-        for child in node.children() {
-            match child.is_element() {
-                true => self.others(child, depth + 1)?,
-                false if child.is_text() => self.out.push_str(&escaped(child.text().unwrap_or_default())),
-                false => {}
-            }
-        }
-        self.close(&name);
-        Ok(())
-    }
-
-    /// Closes the element that was opened last, in short where nothing is in it.
-    fn close(&mut self, name: &str) {
-        let nothing_in_it = self.out.ends_with('>') && {
-            let opened = self.out.rfind('<').and_then(|at| self.out.get(at + 1..));
-            opened.is_some_and(|opened| opened.starts_with(name) && !opened.starts_with('/') && !opened.ends_with("/>"))
-        };
-        if nothing_in_it {
-            self.out.pop();
-            self.out.push_str("/>");
-        } else {
-            self.out.push_str(&format!("</{name}>"));
-        }
     }
 }
 
@@ -338,14 +365,4 @@ fn text(node: Node<'_, '_>) -> String {
         return String::new();
     }
     node.children().filter(Node::is_text).filter_map(|child| child.text()).collect()
-}
-
-fn must_be_flat(depth: usize) -> Result<(), Failure> {
-    match depth < DEPTH_MAX {
-        true => Ok(()),
-        false => {
-            let text = format!("the definition in the backup is nested deeper than {DEPTH_MAX} elements");
-            Err(Failure::new(Code::DefinitionRefused, text))
-        }
-    }
 }

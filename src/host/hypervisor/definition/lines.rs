@@ -3,7 +3,8 @@
 use roxmltree::Node;
 
 use super::Changes;
-use super::edits::{Edits, child, children};
+use super::edits::{Edits, attribute, child, children};
+use super::told::Warnings;
 
 pub(super) fn change(devices: Node<'_, '_>, changes: &mut Changes) {
     for name in ["serial", "parallel", "console", "channel"] {
@@ -12,7 +13,7 @@ pub(super) fn change(devices: Node<'_, '_>, changes: &mut Changes) {
         }
     }
     for graphics in children(devices, "graphics") {
-        let kind = graphics.attribute("type").unwrap_or_default();
+        let kind = attribute(graphics, "type").unwrap_or_default();
         match kind {
             "vnc" | "spice" => change_graphics(graphics, kind, &mut changes.edits, &mut changes.warnings),
             // On a screen or a bus of the host's own.
@@ -22,9 +23,9 @@ pub(super) fn change(devices: Node<'_, '_>, changes: &mut Changes) {
 }
 
 fn change_line(line: Node<'_, '_>, name: &str, changes: &mut Changes) {
-    let kind = line.attribute("type").unwrap_or_default();
+    let kind = attribute(line, "type").unwrap_or_default();
     let target = child(line, "target");
-    if name == "channel" && target.and_then(|target| target.attribute("type")) != Some("virtio") {
+    if name == "channel" && target.and_then(|target| attribute(target, "type")) != Some("virtio") {
         return changes.remove(line, "a channel that is none of virtio".to_owned());
     }
     let Changes { edits, warnings, .. } = changes;
@@ -38,7 +39,7 @@ fn change_line(line: Node<'_, '_>, name: &str, changes: &mut Changes) {
         warnings.push(format!("a `{name}` is no longer logged to the file of the first instance"));
     }
     let sources = || children(line, "source");
-    let listens = sources().all(|source| source.attribute("mode") == Some("bind"));
+    let listens = sources().all(|source| attribute(source, "mode") == Some("bind"));
     match kind {
         "null" | "spicevmc" => edits.remove_all(sources()),
         "spiceport" | "qemu-vdagent" if name == "channel" => {}
@@ -57,17 +58,17 @@ fn change_line(line: Node<'_, '_>, name: &str, changes: &mut Changes) {
     }
 }
 
-fn change_graphics(graphics: Node<'_, '_>, kind: &str, edits: &mut Edits, warnings: &mut Vec<String>) {
+fn change_graphics(graphics: Node<'_, '_>, kind: &str, edits: &mut Edits, warnings: &mut Warnings) {
     // libvirt makes one of its own.
     children(graphics, "listen").for_each(|listen| edits.unset(listen, &["socket"]));
-    let elsewhere = |listen: Node<'_, '_>| matches!(listen.attribute("type"), Some("socket" | "none"));
+    let elsewhere = |listen: Node<'_, '_>| matches!(attribute(listen, "type"), Some("socket" | "none"));
     if children(graphics, "listen").any(elsewhere) {
         edits.unset(graphics, &["port", "tlsPort", "websocket", "socket"]);
         return;
     }
-    let fixed = graphics.attribute("autoport") != Some("yes");
-    let port = graphics.attribute("port").filter(|port| fixed && *port != "-1");
-    if let Some(what) = port.or(graphics.attribute("socket")) {
+    let fixed = attribute(graphics, "autoport") != Some("yes");
+    let port = attribute(graphics, "port").filter(|port| fixed && *port != "-1");
+    if let Some(what) = port.or(attribute(graphics, "socket")) {
         warnings.push(format!("graphics (`{kind}`) listened at `{what}`, and get a port of their own"));
     }
     edits.unset(graphics, &["port", "tlsPort", "websocket", "socket"]);

@@ -2,9 +2,14 @@
 //!
 //! Whatever two instances cannot both have is changed, and what cannot be given to a second one is dropped, each with a warning. Whoever can
 //! write to a share can write a definition, and libvirt does as root what one says: so what is not known to be harmless is left out, with
-//! a warning, and no path stands in what is made but those of the new files, of the host's own firmware, and of media below the
-//! directories that the host allows.
+//! a warning, and no path stands in what is made but those of the new files and of the host's own firmware.
+//!
+//! ```text
+//!   from the share ──► plain ──► changed ──► only what is kept ──► looked at once more ──► libvirt
+//! ```
 
+mod checked;
+mod copy;
 mod devices;
 mod disks;
 mod edits;
@@ -12,16 +17,21 @@ mod firmware;
 mod kept;
 mod lines;
 mod network;
+mod plain;
+mod size;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use roxmltree::Node;
 
-use self::edits::{Edits, child, children, document, escaped, text_of};
-use crate::failure::{Code, Failure};
+use self::edits::{Edits, attribute, child, children, document, escaped, is, text_of};
+use self::plain::{refused, shown};
+use self::told::Warnings;
+use crate::failure::Failure;
 use crate::model::destination::MacAddresses;
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
 use crate::model::instance::ImageFormat;
@@ -31,13 +41,6 @@ const MARK: &str = "urn:longshore:restored:1";
 
 /// The types of domain that QEMU is.
 const TYPES: [&str; 2] = ["kvm", "qemu"];
-
-/// Most warnings of one definition, and the longest of them, characters: they stand in an event.
-const WARNINGS_MAX: usize = 64;
-const WARNING_CHARACTERS_MAX: usize = 240;
-
-/// Most media that are looked for.
-const MEDIA_MAX: usize = 32;
 
 /// What a definition says of where it comes from, in its metadata: by it what was defined is known again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +72,6 @@ pub struct Another<'c> {
     pub nvram: Option<&'c Path>,
     /// They are those of the backup; else the firmware makes new ones.
     pub nvram_is_restored: bool,
-    /// Directories below which its media may be.
-    pub roots: &'c [PathBuf],
-    /// Files of [`drive_files`] that are not there.
-    pub missing: &'c BTreeSet<PathBuf>,
 }
 
 /// A definition that was made.
@@ -82,6 +81,8 @@ pub struct Made {
     pub definition: String,
     /// What is others than it was, in a sentence each.
     pub warnings: Vec<String>,
+    /// The memory that it asks for, bytes; 0 where it leaves that to libvirt.
+    pub memory_bytes: u64,
 }
 
 /// What a definition has that no other on the host may have as well.
@@ -99,7 +100,7 @@ pub struct Own {
 #[derive(Debug, Default)]
 struct Changes {
     edits: Edits,
-    warnings: Vec<String>,
+    warnings: Warnings,
     /// Paths that may stand in it.
     granted: BTreeSet<String>,
 }
@@ -117,28 +118,29 @@ pub fn own(definition: &str) -> Result<Own, Failure> {
     let document = document(definition)?;
     let domain = document.root_element();
     let devices = || children(domain, "devices");
-    let mac = |interface: Node<'_, '_>| Some(child(interface, "mac")?.attribute("address")?.to_ascii_lowercase());
     let on_disks = devices().flat_map(|devices| children(devices, "disk")).flat_map(disks::all_files);
     let nvram = child(domain, "os").and_then(|os| child(os, "nvram")).and_then(firmware::nvram_file);
     Ok(Own {
-        mac_addresses: devices().flat_map(|devices| children(devices, "interface")).filter_map(mac).collect(),
+        mac_addresses: mac_addresses(domain),
         files: on_disks.chain(nvram).collect(),
-        restored_by: marks(domain).find_map(|mark| mark.attribute("by")).map(str::to_owned),
+        restored_by: marks(domain).find_map(|mark| attribute(mark, "by")).map(str::to_owned),
     })
 }
 
-/// Media in the drives that a new instance may have as well, where they are there: images below the directories that the host allows.
-pub fn drive_files(definition: &str, roots: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let document = document(definition)?;
-    let disks = children(document.root_element(), "devices").flat_map(|devices| children(devices, "disk"));
-    Ok(disks.filter_map(|disk| disks::medium(disk, roots).ok()).take(MEDIA_MAX).collect())
+fn mac_addresses(domain: Node<'_, '_>) -> BTreeSet<String> {
+    let interfaces = children(domain, "devices").flat_map(|devices| children(devices, "interface"));
+    let macs = interfaces.filter_map(|interface| child(interface, "mac"));
+    macs.filter_map(|mac| attribute(mac, "address")).map(str::to_ascii_lowercase).collect()
 }
 
-/// Targets of the disks that hold something: those of which a backup may have one.
+/// The targets of all disks of a definition, drives and those without content as well.
 pub fn disk_targets(definition: &str) -> Result<BTreeSet<String>, Failure> {
-    let document = document(definition)?;
-    let disks = children(document.root_element(), "devices").flat_map(|devices| children(devices, "disk"));
-    Ok(disks.filter_map(disks::target).map(str::to_owned).collect())
+    document(definition).map(|document| targets(document.root_element()))
+}
+
+fn targets(domain: Node<'_, '_>) -> BTreeSet<String> {
+    let disks = children(domain, "devices").flat_map(|devices| children(devices, "disk"));
+    disks.filter_map(disks::target).map(str::to_owned).collect()
 }
 
 /// What a definition says of its firmware's variables.
@@ -152,71 +154,75 @@ pub enum Variables {
     Elsewhere,
 }
 
-/// Where the firmware's variables are.
-pub fn variables(definition: &str) -> Result<Variables, Failure> {
-    let document = document(definition)?;
-    let Some(os) = child(document.root_element(), "os") else { return Ok(Variables::None) };
-    Ok(match (firmware::has_variables(os), firmware::has_plain_variables(os)) {
-        (false, _) => Variables::None,
-        (true, true) => Variables::InFile,
-        (true, false) => Variables::Elsewhere,
-    })
+/// A definition that a backup holds, in which nothing is that somebody else's reader would see otherwise.
+#[derive(Debug)]
+pub struct Saved {
+    text: String,
+    warnings: Warnings,
+    /// The targets of its disks.
+    pub disk_targets: BTreeSet<String>,
+    /// Its MAC addresses, in lower case.
+    pub mac_addresses: BTreeSet<String>,
+    /// Where its firmware's variables are.
+    pub variables: Variables,
 }
 
-/// Makes the definition of another instance of one that a backup holds.
-///
-/// `definition_refused`: it is of no instance that QEMU could run.
-pub fn another(definition: &str, wanted: &Another<'_>) -> Result<Made, Failure> {
-    let document = document(definition)?;
-    let domain = document.root_element();
-    must_be_of_qemu(domain)?;
-    let mut changes = Changes::default();
-    identity(domain, wanted, &mut changes);
-    children(domain, "os").for_each(|os| firmware::change(os, wanted, &mut changes));
-    for devices in children(domain, "devices") {
-        for device in devices.children().filter(Node::is_element) {
-            let ours = |alias: &Node<'_, '_>| !alias.attribute("name").is_some_and(|name| name.starts_with("ua-"));
-            changes.edits.remove_all(children(device, "alias").filter(ours));
-        }
-        disks::change(devices, wanted, &mut changes);
-        network::change(devices, wanted, &mut changes);
-        lines::change(devices, &mut changes);
-        devices::change(devices, &mut changes);
+impl Saved {
+    /// Reads one from a share, which takes seconds where somebody has made it for that: not for a thread that others wait for.
+    ///
+    /// `definition_refused`: it is of no instance that QEMU could run, or too long, or says something twice. `backup_damaged`: it is none.
+    pub fn read(definition: &str) -> Result<Self, Failure> {
+        let mut warnings = Warnings::default();
+        let text = plain::plain(definition, &mut warnings)?;
+        let document = document(&text)?;
+        let domain = document.root_element();
+        must_be_of_qemu(domain)?;
+        let variables = child(domain, "os").map_or(Variables::None, |os| {
+            match (firmware::has_variables(os), firmware::has_plain_variables(os)) {
+                (false, _) => Variables::None,
+                (true, true) => Variables::InFile,
+                (true, false) => Variables::Elsewhere,
+            }
+        });
+        let (disk_targets, mac_addresses) = (targets(domain), mac_addresses(domain));
+        drop(document);
+        Ok(Self { text, warnings, disk_targets, mac_addresses, variables })
     }
-    let Changes { edits, mut warnings, granted } = changes;
-    let definition = kept::only_kept(&edits.apply(definition)?, &granted, &mut warnings)?;
-    Ok(Made { definition, warnings: told(warnings) })
+
+    /// Makes the definition of another instance of it.
+    ///
+    /// `definition_refused`: what would come of it is not what was wanted.
+    pub fn another(&self, wanted: &Another<'_>) -> Result<Made, Failure> {
+        let document = document(&self.text)?;
+        let domain = document.root_element();
+        size::threads_must_be_few(domain)?;
+        let memory_bytes = size::memory_bytes(domain)?;
+        let mut changes = Changes { warnings: self.warnings.clone(), ..Changes::default() };
+        identity(domain, wanted, &mut changes);
+        children(domain, "os").for_each(|os| firmware::change(os, wanted, &mut changes));
+        for devices in children(domain, "devices") {
+            for device in devices.children().filter(Node::is_element) {
+                let ours =
+                    |alias: &Node<'_, '_>| !attribute(*alias, "name").is_some_and(|name| name.starts_with("ua-"));
+                changes.edits.remove_all(children(device, "alias").filter(ours));
+            }
+            disks::change(devices, wanted, &mut changes);
+            network::change(devices, wanted, &mut changes);
+            lines::change(devices, &mut changes);
+            devices::change(devices, &mut changes);
+        }
+        let Changes { edits, mut warnings, granted } = changes;
+        let definition = kept::only_kept(&edits.apply(&self.text)?, &granted, &mut warnings)?;
+        checked::must_be_wanted(&definition, wanted)?;
+        Ok(Made { definition, warnings: warnings.into_told(), memory_bytes })
+    }
 }
 
 fn must_be_of_qemu(domain: Node<'_, '_>) -> Result<(), Failure> {
-    let refused = |how: String| {
-        let text = format!("no new instance can be made of the definition in the backup: {how}");
-        Err(Failure::new(Code::DefinitionRefused, text))
-    };
-    if let Some(namespace) = domain.tag_name().namespace() {
-        return refused(format!("it is of the namespace `{}`", shortened(namespace)));
-    }
-    match domain.attribute("type") {
-        Some(kind) if !TYPES.contains(&kind) => refused(format!("its type is `{}`", shortened(kind))),
+    match attribute(domain, "type") {
+        Some(kind) if !TYPES.contains(&kind) => Err(refused(format!("its type is `{}`", shown(kind)))),
         _ => Ok(()),
     }
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(WARNING_CHARACTERS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// Each once, and no more than somebody would read.
-fn told(warnings: Vec<String>) -> Vec<String> {
-    let mut known = BTreeSet::new();
-    let mut told: Vec<_> =
-        warnings.iter().map(|text| shortened(text)).filter(|text| known.insert(text.clone())).collect();
-    if told.len() > WARNINGS_MAX {
-        let more = told.len() - WARNINGS_MAX;
-        told.truncate(WARNINGS_MAX);
-        told.push(format!("{more} more things in the definition were changed or left out"));
-    }
-    told
 }
 
 fn identity(domain: Node<'_, '_>, wanted: &Another<'_>, changes: &mut Changes) {
@@ -238,29 +244,28 @@ fn identity(domain: Node<'_, '_>, wanted: &Another<'_>, changes: &mut Changes) {
     // libvirt draws one: the guest is to notice that it was put back.
     children(domain, "genid").for_each(|genid| edits.replace(genid, "<genid/>"));
     let entries = children(domain, "sysinfo").flat_map(|sysinfo| sysinfo.descendants());
-    for entry in entries.filter(|node| node.has_tag_name("entry")) {
-        let name = entry.attribute("name").unwrap_or_default();
+    for entry in entries.filter(|node| is(*node, "entry")) {
+        let name = attribute(entry, "name").unwrap_or_default();
         let is_old = !old_id.is_empty() && text_of(entry).eq_ignore_ascii_case(&old_id);
         // libvirt refuses one that is not the domain's.
-        let must_be = name == "uuid" && entry.parent().is_some_and(|parent| parent.has_tag_name("system"));
+        let must_be = name == "uuid" && entry.parent().is_some_and(|parent| is(parent, "system"));
         if is_old || must_be {
             edits.replace(entry, format!("<entry name='{}'>{id}</entry>", escaped(name)));
         }
     }
     // Entries that are files of the host.
     for entry in children(domain, "sysinfo").flat_map(|sysinfo| children(sysinfo, "entry")) {
-        if entry.has_attribute("file") {
+        if attribute(entry, "file").is_some() {
             edits.remove(entry);
-            warnings.push("a file of the host (`sysinfo`) was left out of the new instance".into());
+            warnings.push("a file of the host (`sysinfo`) was left out of the new instance");
         }
     }
     for seclabel in children(domain, "seclabel") {
         edits.remove(seclabel);
-        let given = seclabel.attribute("type") != Some("dynamic") || child(seclabel, "baselabel").is_some();
+        let given = attribute(seclabel, "type") != Some("dynamic") || child(seclabel, "baselabel").is_some();
         if given {
-            warnings.push(
-                "a security label (`seclabel`) was not taken over: the new instance has one that libvirt gives".into(),
-            );
+            warnings
+                .push("a security label (`seclabel`) was not taken over: the new instance has one that libvirt gives");
         }
     }
     for resource in children(domain, "resource") {

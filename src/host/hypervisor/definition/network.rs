@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use roxmltree::Node;
 
-use super::edits::{child, children};
+use super::edits::{attribute, child, children};
 use super::{Another, Changes};
 use crate::model::destination::MacAddresses;
 use crate::model::id::InstanceId;
@@ -16,18 +16,18 @@ const QEMUS: &str = "52:54:00";
 const GIVEN: &[&str] = &["vnet", "macvtap", "macvlan", "vif"];
 
 /// Types that several instances of a host can have; others are a device, a port or a socket of which there is one.
-const SHARED: &[&str] = &["bridge", "network", "direct", "ethernet", "user", "null"];
+pub(super) const SHARED: &[&str] = &["bridge", "network", "direct", "ethernet", "user", "null"];
 
 pub(super) fn change(devices: Node<'_, '_>, wanted: &Another<'_>, changes: &mut Changes) {
     let mut taken = wanted.taken.clone();
     for interface in children(devices, "interface") {
-        let kind = interface.attribute("type").unwrap_or_default();
+        let kind = attribute(interface, "type").unwrap_or_default();
         let sources = || children(interface, "source");
         if !SHARED.contains(&kind) {
             changes.remove(interface, format!("an interface that only one instance can have (`{kind}`)"));
             continue;
         }
-        if sources().any(|source| source.attribute("mode") == Some("passthrough")) {
+        if sources().any(|source| attribute(source, "mode") == Some("passthrough")) {
             changes.remove(interface, "an interface that has a device of the host alone (`passthrough`)".to_owned());
             continue;
         }
@@ -35,7 +35,7 @@ pub(super) fn change(devices: Node<'_, '_>, wanted: &Another<'_>, changes: &mut 
         // The port that the running one had.
         sources().for_each(|source| edits.unset(source, &["portid"]));
         for target in children(interface, "target") {
-            let name = target.attribute("dev").unwrap_or_default();
+            let name = attribute(target, "dev").unwrap_or_default();
             if !name.is_empty() && !GIVEN.iter().any(|given| name.starts_with(given)) {
                 warnings.push(format!("an interface is no longer `{name}` on the host, which the first one may have"));
             }

@@ -1,6 +1,7 @@
 //! Definitions as management servers write them, as libvirt shows them of what runs, and as somebody would who means the host ill.
 #![allow(clippy::unwrap_used)]
 
+mod decoys;
 mod hostile;
 
 use roxmltree::Document;
@@ -19,8 +20,6 @@ struct Case {
     left_out: BTreeMap<DiskTarget, String>,
     nvram: Option<PathBuf>,
     nvram_is_restored: bool,
-    roots: Vec<PathBuf>,
-    missing: BTreeSet<PathBuf>,
 }
 
 impl Case {
@@ -38,8 +37,6 @@ impl Case {
             left_out: [("vdc".parse().unwrap(), "nobody wants it".to_owned())].into(),
             nvram: Some("/new/VARS.fd".into()),
             nvram_is_restored: true,
-            roots: vec!["/iso".into()],
-            missing: [PathBuf::from("/iso/gone.iso")].into(),
         }
     }
 
@@ -48,23 +45,24 @@ impl Case {
     }
 
     fn try_to_make(&self, definition: &str) -> Result<Made, Failure> {
-        let mark = Mark { by: "job/1/1".to_owned(), backup: ID.parse().unwrap() };
-        another(
-            definition,
-            &Another {
-                id: ID.parse().unwrap(),
-                name: &self.name,
-                mark,
-                mac_addresses: self.mac_addresses,
-                taken: &self.taken,
-                volumes: &self.volumes,
-                left_out: &self.left_out,
-                nvram: self.nvram.as_deref(),
-                nvram_is_restored: self.nvram_is_restored,
-                roots: &self.roots,
-                missing: &self.missing,
-            },
-        )
+        let saved = Saved::read(definition)?;
+        let volumes = self.volumes.clone().into_iter();
+        let volumes = volumes.filter(|(target, _)| saved.disk_targets.contains(target.as_str())).collect();
+        saved.another(&self.wanted(&volumes))
+    }
+
+    fn wanted<'c>(&'c self, volumes: &'c BTreeMap<DiskTarget, (PathBuf, ImageFormat)>) -> Another<'c> {
+        Another {
+            id: ID.parse().unwrap(),
+            name: &self.name,
+            mark: Mark { by: "job/1/1".to_owned(), backup: ID.parse().unwrap() },
+            mac_addresses: self.mac_addresses,
+            taken: &self.taken,
+            volumes,
+            left_out: &self.left_out,
+            nvram: self.nvram.as_deref(),
+            nvram_is_restored: self.nvram_is_restored,
+        }
     }
 
     fn of_running(&self) -> String {
@@ -130,21 +128,19 @@ fn disks_get_their_volumes_and_nothing_of_the_old_sources_stays() {
 
     assert!(disk(&document, "vdc").is_none());
     let file = |target| child(disk(&document, target).unwrap(), "source").and_then(|source| source.attribute("file"));
-    assert_eq!((file("sdb"), file("sdc"), file("fda")), (Some("/iso/debian.iso"), None, None));
+    assert_eq!((file("sdb"), file("sdc"), file("fda")), (None, None, None), "the drives are there, and empty");
 
     let warnings = case.made(RUNNING).warnings;
     for (what, how) in [
         ("`vdc`", "nobody wants it"),
-        ("`sdc`", "`/iso/gone.iso` is not there"),
-        ("`fda`", "first instance"),
+        ("`sdb`", "empty drives"),
+        ("`fda`", "empty drives"),
         ("`sda`", "encrypted"),
         ("`sda`", "passed through"),
         ("`commandline`", "harmless"),
     ] {
         assert!(warnings.iter().any(|line| line.contains(what) && line.contains(how)), "{what}, {how}: {warnings:?}");
     }
-    assert_eq!(drive_files(RUNNING, &case.roots).unwrap(), [PathBuf::from("/iso/debian.iso"), "/iso/gone.iso".into()]);
-    assert!(drive_files(RUNNING, &["/images".into()]).unwrap().is_empty());
 }
 
 #[test]
@@ -218,10 +214,10 @@ fn the_firmwares_variables_are_its_own() {
     let (_, path) = nvram(&case.of_running());
     assert_eq!(path, "/new/VARS.fd", "libvirt makes it from the template, and no other is there");
     assert!(case.made(RUNNING).warnings.iter().any(|line| line.contains("firmware's variables")));
-    assert_eq!(variables(RUNNING).unwrap(), Variables::InFile);
     let as_source = "<domain><os><nvram type='file'><source file='/n'/></nvram></os></domain>";
     let elsewhere = "<domain><os><nvram type='network'><source protocol='nbd'/></nvram></os></domain>";
-    let of = |definition: &str| variables(definition).unwrap();
+    let of = |definition: &str| Saved::read(definition).unwrap().variables;
+    assert_eq!(of(RUNNING), Variables::InFile);
     assert_eq!((of(as_source), of(elsewhere)), (Variables::InFile, Variables::Elsewhere));
     assert_eq!(of(&RUNNING.replace(" format='raw'>/var", " format='qcow2'>/var")), Variables::Elsewhere, "an image");
     assert_eq!(of("<domain><os firmware='efi'/></domain>"), Variables::Elsewhere, "wherever libvirt puts them");
@@ -257,7 +253,8 @@ fn nothing_listens_where_the_first_instance_does() {
 #[test]
 fn what_only_one_instance_can_have_is_left_out_and_told() {
     let case = Case::new();
-    let Made { definition, warnings } = case.made(RUNNING);
+    let Made { definition, warnings, memory_bytes } = case.made(RUNNING);
+    assert_eq!(memory_bytes, 4 << 30);
     let document = Document::parse(&definition).unwrap();
     for name in ["hostdev", "memory"] {
         let found = find(&document, name, |node| node.parent().is_some_and(|parent| parent.has_tag_name("devices")));

@@ -14,7 +14,7 @@ use super::super::{
 use super::build::FakeInstance;
 use super::script::Ruling;
 use super::world::{AgentAnswer, FakeDomain};
-use super::{CALL_DEADLINE, FAKE_QEMU, FakeHypervisor, JOB_ENDS_AFTER, PUSH_TAKES};
+use super::{CALL_DEADLINE, FAKE_MEMORY_BYTES, FAKE_QEMU, FakeHypervisor, JOB_ENDS_AFTER, PUSH_TAKES};
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
@@ -158,6 +158,11 @@ impl Hypervisor for FakeHypervisor {
             Ok(FAKE_QEMU)
         })
         .await
+    }
+
+    async fn memory_bytes(&self) -> Result<u64, Failure> {
+        self.enter("memory_bytes", None, CALL_DEADLINE).await?;
+        Ok(FAKE_MEMORY_BYTES)
     }
 
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {
@@ -334,13 +339,13 @@ impl Hypervisor for FakeHypervisor {
 
     async fn identities(&self) -> Result<Vec<Identity>, Failure> {
         self.enter("identities", None, CALL_DEADLINE).await?;
-        Ok(self.lock().domains.values().filter_map(|domain| domain.identity().ok()).collect())
+        self.lock().domains.values().map(FakeDomain::identity).collect()
     }
 
     async fn define(&self, new: &NewInstance) -> Result<(), Failure> {
         self.enter("define", None, CALL_DEADLINE).await?;
-        let there = self.lock().domains.values().filter_map(|domain| domain.identity().ok()).collect::<Vec<_>>();
-        match there.iter().find(|other| other.id == new.id || other.name == new.name) {
+        let there = self.lock().domains.values().map(FakeDomain::identity).collect::<Result<Vec<_>, _>>()?;
+        match there.iter().find(|other| other.id == new.id || other.name == new.name.as_str()) {
             Some(other) if other.is_that(new) => Ok(()),
             Some(other) => {
                 let text = format!("instance `{}` cannot be defined: instance `{}` is there", new.name, other.name);
@@ -349,24 +354,34 @@ impl Hypervisor for FakeHypervisor {
             None => {
                 definition::own(&new.definition)?;
                 self.add(FakeInstance::defined(new));
-                Ok(())
+                self.lock().script.answer("define")
             }
         }
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), Failure> {
-        self.changes("start", instance, |domain| {
-            if domain.state() == PowerState::ShutOff {
+        self.changes("start", instance, move |domain| match domain.state() {
+            PowerState::ShutOff => {
                 domain.set_state(PowerState::Running);
+                Ok(())
             }
-            Ok(())
+            PowerState::Running => Ok(()),
+            other => {
+                let text = format!("cannot start instance `{instance}`: it is {other:?}");
+                Err(Failure::new(Code::InstanceStateUnsupported, text))
+            }
         })
         .await
     }
 
     async fn attach(&self, instance: InstanceId, disk: &NewDisk) -> Result<(), Failure> {
         let disk = disk.clone();
-        self.changes("attach", instance, move |domain| domain.attach(&disk)).await
+        self.changes("attach", instance, move |domain| domain.attach(&disk)).await?;
+        self.lock().script.answer("attach")
+    }
+
+    async fn is_attached(&self, instance: InstanceId, disk: &NewDisk) -> Result<bool, Failure> {
+        self.on("is_attached", instance, |domain| disk.is_among(&domain.instance.disks)).await
     }
 
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {

@@ -41,6 +41,9 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// The process id of every fake QEMU; no process on Linux has it.
 pub const FAKE_QEMU: u32 = u32::MAX;
 
+/// The memory of the fake's host, bytes.
+pub const FAKE_MEMORY_BYTES: u64 = 64 << 30;
+
 /// From the call that ends a job until the job is gone.
 pub const JOB_ENDS_AFTER: Duration = Duration::from_millis(20);
 
@@ -124,10 +127,20 @@ impl FakeHypervisor {
         self.lock().script.fail(call, times, failure);
     }
 
+    /// Lets the next call named `call` (`"define"` or `"attach"`) fail after it had its effect.
+    pub fn fail_after(&self, call: &'static str, failure: Failure) {
+        self.lock().script.fail_after(call, failure);
+    }
+
     /// Lets calls named `call` hang in the hypervisor until [`FakeHypervisor::let_go`]. A caller is told
     /// `hypervisor_timed_out` at its deadline, and the call is listed as stuck from then on.
     pub fn hang(&self, call: &'static str) {
         self.lock().script.hang(call);
+    }
+
+    /// Lets the next call named `call` hang so, and no further one.
+    pub fn hang_once(&self, call: &'static str) {
+        self.lock().script.hang_once(call);
     }
 
     /// Ends [`FakeHypervisor::hang`]: calls that hang take effect now, also those whose callers have gone; further ones work.

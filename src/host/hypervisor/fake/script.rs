@@ -11,9 +11,10 @@ use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
 /// Every call that can be named, which are the door's methods.
-const CALLS: [&str; 30] = [
+const CALLS: [&str; 32] = [
     "versions",
     "qemu_process",
+    "memory_bytes",
     "instances",
     "find",
     "survey",
@@ -41,6 +42,7 @@ const CALLS: [&str; 30] = [
     "define",
     "start",
     "attach",
+    "is_attached",
     "watch",
 ];
 
@@ -68,6 +70,9 @@ struct Hung {
 pub(super) struct Script {
     failures: BTreeMap<&'static str, Vec<Failure>>,
     hung: BTreeSet<&'static str>,
+    hung_once: BTreeSet<&'static str>,
+    /// Said after the effect.
+    late_failures: BTreeMap<&'static str, Failure>,
     waiting: Vec<Hung>,
 }
 
@@ -80,6 +85,21 @@ impl Script {
     pub(super) fn hang(&mut self, call: &'static str) {
         assert!(CALLS.contains(&call), "the door has no call `{call}`");
         self.hung.insert(call);
+    }
+
+    pub(super) fn fail_after(&mut self, call: &'static str, failure: Failure) {
+        assert!(["define", "attach"].contains(&call), "the call `{call}` says nothing after its effect");
+        self.late_failures.insert(call, failure);
+    }
+
+    /// What the call says after its effect, once.
+    pub(super) fn answer(&mut self, call: &'static str) -> Result<(), Failure> {
+        self.late_failures.remove(call).map_or(Ok(()), Err)
+    }
+
+    pub(super) fn hang_once(&mut self, call: &'static str) {
+        assert!(CALLS.contains(&call), "the door has no call `{call}`");
+        self.hung_once.insert(call);
     }
 
     /// Answers the effects of those calls whose callers have gone; the others go on by themselves.
@@ -95,7 +115,7 @@ impl Script {
     }
 
     pub(super) fn rule(&mut self, call: &'static str, instance: Option<InstanceId>, late: LateEffect) -> Ruling {
-        if self.hung.contains(call) {
+        if self.hung_once.remove(call) || self.hung.contains(call) {
             let (answer, answered) = oneshot::channel();
             self.waiting.push(Hung { call, instance, since: Timestamp::now(), answer, late });
             return Ruling::Hangs(answered);

@@ -235,13 +235,15 @@ impl FakeDomain {
 
     /// What it has of its own; its disks are where its instance has them.
     pub(super) fn identity(&self) -> Result<Identity, Failure> {
-        let Own { mac_addresses, mut files, restored_by } = definition::own(&self.instance.definition)?;
+        let own = definition::own(&self.instance.definition);
+        let own = own.map_err(|failure| Failure { code: Code::HypervisorFailed, ..failure })?;
+        let Own { mac_addresses, mut files, restored_by } = own;
         files.extend(self.instance.disks.iter().filter_map(|disk| match &disk.source {
             Some(DiskSource::File { path, .. } | DiskSource::Block { path, .. }) => Some(path.clone()),
             _ => None,
         }));
         let Instance { id, name, .. } = &self.instance;
-        Ok(Identity { id: *id, name: name.clone(), mac_addresses, files, restored_by })
+        Ok(Identity { id: *id, name: name.to_string(), mac_addresses, files, restored_by })
     }
 
     /// Another disk, seen at once.

@@ -5,8 +5,6 @@
 //! Two jobs of one worker cannot, as only one of them defines at a time; others have to have guessed a uuid that was drawn, or been given
 //! the same one.
 
-use std::sync::{Mutex, PoisonError};
-
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
@@ -32,7 +30,7 @@ pub(super) fn identities(connect: &Connect) -> Result<Vec<Identity>, Failure> {
     let mut identities = Vec::new();
     for domain in connect.list_all_domains(0).map_err(failed)? {
         match identity(&domain) {
-            Ok(identity) => identities.extend(identity),
+            Ok(identity) => identities.push(identity),
             // Undefined since it was listed.
             Err(failure) if failure.code == Code::InstanceNotHere => {}
             Err(failure) => return Err(failure),
@@ -41,28 +39,25 @@ pub(super) fn identities(connect: &Connect) -> Result<Vec<Identity>, Failure> {
     Ok(identities)
 }
 
-/// None for one whose name no job could carry.
-fn identity(domain: &Domain) -> Result<Option<Identity>, Failure> {
+fn identity(domain: &Domain) -> Result<Identity, Failure> {
     let failed = |error: Error| errors::failure("cannot ask an instance for its name", &error);
     let id = InstanceId(domain.uuid().map_err(failed)?);
-    let Ok(name) = domain.name().map_err(failed)?.try_into() else { return Ok(None) };
-    let next = own(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
-    let now = own(domain, 0)?;
+    let name = domain.name().map_err(failed)?;
+    let of_it = |failure: Failure| Failure { text: format!("{}, instance `{id}`", failure.text), ..failure };
+    let next = own(domain, sys::VIR_DOMAIN_XML_INACTIVE).map_err(of_it)?;
+    let now = own(domain, 0).map_err(of_it)?;
     let Own { mut mac_addresses, mut files, restored_by } = next;
     mac_addresses.extend(now.mac_addresses);
     files.extend(now.files);
-    Ok(Some(Identity { id, name, mac_addresses, files, restored_by }))
+    Ok(Identity { id, name, mac_addresses, files, restored_by })
 }
 
 fn own(domain: &Domain, flags: sys::virDomainXMLFlags) -> Result<Own, Failure> {
     definition::own(&description(domain, flags)?).map_err(|failure| Failure { code: Code::HypervisorFailed, ..failure })
 }
 
-/// One at a time looks and defines.
-static DEFINING: Mutex<()> = Mutex::new(());
-
+/// To be called by one at a time.
 pub(super) fn define(connect: &Connect, new: &NewInstance, caller: &Caller<'_>) -> Result<(), Failure> {
-    let _alone = DEFINING.lock().unwrap_or_else(PoisonError::into_inner);
     if is_there(connect, new)? {
         return Ok(());
     }
@@ -107,12 +102,8 @@ fn is_there(connect: &Connect, new: &NewInstance) -> Result<bool, Failure> {
             Err(error) => Err(errors::failure(format!("cannot look for instance `{}`", new.name), &error)),
         };
         match identity {
-            Ok(Some(identity)) if identity.is_that(new) => there = true,
-            Ok(None) => {
-                let text = format!("instance `{}` cannot be defined: another one has its uuid", new.name);
-                return Err(Failure::new(Code::InstanceExists, text));
-            }
-            Ok(Some(Identity { id, name, .. })) => {
+            Ok(identity) if identity.is_that(new) => there = true,
+            Ok(Identity { id, name, .. }) => {
                 let text =
                     format!("instance `{}` cannot be defined: instance `{name}` with the uuid {id} is there", new.name);
                 return Err(Failure::new(Code::InstanceExists, text));
@@ -125,8 +116,13 @@ fn is_there(connect: &Connect, new: &NewInstance) -> Result<bool, Failure> {
 }
 
 pub(super) fn start(domain: &Domain, caller: &Caller<'_>) -> Result<(), Failure> {
-    if power_state(domain)? != PowerState::ShutOff {
-        return Ok(());
+    match power_state(domain)? {
+        PowerState::ShutOff => {}
+        PowerState::Running => return Ok(()),
+        other => {
+            let text = format!("cannot start the domain: it is {other:?}");
+            return Err(Failure::new(Code::InstanceStateUnsupported, text));
+        }
     }
     caller.still_waits()?;
     domain.create().map(drop).map_err(|error| errors::failure("cannot start the domain", &error))
@@ -168,6 +164,14 @@ pub(super) fn attach(domain: &Domain, disk: &NewDisk, caller: &Caller<'_>) -> Re
             let text = format!("libvirt says that disk `{}` is attached, and does not show it", disk.target);
             Err(Failure::new(Code::HypervisorFailed, text))
         }
+        _ => Err(in_one_only(disk)),
+    }
+}
+
+pub(super) fn is_attached(domain: &Domain, disk: &NewDisk) -> Result<bool, Failure> {
+    match look(domain, disk)? {
+        Seen { now: true, at_next_start: true } => Ok(true),
+        Seen { now: false, at_next_start: false } => Ok(false),
         _ => Err(in_one_only(disk)),
     }
 }

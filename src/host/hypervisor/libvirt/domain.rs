@@ -114,6 +114,11 @@ pub(super) fn versions(connect: &Connect) -> Result<Versions, Failure> {
     })
 }
 
+pub(super) fn memory_bytes(connect: &Connect) -> Result<u64, Failure> {
+    let failed = |error: virt::error::Error| errors::failure("cannot ask libvirt for the host's memory", &error);
+    Ok(connect.node_info().map_err(failed)?.memory.saturating_mul(1024))
+}
+
 pub(super) fn instances(connect: &Connect) -> Result<Vec<InstanceSummary>, Failure> {
     let failed = |error: virt::error::Error| errors::failure("cannot list the instances", &error);
     let mut summaries = Vec::new();

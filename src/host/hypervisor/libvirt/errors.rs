@@ -47,19 +47,11 @@ pub(super) fn agent_failure(tried: impl Into<String>, error: &Error, otherwise: 
     Failure { code, ..failure }
 }
 
-/// The code for a call that hands libvirt a description: one that it does not take it will not take later.
+/// The code for a call that hands libvirt a description: one that it does not take it will not take later, nor what has no place where it is to
+/// go. What of that would pass, such as a lack of memory, libvirt does not tell apart, and whoever would try again would copy for hours first.
 pub(super) fn definition_failure(tried: impl Into<String>, error: &Error) -> Failure {
     let failure = failure(tried, error);
-    let refused = matches!(
-        error.code().to_raw(),
-        sys::VIR_ERR_INVALID_ARG
-            | sys::VIR_ERR_XML_ERROR
-            | sys::VIR_ERR_XML_DETAIL
-            | sys::VIR_ERR_XML_INVALID_SCHEMA
-            | sys::VIR_ERR_CONFIG_UNSUPPORTED
-            | sys::VIR_ERR_OPERATION_UNSUPPORTED
-    );
-    if refused { Failure { code: Code::DefinitionRefused, ..failure } } else { failure }
+    if failure.code == Code::HypervisorFailed { Failure { code: Code::DefinitionRefused, ..failure } } else { failure }
 }
 
 /// Whether libvirt says that there is no such job.

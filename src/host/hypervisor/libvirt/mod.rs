@@ -29,7 +29,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::timeout;
 use virt::connect::Connect;
 use virt::domain::Domain;
 
@@ -40,7 +41,7 @@ use super::{
     DomainEvent, DomainJob, DomainJobStats, EndedJob, FreezeStatus, GuestInfo, Hypervisor, Identity, InstanceSummary,
     NewCheckpoint, NewDisk, NewInstance, PullBackup, PushBackup, StuckCall, Versions, WriteCounters,
 };
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
 use crate::model::owner::Owner;
@@ -54,6 +55,9 @@ const EMULATORS_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Longest time for a call that may wait for the domain's job lock, for which libvirt itself waits 30 s.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(45);
+
+/// Longest wait for another instance's definition.
+const DEFINING_WAIT: Duration = Duration::from_secs(20);
 
 /// What an agent call may take beside the agent's own time: libvirt greets the agent first and waits 5 s for that.
 const AGENT_EXTRA: Duration = Duration::from_secs(10);
@@ -73,6 +77,8 @@ pub struct Libvirt {
     release: Lane,
     survey: Lane,
     hub: Arc<Hub>,
+    /// One at a time looks whether an instance is there, and defines it.
+    defining: Arc<Mutex<()>>,
 }
 
 impl Libvirt {
@@ -84,6 +90,7 @@ impl Libvirt {
             release: Lane::new(uri, None, RELEASE_THREADS_MAX),
             survey: Lane::new(uri, None, SURVEY_THREADS_MAX),
             hub,
+            defining: Arc::default(),
         }
     }
 }
@@ -163,6 +170,10 @@ impl Hypervisor for Libvirt {
         // Not libvirt's to tell; on a thread of its own, as it reads many files.
         let look = move |_: &Domain| owner::qemu_process(instance, owner);
         self.ordinary.on("qemu_process", instance, QUERY_DEADLINE, look).await
+    }
+
+    async fn memory_bytes(&self) -> Result<u64, Failure> {
+        self.ordinary.on_host("memory_bytes", QUERY_DEADLINE, domain::memory_bytes).await
     }
 
     async fn instances(&self) -> Result<Vec<InstanceSummary>, Failure> {
@@ -296,9 +307,17 @@ impl Hypervisor for Libvirt {
     }
 
     async fn define(&self, new: &NewInstance) -> Result<(), Failure> {
+        // Waited for here, as a definition that hangs would else take one call thread after another.
+        let Ok(alone) = timeout(DEFINING_WAIT, Arc::clone(&self.defining).lock_owned()).await else {
+            let text = format!("cannot define instance `{}`: another definition has not returned", new.name);
+            return Err(Failure::new(Code::InstanceBusy, text));
+        };
         let new = new.clone();
         let connection = Arc::clone(&self.ordinary.connection);
-        let define = move |caller: &Caller<'_>| additions::define(&connection.get()?, &new, caller);
+        let define = move |caller: &Caller<'_>| {
+            let _alone = alone;
+            additions::define(&connection.get()?, &new, caller)
+        };
         let subject = Subject { call: "define", instance: None, deadline: CHANGE_DEADLINE };
         self.ordinary.calls.run(subject, define).await
     }
@@ -311,6 +330,13 @@ impl Hypervisor for Libvirt {
         let disk = disk.clone();
         let attach = move |domain: &Domain, caller: &Caller<'_>| additions::attach(domain, &disk, caller);
         self.ordinary.while_waited_for("attach", instance, CHANGE_DEADLINE, attach).await
+    }
+
+    async fn is_attached(&self, instance: InstanceId, disk: &NewDisk) -> Result<bool, Failure> {
+        let disk = disk.clone();
+        self.ordinary
+            .on("is_attached", instance, QUERY_DEADLINE, move |domain| additions::is_attached(domain, &disk))
+            .await
     }
 
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {

@@ -162,11 +162,6 @@ impl FakeMover {
                 let content = self.share(|share| share.record(instance, backup, &file))?;
                 Ok(Reply::Record { content })
             }
-            Request::LookFor { paths } => {
-                let world = self.movers.world();
-                let paths = paths.into_iter().filter(|path| !world.volumes.standing.contains_key(path)).collect();
-                Ok(Reply::Missing { paths })
-            }
             Request::LookAtNew { new } => self.look_at_new(&new),
             Request::MakeNew { instance, backup, new } => self.make_new(instance, backup, &new),
             Request::PlaceNew { new } => self.place_new(&new),

@@ -34,9 +34,45 @@ pub(super) struct Volumes {
     pub standing: BTreeMap<PathBuf, FakeVolume>,
     /// Those that somebody has open.
     pub in_use: BTreeSet<PathBuf>,
+    /// By which a file that was made where nothing was is known again.
+    pub inodes: BTreeMap<PathBuf, u64>,
+    made: u64,
+    /// How often another directory has come into the place of one.
+    remounts: BTreeMap<PathBuf, u64>,
 }
 
 impl Volumes {
+    /// Another file than any before. Its inode.
+    pub fn make(&mut self, path: &Path, volume: FakeVolume) -> u64 {
+        self.made += 1;
+        self.standing.insert(path.to_owned(), volume);
+        self.inodes.insert(path.to_owned(), self.made);
+        self.made
+    }
+
+    /// The same file under another name.
+    pub fn rename(&mut self, from: &Path, to: &Path) {
+        if let Some(volume) = self.standing.remove(from) {
+            self.standing.insert(to.to_owned(), volume);
+        }
+        if let Some(inode) = self.inodes.remove(from) {
+            self.inodes.insert(to.to_owned(), inode);
+        }
+    }
+
+    /// The inode of the directory that a path is in.
+    pub fn directory_of(&self, path: &Path) -> u64 {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let [first, second, third, ..] = *blake3::hash(parent.as_os_str().as_encoded_bytes()).as_bytes();
+        let remounts = self.remounts.get(parent).copied().unwrap_or_default();
+        u64::from_be_bytes([0, 0, 0, 0, 1, first, second, third]) + (remounts << 32)
+    }
+
+    /// Another directory is in the place of that one from now on, with the same names in it.
+    pub fn remount(&mut self, directory: &Path) {
+        *self.remounts.entry(directory.to_owned()).or_default() += 1;
+    }
+
     /// The new volumes are made, unless one of the old ones is not as a restore needs it.
     pub fn restore(&mut self, volumes: &[RestoredVolume], backup: BackupId) -> Result<(), Failure> {
         for wanted in volumes {

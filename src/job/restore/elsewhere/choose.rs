@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{ElsewherePlan, PlannedAttach, PlannedTo};
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::definition::{self, Another, Made, Mark, Variables};
+use crate::host::hypervisor::definition::{self, Another, Made, Mark, Saved, Variables};
 use crate::host::hypervisor::{Identity, NewDisk, NewInstance};
 use crate::job::restore::mapping::wanted;
 use crate::model::destination::MacAddresses;
@@ -18,7 +18,9 @@ use crate::model::manifest::{Manifest, ManifestDisk};
 use crate::mover::protocol::{NewContent, NewFile, NewFiles};
 
 /// The records of a backup that hold its definition: what the instance ran with comes first, since those are the disks that were backed up.
-pub const DEFINITIONS: [&str; 2] = ["domain-live.xml", "domain.xml"];
+const DEFINITIONS: [&str; 2] = [LIVE_DEFINITION, "domain.xml"];
+/// The record that there is only where the instance ran with others than it was defined with.
+const LIVE_DEFINITION: &str = "domain-live.xml";
 /// The record that holds the firmware's variables.
 const NVRAM: &str = "nvram";
 /// Longest name of a file, bytes (`NAME_MAX`).
@@ -40,6 +42,13 @@ pub struct Choice {
     pub warnings: Vec<String>,
 }
 
+impl Choice {
+    /// Paths that are nobody else's.
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.new.files.iter().map(|file| &file.path).chain(&self.new.vacant)
+    }
+}
+
 /// What becomes of new files once they have their names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -59,15 +68,24 @@ pub enum Becomes {
     File,
 }
 
-/// Files whose being there makes a difference to what is chosen: media in the drives of a new instance, and what its firmware's variables
-/// would be in.
-pub fn looked_for(plan: &ElsewherePlan, definition: &str) -> Result<Vec<PathBuf>, Failure> {
-    let PlannedTo::NewInstance { directory, name, .. } = &plan.to else { return Ok(Vec::new()) };
-    let mut paths = definition::drive_files(definition, &plan.roots)?;
-    if definition::variables(definition)? != Variables::None {
-        paths.push(nvram_path(directory, name));
-    }
-    Ok(paths)
+/// The record of a backup that holds the definition of which a new instance is made. `backup_damaged`: there is none.
+pub fn definition_record(manifest: &Manifest) -> Result<&'static str, Failure> {
+    let has = |name: &&&str| manifest.records.iter().any(|record| record.file == **name);
+    DEFINITIONS
+        .iter()
+        .find(has)
+        .copied()
+        .ok_or_else(|| Failure::new(Code::BackupDamaged, format!("backup `{}` has no definition", manifest.backup_id)))
+}
+
+/// Reads that record, which takes seconds where somebody has made it for that.
+///
+/// `definition_refused`: it cannot be trusted. `backup_damaged`: it is no definition.
+pub fn read_definition(content: Vec<u8>) -> Result<Saved, Failure> {
+    let text = String::from_utf8(content).map_err(|error| {
+        Failure::new(Code::BackupDamaged, "the definition in the backup is no text").because(&error)
+    })?;
+    Saved::read(&text)
 }
 
 fn nvram_path(directory: &Path, name: &InstanceName) -> PathBuf {
@@ -78,17 +96,18 @@ fn nvram_path(directory: &Path, name: &InstanceName) -> PathBuf {
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'s> {
     /// The definition that the backup holds, for a new instance.
-    pub definition: &'s str,
-    /// Files of [`looked_for`] that are not there.
-    pub missing: &'s BTreeSet<PathBuf>,
+    pub definition: Option<&'s Saved>,
     /// The instances of the host.
     pub identities: &'s [Identity],
+    /// The memory of the host, bytes.
+    pub memory_bytes: u64,
 }
 
 /// Decides.
 ///
 /// `backup_not_found`: it is another instance's. `disk_not_found`, `disk_ambiguous`: the disks that the job names are not those of the
-/// backup, or not exactly one. `instance_exists`, `volume_exists`: the host has what the job wants to be new.
+/// backup, or not exactly one. `instance_exists`, `volume_exists`: the host has what the job wants to be new. `definition_refused`: the
+/// host has less memory than it wants, or it cannot be trusted.
 pub fn choose(
     plan: &ElsewherePlan,
     disks: &[DiskTarget],
@@ -103,7 +122,7 @@ pub fn choose(
         return Err(Failure::new(Code::BackupNotFound, text));
     }
     let disks = wanted(disks, manifest)?;
-    let (files, becomes, warnings) = match &plan.to {
+    let Chosen { files, vacant, becomes, warnings } = match &plan.to {
         PlannedTo::NewInstance { .. } => new_instance(plan, &disks, manifest, seen)?,
         PlannedTo::Volume { path, format, attach } => {
             let [disk] = disks[..] else {
@@ -113,13 +132,13 @@ pub fn choose(
             };
             let (becomes, warnings) =
                 attach.as_ref().map_or((Becomes::File, Vec::new()), |attach| attached(attach, disk, path, *format));
-            (vec![of_disk(plan, disk, path, *format)?], becomes, warnings)
+            Chosen { files: vec![of_disk(plan, disk, path, *format)?], vacant: Vec::new(), becomes, warnings }
         }
     };
     let choice = Choice {
         number: manifest.number,
         taken_at: manifest.taken_at,
-        new: NewFiles { roots: plan.roots.clone(), files },
+        new: NewFiles { roots: plan.roots.clone(), files, vacant },
         becomes,
         warnings,
     };
@@ -127,38 +146,37 @@ pub fn choose(
     Ok(choice)
 }
 
-/// No instance of the host has what is to be new. What was made by this choice itself is no hindrance.
+/// No instance of the host has what is to be new, before any of it has its name.
 pub fn must_be_free(choice: &Choice, identities: &[Identity]) -> Result<(), Failure> {
     let new = if let Becomes::Instance(new) = &choice.becomes { Some(new) } else { None };
     let macs = new.map(|new| definition::own(&new.definition)).transpose()?.unwrap_or_default().mac_addresses;
-    for other in identities.iter().filter(|other| !new.is_some_and(|new| other.is_that(new))) {
+    for other in identities {
         let exists = |what: String| {
             let text = format!("instance `{}` with the uuid {} has {what}", other.name, other.id);
             Err(Failure::new(Code::InstanceExists, text))
         };
         match new {
             Some(new) if new.id == other.id => return exists("the uuid that the new one was to get".into()),
-            Some(new) if new.name == other.name => return exists("the name that the new one was to get".into()),
+            Some(new) if other.name == new.name.as_str() => {
+                return exists("the name that the new one was to get".into());
+            }
             _ => {}
         }
         if let Some(mac) = macs.intersection(&other.mac_addresses).next() {
             return exists(format!("the MAC address {mac}, which the new one was to have as well"));
         }
-        // Whoever attaches it looks at the disks of that instance itself, where it may be one already.
-        let attached = matches!(&choice.becomes, Becomes::Disk { instance_id, .. } if *instance_id == other.id);
-        let mut files = choice.new.files.iter().filter(|_| !attached);
-        if let Some(file) = files.find(|file| other.files.contains(&file.path)) {
-            let text = format!("`{}` is a disk of instance `{}`", file.path.display(), other.name);
+        if let Some(path) = choice.paths().find(|path| other.files.contains(*path)) {
+            let text = format!("`{}` is a file of instance `{}`", path.display(), other.name);
             return Err(Failure::new(Code::VolumeExists, text));
         }
     }
     Ok(())
 }
 
-/// Who has what a restore may have named already.
+/// Who has what a restore may have named already, on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Nobody.
+    /// Nobody that is seen here.
     Nobody,
     /// What it was to become: the new instance, or the instance that was to get the disk. Of a volume alone, whoever has it.
     Ours,
@@ -197,7 +215,13 @@ pub fn holder(choice: &Choice, identities: &[Identity]) -> Holder {
     }
 }
 
-type Chosen = (Vec<NewFile>, Becomes, Vec<String>);
+struct Chosen {
+    files: Vec<NewFile>,
+    /// Where libvirt is to make a file.
+    vacant: Vec<PathBuf>,
+    becomes: Becomes,
+    warnings: Vec<String>,
+}
 
 fn new_instance(
     plan: &ElsewherePlan,
@@ -205,17 +229,22 @@ fn new_instance(
     manifest: &Manifest,
     seen: Seen<'_>,
 ) -> Result<Chosen, Failure> {
-    let PlannedTo::NewInstance { id, name, mac_addresses, directory, volumes: paths, .. } = &plan.to else {
+    let (PlannedTo::NewInstance { id, name, mac_addresses, directory, volumes: paths, .. }, Some(saved)) =
+        (&plan.to, seen.definition)
+    else {
         return Err(Failure::new(Code::Internal, "an instance was to be made of what is no instance"));
     };
     if let Some(disk) = paths.keys().find(|path| !disks.iter().any(|disk| disk.target == **path)) {
         let text = format!("a path is given for disk `{disk}`, which is none of the disks to be restored");
         return Err(Failure::new(Code::DiskNotFound, text));
     }
-    let known = definition::disk_targets(seen.definition)?;
     let (mut files, mut volumes, mut warnings) = (Vec::new(), BTreeMap::new(), Vec::new());
+    if definition_record(manifest)? == LIVE_DEFINITION {
+        let text = "the new instance is as the first one ran at the backup, and not as it was defined: what was added while it ran stays";
+        warnings.push(text.to_owned());
+    }
     for disk in disks {
-        if !known.contains(disk.target.as_str()) {
+        if !saved.disk_targets.contains(disk.target.as_str()) {
             warnings.push(format!("disk `{}` of the backup is not in its definition, and was left out", disk.target));
             continue;
         }
@@ -229,59 +258,50 @@ fn new_instance(
         let text = format!("no disk of backup `{}` is in its definition", manifest.backup_id);
         return Err(Failure::new(Code::DiskNotFound, text));
     }
-    let variables = definition::variables(seen.definition)?;
+    let variables = saved.variables;
     let nvram = (variables != Variables::None).then(|| nvram_path(directory, name));
     let in_backup = manifest.records.iter().any(|record| record.file == NVRAM);
     let nvram_is_restored = variables == Variables::InFile && in_backup;
-    if let Some(path) = &nvram {
-        if nvram_is_restored {
+    let mut vacant = Vec::new();
+    match &nvram {
+        Some(path) if nvram_is_restored => {
             files.push(new_file(plan, path, NewContent::Record { file: NVRAM.to_owned() })?);
-        } else {
-            must_be_nobodys(path, &files, seen)?;
         }
+        // libvirt takes what is there for the firmware's variables, whosever they are.
+        Some(path) => vacant.push(path.clone()),
+        None => {}
     }
     let restored_by = format!("{}/{}", plan.key, plan.attempt);
-    let Made { definition, warnings: more } = definition::another(
-        seen.definition,
-        &Another {
-            id: *id,
-            name,
-            mark: Mark { by: restored_by.clone(), backup: plan.backup_id },
-            mac_addresses: *mac_addresses,
-            taken: &taken(*mac_addresses, seen)?,
-            volumes: &volumes,
-            left_out: &left_out(disks, manifest),
-            nvram: nvram.as_deref(),
-            nvram_is_restored,
-            roots: &plan.roots,
-            missing: seen.missing,
-        },
-    )?;
+    let Made { definition, warnings: more, memory_bytes } = saved.another(&Another {
+        id: *id,
+        name,
+        mark: Mark { by: restored_by.clone(), backup: plan.backup_id },
+        mac_addresses: *mac_addresses,
+        taken: &taken(*mac_addresses, saved, seen.identities),
+        volumes: &volumes,
+        left_out: &left_out(disks, manifest),
+        nvram: nvram.as_deref(),
+        nvram_is_restored,
+    })?;
+    if memory_bytes > seen.memory_bytes {
+        let text = format!(
+            "the definition in the backup wants {memory_bytes} bytes of memory, and the host has {}",
+            seen.memory_bytes
+        );
+        return Err(Failure::new(Code::DefinitionRefused, text));
+    }
     warnings.extend(more);
     let new = NewInstance { id: *id, name: name.clone(), definition, restored_by };
-    Ok((files, Becomes::Instance(new), warnings))
-}
-
-/// libvirt takes what is there for the firmware's variables, whosever they are.
-fn must_be_nobodys(path: &Path, files: &[NewFile], seen: Seen<'_>) -> Result<(), Failure> {
-    let is_new = files.iter().any(|file| file.path == path);
-    let is_anothers = seen.identities.iter().any(|other| other.files.contains(path));
-    match seen.missing.contains(path) && !is_new && !is_anothers {
-        true => Ok(()),
-        false => {
-            let text = format!("`{}`, where the new firmware's variables would be, is there already", path.display());
-            Err(Failure::new(Code::VolumeExists, text))
-        }
-    }
+    Ok(Chosen { files, vacant, becomes: Becomes::Instance(new), warnings })
 }
 
 /// The first instance may come back to this host, or be on another one: a new address is none of its own.
-fn taken(mac_addresses: MacAddresses, seen: Seen<'_>) -> Result<BTreeSet<String>, Failure> {
-    let mut taken = definition::own(seen.definition)?.mac_addresses;
+fn taken(mac_addresses: MacAddresses, saved: &Saved, identities: &[Identity]) -> BTreeSet<String> {
+    let mut taken = saved.mac_addresses.clone();
     if mac_addresses == MacAddresses::New {
-        taken.extend(seen.identities.iter().flat_map(|other| other.mac_addresses.iter().cloned()));
+        taken.extend(identities.iter().flat_map(|other| other.mac_addresses.iter().cloned()));
     }
-    Ok(taken)
+    taken
 }
 
 fn left_out(disks: &[&ManifestDisk], manifest: &Manifest) -> BTreeMap<DiskTarget, String> {

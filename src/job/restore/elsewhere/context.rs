@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::choose::{Becomes, Choice};
+use super::names::GiveNames;
 use super::plan::ElsewherePlan;
 use crate::failure::{Code, Failure};
 use crate::job::common::{Common, JobContext};
@@ -34,8 +35,10 @@ pub(in crate::job::restore) struct Context {
     pub choice: Option<Choice>,
     /// The new files, once they are made; after a crash from the records.
     pub made: Made,
-    /// Names may have been given; after a crash from the records.
+    /// Libvirt may have been asked for what the files become; after a crash, whenever it is found out.
     pub place_begun: bool,
+    /// A worker that is gone may have started the new instance.
+    pub start_begun: bool,
 }
 
 impl Context {
@@ -53,6 +56,7 @@ impl Context {
             choice: None,
             made: Made::default(),
             place_begun: false,
+            start_begun: false,
         }
     }
 
@@ -66,6 +70,9 @@ impl Context {
     /// The files that were chosen, with all that is known of them.
     pub fn new_files(&self) -> Result<NewFiles, Failure> {
         let mut new = self.choice()?.new.clone();
+        if !self.made.inodes.is_empty() {
+            must_be_as_many(&new, &self.made.inodes)?;
+        }
         new.files.iter_mut().zip(&self.made.inodes).for_each(|(file, inode)| file.made = Some(*inode));
         Ok(new)
     }
@@ -113,6 +120,11 @@ impl Context {
 
     /// Adds what the steps could only warn of, and where to look when nobody knows what became of the files.
     pub fn finish(self, mut outcome: Outcome) -> Outcome {
+        let named = outcome.left_over.iter().any(|left| left.step == GiveNames::NAME);
+        if let (true, End::Failed { failure }) = (named, &mut outcome.end) {
+            // Another attempt would find what is left of this one.
+            failure.code = Code::RestoreUnfinished;
+        }
         if let (End::Failed { failure }, Some(choice)) = (&outcome.end, &self.choice)
             && failure.code == Code::RestoreUnfinished
         {
@@ -120,6 +132,17 @@ impl Context {
         }
         outcome.warnings.extend(self.common.late_warnings);
         outcome
+    }
+}
+
+/// Of each new file something is told, in their order.
+pub(in crate::job::restore) fn must_be_as_many(new: &NewFiles, told: &[u64]) -> Result<(), Failure> {
+    match new.files.len() == told.len() {
+        true => Ok(()),
+        false => {
+            let text = format!("of {} new files {} inodes are known", new.files.len(), told.len());
+            Err(Failure::new(Code::Internal, text))
+        }
     }
 }
 

@@ -1,20 +1,24 @@
 //! Making of a backup what was not there: an instance of its own, or a volume, which may become a disk of an instance.
 //!
 //! It promises: no file that is there is overwritten, and no instance that is there is defined over; until every new file is whole, proven
-//! and durable, none of the new names is there; then all of it comes to be, or nothing does. From the moment on at which names are given, a
-//! later worker only goes forward: what it cannot bring to its end it takes back whole, unless an instance has some of it by then, or it is
-//! not seen: then nothing is taken away, and the run ends as `restore_unfinished`.
+//! and durable, none of the new names is there; then all of it comes to be, or nothing does, or the run ends as `restore_unfinished` and
+//! names the files.
 //!
-//! The order of the commit: the files get their names, then the instance is defined or the disk attached, which is the point at which
-//! somebody else can see it. If that is refused, the names are taken back. That a new instance starts comes after that: one that does not is there
-//! all the same, and the job says so.
+//! Two records divide what may be taken back from what may not. Until it is written down that libvirt is about to be asked, nobody can have
+//! been given the files, and a later worker takes the names back. From then on they may be somebody's, on this host or, where an instance was taken on to
+//! another one, on that: names are taken back only where libvirt, in this very attempt, has refused and has left no call unanswered. Whatever
+//! is not proven so is left as it is. A volume alone is nobody's, and its name is the commit.
+//!
+//! That a new instance starts comes after that: one that does not is there all the same, and the job says so.
 //!
 //! ```text
-//!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► make ─► compare ─► place ─► start
+//!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► make ─► compare ─► look again ─► names ─► place ─► start
 //! ```
 
 pub mod choose;
 mod context;
+mod names;
+mod place;
 pub mod plan;
 mod steps;
 #[cfg(test)]
@@ -23,7 +27,9 @@ mod tests;
 pub use plan::ElsewherePlan;
 
 use self::context::Context;
-use self::steps::{Choose, MakeFiles, Place, Start};
+use self::names::{GiveNames, LookAgain};
+use self::place::{Place, Start};
+use self::steps::{Choose, MakeFiles};
 use super::steps::Compare;
 use crate::failure::Failure;
 use crate::job::settings::JobSettings;
@@ -75,8 +81,8 @@ pub async fn run(
     context.finish(outcome)
 }
 
-/// Ends the attempt that a crash cut off, from its plan and records alone: unwinds it or, once names may have been given, brings that to
-/// its end.
+/// Ends the attempt that a crash cut off, from its plan and records alone: unwinds it or, once libvirt may have been asked, finds out what
+/// came of that.
 pub async fn unwind(
     doors: &Doors,
     settings: &JobSettings,
@@ -89,7 +95,9 @@ pub async fn unwind(
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
     context.choice = Record::done_value(records, Choose::NAME);
     context.made = Record::done_value(records, MakeFiles::NAME).unwrap_or_default();
-    context.place_begun = records.iter().any(|record| matches!(record, Record::Committing { .. }));
+    context.place_begun = true;
+    context.start_begun =
+        records.iter().any(|record| matches!(record, Record::Began { step, .. } if step == Start::NAME));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
     context.finish(outcome)
 }
@@ -98,7 +106,11 @@ pub async fn unwind(
 fn recipe(plan: &ElsewherePlan, attempt: &Attempt) -> Vec<Step<Context>> {
     let deadline = attempt.job.deadline;
     let mut under_the_lease =
-        vec![make(Choose), make(MakeFiles { deadline }), make(Compare { deadline }), commit(Place)];
+        vec![make(Choose), make(MakeFiles { deadline }), make(Compare { deadline }), make(LookAgain)];
+    if plan.becomes_somebodys() {
+        under_the_lease.push(make(GiveNames));
+    }
+    under_the_lease.push(commit(Place));
     if plan.starts() {
         under_the_lease.push(make(Start));
     }

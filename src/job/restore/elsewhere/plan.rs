@@ -86,6 +86,11 @@ impl ElsewherePlan {
         Wants { mover_name: self.mover_name.clone(), instance: Some(self.instance_id), need_bytes: 0, writer: None }
     }
 
+    /// Libvirt is asked to make something of the files.
+    pub(in crate::job) fn becomes_somebodys(&self) -> bool {
+        !matches!(self.to, PlannedTo::Volume { attach: None, .. })
+    }
+
     /// The new instance is started.
     pub fn starts(&self) -> bool {
         matches!(self.to, PlannedTo::NewInstance { start: true, .. })

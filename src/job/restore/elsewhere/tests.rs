@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod particular;
+mod unfinished;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -205,23 +206,42 @@ impl World {
         (volumes, added.map(|one| (one.name.to_string(), one.state)).collect(), disks.collect())
     }
 
+    fn held(&self) -> Vec<String> {
+        let mut held: Vec<_> = self.movers.running().into_iter().map(|name| format!("mover {name}")).collect();
+        if self.movers.is_leased(SHARE, self.web) {
+            held.push("a lease".to_owned());
+        }
+        held.extend(self.hypervisor.leftovers_beside(&self.movers.checkpoints()));
+        held
+    }
+
+    /// What is not as it should be where the files have their names, and nobody knows whether libvirt was asked to take them.
+    async fn touched(&self) -> Vec<String> {
+        let mut wrong = self.held();
+        let (volumes, instances, disks) = self.added().await;
+        let expected = self.names();
+        if (&volumes, instances.len(), disks.len()) != (&expected, 0, 0) {
+            wrong.push(format!("{volumes:?} {instances:?} {disks:?}"));
+        }
+        wrong
+    }
+
+    /// The names of the new files.
+    fn names(&self) -> BTreeSet<PathBuf> {
+        let Work::RestoreNew(RestoreNewSpec { to, .. }) = &self.attempt.job.work else { unreachable!() };
+        let names: &[&str] = match to {
+            Destination::NewInstance(_) => &["/images/data.qcow2", "/images/web-2-vda.qcow2", "/images/web-2_VARS.fd"],
+            Destination::Volume(_) => &["/images/data.raw"],
+        };
+        names.iter().map(PathBuf::from).collect()
+    }
+
     /// What is not as it should be where everything has come to be, or nothing.
     async fn wrong(&self, everything: bool) -> Vec<String> {
-        let mut wrong: Vec<_> = self.movers.running().into_iter().map(|name| format!("mover {name}")).collect();
-        if self.movers.is_leased(SHARE, self.web) {
-            wrong.push("a lease".to_owned());
-        }
-        wrong.extend(self.hypervisor.leftovers_beside(&self.movers.checkpoints()));
+        let mut wrong = self.held();
         let (volumes, instances, disks) = self.added().await;
         let Work::RestoreNew(RestoreNewSpec { to, .. }) = &self.attempt.job.work else { unreachable!() };
-        let names: &[&str] = match (everything, to) {
-            (false, _) => &[],
-            (true, Destination::NewInstance(_)) => {
-                &["/images/data.qcow2", "/images/web-2-vda.qcow2", "/images/web-2_VARS.fd"]
-            }
-            (true, _) => &["/images/data.raw"],
-        };
-        if volumes != names.iter().map(PathBuf::from).collect() {
+        if volumes != (if everything { self.names() } else { BTreeSet::new() }) {
             wrong.push(format!("{volumes:?}"));
         }
         let makes = |one: bool| usize::from(everything && one);
@@ -287,10 +307,9 @@ impl Case for Elsewhere {
     async fn reopen(&self, crashed: Context) -> Context {
         // Not from memory: what was chosen and written is in the records, before anything that needs it.
         let (plan, choice, made) = ((*crashed.plan).clone(), crashed.choice.clone(), crashed.made.clone());
-        let place_begun = crashed.place_begun;
         drop(crashed);
         let mut context = self.world().0.context(plan);
-        (context.choice, context.made, context.place_begun) = (choice, made, place_begun);
+        (context.choice, context.made, context.place_begun) = (choice, made, true);
         context
     }
 
@@ -300,6 +319,11 @@ impl Case for Elsewhere {
 
     async fn shortcomings(&self, _context: &mut Context) -> Vec<String> {
         self.world().0.wrong(true).await
+    }
+
+    async fn touched(&self, _context: &mut Context) -> Option<Vec<String>> {
+        (!matches!(self.to, To::File)).then_some(())?;
+        Some(self.world().0.touched().await)
     }
 }
 

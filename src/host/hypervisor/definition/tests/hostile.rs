@@ -1,11 +1,13 @@
 //! Whoever can write to the share can write definitions: none makes libvirt do to the host what a guest could not.
 
+use super::super::plain::{ATTRIBUTES_MAX, DEFINITION_BYTES_MAX};
+use super::super::told::{WARNING_CHARACTERS_MAX, WARNINGS_MAX};
 use super::*;
 
 /// Words that stand in what is hostile below, and so in nothing that is made of it.
 const EVIL: &str = "evil";
 
-fn with(devices: &str, os: &str, rest: &str) -> String {
+pub(super) fn with(devices: &str, os: &str, rest: &str) -> String {
     format!(
         "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' xmlns:x='urn:x'>\
          <name>a</name><uuid>{ID}</uuid><os><type>hvm</type>{os}</os>{rest}\
@@ -14,7 +16,7 @@ fn with(devices: &str, os: &str, rest: &str) -> String {
 }
 
 /// What is made, of which nothing is hostile and of which every path is known.
-fn harmless(definition: &str) -> Made {
+pub(super) fn harmless(definition: &str) -> Made {
     let made = Case::new().made(definition);
     assert!(!made.definition.contains(EVIL), "{}", made.definition);
     let document = Document::parse(&made.definition).unwrap();
@@ -92,7 +94,7 @@ fn no_interface_runs_a_script_or_is_one_of_which_there_is_one() {
         "<interface type='hostdev'><source><address type='evil'/></source></interface>",
         "<interface type='vdpa'><source dev='/dev/evil'/></interface>",
     ] {
-        let Made { definition, warnings } = harmless(&with(interface, "", ""));
+        let Made { definition, warnings, .. } = harmless(&with(interface, "", ""));
         assert!(!definition.contains("passthrough") && !definition.contains("port="), "{definition}");
         assert!(!warnings.is_empty(), "{interface}");
     }
@@ -127,38 +129,29 @@ fn lines_and_channels_lead_nowhere_that_the_definition_names() {
 }
 
 #[test]
-fn a_drive_shows_images_of_media_below_the_roots_alone() {
-    let drive = |kind: &str, source: &str| {
-        let drive = format!(
-            "<disk type='{kind}' device='cdrom'><driver name='qemu' type='qcow2'/>{source}<target dev='sdb'/></disk>"
-        );
-        let made = Case::new().made(&with(&drive, "", "")).definition;
-        assert!(!made.contains(EVIL) && !made.contains("qcow2'><target"), "{made}");
-        let document = Document::parse(&made).unwrap();
-        let drive = disk(&document, "sdb").unwrap();
-        assert_eq!(drive.attribute("type"), Some("file"));
-        assert_eq!(child(drive, "driver").unwrap().attribute("type"), Some("raw"), "no format that names other files");
-        child(drive, "source").map(|source| source.attribute("file").unwrap().to_owned())
-    };
-    assert_eq!(drive("file", "<source file='/iso/a.iso'/>").as_deref(), Some("/iso/a.iso"));
-    assert_eq!(
-        drive("file", "<source file='/iso/x/a.ISO'><seclabel evil='evil'/></source>").as_deref(),
-        Some("/iso/x/a.ISO")
-    );
+fn drives_are_there_and_nothing_is_in_them() {
     for (kind, source) in [
+        ("file", "<source file='/images/evil.iso' startupPolicy='optional'/>"),
         ("file", "<source file='/etc/evil'/>"),
-        ("file", "<source file='/iso/evil.qcow2'/>"),
-        ("file", "<source file='/iso/../etc/evil.iso'/>"),
-        ("file", "<source file='/iso2/evil.iso'/>"),
         ("block", "<source dev='/dev/evil'/>"),
-        ("block", "<source file='/iso/evil.iso'/>"),
         ("network", "<source protocol='nbd' name='evil'><host name='evil'/></source>"),
         ("volume", "<source pool='evil' volume='evil'/>"),
         ("nvme", "<source type='pci' namespace='1'><address evil='1'/></source>"),
         ("vhostuser", "<source type='unix' path='/evil'/>"),
         ("dir", "<source dir='/evil'/>"),
     ] {
-        assert_eq!(drive(kind, source), None, "{kind} {source}");
+        for device in ["cdrom", "floppy"] {
+            let drive = format!(
+                "<disk type='{kind}' device='{device}'><driver name='evil' type='qcow2'/>{source}<target dev='sdb'/></disk>"
+            );
+            let Made { definition, warnings, .. } = harmless(&with(&drive, "", ""));
+            let document = Document::parse(&definition).unwrap();
+            let drive = disk(&document, "sdb").unwrap();
+            assert_eq!((attribute(drive, "type"), child(drive, "source")), (Some("file"), None), "{definition}");
+            let driver = child(drive, "driver").unwrap();
+            assert_eq!(attribute(driver, "type"), Some("raw"), "no format that names other files");
+            assert!(warnings.iter().any(|line| line.contains("`sdb`")), "{warnings:?}");
+        }
     }
 }
 
@@ -190,7 +183,7 @@ fn the_firmware_is_the_hosts_own() {
         "<varstore template='/evil' path='/evil'/>",
         "<loader>/usr/share/OVMF/OVMF_CODE_4M.fd<!-- -->/../../../evil</loader>",
     ] {
-        let Made { definition, warnings } = harmless(&with("", os, ""));
+        let Made { definition, warnings, .. } = harmless(&with("", os, ""));
         assert!(
             !warnings.is_empty() && !definition.contains("qcow2</") && !definition.contains("format='qcow2'"),
             "{definition}"
@@ -224,7 +217,7 @@ fn labels_and_words_for_others_than_libvirt_are_left_out() {
         // libvirt reads an attribute by its name, of whatever namespace.
         "<clock x:evil='/a'/>",
     ] {
-        let Made { definition, warnings } = harmless(&with("", "", rest));
+        let Made { definition, warnings, .. } = harmless(&with("", "", rest));
         assert!(!definition.contains("seclabel") && !warnings.is_empty(), "{rest}: {definition}");
     }
     let prefixed = with("<x:disk type='file'><x:source file='/evil'/></x:disk>", "", "");
@@ -242,21 +235,64 @@ fn what_is_no_qemu_domain_is_refused() {
     ] {
         assert_eq!(Case::new().try_to_make(definition).unwrap_err().code, Code::DefinitionRefused, "{definition}");
     }
-    let deep = with("", "", &format!("<cpu>{}{}</cpu>", "<a>".repeat(5000), "</a>".repeat(5000)));
+    let deep = with("", "", &format!("<features>{}{}</features>", "<a>".repeat(5000), "</a>".repeat(5000)));
     assert_eq!(Case::new().try_to_make(&deep).unwrap_err().code, Code::DefinitionRefused);
 }
 
 #[test]
+fn what_would_eat_the_host_is_left_out() {
+    for (devices, rest, gone) in [
+        ("", "<memoryBacking><locked/><source type='file'/><access mode='shared'/></memoryBacking>", "locked"),
+        ("", "<memoryBacking><source type='file'/></memoryBacking>", "source type"),
+        ("", "<memoryBacking><access mode='shared'/></memoryBacking>", "access"),
+        ("", "<cputune><vcpusched vcpus='0' scheduler='fifo' priority='99'/></cputune>", "fifo"),
+        ("", "<cputune><emulatorsched scheduler='rr' priority='1'/></cputune>", "sched"),
+        ("", "<cputune><iothreadsched iothreads='1' scheduler='fifo'/></cputune>", "sched"),
+        ("", "<cpu><numa><cell id='0' memory='1' memAccess='shared'/></numa></cpu>", "memAccess"),
+        ("", "<on_crash>coredump-restart</on_crash>", "coredump"),
+        ("", "<on_crash> coredump-destroy </on_crash>", "coredump"),
+        ("", "<on_poweroff>rename-restart</on_poweroff>", "rename"),
+        ("<interface type='bridge' trustGuestRxFilters='yes'><source bridge='b'/></interface>", "", "trustGuest"),
+        ("<memory model='dimm' access='shared'><target><size>1</size></target></memory>", "", "access"),
+        ("<video><driver name='vhostuser'/><model type='virtio'/></video>", "", "vhostuser"),
+        ("<watchdog model='i6300esb' action='dump'/>", "", "dump"),
+    ] {
+        let Made { definition, warnings, .. } = harmless(&with(devices, "", rest));
+        assert!(!definition.contains(gone) && !warnings.is_empty(), "{gone}: {definition}");
+    }
+    let kept = "<cputune><shares>2048</shares><quota>1000</quota></cputune><on_crash>restart</on_crash>\
+        <memoryBacking><hugepages/><nosharepages/></memoryBacking>";
+    let Made { definition, warnings, .. } = harmless(&with("", "", kept));
+    assert!(definition.contains(kept), "{definition}");
+    assert_eq!(warnings.iter().filter(|line| line.contains("harmless")).count(), 0, "{warnings:?}");
+}
+
+#[test]
 fn warnings_are_no_more_than_somebody_would_read() {
-    let many: String = (0..1000).map(|number| format!("<evil{number}{}/>", "x".repeat(1000))).collect();
+    let many: String = (0..1000).map(|number| format!("<evil{number}{}/>", "x".repeat(150))).collect();
     let warnings = harmless(&with(&many, "", "")).warnings;
     assert!(warnings.len() <= WARNINGS_MAX + 1, "{}", warnings.len());
     assert!(warnings.iter().all(|line| line.chars().count() <= WARNING_CHARACTERS_MAX), "{warnings:?}");
     assert!(warnings.last().unwrap().contains("more things"), "{warnings:?}");
-    let media: String = (0..100)
-        .map(|number| {
-            format!("<disk device='cdrom'><source file='/iso/{number}.iso'/><target dev='sd{number}'/></disk>")
-        })
-        .collect();
-    assert_eq!(drive_files(&with(&media, "", ""), &["/iso".into()]).unwrap().len(), MEDIA_MAX);
+}
+
+/// As whoever wants the worker to have no memory or no time left writes one.
+#[test]
+fn a_definition_that_is_made_to_be_costly_is_refused_or_cheap() {
+    let refused = |definition: &str| {
+        let failure = Saved::read(definition).map(drop).unwrap_err();
+        assert_eq!(failure.code, Code::DefinitionRefused, "{failure:#}");
+    };
+    let long = with("", "", &format!("<title>{}</title>", "x".repeat(DEFINITION_BYTES_MAX)));
+    refused(&long);
+    let attributes: String = (0..=ATTRIBUTES_MAX).map(|number| format!(" a{number}='/'")).collect();
+    refused(&with("", "", &format!("<cpu{attributes}/>")));
+    // What is left out is told in bounds while it is gathered: each path would else be as long as its element's name.
+    let name = "n".repeat(60_000);
+    let many = format!("<features><{name}>{}</{name}></features>", "<a b='/'/>".repeat(10_000));
+    let mut warnings = Warnings::default();
+    plain::plain(&with("", "", &many), &mut warnings).unwrap();
+    kept::only_kept(&with("", "", &many), &BTreeSet::new(), &mut warnings).unwrap();
+    let bytes: usize = warnings.into_told().iter().map(String::len).sum();
+    assert!(bytes <= (WARNINGS_MAX + 1) * 4 * WARNING_CHARACTERS_MAX, "{bytes}");
 }

@@ -1,19 +1,12 @@
 //! What is particular to restores to elsewhere: what comes to be, what is refused, and who is asked again.
 
 use std::path::Path;
-use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::timeout;
-
-use super::super::run;
 use super::*;
-use crate::host::hypervisor::NewDisk;
 use crate::host::mover::FakeVolume;
 use crate::job::restore::RestoreResult;
-use crate::model::instance::DiskSource;
 
-fn result(outcome: &Outcome) -> RestoreResult {
+pub(super) fn result(outcome: &Outcome) -> RestoreResult {
     match &outcome.end {
         End::Completed { value } => RestoreResult::from_value(value).unwrap(),
         other => panic!("{other:?}"),
@@ -46,11 +39,7 @@ async fn a_new_instance_runs_beside_the_first_one_with_everything_its_own() {
     assert_eq!((made.name.as_str(), made.state), ("web-2", PowerState::Running));
     assert!(made.definition.contains("<nvram>/images/web-2_VARS.fd</nvram>"), "{}", made.definition);
     assert!(!made.definition.contains("52:54:00:00:00:01") && !made.definition.contains("/fake/web"));
-    assert!(
-        result.warnings.iter().any(|line| line.contains("`/images/gone.iso` is not there")),
-        "{:?}",
-        result.warnings
-    );
+    assert!(result.warnings.iter().any(|line| line.contains("drive `sda`")), "{:?}", result.warnings);
     assert_eq!(world.hypervisor.find(&InstanceRef::Id(world.web)).await.unwrap(), before);
 }
 
@@ -196,18 +185,25 @@ async fn an_instance_that_does_not_start_is_there_all_the_same_and_the_job_says_
     assert!(outcome.warnings.iter().any(|failure| failure.text == "no memory"), "{outcome:?}");
 }
 
-/// A mover that died where the names may have been given is followed by another one.
+/// A mover that died where the names may have been given is followed by another one, which takes them back before anybody was told of them.
+/// The name of a volume alone is the end of its restore, and given.
 #[tokio::test(start_paused = true)]
-async fn names_are_given_by_another_mover_where_the_first_one_died() {
-    for after in [false, true] {
-        let world = World::new(To::NewInstance).await;
-        let died = Failure::new(Code::MoverDied, "the mover ended");
-        match after {
-            true => world.movers.fail_after("place_new", 1, died),
-            false => world.movers.fail("place_new", 1, died),
+async fn names_are_put_in_order_by_another_mover_where_the_first_one_died() {
+    for to in [To::NewInstance, To::Attached, To::File] {
+        for after in [false, true] {
+            let world = World::new(to).await;
+            let died = Failure::new(Code::MoverDied, "the mover ended");
+            match after {
+                true => world.movers.fail_after("place_new", 1, died),
+                false => world.movers.fail("place_new", 1, died),
+            }
+            if matches!(to, To::File) {
+                result(&world.run().await);
+                assert_eq!(world.wrong(true).await, Vec::<String>::new());
+            } else {
+                assert_eq!(world.refused().await.code, Code::MoverDied);
+            }
         }
-        result(&world.run().await);
-        assert_eq!(world.wrong(true).await, Vec::<String>::new());
     }
     let world = World::new(To::Attached).await;
     world.movers.not_known("place_new", 2, Failure::new(Code::VolumeIo, "it does not answer"));
@@ -216,8 +212,13 @@ async fn names_are_given_by_another_mover_where_the_first_one_died() {
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_learns_of_is_never_tried_anew_and_named() {
+    // As long as the names can be taken back, nothing is left and it may be tried anew.
     let world = World::new(To::NewInstance).await;
     world.movers.hang("place_new");
+    assert_eq!(world.refused().await.code, Code::MoverDied);
+    let world = World::new(To::NewInstance).await;
+    world.movers.hang("place_new");
+    world.movers.hang("take_back_new");
     let outcome = world.run().await;
     let End::Failed { failure } = &outcome.end else { panic!("{outcome:?}") };
     assert_eq!(failure.code, Code::RestoreUnfinished);
@@ -225,133 +226,6 @@ async fn what_nobody_learns_of_is_never_tried_anew_and_named() {
     for name in ["/images/data.qcow2", "/images/web-2_VARS.fd"] {
         assert!(said.iter().any(|line| line.contains(&format!("`{name}.longshore-"))), "{said:?}");
     }
-}
-
-/// Cut off while libvirt defines: what was chosen is known from the records alone.
-#[tokio::test(start_paused = true)]
-async fn a_later_worker_brings_it_to_its_end_whoever_has_come_meanwhile() {
-    let mut world = World::new(To::NewInstance).await;
-    // A MAC address that another instance has by then.
-    world.hypervisor.remove(world.web);
-    world.new_instance().mac_addresses = MacAddresses::Preserve;
-    let (progress, _) = watch::channel(JobProgress::default());
-    let log = MemoryLog::default();
-    let hooks = Hooks { log: &log, progress: &progress };
-    let plan = world.prepare().await.unwrap();
-    world.hypervisor.hang("start");
-    let (doors, never) = (world.doors(), Stop::never());
-    let running = run(&doors, &world.settings, &world.attempt, plan.clone(), hooks, &never);
-    assert!(timeout(Duration::from_secs(10), running).await.is_err(), "it is dropped while it starts");
-    world.hypervisor.let_go("start");
-    world.hypervisor.add(FakeInstance::shut_off("web").with_id(world.web).definition(&definition(world.web)));
-    let committing = log.records().iter().position(|record| matches!(record, Record::Committing { .. })).unwrap();
-    let records = &log.records()[..=committing];
-    let log = MemoryLog::default();
-    let hooks = Hooks { log: &log, progress: &progress };
-    let outcome = unwind(&world.doors(), &world.settings, &world.attempt, plan, records, hooks).await;
-    assert_eq!(result(&outcome).volumes.len(), 2);
-    assert_eq!(world.wrong(true).await, Vec::<String>::new());
-}
-
-/// Ends a restore that was cut off when it had said that it gives names, as the next worker does.
-async fn recovered(world: &World, plan: &ElsewherePlan, log: &MemoryLog) -> Outcome {
-    let records = log.records();
-    let committing = records.iter().position(|record| matches!(record, Record::Committing { .. })).unwrap();
-    let (progress, _) = watch::channel(JobProgress::default());
-    let log = MemoryLog::default();
-    let hooks = Hooks { log: &log, progress: &progress };
-    unwind(&world.doors(), &world.settings, &world.attempt, plan.clone(), &records[..=committing], hooks).await
-}
-
-/// Runs it to its end, or for ten seconds.
-async fn begun(world: &World) -> (ElsewherePlan, MemoryLog) {
-    let (progress, _) = watch::channel(JobProgress::default());
-    let log = MemoryLog::default();
-    let hooks = Hooks { log: &log, progress: &progress };
-    let plan = world.prepare().await.unwrap();
-    let (doors, never) = (world.doors(), Stop::never());
-    let _ = timeout(Duration::from_secs(10), run(&doors, &world.settings, &world.attempt, plan.clone(), hooks, &never))
-        .await;
-    (plan, log)
-}
-
-fn unfinished(outcome: &Outcome) -> &Failure {
-    match &outcome.end {
-        End::Failed { failure } if failure.code == Code::RestoreUnfinished => failure,
-        _ => panic!("{outcome:?}"),
-    }
-}
-
-fn at(path: &str) -> DiskSource {
-    DiskSource::File { path: path.into(), format: ImageFormat::Qcow2 }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_an_instance_has_by_then_is_never_taken_away() {
-    // A snapshot is on top of it; it is under another target; another instance has it.
-    for (of_other, of_third) in [
-        (Some(("vdb", "/images/top.qcow2")), None),
-        (Some(("vdc", "/images/data.raw")), None),
-        (None, Some("/images/data.raw")),
-    ] {
-        let world = World::new(To::Attached).await;
-        let (plan, log) = begun(&world).await;
-        world.hypervisor.remove(world.other);
-        let other = FakeInstance::running("other").with_id(world.other).disk("vda", 1 << 20);
-        world.hypervisor.add(match of_other {
-            Some((target, path)) => other.disk_at(target, 1 << 20, at(path)),
-            None => other,
-        });
-        if let Some(path) = of_third {
-            world.hypervisor.add(FakeInstance::running("third").disk_at("vda", 1 << 20, at(path)));
-        }
-        unfinished(&recovered(&world, &plan, &log).await);
-        assert_eq!(world.movers.volumes(), [PathBuf::from("/images/data.raw")], "{of_other:?} {of_third:?}");
-    }
-    let world = World::new(To::NewInstance).await;
-    let (plan, log) = begun(&world).await;
-    let before = world.movers.volumes();
-    let id =
-        world.hypervisor.instances().await.unwrap().into_iter().find(|one| one.name.as_str() == "web-2").unwrap().id;
-    world.hypervisor.remove(id);
-    world.hypervisor.add(FakeInstance::running("mine").disk_at("vda", 1 << 20, at("/images/data.qcow2")));
-    unfinished(&recovered(&world, &plan, &log).await);
-    assert_eq!(world.movers.volumes(), before);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_came_to_be_though_libvirt_said_that_it_did_not_is_a_success() {
-    let world = World::new(To::Attached).await;
-    let plan = world.prepare().await.unwrap();
-    let disk = NewDisk {
-        target: "vdb".parse().unwrap(),
-        bus: DiskBus::Virtio,
-        path: "/images/data.raw".into(),
-        format: ImageFormat::Raw,
-        serial: None,
-    };
-    world.hypervisor.attach(world.other, &disk).await.unwrap();
-    world.hypervisor.fail("attach", 1, Failure::new(Code::HypervisorFailed, "an error after the effect"));
-    let (progress, _) = watch::channel(JobProgress::default());
-    let log = MemoryLog::default();
-    let hooks = Hooks { log: &log, progress: &progress };
-    result(&run(&world.doors(), &world.settings, &world.attempt, plan, hooks, &Stop::never()).await);
-    assert_eq!(world.wrong(true).await, Vec::<String>::new());
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_unfinished_is_not_unwound() {
-    let world = World::new(To::NewInstance).await;
-    world.movers.not_known("place_new", 1000, Failure::new(Code::VolumeIo, "it does not answer"));
-    let (plan, log) = begun(&world).await;
-    let before = world.movers.volumes();
-    assert!(before.iter().all(|path| path.to_string_lossy().ends_with(".new")) && before.len() == 3, "{before:?}");
-    let plan::PlannedTo::NewInstance { id, .. } = &plan.to else { panic!() };
-    world.hypervisor.add(FakeInstance::running("somebody").with_id(*id));
-    let outcome = recovered(&world, &plan, &log).await;
-    unfinished(&outcome);
-    assert_eq!(world.movers.volumes(), before, "they may be what somebody works with");
-    assert!(!outcome.warnings.is_empty(), "they are named");
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,12 +241,42 @@ async fn variables_of_a_firmware_are_nobodys_before() {
     world.movers.add_volume(Path::new("/images/web-2_VARS.fd"));
     let End::Failed { failure } = world.run().await.end else { panic!() };
     assert_eq!(failure.code, Code::VolumeExists);
-    assert!(failure.text.contains("firmware"), "{failure:#}");
+    assert!(failure.text.contains("web-2_VARS.fd"), "{failure:#}");
     let world = World::of(To::NewInstance, &definition).await;
     let outcome = world.run().await;
     let warnings = result(&outcome).warnings;
     assert!(warnings.iter().any(|line| line.contains("firmware's variables")), "{warnings:?}");
     assert_eq!(world.movers.volume(Path::new("/images/web-2_VARS.fd")), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_host_cannot_have_is_refused_before_a_byte_is_written() {
+    let usual = definition(World::new(To::NewInstance).await.web);
+    for (wants, is_refused) in [("1 ", true), ("", false)] {
+        let memory = format!("<memory unit='TiB'>{}</memory><devices>", wants.trim());
+        let memory = if wants.is_empty() { "<memory unit='GiB'>64</memory><devices>" } else { &memory };
+        let world = World::of(To::NewInstance, &usual.replace("<devices>", memory)).await;
+        match is_refused {
+            true => {
+                let failure = world.refused().await;
+                assert_eq!(failure.code, Code::DefinitionRefused);
+                assert!(failure.text.contains("1099511627776"), "{failure:#}");
+            }
+            false => drop(result(&world.run().await)),
+        }
+    }
+    for (hostile, code) in [
+        ("</devices><devices>", Code::BackupDamaged),
+        ("<devices/><devices>", Code::DefinitionRefused),
+        ("<devices xmlns:x='urn:x'><disk><driver/><driver x:type='raw'/></disk>", Code::DefinitionRefused),
+    ] {
+        let world = World::of(To::NewInstance, &usual.replacen("<devices>", hostile, 1)).await;
+        // Of the backup alone it is read.
+        world.hypervisor.remove(world.web);
+        let End::Failed { failure } = world.run().await.end else { panic!("{hostile}") };
+        assert_eq!(failure.code, code, "{failure:#}");
+        assert!(world.movers.volumes().is_empty());
+    }
 }
 
 #[tokio::test(start_paused = true)]
