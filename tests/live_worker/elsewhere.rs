@@ -10,9 +10,10 @@ use longshore::message::job::{AttachPart, InstancePart, JobMessage, NewInstanceP
 use longshore::model::id::JobId;
 use longshore::model::instance::ImageFormat;
 
-use crate::fleet::{Fleet, JOB};
+use crate::fleet::{Fleet, JOB, Settings};
+use crate::gate::{DEFINE, Gate, Keeps};
 use crate::image::{equal, holds, qemu_img};
-use crate::lab::{LabInstance, forget, virsh};
+use crate::lab::{LabInstance, eventually, forget, virsh};
 use crate::share::Share;
 use crate::slate::process_of_qemu;
 
@@ -183,6 +184,83 @@ fn a_volume_becomes_a_disk_of_an_instance_that_runs_and_of_one_that_is_stopped()
     holds(&bare.folder.join("vdb.raw"), "raw", 0x77, "2M");
     equal(&bare.folder.join("again.qcow2"), "qcow2", &image(&share, &backup, "vdb"), "qcow2");
     fleet.finish(&[&bare, &other], &[&share]);
+}
+
+/// A worker that waits for libvirt to define an instance.
+struct Defining {
+    keeps: Keeps,
+    bare: LabInstance,
+    gate: Gate,
+    fleet: Fleet,
+    share: Share,
+    backup: BackupSummary,
+    name: String,
+    job: JobId,
+    _forgotten: Forgotten,
+}
+
+impl Defining {
+    fn begin(keeps: Keeps) -> Self {
+        let bare = LabInstance::bare_off_with("vda:qcow2:16");
+        let gate = Gate::new(&bare.folder, DEFINE, keeps);
+        let host = if keeps == Keeps::Answer { "killed-new" } else { "killed-unasked" };
+        let fleet = Fleet::with(host, Settings { libvirt_uri: gate.uri(), ..Settings::default() });
+        let share = fleet.share();
+        let backup = fleet.completed(fleet.back_up(&bare, &share, "off"));
+        let name = format!("{}-new", bare.name);
+        let directory = Some(bare.folder.to_str().unwrap().to_owned());
+        let part = NewInstancePart { name: name.clone(), directory, ..NewInstancePart::default() };
+        let job = fleet.publish(&to(&fleet, &bare, &share, &backup, new_instance(part)));
+        let _forgotten = Forgotten(name.clone());
+        Self { keeps, bare, gate, fleet, share, backup, name, job, _forgotten }
+    }
+
+    /// How many instances there are of that name, and how many there are to be.
+    fn are_there(&self) -> (usize, usize) {
+        let there = virsh(&["list", "--all", "--name"]).lines().filter(|line| **line == self.name).count();
+        (there, usize::from(self.keeps == Keeps::Answer))
+    }
+
+    fn is_killed_and_followed(&mut self) {
+        eventually("it defines", JOB, || {
+            let (there, expected) = self.are_there();
+            self.gate.has_held() && there == expected
+        });
+        self.fleet.kill_worker();
+        self.gate.open();
+        self.fleet.start_worker();
+    }
+
+    fn ends(self) {
+        match self.keeps {
+            Keeps::Answer => {
+                let (told, _) = completed(&self.fleet, self.job);
+                assert_eq!(virsh(&["domuuid", &self.name]), told.new_instance.unwrap().id.to_string());
+            }
+            Keeps::Call => {
+                let failed = self.fleet.failed(self.job).failure;
+                assert_eq!((failed.code.as_str(), failed.step.as_deref()), ("restore_unfinished", Some("place")));
+            }
+        }
+        let (there, expected) = self.are_there();
+        assert_eq!(there, expected, "once, or not at all");
+        let made = self.bare.folder.join(format!("{}-vda.qcow2", self.name));
+        equal(&made, "qcow2", &image(&self.share, &self.backup, "vda"), "qcow2");
+        let left =
+            files_of(&self.bare.folder).into_iter().filter(|path| path.to_string_lossy().contains(".longshore-"));
+        assert_eq!(left.count(), 0);
+        forget(&self.name);
+        self.fleet.finish(&[&self.bare], &[&self.share]);
+    }
+}
+
+/// The files have their names, and libvirt was asked to define the instance or is about to be. The two workers wait for their old leases
+/// together.
+#[test]
+fn a_worker_that_is_killed_while_libvirt_defines_is_followed_by_one_that_finds_out_what_came_of_it() {
+    let mut both = [Defining::begin(Keeps::Answer), Defining::begin(Keeps::Call)];
+    both.iter_mut().for_each(Defining::is_killed_and_followed);
+    both.into_iter().for_each(Defining::ends);
 }
 
 #[test]

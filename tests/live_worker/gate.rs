@@ -1,4 +1,4 @@
-//! A gate between a worker and libvirt that keeps the answer to a freeze back: the guest is frozen, and the worker still
+//! A gate between a worker and libvirt that keeps a call back, or its answer: what was asked for has happened or not, and the worker still
 //! waits to be told. Every other call, and every other connection, passes.
 
 use std::io::{Read, Write};
@@ -10,39 +10,55 @@ use std::thread;
 
 use crate::lab::libvirt_uri;
 
-/// `REMOTE_PROGRAM` and `REMOTE_PROC_DOMAIN_FSFREEZE` of libvirt's `remote_protocol.x`.
+/// `REMOTE_PROGRAM` of libvirt's `remote_protocol.x`.
 const PROGRAM: u32 = 0x2000_8086;
-const FREEZE: u32 = 335;
+/// `REMOTE_PROC_DOMAIN_FSFREEZE`.
+pub const FREEZE: u32 = 335;
+/// `REMOTE_PROC_DOMAIN_DEFINE_XML_FLAGS`.
+pub const DEFINE: u32 = 350;
 /// Length, program, version and procedure: the head of each frame, four big-endian words (`virnetprotocol.x`).
 const HEAD_BYTES: usize = 16;
+
+/// What is kept back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Libvirt is not asked.
+    Call,
+    /// Libvirt does it.
+    Answer,
+}
 
 /// The gate. Its threads end with the connections and the process.
 pub struct Gate {
     socket: PathBuf,
     holds: Arc<AtomicBool>,
+    has_held: Arc<AtomicBool>,
 }
 
 impl Gate {
-    /// Listens in `folder` and passes everything on to the laboratory's libvirt.
-    pub fn new(folder: &Path) -> Self {
+    /// Listens in `folder` and passes everything on to the laboratory's libvirt but that of one procedure.
+    pub fn new(folder: &Path, procedure: u32, keeps: Keeps) -> Self {
         let uri = libvirt_uri();
         let (_, daemon) = uri.split_once("socket=").expect("the laboratory's URI names its socket");
         let (socket, daemon) = (folder.join("gate"), daemon.to_owned());
         let listener = UnixListener::bind(&socket).unwrap();
         let holds = Arc::new(AtomicBool::new(true));
-        let gate = Self { socket, holds: holds.clone() };
+        let has_held = Arc::new(AtomicBool::new(false));
+        let gate = Self { socket, holds: holds.clone(), has_held: has_held.clone() };
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (Ok(client), Ok(server)) = (client, UnixStream::connect(&daemon)) else { continue };
                 let shut = Arc::new(AtomicBool::new(false));
                 let (calls, answers) = ((client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client));
-                let (holds, shut_for) = (holds.clone(), shut.clone());
+                let (holds, has_held, shut_for) = (holds.clone(), has_held.clone(), shut.clone());
                 thread::spawn(move || {
                     pass(calls.0, calls.1, |head| {
-                        if is_freeze(head) && holds.load(Ordering::SeqCst) {
+                        let held = procedure_of(head) == Some(procedure) && holds.load(Ordering::SeqCst);
+                        if held {
                             shut_for.store(true, Ordering::SeqCst);
+                            has_held.store(true, Ordering::SeqCst);
                         }
-                        true
+                        !held || keeps == Keeps::Answer
                     })
                 });
                 thread::spawn(move || pass(answers.0, answers.1, |_| !shut.load(Ordering::SeqCst)));
@@ -56,15 +72,20 @@ impl Gate {
         format!("qemu+unix:///system?socket={}", self.socket.display())
     }
 
-    /// From now on freezes are answered, too.
+    /// It keeps something back.
+    pub fn has_held(&self) -> bool {
+        self.has_held.load(Ordering::SeqCst)
+    }
+
+    /// From now on that passes, too.
     pub fn open(&self) {
         self.holds.store(false, Ordering::SeqCst);
     }
 }
 
-fn is_freeze(head: &[u8; HEAD_BYTES]) -> bool {
+fn procedure_of(head: &[u8; HEAD_BYTES]) -> Option<u32> {
     let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
-    (word(4), word(12)) == (PROGRAM, FREEZE)
+    (word(4) == PROGRAM).then(|| word(12))
 }
 
 /// Passes frame after frame that `lets` through, until either end has gone.

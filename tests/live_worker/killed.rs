@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore::message::event::RunDetail;
 
 use crate::fleet::{Fleet, Settings};
-use crate::gate::Gate;
+use crate::gate::{FREEZE, Gate, Keeps};
 use crate::lab::{LabInstance, eventually};
 use crate::push::push_job;
 use crate::share::Share;
@@ -19,7 +19,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(240);
 #[test]
 fn a_killed_worker_leaves_no_guest_frozen_and_the_next_one_finishes_its_jobs() {
     let (guest, bare, pushed_from) = (LabInstance::guest(), LabInstance::bare(), LabInstance::bare());
-    let gate = Gate::new(&guest.folder);
+    let gate = Gate::new(&guest.folder, FREEZE, Keeps::Answer);
     let mut fleet = Fleet::with("killed", Settings { libvirt_uri: gate.uri(), ..Settings::default() });
     let (share, slow) = (fleet.share(), Share::faulty("killed"));
     slow.order(r#"{"bw_mb": 2}"#);
