@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::share::{
     Dir, INSTANCES, MANIFEST_BYTES_MAX, NUMBER_MAX, README, Sent, ShareError, Staging, highest_number, must_be_stored,
-    read_manifest, restore_readme,
+    read_identity, read_manifest, restore_readme,
 };
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId};
@@ -103,7 +103,8 @@ fn after_the_rename(staging: &Staging, number: u64, mut warnings: Vec<String>) -
     Outcome::Published(Published { number, warnings })
 }
 
-/// The manifest of a published backup; `backup_not_found` for none.
+/// The manifest of a published backup; `backup_not_found` for none, `repository_identity_mismatch` for one that was put here from
+/// another repository.
 pub(super) fn find(root: &Dir, instance: InstanceId, backup: BackupId) -> Result<Manifest, Failure> {
     open(root, instance, backup).map(|(manifest, _)| manifest)
 }
@@ -112,7 +113,13 @@ pub(super) fn find(root: &Dir, instance: InstanceId, backup: BackupId) -> Result
 pub(super) fn open(root: &Dir, instance: InstanceId, backup: BackupId) -> Result<(Manifest, Dir), Failure> {
     let missing = || Failure::new(Code::BackupNotFound, format!("backup `{backup}` is not published"));
     let parent = published_parent(root, instance, backup)?.ok_or_else(missing)?;
-    Ok((read_manifest(&parent, instance, backup)?, parent.open_dir(backup.to_string())?))
+    let manifest = read_manifest(&parent, instance, backup)?;
+    let repository = read_identity(root)?.repository_id;
+    if manifest.repository_id != repository {
+        let whose = format!("backup `{backup}` belongs to repository `{}`", manifest.repository_id);
+        return Err(Failure::new(Code::RepositoryIdentityMismatch, format!("{whose}, and this one is `{repository}`")));
+    }
+    Ok((manifest, parent.open_dir(backup.to_string())?))
 }
 
 /// Finds out whether this very attempt published its backup before: after a crash, or after an answer that nobody heard.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use longshore::failure::Code;
@@ -90,6 +90,13 @@ impl Scene {
         assert!(matches!(reply, Ok(Reply::Copied { .. })), "{reply:?}");
         done(mover, Request::Compare).await;
         wanted[0].fresh.clone()
+    }
+
+    /// What is said of the backup when it is damaged.
+    async fn not_restored(&self, mover: &mut Box<dyn Mover>, backup: &Manifest) -> String {
+        let failure = refused(mover, restore(backup, &[restored(backup, &self.real.volume())])).await;
+        assert_eq!(failure.code, Code::BackupDamaged, "{failure:#}");
+        format!("{failure:#}")
     }
 
     async fn under_the_lease(&self) -> Box<dyn Mover> {
@@ -192,24 +199,30 @@ async fn a_byte_that_is_another_anywhere_in_the_chain_is_found_and_named() {
     let (full, _) = scene.back_up(None).await;
     scene.write(MIB, 0xee, MIB);
     let (last, _) = scene.back_up(Some(&full)).await;
-    let map = tool("qemu-img", &["map", "--output=json", scene.image(&full).to_str().unwrap()]);
-    let map: Vec<serde_json::Value> = serde_json::from_str(&map).unwrap();
-    let data = map.iter().find(|extent| extent["data"] == true).unwrap();
-    flip(&scene.image(&full), data["offset"].as_u64().unwrap() + 17);
+    flip(&scene.image(&full), own_data(&scene.image(&full)) + 17);
     let mut mover = scene.under_the_lease().await;
-    let failure = refused(&mut mover, restore(&last, &[restored(&last, &scene.real.volume())])).await;
-    assert_eq!(failure.code, Code::BackupDamaged, "{failure:#}");
-    assert!(failure.text.contains("disk `vda` at offset 0:"), "{failure:#}");
+    let failure = scene.not_restored(&mut mover, &last).await;
+    assert!(failure.contains("disk `vda` at offset 0:"), "{failure}");
     mover.stop().await.unwrap();
+}
+
+/// Where in an image its first data are that are not a backing file's.
+fn own_data(image: &Path) -> u64 {
+    let map = tool("qemu-img", &["map", "--output=json", image.to_str().unwrap()]);
+    let map: Vec<serde_json::Value> = serde_json::from_str(&map).unwrap();
+    let data = map.iter().find(|extent| extent["data"] == true && extent["depth"] == 0).unwrap();
+    data["offset"].as_u64().unwrap()
 }
 
 #[tokio::test]
 async fn the_longest_chain_is_restored_and_gets_no_longer() {
     let scene = Scene::new();
     let (mut latest, _) = scene.back_up(None).await;
+    let mut chain = vec![latest.clone()];
     for index in 1..CHAIN_IMAGES_MAX {
         scene.write(u64::try_from(index).unwrap() * 300_000, 0x80 | u8::try_from(index).unwrap(), 100_000);
         latest = scene.back_up(Some(&latest)).await.0;
+        chain.push(latest.clone());
     }
     let kept = scene.keep("kept");
     let mut mover = scene.under_the_lease().await;
@@ -219,4 +232,21 @@ async fn the_longest_chain_is_restored_and_gets_no_longer() {
     mover.stop().await.unwrap();
     let (_, copied) = scene.back_up(Some(&latest)).await;
     assert!(copied.full_reason.unwrap().contains("20 images"));
+
+    let mut mover = scene.under_the_lease().await;
+    for index in [3, 10, CHAIN_IMAGES_MAX - 1] {
+        let image = scene.image(&chain[index]);
+        let aside = image.with_extension("aside");
+        fs::rename(&image, &aside).unwrap();
+        let failure = scene.not_restored(&mut mover, &latest).await;
+        assert!(failure.contains(&format!("{}/vda.qcow2", chain[index].backup_id)), "{index}: {failure}");
+        fs::rename(&aside, &image).unwrap();
+        // Each of these is the last that wrote in its block.
+        flip(&image, own_data(&image) + 40_000);
+        let failure = scene.not_restored(&mut mover, &latest).await;
+        let block = u64::try_from(index).unwrap() * 300_000 / MIB * MIB;
+        assert!(failure.contains(&format!("disk `vda` at offset {block}:")), "{index}: {failure}");
+        flip(&image, own_data(&image) + 40_000);
+    }
+    mover.stop().await.unwrap();
 }

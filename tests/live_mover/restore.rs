@@ -7,6 +7,7 @@ use std::process::Command;
 
 use longshore::failure::{Code, Failure};
 use longshore::host::mover::Mover;
+use longshore::model::id::RepositoryId;
 use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
 use longshore::mover::protocol::{Reply, Request, RestoredVolume};
@@ -134,6 +135,22 @@ async fn a_backup_that_is_not_what_was_backed_up_is_refused_and_says_where() {
     assert!(failure.text.contains("vda.qcow2"), "{failure:#}");
     let failure = damaged(|backup| fs::remove_file(backup.join("vda.qcow2")).unwrap()).await;
     assert_eq!(failure.code, Code::BackupDamaged, "{failure:#}");
+}
+
+#[tokio::test]
+async fn what_was_not_published_here_is_refused() {
+    let unfinished = damaged(|backup| fs::remove_file(backup.join(Manifest::FILE)).unwrap()).await;
+    assert_eq!(unfinished.code, Code::RepositoryUnsafe, "{unfinished:#}");
+    assert!(unfinished.text.contains("has no manifest"), "{unfinished:#}");
+    let others = damaged(|backup| {
+        let file = backup.join(Manifest::FILE);
+        let mut manifest: Manifest = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        manifest.repository_id = RepositoryId::draw();
+        fs::write(&file, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    })
+    .await;
+    assert_eq!(others.code, Code::RepositoryIdentityMismatch, "{others:#}");
+    assert!(others.text.contains("belongs to repository"), "{others:#}");
 }
 
 #[tokio::test]

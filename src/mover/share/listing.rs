@@ -44,16 +44,18 @@ pub fn list_backups(root: &Path) -> Result<Vec<Listed>, Failure> {
 }
 
 /// The manifest of an instance's latest backup after those of the backups below it, as far as they can be read; and how many of the
-/// instance's can't be. One at a time: a share may hold more than goes into memory. Blocks.
+/// instance's can't be, or belong to another repository. One at a time: a share may hold more than goes into memory. Blocks.
 pub(crate) fn latest_chain(root: &Dir, instance: InstanceId) -> Result<(Vec<Manifest>, u64), Failure> {
     let parent = match root.open_dir(INSTANCES)?.open_dir(instance.to_string()) {
         Err(error) if error.is_missing() => return Ok((Vec::new(), 0)),
         opened => opened?,
     };
+    let repository = read_identity(root)?.repository_id;
     let (mut latest, mut unreadable) = (None, 0);
     for entry in visible(&parent)? {
         let Ok(backup) = entry.parse::<BackupId>() else { continue };
         match read_manifest(&parent, instance, backup) {
+            Ok(found) if found.repository_id != repository => unreadable += 1,
             Ok(found) if latest.as_ref().is_none_or(|latest: &Manifest| found.number > latest.number) => {
                 latest = Some(found);
             }

@@ -41,8 +41,9 @@ impl Make<Context> for ChooseBasis {
         };
         let (repository, (backups, unreadable)) = (context.common.job.repository.id, found);
         if unreadable > 0 {
-            let text =
-                format!("{unreadable} earlier backups of the instance can't be read, and nothing is based on them");
+            let which =
+                format!("{unreadable} earlier backups of the instance can't be read or belong to another repository");
+            let text = format!("{which}: nothing is based on them");
             context.common.warnings.push(text);
         }
         let basis = basis::choose(&context.plan, repository, &backups, unreadable);
