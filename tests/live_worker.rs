@@ -34,6 +34,8 @@ mod slate;
 mod agentless;
 #[path = "live_worker/bad_share.rs"]
 mod bad_share;
+#[path = "live_worker/between.rs"]
+mod between;
 #[path = "live_worker/broker_lost.rs"]
 mod broker_lost;
 #[path = "live_worker/command_line.rs"]

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use longshore::message::event::{HostDetail, RunDetail};
 use longshore::message::job::RetryPart;
+use longshore::model::manifest::ChangesFoundBy;
 
 use crate::fleet::{Fleet, JOB, Settings};
+use crate::image::equal;
+use crate::incremental::image;
 use crate::lab::{LabInstance, eventually, guard_stands};
 use crate::share::Share;
 use crate::slate::{everything_in, mounts_below, processes_of};
@@ -52,10 +55,13 @@ fn bytes_that_did_not_reach_the_share_are_not_published() {
     let bare = LabInstance::bare();
     let fleet = Fleet::start("badshare");
     let share = Share::faulty("badshare");
+    let first = fleet.completed(fleet.back_up(&bare, &share, "off"));
+    let whole = vec![first.backup_id.to_string()];
     let mut wrong = Vec::new();
     for Fault { orders, while_copying, codes } in FAULTS {
         share.order(if while_copying { SLOW } else { orders });
         let mut job = fleet.job(&bare, &share);
+        job.backup.as_mut().unwrap().mode = Some("full".to_owned());
         job.retry = Some(RetryPart { attempts: Some(1), ..RetryPart::default() });
         let job = fleet.publish(&job);
         if while_copying {
@@ -68,12 +74,17 @@ fn bytes_that_did_not_reach_the_share_are_not_published() {
         let failed = fleet.failed(job);
         share.heal();
         let left = share.entries_of(&bare.id);
-        if !codes.contains(&failed.failure.code.as_str()) || !left.is_empty() || bare.has_backup_job() {
+        if !codes.contains(&failed.failure.code.as_str()) || left != whole || bare.has_backup_job() {
             wrong.push(format!("{orders}: {:#?}, left {left:?}", failed));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    fleet.completed(fleet.back_up(&bare, &share, "off"));
+    // The checkpoint of the one that is whole is still there, and knows what was written since.
+    bare.overwrite(0, 0x5a, "1M");
+    let next = fleet.completed(fleet.back_up(&bare, &share, "off"));
+    assert_eq!((next.parent, next.disks[0].found_by), (Some(first.backup_id), Some(ChangesFoundBy::Bitmap)));
+    bare.stop();
+    equal(&bare.folder.join("vda.qcow2"), "qcow2", &image(&share, &next, "vda"), "qcow2");
     fleet.finish(&[&bare], &[&share]);
 }
 

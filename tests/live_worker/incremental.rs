@@ -12,7 +12,7 @@ use crate::share::Share;
 
 const MIB: u64 = 1 << 20;
 
-fn back_up(fleet: &Fleet, instance: &LabInstance, share: &Share) -> BackupSummary {
+pub fn back_up(fleet: &Fleet, instance: &LabInstance, share: &Share) -> BackupSummary {
     fleet.completed(fleet.back_up(instance, share, "off"))
 }
 
@@ -25,17 +25,17 @@ fn found_by(backup: &BackupSummary) -> [Option<ChangesFoundBy>; 2] {
 const BY_BITMAP: [Option<ChangesFoundBy>; 2] = [Some(ChangesFoundBy::Bitmap), Some(ChangesFoundBy::Hashes)];
 const BY_HASHES: [Option<ChangesFoundBy>; 2] = [Some(ChangesFoundBy::Hashes); 2];
 
-fn image(share: &Share, backup: &BackupSummary, disk: &str) -> PathBuf {
+pub fn image(share: &Share, backup: &BackupSummary, disk: &str) -> PathBuf {
     share.path.join(&backup.directory).join(format!("{disk}.qcow2"))
 }
 
 /// The checkpoints that the domain has, asked past the code under test.
-fn checkpoints(instance: &LabInstance) -> Vec<String> {
+pub fn checkpoints(instance: &LabInstance) -> Vec<String> {
     virsh(&["checkpoint-list", &instance.name, "--name"]).lines().map(str::to_owned).collect()
 }
 
 /// Kills the instance's QEMU, which writes no bitmap any more, and starts another.
-fn kill_and_start(instance: &LabInstance) {
+pub fn kill_and_start(instance: &LabInstance) {
     let word = format!("guest={},", instance.name);
     let pid = crate::slate::process_of_qemu(&word);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();

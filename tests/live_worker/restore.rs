@@ -12,7 +12,7 @@ use longshore::model::id::JobId;
 
 use crate::fleet::{Fleet, JOB};
 use crate::image::{equal, qemu_img};
-use crate::lab::{LabInstance, eventually};
+use crate::lab::{LabInstance, eventually, virsh};
 use crate::share::Share;
 use crate::slate::processes_of;
 
@@ -149,6 +149,8 @@ fn what_cannot_be_restored_changes_nothing() {
     other.stop();
     assert_eq!(code(fleet.publish(&fleet.restore_job(&other, &share, &damaged.backup))), "backup_not_found");
     damaged.bare.start();
+    assert_eq!(code(fleet.publish(&job())), "instance_running");
+    virsh(&["suspend", &damaged.bare.name]);
     assert_eq!(code(fleet.publish(&job())), "instance_running");
     damaged.bare.stop();
     damaged.is_still_damaged();
