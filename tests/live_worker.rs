@@ -38,6 +38,8 @@ mod bad_share;
 mod between;
 #[path = "live_worker/broker_lost.rs"]
 mod broker_lost;
+#[path = "live_worker/by_hand.rs"]
+mod by_hand;
 #[path = "live_worker/command_line.rs"]
 mod command_line;
 #[path = "live_worker/control.rs"]

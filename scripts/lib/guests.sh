@@ -105,7 +105,7 @@ remove_guest() {
     folder=$(guest_dir "$1")
     virsh_lab -q destroy "$1" >/dev/null 2>&1 || true
     if virsh_lab domuuid "$1" >/dev/null 2>&1; then
-        virsh_lab -q undefine "$1" --checkpoints-metadata --snapshots-metadata
+        virsh_lab -q undefine "$1" --checkpoints-metadata --snapshots-metadata --nvram
     fi
     rm -rf "$folder"
 }

@@ -9,6 +9,9 @@ use crate::model::manifest::{Consistency, Manifest, ManifestDisk};
 /// Width of the disk's name column in the last lines.
 const ROOT_SHOWN_CHARACTERS: usize = 64;
 
+/// Prints the place of the firmware's variables that a definition names.
+const NVRAM_PATH: &str = "$(sed -n 's:.*<nvram[^>]*>\\(.*\\)</nvram>.*:\\1:p' domain.xml)";
+
 /// The text for one backup.
 pub fn restore_readme(manifest: &Manifest) -> String {
     let mut text = String::new();
@@ -48,7 +51,9 @@ pub fn restore_readme(manifest: &Manifest) -> String {
     text.push_str("\n3. Define the instance, unless it still is, and start it.\n\n");
     for record in &manifest.records {
         match record.file.as_str() {
-            "nvram" => text.push_str("    cp nvram PATH    # the path of <nvram> in domain.xml\n"),
+            "nvram" => {
+                let _ = writeln!(text, "    cp nvram \"{NVRAM_PATH}\"");
+            }
             "domain.xml" => text.push_str("    virsh define domain.xml\n"),
             _ => {}
         }
