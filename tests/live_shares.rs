@@ -239,6 +239,14 @@ impl World for Remote {
         volumes::stands(path, &self.folder.path().join("disk.raw"))
     }
 
+    fn put(&self, volume: &Path, path: &Path) {
+        fs::copy(volume, path).unwrap();
+    }
+
+    fn rename(&self, from: &Path, to: &Path) {
+        fs::rename(from, to).unwrap();
+    }
+
     fn use_volume(&self, path: &Path) -> Box<dyn std::any::Any> {
         Box::new(volumes::User::of(path, "qcow2"))
     }
