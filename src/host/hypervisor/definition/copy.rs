@@ -1,14 +1,22 @@
 //! Writing of a definition anew, element by element, so that no other reader finds in it what this one did not see.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use roxmltree::Node;
 
 use super::edits::escaped;
-use crate::failure::{Code, Failure};
+use super::plain::{DEFINITION_BYTES_MAX, refused, shown};
+use crate::failure::Failure;
 
 /// Deepest nesting of elements; libvirt's own definitions have 8.
 const DEPTH_MAX: usize = 32;
+
+/// Most attributes of one element: whoever reads them compares each with all the others.
+pub(super) const ATTRIBUTES_MAX: usize = 64;
+
+/// Longest text that is written, bytes: quotes and prefixes make it longer than what it is written from.
+pub(super) const WRITTEN_BYTES_MAX: usize = 2 * DEFINITION_BYTES_MAX;
 
 /// What is written.
 #[derive(Debug, Default)]
@@ -18,6 +26,25 @@ impl Copy {
     /// For a text of about that length.
     pub fn of(text: &str) -> Self {
         Self(String::with_capacity(text.len()))
+    }
+
+    /// Before each element. `definition_refused`: it is nested too deep, has too many attributes, or too much is written already.
+    pub fn may_go_on(&self, node: Node<'_, '_>, depth: usize) -> Result<(), Failure> {
+        if depth >= DEPTH_MAX {
+            return Err(refused(format!("it is nested deeper than {DEPTH_MAX} elements")));
+        }
+        let attributes = node.attributes().len();
+        if attributes > ATTRIBUTES_MAX {
+            return Err(refused(format!("`{}` has {attributes} attributes", shown(node.tag_name().name()))));
+        }
+        self.must_be_short()
+    }
+
+    fn must_be_short(&self) -> Result<(), Failure> {
+        match self.0.len() <= WRITTEN_BYTES_MAX {
+            true => Ok(()),
+            false => Err(refused(format!("written anew it has more than {WRITTEN_BYTES_MAX} bytes"))),
+        }
     }
 
     /// Its attributes follow, then [`Copy::content`].
@@ -54,7 +81,17 @@ impl Copy {
 
     /// Somebody else's, of whatever namespace, with the prefixes that it has.
     pub fn others(&mut self, node: Node<'_, '_>, depth: usize) -> Result<(), Failure> {
-        must_be_flat(depth)?;
+        self.others_in(node, depth, &BTreeMap::new())
+    }
+
+    /// `above` are the prefixes that what it stands in has declared: once for all that is in that.
+    fn others_in<'a>(
+        &mut self,
+        node: Node<'a, '_>,
+        depth: usize,
+        above: &BTreeMap<String, &'a str>,
+    ) -> Result<(), Failure> {
+        self.may_go_on(node, depth)?;
         let mut prefixes = Prefixes { node, given: BTreeMap::new() };
         let name = prefixes.named(node.tag_name().name(), node.tag_name().namespace());
         let attributes: Vec<_> = node
@@ -62,14 +99,18 @@ impl Copy {
             .map(|attribute| (prefixes.named(attribute.name(), attribute.namespace()), attribute.value()))
             .collect();
         self.open(&name);
+        let mut declared = Cow::Borrowed(above);
         for (prefix, uri) in prefixes.given {
-            self.attribute(&format!("xmlns:{prefix}"), uri);
+            if above.get(&prefix) != Some(&uri) {
+                self.attribute(&format!("xmlns:{prefix}"), uri);
+                declared.to_mut().insert(prefix, uri);
+            }
         }
         attributes.iter().for_each(|(name, value)| self.attribute(name, value));
         self.content();
         for child in node.children() {
             match child.is_element() {
-                true => self.others(child, depth + 1)?,
+                true => self.others_in(child, depth + 1, &declared)?,
                 false if child.is_text() => self.text(child.text().unwrap_or_default()),
                 false => {}
             }
@@ -78,8 +119,9 @@ impl Copy {
         Ok(())
     }
 
-    pub fn done(self) -> String {
-        self.0
+    /// `definition_refused`: it is too long.
+    pub fn done(self) -> Result<String, Failure> {
+        self.must_be_short().map(|()| self.0)
     }
 }
 
@@ -114,16 +156,6 @@ impl<'a> Prefixes<'a, '_> {
         let names = std::iter::once("own".to_owned()).chain((2_usize..).map(|number| format!("own{number}")));
         // There are fewer prefixes in a document than numbers.
         names.into_iter().find(is_free).unwrap_or_default()
-    }
-}
-
-pub(super) fn must_be_flat(depth: usize) -> Result<(), Failure> {
-    match depth < DEPTH_MAX {
-        true => Ok(()),
-        false => {
-            let text = format!("the definition in the backup is nested deeper than {DEPTH_MAX} elements");
-            Err(Failure::new(Code::DefinitionRefused, text))
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use roxmltree::Node;
 
-use super::copy::{Copy, must_be_flat};
+use super::copy::Copy;
 use super::edits::document;
 use super::told::{Warnings, path_in};
 use crate::failure::Failure;
@@ -295,7 +295,7 @@ impl Kept {
 
 /// Writes a definition anew with nothing but what is kept of it. `granted` are paths that may stand in it.
 ///
-/// `definition_refused`: it is nested too deep.
+/// `definition_refused`: it is nested too deep, or too long.
 pub(super) fn only_kept(
     definition: &str,
     granted: &BTreeSet<String>,
@@ -304,7 +304,7 @@ pub(super) fn only_kept(
     let document = document(definition)?;
     let mut filter = Filter { granted, warnings, out: Copy::of(definition) };
     filter.element(document.root_element(), &DOMAIN, "", 0)?;
-    Ok(filter.out.done())
+    filter.out.done()
 }
 
 struct Filter<'c> {
@@ -318,7 +318,7 @@ impl Filter<'_> {
         if matches!(kept, Others) {
             return self.out.others(node, depth);
         }
-        must_be_flat(depth)?;
+        self.out.may_go_on(node, depth)?;
         let text = text(node);
         let fits = match kept {
             Words => true,

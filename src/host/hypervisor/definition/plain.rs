@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use roxmltree::Node;
 
-use super::copy::{Copy, must_be_flat};
+use super::copy::Copy;
 use super::edits::document;
 use super::told::{Warnings, path_in, shortened};
 use crate::failure::{Code, Failure};
@@ -15,11 +15,14 @@ use crate::failure::{Code, Failure};
 /// Longest definition that is taken from a share, bytes. Those of instances with dozens of disks have 30 KiB.
 pub(super) const DEFINITION_BYTES_MAX: usize = 256 * 1024;
 
-/// Most attributes of one element: whoever reads them compares each with all the others.
-pub(super) const ATTRIBUTES_MAX: usize = 64;
+/// Most declarations of a namespace in one, wherever they stand: whoever reads them compares each with all the others, for each element.
+pub(super) const NAMESPACES_MAX: usize = 64;
 
 /// Longest name or value that a refusal shows, characters.
 const SHOWN_CHARACTERS_MAX: usize = 64;
+
+/// What a disk says of images that no new instance has. It is not written.
+const OF_OLD_IMAGES: &[&str] = &["backingStore", "mirror"];
 
 const OF_A_LINE: &[&str] = &["target", "log"];
 
@@ -66,14 +69,19 @@ const ONCE: &[(&str, &[&str])] = &[
     ("rng", &["backend"]),
     ("vsock", &["cid"]),
     ("memory", &["source", "target"]),
+    ("target", &["size", "requested"]),
     ("cpu", &["numa"]),
 ];
 
-/// Writes a definition anew. `definition_refused`: it is too long, nested too deep, of another namespace, or says something twice.
-/// `backup_damaged`: it is none.
+/// Writes a definition anew. `definition_refused`: it is too long, nested too deep, of another namespace, or says something twice or
+/// too much. `backup_damaged`: it is none.
 pub(super) fn plain(definition: &str, warnings: &mut Warnings) -> Result<String, Failure> {
     if definition.len() > DEFINITION_BYTES_MAX {
         return Err(refused(format!("it has {} bytes, and more than {DEFINITION_BYTES_MAX}", definition.len())));
+    }
+    let declared = definition.matches("xmlns").count();
+    if declared > NAMESPACES_MAX {
+        return Err(refused(format!("it says `xmlns` {declared} times, and more than {NAMESPACES_MAX}")));
     }
     let document = document(definition)?;
     let domain = document.root_element();
@@ -82,7 +90,7 @@ pub(super) fn plain(definition: &str, warnings: &mut Warnings) -> Result<String,
     }
     let mut plain = Plain { warnings, out: Copy::of(definition) };
     plain.element(domain, "", 0)?;
-    Ok(plain.out.done())
+    plain.out.done()
 }
 
 /// A definition of which no new instance is made.
@@ -103,15 +111,11 @@ struct Plain<'w> {
 
 impl Plain<'_> {
     fn element(&mut self, node: Node<'_, '_>, path: &str, depth: usize) -> Result<(), Failure> {
-        must_be_flat(depth)?;
+        self.out.may_go_on(node, depth)?;
         must_be_once(node)?;
-        let name = node.tag_name().name();
-        let attributes = node.attributes();
-        if attributes.len() > ATTRIBUTES_MAX {
-            return Err(refused(format!("`{}` has {} attributes", shown(name), attributes.len())));
-        }
-        self.out.open(name);
-        for attribute in attributes {
+        let element = node.tag_name().name();
+        self.out.open(element);
+        for attribute in node.attributes() {
             match attribute.namespace() {
                 None => self.out.attribute(attribute.name(), attribute.value()),
                 Some(_) => self.warnings.left_out(&path_in(path, &format!("@{}", attribute.name()))),
@@ -126,13 +130,15 @@ impl Plain<'_> {
                 // Comments and instructions say nothing to libvirt.
             } else if child.tag_name().namespace().is_some() {
                 self.warnings.left_out(&path_in(path, name));
+            } else if element == "disk" && OF_OLD_IMAGES.contains(&name) {
+                // Nested as deep as a chain is long.
             } else if depth == 0 && name == "metadata" {
                 self.out.others(child, depth + 1)?;
             } else {
                 self.element(child, &path_in(path, name), depth + 1)?;
             }
         }
-        self.out.close(name);
+        self.out.close(element);
         Ok(())
     }
 }

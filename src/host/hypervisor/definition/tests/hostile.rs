@@ -1,6 +1,9 @@
 //! Whoever can write to the share can write definitions: none makes libvirt do to the host what a guest could not.
 
-use super::super::plain::{ATTRIBUTES_MAX, DEFINITION_BYTES_MAX};
+use std::time::{Duration, Instant};
+
+use super::super::copy::{ATTRIBUTES_MAX, WRITTEN_BYTES_MAX};
+use super::super::plain::{DEFINITION_BYTES_MAX, NAMESPACES_MAX};
 use super::super::told::{WARNING_CHARACTERS_MAX, WARNINGS_MAX};
 use super::*;
 
@@ -295,4 +298,55 @@ fn a_definition_that_is_made_to_be_costly_is_refused_or_cheap() {
     kept::only_kept(&with("", "", &many), &BTreeSet::new(), &mut warnings).unwrap();
     let bytes: usize = warnings.into_told().iter().map(String::len).sum();
     assert!(bytes <= (WARNINGS_MAX + 1) * 4 * WARNING_CHARACTERS_MAX, "{bytes}");
+}
+
+/// Longest time for any of these, in a build without optimisation on a busy machine; each would take minutes, or all memory.
+const COSTLY_MAX: Duration = Duration::from_secs(20);
+
+#[test]
+fn namespaces_cost_neither_memory_nor_time() {
+    let refused = |metadata: &str| {
+        let (begun, definition) = (Instant::now(), with("", "", &format!("<metadata>{metadata}</metadata>")));
+        assert!(definition.len() <= DEFINITION_BYTES_MAX, "it is refused for its length alone");
+        let failure = Saved::read(&definition).map(drop).unwrap_err();
+        assert_eq!(failure.code, Code::DefinitionRefused, "{failure:#}");
+        assert!(begun.elapsed() < COSTLY_MAX, "{:?}", begun.elapsed());
+    };
+    let declared = |count: usize| (0..count).map(|number| format!(" xmlns:a{number}='u{number}'")).collect::<String>();
+    // Written anew at each element, in six bytes for each of its quotes.
+    refused(&format!("<a xmlns=\"{}\">{}</a>", "'".repeat(130_000), "<c/>".repeat(30_000)));
+    let own: String = (2..7000).map(|number| format!(" xmlns:own{number}='u'")).collect();
+    refused(&format!("<a{own}><b xmlns='v'>{}</b></a>", "<c/>".repeat(10_000)));
+    refused(&format!("<a{}>{}</a>", declared(5000), "<b xmlns:z='y'/>".repeat(5000)));
+    let attributes: String = (0..=ATTRIBUTES_MAX).map(|number| format!(" a{number}='/'")).collect();
+    refused(&format!("<a{attributes}/>"));
+
+    // As much as is taken is written once, and not at each of those that are of it.
+    let begun = Instant::now();
+    let most = format!(
+        "<metadata><a xmlns='urn:{}'{}>{}</a></metadata>",
+        "x".repeat(60_000),
+        declared(NAMESPACES_MAX - 4),
+        "<c/>".repeat(20_000)
+    );
+    let made = harmless(&with("", "", &most)).definition;
+    assert!(made.len() < WRITTEN_BYTES_MAX && made.matches("xmlns").count() < NAMESPACES_MAX, "{}", made.len());
+    assert_eq!(own_of(&made), own_of(&with("", "", "")), "and it can be read");
+    assert!(begun.elapsed() < COSTLY_MAX, "{:?}", begun.elapsed());
+}
+
+fn own_of(definition: &str) -> usize {
+    own(definition).unwrap().mac_addresses.len()
+}
+
+/// libvirt nests them one in another: daily snapshots of two months.
+#[test]
+fn a_long_chain_of_backing_files_is_no_deep_definition() {
+    let image = "<backingStore type='file'><format type='qcow2'/><source file='/images/old'/>";
+    let chain = format!("{}<backingStore/>{}", image.repeat(64), "</backingStore>".repeat(64));
+    let disk = "<source file='/images/a'/><target dev='vda'/></disk>";
+    let definition = with("", "", "").replacen(disk, &format!("{chain}<mirror>{chain}</mirror>{disk}"), 1);
+    let Made { definition, warnings, .. } = harmless(&definition);
+    assert!(!definition.contains("backingStore") && !definition.contains("mirror"), "{definition}");
+    assert_eq!(warnings, harmless(&with("", "", "")).warnings);
 }
