@@ -10,27 +10,34 @@ use crate::failure::Failure;
 /// Most threads for the disks of one instance; libvirt itself has no bound.
 const IO_THREADS_MAX: u64 = 256;
 
-/// Its memory, bytes: the greater of what it says as a whole and what its parts are together. None says nothing.
+/// The memory that it takes as it starts, bytes: that of its cells or, where it has none, `memory` without its modules; and its modules, as
+/// far as they are plugged in. What may be added later (`maxMemory`, the rest of a `virtio-mem`) nothing takes, and what is left out of a new
+/// instance (`nvdimm`) is no memory of the host's. 0 where it says nothing.
 ///
 /// `definition_refused`: it is no number.
 pub(super) fn memory_bytes(domain: Node<'_, '_>) -> Result<u64, Failure> {
     let element = |node: Node<'_, '_>| bytes(text_of(node), attribute(node, "unit"));
-    let mut whole = 0;
-    for name in ["memory", "currentMemory", "maxMemory"] {
-        for node in children(domain, name) {
-            whole = whole.max(element(node)?);
-        }
+    let (mut sizes, mut plugged_in) = (0_u64, 0_u64);
+    for module in children(domain, "devices").flat_map(|devices| children(devices, "memory")) {
+        let target = child(module, "target");
+        let of_it = |name| target.and_then(|target| child(target, name)).map_or(Ok(0), element);
+        let plugged = match attribute(module, "model") {
+            Some("dimm") => of_it("size")?,
+            Some("virtio-mem") => of_it("requested")?,
+            _ => continue,
+        };
+        sizes = sizes.saturating_add(of_it("size")?);
+        plugged_in = plugged_in.saturating_add(plugged);
     }
-    let mut parts = 0_u64;
     let numa = child(domain, "cpu").and_then(|cpu| child(cpu, "numa"));
+    let mut cells = None;
     for cell in numa.iter().flat_map(|numa| children(*numa, "cell")) {
-        parts = parts.saturating_add(bytes(attribute(cell, "memory").unwrap_or_default(), attribute(cell, "unit"))?);
+        let memory = bytes(attribute(cell, "memory").unwrap_or_default(), attribute(cell, "unit"))?;
+        cells = Some(memory.saturating_add(cells.unwrap_or(0)));
     }
-    let modules = children(domain, "devices").flat_map(|devices| children(devices, "memory"));
-    for size in modules.filter_map(|module| child(module, "target")).filter_map(|target| child(target, "size")) {
-        parts = parts.saturating_add(element(size)?);
-    }
-    Ok(whole.max(parts))
+    // libvirt asks the cells where there are some, whatever `memory` says.
+    let whole = child(domain, "memory").map_or(Ok(0), element)?;
+    Ok(cells.unwrap_or(whole.saturating_sub(sizes)).saturating_add(plugged_in))
 }
 
 /// `definition_refused`: it would have a host start threads without end.
@@ -81,14 +88,22 @@ mod tests {
     fn what_an_instance_takes_is_what_it_says_in_any_way() {
         let cell = "<cpu><numa><cell memory='2' unit='GiB'/><cell memory='1048576'/></numa></cpu>";
         let module = "<devices><memory model='dimm'><target><size unit='GB'>5</size></target></memory></devices>";
+        let later = "<devices><memory model='virtio-mem'><target><size unit='G'>99</size><requested unit='G'>1</requested></target>\
+            </memory></devices>";
+        let none = "<devices><memory model='nvdimm'><target><size unit='TiB'>1</size></target></memory>\
+            <memory model='virtio-pmem'><target><size unit='TiB'>1</size></target></memory></devices>";
         for (content, bytes) in [
             ("", 0),
             ("<memory>1024</memory>", 1 << 20),
-            ("<memory unit='b'>7</memory><currentMemory unit='MiB'>1</currentMemory>", 1 << 20),
+            ("<memory unit='MiB'>1</memory><maxMemory slots='16' unit='GiB'>1</maxMemory>", 1 << 20),
             ("<memory unit='T'>2</memory>", 2 << 40),
             (cell, 3 << 30),
             (module, 5_000_000_000),
-            (&format!("<memory unit='G'>4</memory>{cell}"), 4 << 30),
+            (&format!("<memory unit='G'>4</memory>{cell}"), 3 << 30),
+            (&format!("<memory unit='G'>9</memory>{cell}{later}"), 4 << 30),
+            (&format!("<memory unit='G'>9</memory>{cell}{none}"), 3 << 30),
+            (&format!("<memory unit='GB'>9</memory>{module}"), 9_000_000_000),
+            (&format!("<memory unit='GB'>1</memory>{module}"), 5_000_000_000),
         ] {
             assert_eq!(size(content), Ok(bytes), "{content}");
         }
