@@ -7,7 +7,7 @@ use roxmltree::Node;
 
 use super::edits::document;
 use super::plain::{refused, shown};
-use super::{Another, MARK, devices, firmware, network};
+use super::{Another, MARK, devices, firmware, lines, network};
 use crate::failure::Failure;
 
 /// What a serial line, a console or a channel may be, each of which leads nowhere that a definition names.
@@ -34,7 +34,7 @@ pub(super) fn must_be_wanted(definition: &str, wanted: &Another<'_>) -> Result<(
         "interface" => interface(device),
         "tpm" => tpm(device),
         "rng" => rng(device),
-        "graphics" => must_be(matches!(value(device, "type"), Some("vnc" | "spice")), "graphics"),
+        "graphics" => graphics(device),
         "serial" | "parallel" | "console" | "channel" => {
             must_be(value(device, "type").is_some_and(|kind| LINES.contains(&kind)), "a line")
         }
@@ -132,7 +132,13 @@ fn variables(os: Node<'_, '_>, wanted: &Another<'_>) -> Result<(), Failure> {
     match (one_or_none(os, "nvram")?, wanted.nvram) {
         (None, None) => Ok(()),
         (Some(nvram), Some(path)) => {
-            let is_plain = matches!(value(nvram, "format"), None | Some("raw")) && value(nvram, "type").is_none();
+            // What came from the share is read as it is; what is made anew is of the host's own template.
+            let is_made_in = |name| {
+                value(nvram, name).is_none_or(|format| !wanted.nvram_is_restored && firmware::FORMATS.contains(&format))
+            };
+            let is_raw = matches!(value(nvram, "format"), None | Some("raw"));
+            let is_plain = (is_raw || is_made_in("format")) && is_made_in("templateFormat");
+            let is_plain = is_plain && value(nvram, "type").is_none();
             let is_alone = nvram.children().all(|child| !child.is_element());
             must_be(text(nvram) == path.display().to_string() && is_plain && is_alone, "its firmware's variables")
         }
@@ -170,6 +176,14 @@ fn interface(interface: Node<'_, '_>) -> Result<(), Failure> {
     let others = ["script", "downscript", "backend", "target"];
     let others = others.iter().any(|name| named(interface, name).next().is_some());
     must_be(is_shared && !alone && !others, "an interface")
+}
+
+fn graphics(graphics: Node<'_, '_>) -> Result<(), Failure> {
+    let is_here = |node, name| value(node, name).is_none_or(lines::is_loopback);
+    let mut listens = named(graphics, "listen");
+    let are_here = listens.all(|listen| is_here(listen, "address") && value(listen, "type") != Some("network"));
+    let is_known = matches!(value(graphics, "type"), Some("vnc" | "spice"));
+    must_be(is_known && is_here(graphics, "listen") && are_here, "graphics")
 }
 
 fn tpm(tpm: Node<'_, '_>) -> Result<(), Failure> {

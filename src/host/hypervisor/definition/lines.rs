@@ -1,10 +1,15 @@
 //! What another instance shows and hears: serial lines, consoles, channels and graphics, which listen where only one can.
 
+use std::net::IpAddr;
+
 use roxmltree::Node;
 
 use super::Changes;
 use super::edits::{Edits, attribute, child, children};
 use super::told::Warnings;
+
+/// Where graphics listen that listened for others.
+const LOOPBACK: &str = "127.0.0.1";
 
 pub(super) fn change(devices: Node<'_, '_>, changes: &mut Changes) {
     for name in ["serial", "parallel", "console", "channel"] {
@@ -61,6 +66,7 @@ fn change_line(line: Node<'_, '_>, name: &str, changes: &mut Changes) {
 fn change_graphics(graphics: Node<'_, '_>, kind: &str, edits: &mut Edits, warnings: &mut Warnings) {
     // libvirt makes one of its own.
     children(graphics, "listen").for_each(|listen| edits.unset(listen, &["socket"]));
+    listen_at_loopback(graphics, kind, edits, warnings);
     let elsewhere = |listen: Node<'_, '_>| matches!(attribute(listen, "type"), Some("socket" | "none"));
     if children(graphics, "listen").any(elsewhere) {
         edits.unset(graphics, &["port", "tlsPort", "websocket", "socket"]);
@@ -73,4 +79,37 @@ fn change_graphics(graphics: Node<'_, '_>, kind: &str, edits: &mut Edits, warnin
     }
     edits.unset(graphics, &["port", "tlsPort", "websocket", "socket"]);
     edits.set(graphics, "autoport", "yes");
+}
+
+/// A password is in no backup, so that whoever reaches the new console has it.
+fn listen_at_loopback(graphics: Node<'_, '_>, kind: &str, edits: &mut Edits, warnings: &mut Warnings) {
+    let at_others = |node, name| attribute(node, name).is_some_and(|address| !is_loopback(address));
+    let mut were = Vec::new();
+    if at_others(graphics, "listen") {
+        were.extend(attribute(graphics, "listen"));
+        edits.set(graphics, "listen", LOOPBACK);
+    }
+    for listen in children(graphics, "listen") {
+        let is_of_network = attribute(listen, "type") == Some("network");
+        if !is_of_network && !at_others(listen, "address") {
+            continue;
+        }
+        were.extend(attribute(listen, "address").or(attribute(listen, "network")));
+        edits.set(listen, "address", LOOPBACK);
+        if is_of_network {
+            edits.set(listen, "type", "address");
+            edits.unset(listen, &["network"]);
+        }
+    }
+    were.dedup();
+    for was in were {
+        warnings.push(format!(
+            "graphics (`{kind}`) listened at `{was}`, and listen at {LOOPBACK} alone: a password is not in a backup"
+        ));
+    }
+}
+
+/// Nobody but the host itself reaches it.
+pub(super) fn is_loopback(address: &str) -> bool {
+    address == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

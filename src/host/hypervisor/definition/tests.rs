@@ -229,23 +229,76 @@ fn the_firmwares_variables_are_its_own() {
     assert_eq!(own(as_source).unwrap().files, [PathBuf::from("/n")].into());
 }
 
+/// Fedora's, of which libvirt would else make variables that the firmware cannot read.
+#[test]
+fn variables_that_are_made_anew_are_in_the_format_of_the_firmware() {
+    let firmware = |template: &str, formats: &str| {
+        format!(
+            "<domain><os><loader type='pflash' readonly='yes' format='qcow2'>/usr/share/edk2/ovmf/CODE_4M.qcow2</loader>\
+             <nvram template='{template}' {formats}>/var/web.qcow2</nvram></os></domain>"
+        )
+    };
+    let (fedoras, both) = ("/usr/share/edk2/ovmf/VARS_4M.qcow2", "templateFormat='qcow2' format='qcow2'");
+    assert_eq!(Saved::read(&firmware(fedoras, both)).unwrap().variables, Variables::Elsewhere);
+    let mut case = Case::new();
+    case.nvram_is_restored = false;
+    let kept = case.made(&firmware(fedoras, both)).definition;
+    assert!(kept.contains(&format!("<nvram template='{fedoras}' {both}>/new/VARS.fd</nvram>")), "{kept}");
+    let odd = case.made(&firmware(fedoras, "templateFormat='vmdk' format='luks'")).definition;
+    assert!(odd.contains(&format!("<nvram template='{fedoras}'>")), "{odd}");
+    let another = case.made(&firmware("/images/VARS_4M.qcow2", both)).definition;
+    assert!(another.contains("<nvram format='raw'>/new/VARS.fd</nvram>"), "{another}");
+    case.nvram_is_restored = true;
+    let restored = case.made(&firmware(fedoras, both)).definition;
+    assert!(
+        restored.contains(&format!("<nvram template='{fedoras}' format='raw'>")),
+        "what is restored is no image: {restored}"
+    );
+    let store = "<domain><os firmware='efi'><varstore template='/usr/share/a'/><nvram>/a</nvram></os></domain>";
+    assert_eq!(Saved::read(store).unwrap().variables, Variables::None, "libvirt has it where it wants");
+}
+
+#[test]
+fn graphics_are_shown_to_the_host_alone() {
+    for (graphics, listens) in [
+        ("<graphics type='vnc' listen='0.0.0.0'><listen type='address' address='0.0.0.0'/></graphics>", 2),
+        ("<graphics type='spice' autoport='yes'><listen type='address' address='::'/></graphics>", 1),
+        ("<graphics type='vnc'><listen type='network' network='public' address='10.0.0.7'/></graphics>", 1),
+        ("<graphics type='vnc'><listen type='socket'/><listen type='address' address='10.0.0.7'/></graphics>", 1),
+        ("<graphics type='vnc' listen='127.0.0.1'/>", 1),
+        ("<graphics type='vnc'/>", 0),
+    ] {
+        let Made { definition, warnings, .. } = Case::new().made(&hostile::with(graphics, "", ""));
+        assert_eq!(definition.matches("'127.0.0.1'").count(), listens, "{definition}");
+        for other in ["0.0.0.0", "'::'", "10.0.0.7", "network"] {
+            assert!(!definition.contains(other), "{other}: {definition}");
+        }
+        let is_told = warnings.iter().any(|line| line.contains("password"));
+        assert_eq!(is_told, graphics.contains("<listen"), "{graphics}: {warnings:?}");
+    }
+    let sixth = "<graphics type='vnc' listen='::1'><listen type='address' address='::1'/></graphics>";
+    assert!(Case::new().made(&hostile::with(sixth, "", "")).definition.contains("listen='::1'"));
+}
+
 #[test]
 fn nothing_listens_where_the_first_instance_does() {
     let case = Case::new();
     let made = case.of_running();
     let document = Document::parse(&made).unwrap();
-    for taken in ["/dev/pts/4", "4555", "telnet", "/var/log/web.log", "5907", "5908", "5909", "/run/web.spice"] {
+    for taken in
+        ["/dev/pts/4", "4555", "telnet", "/var/log/web.log", "5907", "5908", "5909", "/run/web.spice", "10.0.0.7"]
+    {
         assert!(!made.contains(taken), "{taken} in {made}");
     }
     let agent = find(&document, "channel", |node| node.attribute("type") == Some("unix")).unwrap();
     assert!(child(agent, "source").is_none() && child(agent, "target").is_some());
     let vnc = find(&document, "graphics", |node| node.attribute("type") == Some("vnc")).unwrap();
-    assert_eq!((vnc.attribute("autoport"), vnc.attribute("listen")), (Some("yes"), Some("10.0.0.7")));
+    assert_eq!((vnc.attribute("autoport"), vnc.attribute("listen")), (Some("yes"), Some("127.0.0.1")));
     let serial: Vec<_> = document.descendants().filter(|node| node.has_tag_name("serial")).collect();
     let kinds: Vec<_> = serial.iter().filter_map(|node| node.attribute("type")).collect();
     assert_eq!(kinds, ["pty", "pty"]);
     let warnings = case.made(RUNNING).warnings;
-    for what in ["`5907`", "`tcp`", "logged"] {
+    for what in ["`5907`", "`tcp`", "logged", "`10.0.0.7`"] {
         assert!(warnings.iter().any(|line| line.contains(what)), "{what}: {warnings:?}");
     }
 }
