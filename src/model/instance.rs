@@ -134,6 +134,9 @@ pub struct Instance {
     pub state: PowerState,
     /// It is shut off with its memory saved, and its next start resumes that.
     pub saved_memory: bool,
+    /// It has no definition that outlives its run.
+    #[serde(default)]
+    pub transient: bool,
     /// Its disks in the order of the definition. For a running instance those it runs with, not those of its next start.
     pub disks: Vec<Disk>,
     /// A guest agent channel is configured.

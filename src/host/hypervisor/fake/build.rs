@@ -51,6 +51,7 @@ impl FakeInstance {
             name,
             state,
             saved_memory: false,
+            transient: false,
             disks,
             agent_configured: true,
             agent_connected: state == PowerState::Running,
@@ -167,6 +168,13 @@ impl FakeInstance {
     #[must_use]
     pub fn saved_memory(mut self) -> Self {
         self.instance.saved_memory = true;
+        self
+    }
+
+    /// Without a definition that outlives its run.
+    #[must_use]
+    pub fn transient(mut self) -> Self {
+        self.instance.transient = true;
         self
     }
 

@@ -138,6 +138,8 @@ pub(super) fn describe(domain: &Domain, with_sizes: bool) -> Result<Instance, Fa
     // Neither has security information, which libvirt only gives when asked with VIR_DOMAIN_XML_SECURE.
     let definition = description(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
     let mut instance = parse::instance(&live, definition, state, has_saved_memory(domain, state)?)?;
+    let failed = |error: virt::error::Error| errors::failure("cannot ask whether the domain has a definition", &error);
+    instance.transient = !domain.is_persistent().map_err(failed)?;
     if with_sizes {
         stats::measure(domain, state, &mut instance.disks, &parse::file_chains(&live)?);
     }

@@ -23,7 +23,7 @@ const XML_NODES_MAX: u32 = 200_000;
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 
 /// An instance from the description it runs with (`live`, the same as `definition` when it is shut off), its inactive
-/// definition, and what no description says of it.
+/// definition, and what no description says of it. Whether it is transient none says either.
 pub(super) fn instance(
     live: &str,
     definition: String,
@@ -54,6 +54,7 @@ pub(super) fn instance(
         name,
         state,
         saved_memory,
+        transient: false,
         disks,
         agent_configured,
         agent_connected,

@@ -74,6 +74,7 @@ fn facts(state: PowerState, disks: Vec<Disk>) -> Facts {
         name: "i-2-10-VM".parse().unwrap(),
         state,
         saved_memory: false,
+        transient: false,
         disks,
         agent_configured: true,
         agent_connected: true,

@@ -161,10 +161,14 @@ fn not_allowed(roots: &[PathBuf], path: &Path) -> Failure {
 }
 
 fn planned_attach(attach: &Attach, instance: &Instance) -> Result<PlannedAttach, Failure> {
-    let Instance { id, name, state, saved_memory, disks, definition, .. } = instance;
+    let Instance { id, name, state, saved_memory, transient, disks, definition, .. } = instance;
     let refused = |code, why: &str| {
         Failure::new(code, format!("disk `{}` cannot be attached to instance `{name}`: {why}", attach.target))
     };
+    if *transient {
+        let why = "it has no definition that outlives its run, which would get the disk as well";
+        return Err(refused(Code::InstanceStateUnsupported, why));
+    }
     match state {
         PowerState::ShutOff if *saved_memory => {
             let why = "its memory was saved, and its next start would resume without the disk";

@@ -151,6 +151,11 @@ async fn an_instance_that_cannot_take_a_disk_is_refused_at_once() {
     world.hypervisor.add(FakeInstance::shut_off("saved").saved_memory());
     attach(&mut world, &|attach| attach.instance = InstanceRef::Name("saved".parse().unwrap()));
     assert_eq!(world.prepare().await.unwrap_err().code, Code::InstanceStateUnsupported);
+    world.hypervisor.add(FakeInstance::running("passing").transient());
+    attach(&mut world, &|attach| {
+        (attach.instance, attach.bus) = (InstanceRef::Name("passing".parse().unwrap()), DiskBus::Virtio);
+    });
+    assert_eq!(world.prepare().await.unwrap_err().code, Code::InstanceStateUnsupported);
 }
 
 #[tokio::test(start_paused = true)]
