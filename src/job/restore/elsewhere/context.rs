@@ -37,8 +37,10 @@ pub(in crate::job::restore) struct Context {
     pub made: Made,
     /// Libvirt may have been asked for what the files become; after a crash, whenever it is found out.
     pub place_begun: bool,
-    /// A worker that is gone may have started the new instance.
-    pub start_begun: bool,
+    /// The worker that began it is gone, and nothing is known of what has happened on the host since.
+    pub is_found_out: bool,
+    /// Names that were given could not be taken back, or were not yet looked at.
+    pub names_may_be_given: bool,
 }
 
 impl Context {
@@ -56,7 +58,8 @@ impl Context {
             choice: None,
             made: Made::default(),
             place_begun: false,
-            start_begun: false,
+            is_found_out: false,
+            names_may_be_given: false,
         }
     }
 
@@ -121,9 +124,10 @@ impl Context {
     /// Adds what the steps could only warn of, and where to look when nobody knows what became of the files.
     pub fn finish(self, mut outcome: Outcome) -> Outcome {
         let named = outcome.left_over.iter().any(|left| left.step == GiveNames::NAME);
-        if let (true, End::Failed { failure }) = (named, &mut outcome.end) {
+        if let (true, End::Failed { failure } | End::Stopped { failure }) = (named, &mut outcome.end) {
             // Another attempt would find what is left of this one.
-            failure.code = Code::RestoreUnfinished;
+            let failure = Failure { code: Code::RestoreUnfinished, ..failure.clone() };
+            outcome.end = End::Failed { failure };
         }
         if let (End::Failed { failure }, Some(choice)) = (&outcome.end, &self.choice)
             && failure.code == Code::RestoreUnfinished

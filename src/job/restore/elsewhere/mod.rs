@@ -96,8 +96,7 @@ pub async fn unwind(
     context.choice = Record::done_value(records, Choose::NAME);
     context.made = Record::done_value(records, MakeFiles::NAME).unwrap_or_default();
     context.place_begun = true;
-    context.start_begun =
-        records.iter().any(|record| matches!(record, Record::Began { step, .. } if step == Start::NAME));
+    context.is_found_out = true;
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
     context.finish(outcome)
 }

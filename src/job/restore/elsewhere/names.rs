@@ -22,8 +22,11 @@ const LOOK_AGAIN_SECONDS_MAX: u64 = 300;
 /// Pause before it is asked again what nobody has answered.
 pub(super) const ASK_AGAIN_SECONDS: u64 = 5;
 
-/// How often libvirt is asked for the host's instances where it does not answer.
+/// How often libvirt is asked where it does not answer, and nothing has its name yet.
 const SILENT_MAX: u32 = 10;
+
+/// How often it is asked from then on: until the step's own deadline, since its silence says nothing of the files.
+pub(super) const TO_THE_DEADLINE: u32 = u32::MAX;
 
 /// Longest time for giving the names or taking them back: a mover that does not answer is followed by another one.
 pub(super) const NAMES_SECONDS_MAX: u64 = 2 * NAMES_BY_ANOTHER_SECONDS_MAX;
@@ -50,7 +53,7 @@ impl Make<Context> for LookAgain {
             other => return Err(unexpected("look_at_new", &other)),
         }
         let hypervisor = context.common.doors.hypervisor.clone();
-        let identities = identities(&*hypervisor).await?;
+        let identities = identities(&*hypervisor, SILENT_MAX).await?;
         must_be_free(context.choice()?, &identities).map(|()| Value::Null)
     }
 
@@ -95,12 +98,16 @@ impl Make<Context> for GiveNames {
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         let choice = context.choice()?.clone();
         let hypervisor = context.common.doors.hypervisor.clone();
-        let taken_back = match identities(&*hypervisor).await.map(|identities| holder(&choice, &identities)) {
-            Ok(Holder::Nobody) => about_names(context, |new| Request::TakeBackNew { new }).await,
-            Ok(Holder::Ours) => Err(Failure::new(Code::RestoreUnfinished, "an instance has the new files by now")),
-            Ok(Holder::Another(who)) => Err(Failure::new(Code::RestoreUnfinished, who)),
-            Err(failure) => Err(failure),
-        };
+        // Until they are taken back, as long as this was not even looked at.
+        context.names_may_be_given = true;
+        let taken_back =
+            match identities(&*hypervisor, TO_THE_DEADLINE).await.map(|identities| holder(&choice, &identities)) {
+                Ok(Holder::Nobody) => about_names(context, |new| Request::TakeBackNew { new }).await,
+                Ok(Holder::Ours) => Err(Failure::new(Code::RestoreUnfinished, "an instance has the new files by now")),
+                Ok(Holder::Another(who)) => Err(Failure::new(Code::RestoreUnfinished, who)),
+                Err(failure) => Err(failure),
+            };
+        context.names_may_be_given = taken_back.is_err();
         taken_back.map_err(|failure| names(&choice).fold(failure, Failure::caused_by))
     }
 }
@@ -109,12 +116,20 @@ fn names(choice: &Choice) -> impl Iterator<Item = String> {
     choice.new.files.iter().map(|file| format!("`{}` may still be there", file.path.display()))
 }
 
-/// Asks libvirt until it answers.
-pub(super) async fn identities(hypervisor: &dyn Hypervisor) -> Result<Vec<Identity>, Failure> {
+/// Asks libvirt for the instances of the host until it answers, or has not so often.
+pub(super) async fn identities(hypervisor: &dyn Hypervisor, silent_max: u32) -> Result<Vec<Identity>, Failure> {
+    answered(silent_max, || hypervisor.identities()).await
+}
+
+/// Asks libvirt something that changes nothing, until it answers or has not so often.
+pub(super) async fn answered<T, A>(silent_max: u32, ask: impl Fn() -> A) -> Result<T, Failure>
+where
+    A: Future<Output = Result<T, Failure>>,
+{
     let mut silent = 0;
     loop {
-        match hypervisor.identities().await {
-            Err(failure) if is_no_answer(&failure) && silent < SILENT_MAX => silent += 1,
+        match ask().await {
+            Err(failure) if is_no_answer(&failure) && silent < silent_max => silent += 1,
             answer => return answer,
         }
         sleep(Duration::from_secs(ASK_AGAIN_SECONDS)).await;

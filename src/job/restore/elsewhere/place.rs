@@ -11,7 +11,9 @@ use tokio::time::sleep;
 
 use super::choose::{Becomes, Choice, Holder, holder};
 use super::context::Context;
-use super::names::{ASK_AGAIN_SECONDS, NAMES_SECONDS_MAX, about_names, identities, is_no_answer};
+use super::names::{
+    ASK_AGAIN_SECONDS, NAMES_SECONDS_MAX, TO_THE_DEADLINE, about_names, answered, identities, is_no_answer,
+};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::Hypervisor;
 use crate::mover::protocol::Request;
@@ -79,7 +81,7 @@ async fn become_it(hypervisor: &dyn Hypervisor, choice: &Choice) -> Result<(), F
         let is_silent = is_no_answer(&failure);
         owes_an_answer |= is_silent || failure.code == Code::Internal;
         // It may have come to be all the same.
-        match identities(hypervisor).await.map(|identities| holder(choice, &identities)) {
+        match identities(hypervisor, TO_THE_DEADLINE).await.map(|identities| holder(choice, &identities)) {
             Ok(Holder::Nobody) if is_silent => {}
             Ok(Holder::Nobody) if failure.code == Code::InstanceBusy && busy < BUSY_MAX => busy += 1,
             // The call that was not answered may have its effect yet; an instance that is not here may have taken the disk with it.
@@ -107,7 +109,7 @@ async fn ask_libvirt(hypervisor: &dyn Hypervisor, choice: &Choice) -> Result<(),
 /// After a crash, or after a try that passed its deadline. Libvirt may have been asked, and whoever runs the host may have gone on with what
 /// came of that, to another host as well: so what nobody has here is not nobody's, and nothing is asked or taken back.
 async fn find_out(hypervisor: &dyn Hypervisor, choice: &Choice) -> Result<(), Failure> {
-    match holder(choice, &identities(hypervisor).await.map_err(unfinished)?) {
+    match holder(choice, &identities(hypervisor, TO_THE_DEADLINE).await.map_err(unfinished)?) {
         Holder::Ours => is_whole(hypervisor, choice).await,
         Holder::Another(who) => Err(Failure::new(Code::RestoreUnfinished, who)),
         Holder::Nobody => {
@@ -120,7 +122,7 @@ async fn find_out(hypervisor: &dyn Hypervisor, choice: &Choice) -> Result<(), Fa
 /// What is ours is there in every respect, as far as libvirt shows it.
 async fn is_whole(hypervisor: &dyn Hypervisor, choice: &Choice) -> Result<(), Failure> {
     let Becomes::Disk { instance_id, instance_name, disk } = &choice.becomes else { return Ok(()) };
-    match hypervisor.is_attached(*instance_id, disk).await {
+    match answered(TO_THE_DEADLINE, || hypervisor.is_attached(*instance_id, disk)).await {
         Ok(true) => Ok(()),
         Ok(false) => {
             let text = format!("instance `{instance_name}` has the new file, and not as its disk `{}`", disk.target);
@@ -133,14 +135,9 @@ async fn is_whole(hypervisor: &dyn Hypervisor, choice: &Choice) -> Result<(), Fa
 /// Starts the new instance.
 pub(super) struct Start;
 
-impl Start {
-    /// The step's name.
-    pub const NAME: &'static str = "start";
-}
-
 impl Named for Start {
     fn name(&self) -> &'static str {
-        Self::NAME
+        "start"
     }
 
     fn deadline(&self) -> Duration {
@@ -156,9 +153,12 @@ impl Named for Start {
 impl Make<Context> for Start {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let Becomes::Instance(new) = &context.choice()?.becomes else { return Ok(Value::Null) };
-        if context.start_begun {
+        if context.is_found_out {
             // Whoever has shut it off meanwhile may have done something with its volumes.
-            let text = format!("the worker ended while it started instance `{}`, which is not started again", new.name);
+            let text = format!(
+                "the worker ended before it was known whether instance `{}` was started, which is not started again",
+                new.name
+            );
             return Err(Failure::new(Code::Interrupted, text));
         }
         let id = new.id;

@@ -152,6 +152,11 @@ impl Make<Context> for MakeFiles {
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         let new = context.new_files()?;
         let names = new.files.iter().map(|file| file.fresh.display().to_string()).collect::<Vec<_>>();
+        if context.names_may_be_given {
+            // Somebody may put together what is there of both names.
+            let text = "new files are left as they are, since names of some could not be taken back";
+            return Err(may_be_there(Failure::new(Code::RestoreUnfinished, text), &names));
+        }
         let removed = ask_about_names(&mut context.common, Request::RemoveNew { new }).await;
         removed.map(drop).map_err(|failure| may_be_there(failure, &names))
     }

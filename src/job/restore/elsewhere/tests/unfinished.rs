@@ -102,18 +102,75 @@ async fn a_later_worker_finds_what_came_to_be_whoever_has_come_meanwhile() {
     assert_eq!(world.wrong(true).await, Vec::<String>::new());
 }
 
-/// It was started, shut off by somebody, and perhaps its volumes are being worked with.
+/// It was started, by the worker or somebody else, shut off, and perhaps its volumes are being worked with.
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_may_have_been_started_is_not_started_again() {
-    let world = World::new(To::NewInstance).await;
-    let (plan, log) = begun(&world).await;
-    let id = new_one(&world).await.unwrap();
-    world.hypervisor.set_state(id, PowerState::ShutOff);
     let begins = |record: &Record| matches!(record, Record::Began { step, .. } if step == "start");
-    let outcome = recovered(&world, &plan, &log, begins).await;
-    result(&outcome);
-    assert_eq!(world.hypervisor.state(id).await.unwrap(), PowerState::ShutOff);
-    assert!(outcome.warnings.iter().any(|warning| warning.text.contains("not started again")), "{outcome:?}");
+    let committed = |record: &Record| matches!(record, Record::Committed { .. });
+    let behind: [fn(&Record) -> bool; 3] = [begins, committed, is_committing];
+    for behind in behind {
+        let world = World::new(To::NewInstance).await;
+        let (plan, log) = begun(&world).await;
+        let id = new_one(&world).await.unwrap();
+        world.hypervisor.set_state(id, PowerState::ShutOff);
+        let outcome = recovered(&world, &plan, &log, behind).await;
+        result(&outcome);
+        assert_eq!(world.hypervisor.state(id).await.unwrap(), PowerState::ShutOff);
+        assert!(outcome.warnings.iter().any(|warning| warning.text.contains("not started again")), "{outcome:?}");
+    }
+}
+
+/// For a quarter of an hour: each of its refusals is followed by five seconds.
+#[tokio::test(start_paused = true)]
+async fn a_libvirt_that_is_away_for_a_while_makes_nothing_unfinished() {
+    let away = |world: &World, calls: &[&'static str]| {
+        let failure = Failure::new(Code::HypervisorUnavailable, "connection refused");
+        calls.iter().for_each(|call| world.hypervisor.fail(call, 100, failure.clone()));
+    };
+    for (to, call) in [(To::NewInstance, "define"), (To::Attached, "attach")] {
+        // While it was to be asked.
+        let world = World::new(to).await;
+        let meanwhile = || away(&world, &["identities", "is_attached", call]);
+        world.movers.hang("place_new");
+        let goes = async {
+            while !world.movers.is_hanging("place_new") {
+                sleep(Duration::from_millis(100)).await;
+            }
+            meanwhile();
+            world.movers.unhang("place_new");
+        };
+        result(&tokio::join!(world.run(), goes).0);
+        assert_eq!(world.wrong(true).await, Vec::<String>::new(), "{call}");
+        // When the next worker comes.
+        let world = World::new(to).await;
+        let (plan, log) = begun(&world).await;
+        away(&world, &["identities", "is_attached"]);
+        result(&recovered(&world, &plan, &log, is_committing).await);
+        assert_eq!(world.wrong(true).await, Vec::<String>::new(), "{call}");
+        // Before anybody was told of the files.
+        let world = World::new(to).await;
+        world.hypervisor.fail(call, 1, Failure::new(Code::RestoreUnfinished, "here it is cut off"));
+        let (plan, log) = begun(&world).await;
+        away(&world, &["identities"]);
+        assert_eq!(failed(&recovered(&world, &plan, &log, is_naming).await).code, Code::Interrupted);
+        assert_eq!(world.wrong(false).await, Vec::<String>::new(), "{call}");
+    }
+}
+
+/// One has its name, which somebody has taken; the other has not.
+#[tokio::test(start_paused = true)]
+async fn where_some_names_stay_the_files_without_theirs_stay_as_well() {
+    let world = World::new(To::NewInstance).await;
+    world.hypervisor.fail("define", 1, Failure::new(Code::RestoreUnfinished, "here it is cut off"));
+    let (plan, log) = begun(&world).await;
+    world.hypervisor.add(FakeInstance::running("mine").disk_at("vda", 1 << 20, at("/images/data.qcow2")));
+    let choice: choose::Choice = Record::done_value(&log.records(), "choose").unwrap();
+    let vda = choice.new.files.iter().find(|file| file.path.ends_with("web-2-vda.qcow2")).unwrap();
+    world.movers.rename_volume(&vda.path, &vda.fresh);
+    let outcome = recovered(&world, &plan, &log, is_naming).await;
+    unfinished(&outcome);
+    assert!(world.movers.volumes().contains(&vda.fresh), "{:?}", world.movers.volumes());
+    assert!(outcome.left_over.iter().any(|left| left.step == MakeFiles::NAME), "{outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]
