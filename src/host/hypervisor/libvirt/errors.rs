@@ -48,10 +48,13 @@ pub(super) fn agent_failure(tried: impl Into<String>, error: &Error, otherwise: 
 }
 
 /// The code for a call that hands libvirt a description: one that it does not take it will not take later, nor what has no place where it is to
-/// go. What of that would pass, such as a lack of memory, libvirt does not tell apart, and whoever would try again would copy for hours first.
+/// go. What of that would pass libvirt mostly does not tell apart, and whoever would try again would copy for hours first; where it does, and where it
+/// could not read its own schema, nothing is wrong with the description.
 pub(super) fn definition_failure(tried: impl Into<String>, error: &Error) -> Failure {
     let failure = failure(tried, error);
-    if failure.code == Code::HypervisorFailed { Failure { code: Code::DefinitionRefused, ..failure } } else { failure }
+    let is_hosts = matches!(error.code().to_raw(), sys::VIR_ERR_SYSTEM_ERROR | sys::VIR_ERR_NO_MEMORY);
+    let is_its = failure.code == Code::HypervisorFailed && !is_hosts && !is_unread_schema(error);
+    if is_its { Failure { code: Code::DefinitionRefused, ..failure } } else { failure }
 }
 
 /// Whether libvirt says that there is no such job.
