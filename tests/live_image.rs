@@ -106,8 +106,15 @@ fn noise(length: usize) -> Vec<u8> {
 
 fn volume(path: &Path, format: ImageFormat) -> CopyDisk {
     let source = DiskSource::File { path: path.to_owned(), format };
-    let source = ByteSource::Volume { source };
-    CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: None, format: Some(format), base: None }
+    let source = ByteSource::Volume { source, bitmap: None };
+    CopyDisk {
+        target: "vda".parse().unwrap(),
+        source,
+        virtual_bytes: None,
+        format: Some(format),
+        base: None,
+        since: None,
+    }
 }
 
 /// Into images that stand alone.
@@ -117,7 +124,7 @@ fn all(disks: impl IntoIterator<Item = CopyDisk>) -> Vec<ToCopy> {
 
 fn export(socket: &Path, target: &str) -> CopyDisk {
     let source = ByteSource::Export { socket: socket.to_owned(), name: String::new(), dirty: None };
-    CopyDisk { target: target.parse().unwrap(), source, virtual_bytes: None, format: None, base: None }
+    CopyDisk { target: target.parse().unwrap(), source, virtual_bytes: None, format: None, base: None, since: None }
 }
 
 fn ignore(_: u64, _: u64, _: u64) {}
@@ -365,7 +372,8 @@ async fn sources_that_cannot_be_read_say_why_before_a_byte_is_written() {
     let scene = Scene::new();
     let raw = scene.raw("raw");
     let network = DiskSource::Network { protocol: "rbd".into(), name: "pool/disk".into() };
-    let disk = |source| CopyDisk { source: ByteSource::Volume { source }, ..volume(&raw, ImageFormat::Raw) };
+    let disk =
+        |source| CopyDisk { source: ByteSource::Volume { source, bitmap: None }, ..volume(&raw, ImageFormat::Raw) };
     let file = |path| DiskSource::File { path, format: ImageFormat::Raw };
     let other_size = CopyDisk { virtual_bytes: Some(MIB), ..volume(&raw, ImageFormat::Raw) };
     for (disk, expected) in [
@@ -425,7 +433,7 @@ impl Loop {
         OpenOptions::new().write(true).open(raw).unwrap().set_len(40 * MIB).unwrap();
         let device = Self(run("losetup", &["--find", "--show", text(raw)]).trim().to_owned());
         let source = DiskSource::Block { path: PathBuf::from(&device.0), format: ImageFormat::Raw };
-        (device, CopyDisk { source: ByteSource::Volume { source }, ..volume(raw, ImageFormat::Raw) })
+        (device, CopyDisk { source: ByteSource::Volume { source, bitmap: None }, ..volume(raw, ImageFormat::Raw) })
     }
 }
 

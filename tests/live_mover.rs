@@ -111,7 +111,17 @@ impl Real {
             std::thread::sleep(Duration::from_millis(10));
         }
         let source = ByteSource::Export { socket, name: String::new(), dirty: None };
-        (CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: None, format: None, base: None }, server)
+        (
+            CopyDisk {
+                target: "vda".parse().unwrap(),
+                source,
+                virtual_bytes: None,
+                format: None,
+                base: None,
+                since: None,
+            },
+            server,
+        )
     }
 
     /// Processes that have a word of this world in their command line: movers, and the tools they started.
@@ -184,10 +194,11 @@ impl World for Real {
         let source = DiskSource::File { path: self.folder.path().join("disk.raw"), format: ImageFormat::Raw };
         CopyDisk {
             target: "vda".parse().unwrap(),
-            source: ByteSource::Volume { source },
+            source: ByteSource::Volume { source, bitmap: None },
             virtual_bytes: Some(DISK_BYTES),
             format: Some(ImageFormat::Raw),
             base: None,
+            since: None,
         }
     }
 

@@ -204,10 +204,11 @@ impl World for Remote {
         let source = DiskSource::File { path: self.folder.path().join("disk.raw"), format: ImageFormat::Raw };
         CopyDisk {
             target: "vda".parse().unwrap(),
-            source: ByteSource::Volume { source },
+            source: ByteSource::Volume { source, bitmap: None },
             virtual_bytes: Some(DISK_BYTES),
             format: Some(ImageFormat::Raw),
             base: None,
+            since: None,
         }
     }
 

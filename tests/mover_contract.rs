@@ -59,7 +59,14 @@ impl World for FakeWorld {
 
     fn disk(&self) -> CopyDisk {
         let source = ByteSource::Export { socket: "/run/x.sock".into(), name: "vda".into(), dirty: None };
-        CopyDisk { target: "vda".parse().unwrap(), source, virtual_bytes: Some(1 << 20), format: None, base: None }
+        CopyDisk {
+            target: "vda".parse().unwrap(),
+            source,
+            virtual_bytes: Some(1 << 20),
+            format: None,
+            base: None,
+            since: None,
+        }
     }
 
     fn staging(&self) -> Vec<String> {

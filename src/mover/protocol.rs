@@ -74,6 +74,9 @@ pub enum ByteSource {
     Volume {
         /// The volume.
         source: DiskSource,
+        /// The persistent bitmap in its image that says what was written to since; one that is not there or not whole is not believed, and
+        /// the volume is read whole.
+        bitmap: Option<String>,
     },
 }
 
@@ -90,6 +93,9 @@ pub struct CopyDisk {
     pub format: Option<ImageFormat>,
     /// What the new image may leave to an earlier one; none for an image that is to stand alone.
     pub base: Option<BaseDisk>,
+    /// What the disk held in the moment since which the source says what was written to: the base, or one that the base stands on; none where
+    /// it is not to be believed.
+    pub since: Option<BaseDisk>,
 }
 
 /// What a disk held in an earlier backup of the same instance.
@@ -110,6 +116,8 @@ pub struct PushTarget {
     pub target: DiskTarget,
     /// The size the guest sees, bytes.
     pub virtual_bytes: u64,
+    /// What the disk held in the moment since which QEMU will write what was written to; none where it will write all of it.
+    pub base: Option<BaseDisk>,
 }
 
 /// One volume that a restore makes of a backup's disk.
@@ -197,7 +205,7 @@ pub enum Request {
     },
     /// Makes an empty image for each disk in the staging directory, shows that directory to the host at `place`, and proves that
     /// the process `writer` can write to the images there. What was shown is taken away by [`UNMOUNT`] and by nothing else.
-    /// Answer: [`Reply::Done`].
+    /// Answer: [`Reply::Exposed`].
     Expose {
         /// An empty directory of the host.
         place: PathBuf,
@@ -208,7 +216,14 @@ pub enum Request {
     },
     /// For images that another process has written, and no longer has open: proves their structure, reads and hashes every byte;
     /// [`Notice::Progress`] meanwhile. Answer: [`Reply::Copied`].
-    Inspect,
+    Inspect {
+        /// Those of the disks with a base of which only what was written to since has been written; their images are put on top of their
+        /// bases.
+        changes_of: Vec<DiskTarget>,
+        /// Bytes that were to be written of all disks, in whole clusters, whatever they hold. Needed with `changes_of`: what was lost of an
+        /// image leaves no other trace.
+        written_bytes: Option<u64>,
+    },
     /// Reads every image back past the cache and compares it with its source, which must still stand; after a `Restore`, every new
     /// volume with the hashes that were taken when the backup was made. Answer: [`Reply::Done`].
     Compare,

@@ -9,6 +9,7 @@ mod delete;
 mod left_overs;
 mod new_files;
 mod places;
+mod push;
 mod restore;
 mod validate;
 
@@ -22,10 +23,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
-use super::mount::{Mounted, Pinned, Place, expose};
-use super::protocol::{CredentialPlaces, Notice, PushTarget, Reply, Request};
+use super::mount::{Mounted, Pinned, Place};
+use super::protocol::{CredentialPlaces, Notice, Reply, Request};
 use super::share::{Dir, Staging, latest_chain};
-use super::writer::Writer;
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget, InstanceId};
@@ -124,7 +124,9 @@ impl Session {
             Request::Expose { place, disks, writer } => {
                 or_broken_off(broken_off, self.expose(place, disks, writer)).await
             }
-            Request::Inspect => or_broken_off(broken_off, self.inspect()).await,
+            Request::Inspect { changes_of, written_bytes } => {
+                or_broken_off(broken_off, self.inspect(changes_of, written_bytes)).await
+            }
             Request::Compare => or_broken_off(broken_off, self.compare()).await,
             Request::SourcesUnchanged => or_broken_off(broken_off, self.sources_unchanged()).await,
             Request::Seal => self.seal(broken_off).await,
@@ -225,41 +227,6 @@ impl Session {
         self.staging = Some(Arc::new(staging));
         self.pinned = Some(pinned?);
         Ok(Reply::Done)
-    }
-
-    async fn expose(&mut self, place: PathBuf, disks: Vec<PushTarget>, process: u32) -> Result<Reply, Failure> {
-        let staging = self.staging()?;
-        let pinned = self.pinned.as_ref().ok_or_else(|| out_of_order("expose", "stage"))?.place().to_owned();
-        self.pushed = None;
-        let targets: Vec<_> = disks.iter().map(|disk| disk.target.clone()).collect();
-        let (dir, room) = (staging.dir.clone(), staging);
-        let writer = blocking(move || make_room(&room, &targets).and_then(|()| Writer::of(process))).await?;
-        let mut images = PushedSet::make(pinned, self.directory.join(SOCKETS), &disks).await?;
-        images.give_to(&writer).await?;
-        let (host, shown) = (self.host.clone(), place.clone());
-        blocking(move || {
-            dir.let_others_pass(true)?;
-            expose(&dir, &shown, &host)
-        })
-        .await?;
-        writer.prove(&place, &images.known().await?).await?;
-        images.flush_while_written();
-        self.pushed = Some(images);
-        Ok(Reply::Done)
-    }
-
-    async fn inspect(&mut self) -> Result<Reply, Failure> {
-        let staging = self.staging()?;
-        let dir = staging.dir.clone();
-        // Only given back when all are good, as with a copy.
-        let mut images = self.pushed.take().ok_or_else(|| out_of_order("inspect", "expose"))?;
-        blocking(move || Ok(dir.let_others_pass(false)?)).await?;
-        let (disks, warnings) = images.inspect(&reporter(&self.progress)).await?;
-        for (file, sent) in images.blocks_sent() {
-            staging.note_made(&file, Some(sent));
-        }
-        self.pushed = Some(images);
-        Ok(Reply::Copied { disks, warnings })
     }
 
     async fn compare(&mut self) -> Result<Reply, Failure> {

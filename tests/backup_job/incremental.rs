@@ -6,7 +6,7 @@ use longshore::job::backup::release_tracking;
 use longshore::model::id::{InstanceRef, RepositoryId};
 use longshore::model::instance::PowerState;
 use longshore::model::job::{BackupMode, BackupSpec, FullEvery, Transfer, Verification};
-use longshore::model::manifest::{ChangesFoundBy, Manifest};
+use longshore::model::manifest::{ChangesFoundBy, Manifest, Proof};
 
 use super::world::{SHARE, World, completed, failed, running, stopped};
 
@@ -70,16 +70,74 @@ async fn what_was_not_verified_or_is_damaged_is_no_basis() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_push_stores_everything_and_says_so() {
+async fn a_push_goes_by_the_bitmaps_of_pulls_and_pushes_and_a_pull_not_by_those_of_pushes() {
     let world = World::of(running(), BackupSpec::default());
     backed_up(&world).await;
-    let push = BackupSpec { transfer: Transfer::Push, ..BackupSpec::default() };
-    let world = world.next(push);
+    let push = || BackupSpec { transfer: Transfer::Push, ..BackupSpec::default() };
+    let world = world.next(push());
     let pushed = backed_up(&world).await;
-    assert_eq!(checkpoints(&world).await, [""; 0], "what is compared with nothing is nothing to stand on unread");
+    assert_eq!(found_by(&pushed), [Some(ChangesFoundBy::Bitmap); 2]);
+    assert_eq!((pushed.verification, checkpoints(&world).await), (Proof::Structure, checkpoint(&pushed)));
+    let world = world.next(push());
+    let again = backed_up(&world).await;
+    assert_eq!((again.parent(), found_by(&again)), (Some(pushed.backup_id), vec![Some(ChangesFoundBy::Bitmap); 2]));
     let after = backed_up(&world.next(BackupSpec::default())).await;
-    assert_eq!(found_by(&after), [Some(ChangesFoundBy::Hashes); 2]);
-    assert!(reasons(&pushed).iter().all(|reason| reason.contains("push")), "{pushed:?}");
+    assert_eq!(found_by(&after), [Some(ChangesFoundBy::Hashes); 2], "nothing was compared");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_qemu_cannot_be_told_of_is_pushed_whole_and_it_is_told_why() {
+    let push = || BackupSpec { transfer: Transfer::Push, ..BackupSpec::default() };
+    let world = World::of(running(), push());
+    assert!(reasons(&backed_up(&world).await).iter().all(|reason| reason.contains("first backup")));
+
+    let world = world.next(push());
+    world.hypervisor.fail("begin_push", 1, refused());
+    let refused = backed_up(&world).await;
+    assert!(reasons(&refused).iter().all(|reason| reason.contains("libvirt error 109")), "{refused:?}");
+    assert_eq!((refused.parent(), checkpoint(&refused).len()), (None, 1));
+
+    let world = world.next(push());
+    world.hypervisor.forget_checkpoints(world.instance);
+    world.hypervisor.fail("redefine_checkpoint", 1, self::refused());
+    let forgotten = backed_up(&world).await;
+    assert!(reasons(&forgotten).iter().all(|reason| reason.contains("does not know")), "{forgotten:?}");
+
+    let world = world.next(push()).attempt(2);
+    let again = backed_up(&world).await;
+    assert!(reasons(&again).iter().all(|reason| reason.contains("earlier attempt")), "{again:?}");
+
+    world.movers.damage(SHARE, again.backup_id);
+    let damaged = backed_up(&world.next(push()).attempt(1)).await;
+    assert!(reasons(&damaged).iter().all(|reason| reason.contains("not what was backed up")), "{damaged:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_instance_goes_by_the_bitmap_from_when_it_ran_and_one_that_runs_again_does_too() {
+    let world = World::of(running(), BackupSpec::default());
+    let first = backed_up(&world).await;
+    world.hypervisor.set_state(world.instance, PowerState::ShutOff);
+    let mut world = world;
+    let mut parent = first.backup_id;
+    for _twice in 0..2 {
+        world = world.next(BackupSpec::default());
+        let stopped = backed_up(&world).await;
+        assert_eq!((stopped.parent(), found_by(&stopped)), (Some(parent), vec![Some(ChangesFoundBy::Bitmap); 2]));
+        assert_eq!((checkpoint(&stopped).len(), checkpoints(&world).await), (0, checkpoint(&first)));
+        parent = stopped.backup_id;
+    }
+    world.hypervisor.set_state(world.instance, PowerState::Running);
+    let world = world.next(BackupSpec::default());
+    let running = backed_up(&world).await;
+    assert_eq!(found_by(&running), [Some(ChangesFoundBy::Bitmap); 2]);
+    assert_eq!(checkpoints(&world).await, checkpoint(&running));
+    let push = BackupSpec { transfer: Transfer::Push, ..BackupSpec::default() };
+    world.hypervisor.set_state(world.instance, PowerState::ShutOff);
+    let world = world.next(BackupSpec::default());
+    backed_up(&world).await;
+    world.hypervisor.set_state(world.instance, PowerState::Running);
+    let pushed = backed_up(&world.next(push)).await;
+    assert!(reasons(&pushed).iter().all(|reason| reason.contains("nothing tells it")), "{pushed:?}");
 }
 
 #[tokio::test(start_paused = true)]

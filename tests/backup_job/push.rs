@@ -148,6 +148,10 @@ async fn an_instance_that_is_stopped_under_its_push_says_so() {
     };
     let (outcome, ()) = tokio::join!(world.run(), stopped);
     assert_eq!(failed(&outcome).code, Code::InstanceStopped);
+    // Its checkpoint goes with the next backup of the running instance.
+    world.hypervisor.set_state(world.instance, PowerState::Running);
+    let world = world.next(pushed(Quiesce::Off));
+    completed(&world.run().await);
     world.assert_clean().await;
 }
 

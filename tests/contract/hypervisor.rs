@@ -9,7 +9,7 @@ use longshore::host::hypervisor::{
     DomainEvent, DomainJob, EndedJob, FreezeStatus, Hypervisor, NewCheckpoint, PullBackup, PullDisk, PushBackup,
     PushDisk,
 };
-use longshore::model::id::{InstanceId, InstanceRef};
+use longshore::model::id::{DiskTarget, InstanceId, InstanceRef};
 use longshore::model::instance::PowerState;
 
 /// How long anything that happens by itself may take.
@@ -219,18 +219,35 @@ pub async fn a_push_backup_ends_by_itself_and_its_end_is_remembered(
     door.forget_ended_job(id).await.unwrap();
     assert_eq!(door.ended_job(id).await.unwrap(), None);
     let mut events = door.watch(id).await.unwrap();
-    let disks = vec![PushDisk { target: "vda".parse().unwrap(), image: image.to_owned() }];
-    door.begin_push(id, &PushBackup { disks, checkpoint: None }).await.unwrap();
+    let found = door.find(&InstanceRef::Id(id)).await.unwrap();
+    let vda: DiskTarget = "vda".parse().unwrap();
+    let size = found.disks.iter().find(|disk| disk.target == vda).and_then(|disk| disk.virtual_bytes);
+    let disk = PushDisk { target: vda.clone(), image: image.to_owned(), since: None };
+    let name = "longshore-pushed".to_owned();
+    let checkpoint = Some(NewCheckpoint { name: name.clone(), disks: vec![vda] });
+    door.begin_push(id, &PushBackup { disks: vec![disk.clone()], checkpoint }).await.unwrap();
     let ended = DomainEvent::BlockJob { target: "vda".parse().unwrap(), completed: true };
     assert_eq!(tokio::time::timeout(SOON, events.recv()).await.expect("it ends"), Some(ended));
     eventually("the job is gone", || async { door.domain_job(id).await.unwrap().is_none() }).await;
     eventually("no disk has a job", || async { door.block_jobs(id).await.unwrap().is_empty() }).await;
-    let success = EndedJob { success: true, message: None, remaining_bytes: Some(0) };
+    let success = EndedJob { success: true, message: None, total_bytes: size, remaining_bytes: Some(0) };
     for _twice in 0..2 {
         assert_eq!(door.ended_job(id).await.unwrap().as_ref(), Some(&success));
     }
     door.forget_ended_job(id).await.unwrap();
     assert_eq!(door.ended_job(id).await.unwrap(), None);
+
+    // Nothing was written to it since.
+    let backup =
+        |since: String| PushBackup { disks: vec![PushDisk { since: Some(since), ..disk.clone() }], checkpoint: None };
+    let refused = door.begin_push(id, &backup("longshore-nowhere".to_owned())).await.unwrap_err();
+    assert_eq!((refused.code, door.domain_job(id).await.unwrap()), (Code::HypervisorFailed, None));
+    door.begin_push(id, &backup(name.clone())).await.unwrap();
+    eventually("the job is gone", || async { door.domain_job(id).await.unwrap().is_none() }).await;
+    eventually("no disk has a job", || async { door.block_jobs(id).await.unwrap().is_empty() }).await;
+    let ended = door.ended_job(id).await.unwrap().unwrap();
+    assert_eq!((ended.success, ended.total_bytes.unwrap_or(0)), (true, 0));
+    door.delete_checkpoint(id, &name).await.unwrap();
 }
 
 pub async fn an_instance_without_an_agent_says_so(door: &dyn Hypervisor, id: InstanceId) {

@@ -147,15 +147,19 @@ pub async fn what_is_shown_to_the_host_is_written_inspected_and_taken_away(
     let (instance, backup) = (InstanceId::draw(), BackupId::draw());
     done(&mut mover, lease(instance)).await;
     done(&mut mover, stage(instance, backup)).await;
-    assert_eq!(refused(&mut mover, Request::Inspect).await.code, Code::Internal);
-    let disks = vec![PushTarget { target: "vda".parse().unwrap(), virtual_bytes }];
-    done(&mut mover, Request::Expose { place: place.to_owned(), disks, writer: std::process::id() }).await;
+    assert_eq!(
+        refused(&mut mover, Request::Inspect { changes_of: Vec::new(), written_bytes: None }).await.code,
+        Code::Internal
+    );
+    let disks = vec![PushTarget { target: "vda".parse().unwrap(), virtual_bytes, base: None }];
+    let request = Request::Expose { place: place.to_owned(), disks, writer: std::process::id() };
+    assert_eq!(mover.ask(request, SOON).await.unwrap(), Reply::Exposed { unusable: Vec::new() });
     write(place);
     for _twice in 0..2 {
         world.movers().unmount(place).await.unwrap();
         assert!(!place.exists());
     }
-    let reply = mover.ask(Request::Inspect, SOON).await.unwrap();
+    let reply = mover.ask(Request::Inspect { changes_of: Vec::new(), written_bytes: None }, SOON).await.unwrap();
     let Reply::Copied { disks: copied, warnings } = reply else { panic!("{reply:?}") };
     assert_eq!((copied.len(), copied[0].virtual_bytes, warnings), (1, virtual_bytes, Vec::new()));
     assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "there is nothing to compare with");

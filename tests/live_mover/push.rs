@@ -19,7 +19,7 @@ const CLUSTER: u64 = 64 << 10;
 const TABLE_BYTES: u64 = 512 << 20;
 
 fn expose(place: &Path, virtual_bytes: u64, writer: u32) -> Request {
-    let disks = vec![PushTarget { target: "vda".parse().unwrap(), virtual_bytes }];
+    let disks = vec![PushTarget { target: "vda".parse().unwrap(), virtual_bytes, base: None }];
     Request::Expose { place: place.to_owned(), disks, writer }
 }
 
@@ -35,7 +35,8 @@ async fn shown_to(real: &Real, virtual_bytes: u64, writer: u32) -> (Box<dyn Move
     let instance = InstanceId::draw();
     done(&mut mover, lease(instance)).await;
     done(&mut mover, stage(instance, BackupId::draw())).await;
-    done(&mut mover, expose(&place, virtual_bytes, writer)).await;
+    let reply = mover.ask(expose(&place, virtual_bytes, writer), contract::SOON).await.unwrap();
+    assert_eq!(reply, Reply::Exposed { unusable: Vec::new() });
     (mover, place)
 }
 
@@ -147,7 +148,7 @@ async fn an_image_that_stays_its_writers_is_told_of_and_is_good() {
     let image = place.join("vda.qcow2");
     // Neither owner nor mode of such a file can be changed.
     tool("chattr", &["+i", image.to_str().unwrap()]);
-    let inspected = mover.ask(Request::Inspect, contract::SOON).await;
+    let inspected = mover.ask(Request::Inspect { changes_of: Vec::new(), written_bytes: None }, contract::SOON).await;
     tool("chattr", &["-i", image.to_str().unwrap()]);
     let Ok(Reply::Copied { warnings, .. }) = inspected else { panic!("{inspected:?}") };
     let [warning] = &warnings[..] else { panic!("{warnings:?}") };
@@ -164,7 +165,10 @@ async fn an_image_that_was_replaced_is_not_taken() {
     let image = place.join("vda.qcow2");
     fs::copy(&image, place.join("other")).unwrap();
     fs::rename(place.join("other"), &image).unwrap();
-    assert_eq!(refused(&mut mover, Request::Inspect).await.code, Code::RepositoryUnsafe);
+    assert_eq!(
+        refused(&mut mover, Request::Inspect { changes_of: Vec::new(), written_bytes: None }).await.code,
+        Code::RepositoryUnsafe
+    );
     assert_eq!(refused(&mut mover, Request::Seal).await.code, Code::Internal, "it can't be had by asking on");
     mover.stop().await.unwrap();
     real.movers.unmount(&place).await.unwrap();
@@ -189,7 +193,7 @@ async fn an_image_that_lost_a_table_is_damaged_though_its_check_finds_nothing() 
         assert_eq!(check.get(trouble).and_then(serde_json::Value::as_u64).unwrap_or(0), 0, "{check}");
     }
     assert_eq!(check["image-end-offset"].as_u64(), Some(file.metadata().unwrap().len()), "{check}");
-    let failure = refused(&mut mover, Request::Inspect).await;
+    let failure = refused(&mut mover, Request::Inspect { changes_of: Vec::new(), written_bytes: None }).await;
     assert_eq!(failure.code, Code::ImageDamaged, "{failure:#}");
     assert!(format!("{failure:#}").contains("belongs to nothing"), "{failure:#}");
     mover.stop().await.unwrap();
@@ -228,7 +232,10 @@ async fn an_image_that_was_cut_off_is_damaged() {
     tool("qemu-io", &["-f", "qcow2", "-c", "write -P 1 0 2M", image.to_str().unwrap()]);
     let file = File::options().write(true).open(&image).unwrap();
     file.set_len(file.metadata().unwrap().len() - CLUSTER).unwrap();
-    assert_eq!(refused(&mut mover, Request::Inspect).await.code, Code::ImageDamaged);
+    assert_eq!(
+        refused(&mut mover, Request::Inspect { changes_of: Vec::new(), written_bytes: None }).await.code,
+        Code::ImageDamaged
+    );
     mover.stop().await.unwrap();
     real.movers.unmount(&place).await.unwrap();
 }

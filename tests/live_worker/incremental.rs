@@ -17,13 +17,13 @@ pub fn back_up(fleet: &Fleet, instance: &LabInstance, share: &Share) -> BackupSu
 }
 
 /// How the changes of `vda` and of the raw `vdb`, which can't keep a bitmap, were found.
-fn found_by(backup: &BackupSummary) -> [Option<ChangesFoundBy>; 2] {
+pub fn found_by(backup: &BackupSummary) -> [Option<ChangesFoundBy>; 2] {
     let [vda, vdb] = &backup.disks[..] else { panic!("{backup:?}") };
     [vda.found_by, vdb.found_by]
 }
 
-const BY_BITMAP: [Option<ChangesFoundBy>; 2] = [Some(ChangesFoundBy::Bitmap), Some(ChangesFoundBy::Hashes)];
-const BY_HASHES: [Option<ChangesFoundBy>; 2] = [Some(ChangesFoundBy::Hashes); 2];
+pub const BY_BITMAP: [Option<ChangesFoundBy>; 2] = [Some(ChangesFoundBy::Bitmap), Some(ChangesFoundBy::Hashes)];
+pub const BY_HASHES: [Option<ChangesFoundBy>; 2] = [Some(ChangesFoundBy::Hashes); 2];
 
 pub fn image(share: &Share, backup: &BackupSummary, disk: &str) -> PathBuf {
     share.path.join(&backup.directory).join(format!("{disk}.qcow2"))
@@ -80,7 +80,7 @@ fn what_a_running_instance_has_written_is_found_by_its_bitmap_and_read_whole_whe
 
     bare.stop();
     let stopped = back_up(&fleet, &bare, &share);
-    assert_eq!((stopped.transfer, found_by(&stopped)), (TransferUsed::Stopped, BY_HASHES));
+    assert_eq!((stopped.transfer, found_by(&stopped)), (TransferUsed::Stopped, BY_BITMAP));
     assert_eq!(stopped.disks[0].data_bytes, 0, "nothing has changed");
     equal(&bare.folder.join("vda.qcow2"), "qcow2", &image(&share, &stopped, "vda"), "qcow2");
     equal(&bare.folder.join("vdb.raw"), "raw", &image(&share, &stopped, "vdb"), "qcow2");

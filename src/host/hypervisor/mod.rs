@@ -129,6 +129,8 @@ pub struct PushDisk {
     pub target: DiskTarget,
     /// A qcow2 file of the disk's virtual size that exists already.
     pub image: PathBuf,
+    /// The checkpoint since which what was written to is written; none for all of the disk.
+    pub since: Option<String>,
 }
 
 /// A push backup to begin: all disks at one moment, into files that exist already.
@@ -175,6 +177,9 @@ pub struct EndedJob {
     pub success: bool,
     /// What libvirt says went wrong.
     pub message: Option<String>,
+    /// Bytes that were to be written of all disks of a push, in clusters of 64 KiB; none where libvirt doesn't tell, as after a restart of
+    /// its daemon or where nothing was to be written.
+    pub total_bytes: Option<u64>,
     /// Bytes that were left to do; none where libvirt doesn't tell, as after a restart of its daemon.
     pub remaining_bytes: Option<u64>,
 }
@@ -254,7 +259,7 @@ pub trait Hypervisor: Send + Sync {
     /// Begins a pull backup; when this returns the moment is taken. `instance_busy` when another job holds the domain;
     /// `hypervisor_failed` where libvirt refuses, such as for a checkpoint that is not whole, and then nothing has begun.
     async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure>;
-    /// Begins a push backup into existing files.
+    /// Begins a push backup into existing files; likewise.
     async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure>;
     /// The libvirt job the domain has, if any.
     async fn domain_job(&self, instance: InstanceId) -> Result<Option<DomainJob>, Failure>;

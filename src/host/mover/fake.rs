@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::{Mover, MoverName, Movers};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId, RepositoryId};
-use crate::model::manifest::Manifest;
+use crate::model::manifest::{Manifest, TransferUsed};
 use crate::mover::protocol::Reply;
 use mover::FakeMover;
 pub use repository::FakeRepository;
@@ -174,7 +174,9 @@ impl FakeMovers {
     pub fn checkpoints(&self) -> Vec<String> {
         let mut latest = BTreeMap::new();
         for repository in self.world().repositories.values() {
-            for manifest in repository.published() {
+            // A stopped instance gets none, and keeps what it has.
+            let tracked = repository.published().into_iter().filter(|backup| backup.transfer != TransferUsed::Stopped);
+            for manifest in tracked {
                 latest.insert((repository.id, manifest.instance_id), manifest.disks);
             }
         }

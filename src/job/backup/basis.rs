@@ -3,6 +3,10 @@
 //! The latest backup of the instance in the same repository is the one that any other is based on: each has at most one that is, so
 //! that a chain is a line. Whether a disk of it can really be stood on, its mover finds out by looking at the images; what is decided
 //! here is what the manifests can tell. Where a disk can't be, all of it is stored, and the manifest says why.
+//!
+//! What was written since, a bitmap of the hypervisor may tell: that of the checkpoint which the latest backup has made or, where that has made
+//! none, one that it stands on. A stopped instance gets no checkpoint, so that the backups after one that was made of it go by an older one's.
+//! What such a bitmap calls clean is what it was then, and no more is said; who reads by it holds the hashes of then against the latest ones.
 
 #[cfg(test)]
 mod tests;
@@ -14,9 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{BackupPlan, PlannedDisk};
 use super::tracking;
-use crate::model::id::{DiskTarget, RepositoryId};
+use crate::model::id::{BackupId, DiskTarget, RepositoryId};
 use crate::model::job::BackupMode;
-use crate::model::manifest::{CHAIN_IMAGES_MAX, Manifest, ManifestDisk, Proof, TransferUsed};
+use crate::model::manifest::{CHAIN_IMAGES_MAX, Manifest, ManifestDisk, Proof};
 use crate::mover::protocol::BaseDisk;
 
 /// What QEMU counts disks in, bytes.
@@ -27,12 +31,21 @@ const SECTOR_BYTES: u64 = 512;
 pub struct Basis {
     /// By target; one that is not here stands alone, and nobody asks why.
     pub disks: BTreeMap<DiskTarget, Base>,
-    /// For disks that are based on something, the checkpoint that was made in its moment, if one was.
-    pub since: BTreeMap<DiskTarget, String>,
-    /// All checkpoints of the latest backup, by name, with their disks.
+    /// For disks that are based on something, since when it can be told what was written to them, if it can.
+    pub since: BTreeMap<DiskTarget, Since>,
+    /// All checkpoints of the latest backup and those that are named in `since`, by name, with their disks.
     pub checkpoints: BTreeMap<String, Vec<DiskTarget>>,
     /// The moment that the latest backup shows.
     pub moment: Option<Timestamp>,
+}
+
+/// Since when it can be told what was written to a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// The checkpoint that was made then.
+    pub checkpoint: String,
+    /// What the disk held then: its base, or what that stands on.
+    pub held: BaseDisk,
 }
 
 /// What a disk is based on.
@@ -61,24 +74,38 @@ impl Basis {
             Base::Full(reason) => Some(reason),
         }
     }
+
+    /// For a push: QEMU writes all of a disk where it isn't told since when, so that only those stay based on something.
+    pub fn only_since(&mut self, since: &BTreeMap<DiskTarget, String>, reason: &str) {
+        for (target, base) in &mut self.disks {
+            if matches!(base, Base::On(_)) && !since.contains_key(target) {
+                *base = Base::Full(reason.to_owned());
+            }
+        }
+    }
 }
 
 /// Decides. `backups` is the latest of the instance's in `repository`, after all that it needs; `unreadable`, how many can't be read.
 pub fn choose(plan: &BackupPlan, repository: RepositoryId, backups: &[Manifest], unreadable: u64) -> Basis {
     let mut basis = Basis { moment: backups.last().map(|latest| latest.taken_at), ..Basis::default() };
-    for (target, name) in backups.last().into_iter().flat_map(|latest| checkpoints(latest, repository)) {
-        basis.checkpoints.entry(name.to_owned()).or_default().push(target.clone());
-    }
+    basis.checkpoints = backups.last().map(|latest| checkpoints(latest, repository)).unwrap_or_default();
     if plan.mode == BackupMode::Full {
         return basis;
     }
     for disk in &plan.disks {
         let base = match on(plan, disk, backups, unreadable) {
-            Ok((latest, found)) => {
-                basis.since.extend(since(disk, latest, found, repository).map(|name| (disk.target.clone(), name)));
-                let (virtual_bytes, content_root) = (found.virtual_bytes, found.content_root.clone());
-                Base::On(BaseDisk { backup: latest.backup_id, virtual_bytes, content_root })
-            }
+            Ok((latest, found)) => match since(plan, disk, backups, (latest, found), repository) {
+                Some((backup, since)) => {
+                    basis.checkpoints.extend(checkpoints(backup, repository));
+                    basis.since.insert(disk.target.clone(), since);
+                    Base::On(held(latest, found))
+                }
+                None if plan.push().is_some() => Base::Full(format!(
+                    "QEMU writes all of a disk in a push, as nothing tells it what was written since the latest backup `{}`",
+                    latest.backup_id
+                )),
+                None => Base::On(held(latest, found)),
+            },
             Err(reason) => Base::Full(reason),
         };
         basis.disks.insert(disk.target.clone(), base);
@@ -86,21 +113,71 @@ pub fn choose(plan: &BackupPlan, repository: RepositoryId, backups: &[Manifest],
     basis
 }
 
-/// The checkpoints that a backup's manifest names, disk by disk; only what may be one of its own.
-fn checkpoints(backup: &Manifest, repository: RepositoryId) -> impl Iterator<Item = (&DiskTarget, &str)> {
-    let named = backup.disks.iter().filter_map(|disk| Some((&disk.target, disk.checkpoint.as_deref()?)));
-    named.filter(move |(_, name)| tracking::is_of(name, repository, backup.backup_id))
+fn held(backup: &Manifest, disk: &ManifestDisk) -> BaseDisk {
+    let (virtual_bytes, content_root) = (disk.virtual_bytes, disk.content_root.clone());
+    BaseDisk { backup: backup.backup_id, virtual_bytes, content_root }
 }
 
-/// The checkpoint since which a disk's bitmap says what was written to it, if that can be believed. All disks of a checkpoint have bitmaps
-/// of one name: behind a target whose source is another now is another disk's bitmap. And what is only left out because a bitmap
-/// calls it clean has to have been compared when it was stored.
-fn since(disk: &PlannedDisk, latest: &Manifest, found: &ManifestDisk, repository: RepositoryId) -> Option<String> {
-    let name = found.checkpoint.as_deref()?;
-    let believed = latest.verification == Proof::Compared
-        && found.source == disk.source
-        && tracking::is_of(name, repository, latest.backup_id);
-    believed.then(|| name.to_owned())
+/// The checkpoints that a backup's manifest names with their disks; only what may be one of its own.
+fn checkpoints(backup: &Manifest, repository: RepositoryId) -> BTreeMap<String, Vec<DiskTarget>> {
+    let mut checkpoints: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for disk in &backup.disks {
+        if let Some(name) = disk.checkpoint.as_ref().filter(|name| tracking::is_of(name, repository, backup.backup_id))
+        {
+            checkpoints.entry(name.clone()).or_default().push(disk.target.clone());
+        }
+    }
+    checkpoints
+}
+
+/// Since when a disk's bitmap says what was written to it, if that can be believed, and the backup of that moment. All disks of a
+/// checkpoint have bitmaps of one name: behind a target whose source is another now is another disk's bitmap. And what is only left out
+/// because a bitmap calls it clean has to have been proven when it was stored, as far as the new backup is going to be.
+///
+/// What QEMU is told to write in a push is all that is stored, so that only the latest backup's own checkpoint will do: since an older one
+/// an image may have been put back.
+fn since<'b>(
+    plan: &BackupPlan,
+    disk: &PlannedDisk,
+    backups: &'b [Manifest],
+    (latest, found): (&'b Manifest, &'b ManifestDisk),
+    repository: RepositoryId,
+) -> Option<(&'b Manifest, Since)> {
+    let (mut backup, mut known) = (latest, found);
+    for _ in 0..CHAIN_IMAGES_MAX {
+        let proven = match backup.verification {
+            Proof::Compared => true,
+            Proof::Structure => plan.push().is_some(),
+            Proof::Unverified => false,
+        };
+        if !proven || known.source != disk.source {
+            return None;
+        }
+        if let Some(checkpoint) = &known.checkpoint {
+            let since = Since { checkpoint: checkpoint.clone(), held: held(backup, known) };
+            let fits = plan.push().is_none() || (plan.checkpoint.is_some() && has_kept_its_size(disk, known));
+            let believed = fits && tracking::is_of(checkpoint, repository, backup.backup_id);
+            return believed.then_some((backup, since));
+        }
+        let based_on = known.based_on.as_ref().filter(|_| plan.push().is_none())?;
+        (backup, known) = parent(backups, &based_on.backup_id, known)?;
+    }
+    None
+}
+
+/// An image of another size can't be laid over one that holds only what was written to.
+fn has_kept_its_size(disk: &PlannedDisk, known: &ManifestDisk) -> bool {
+    disk.virtual_bytes == Some(known.virtual_bytes)
+}
+
+fn parent<'b>(
+    backups: &'b [Manifest],
+    backup: &BackupId,
+    disk: &ManifestDisk,
+) -> Option<(&'b Manifest, &'b ManifestDisk)> {
+    let parent = backups.iter().find(|known| known.backup_id == *backup)?;
+    let found = parent.disks.iter().find(|below| below.target == disk.target)?;
+    Some((parent, found))
 }
 
 /// What the disk is based on; or why on nothing.
@@ -110,9 +187,6 @@ fn on<'b>(
     backups: &'b [Manifest],
     unreadable: u64,
 ) -> Result<(&'b Manifest, &'b ManifestDisk), String> {
-    if plan.transfer() == TransferUsed::Push {
-        return Err("QEMU writes all of a disk in a push".to_owned());
-    }
     let Some(latest) = backups.last() else {
         return Err(match unreadable {
             0 => "it is the first backup of the instance in this repository".to_owned(),
@@ -149,8 +223,7 @@ fn on<'b>(
 fn images(disk: &ManifestDisk, backups: &[Manifest]) -> Option<usize> {
     let (mut disk, mut images) = (disk, 1);
     while let Some(based_on) = &disk.based_on {
-        let parent = backups.iter().find(|backup| backup.backup_id == based_on.backup_id)?;
-        disk = parent.disks.iter().find(|below| below.target == disk.target)?;
+        (_, disk) = parent(backups, &based_on.backup_id, disk)?;
         images += 1;
         if images > CHAIN_IMAGES_MAX {
             break;

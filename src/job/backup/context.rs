@@ -83,6 +83,8 @@ pub(super) struct Context {
     pub tracking: Tracking,
     /// Checkpoints of the instance that earlier backups in this repository have made.
     pub old_checkpoints: Vec<String>,
+    /// Bytes that QEMU had to write in a push; none where libvirt can't tell.
+    pub written_bytes: Option<u64>,
     /// The copied disks.
     pub copied: Vec<CopiedDisk>,
     /// The manifest, from sealing on; after a crash from the records.
@@ -126,6 +128,7 @@ impl Context {
             basis: Basis::default(),
             tracking: Tracking::default(),
             old_checkpoints: Vec::new(),
+            written_bytes: None,
             copied: Vec::new(),
             manifest: None,
             published: None,

@@ -59,24 +59,25 @@ pub fn unknown<'b>(basis: &'b Basis, known: &'b [String]) -> impl Iterator<Item 
     lost.map(|(name, disks)| NewCheckpoint { name: name.clone(), disks: disks.clone() })
 }
 
-/// Decides. `known` are the checkpoints of the instance that belong to the repository.
-///
 /// What failed once is not trusted: a later attempt reads everything. A bitmap that missed a part of a block makes the comparison fail,
 /// and would make it fail again.
+pub fn trusts_bitmaps(plan: &BackupPlan) -> bool {
+    plan.attempt == 1
+}
+
+/// Decides. `known` are the checkpoints of the instance that belong to the repository.
 pub fn choose(plan: &BackupPlan, basis: &Basis, known: &[String]) -> Tracking {
     let Some(name) = &plan.checkpoint else { return Tracking::default() };
     // A publisher who only ever wants full backups gets no bitmaps, which stand in the way of reverting to internal snapshots.
     if plan.mode == BackupMode::Full && known.is_empty() {
         return Tracking::default();
     }
-    let trusted = |checkpoint: &&String| plan.attempt == 1 && known.contains(checkpoint);
     let since = plan.disks.iter().filter_map(|disk| {
-        let checkpoint = basis.since.get(&disk.target).filter(trusted)?;
-        Some((disk.target.clone(), checkpoint.clone()))
+        let checkpoint = &basis.since.get(&disk.target)?.checkpoint;
+        let trusted = trusts_bitmaps(plan) && known.contains(checkpoint);
+        trusted.then(|| (disk.target.clone(), checkpoint.clone()))
     });
-    // What is pushed is compared with nothing, so that nothing may stand on its bitmap.
-    let keeps = |disk: &&PlannedDisk| plan.pull().is_some() && keeps(disk);
-    let disks: Vec<_> = plan.disks.iter().filter(keeps).map(|disk| disk.target.clone()).collect();
+    let disks: Vec<_> = plan.disks.iter().filter(|disk| keeps(disk)).map(|disk| disk.target.clone()).collect();
     let checkpoint = (!disks.is_empty()).then(|| NewCheckpoint { name: name.clone(), disks });
     Tracking { since: since.collect(), checkpoint }
 }

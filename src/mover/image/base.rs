@@ -1,6 +1,7 @@
 //! What a new image leaves to an image of an earlier backup, and what of a disk it has to hold itself.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::blocks::Blocks;
 use super::extent_map::ExtentMap;
@@ -38,17 +39,22 @@ pub(in crate::mover) struct Base {
     pub original: Original,
     /// Where the images of that can be opened, the topmost first.
     pub images: Vec<PathBuf>,
+    /// What the disk held in the moment since which its source says what was written to; none where that is not to be believed.
+    pub since: Option<Arc<Blocks>>,
 }
 
 impl Base {
     /// As the manifest of the new backup has it, of a disk that is read there.
     pub(super) fn as_written(&self, source: &Connection) -> BasedOn {
-        let content_root = hex(&self.original.blocks);
-        let found_by = match changes(source, Some(&self.original.blocks)) {
+        self.by(match changes(source, &self.original.blocks, self.since.as_deref()) {
             Some(_) => ChangesFoundBy::Bitmap,
             None => ChangesFoundBy::Hashes,
-        };
-        BasedOn { backup_id: self.backup, content_root, found_by }
+        })
+    }
+
+    /// Likewise, of a disk whose changes were found so.
+    pub(super) fn by(&self, found_by: ChangesFoundBy) -> BasedOn {
+        BasedOn { backup_id: self.backup, content_root: hex(&self.original.blocks), found_by }
     }
 
     /// As the new image has it.
@@ -59,10 +65,11 @@ impl Base {
     }
 }
 
-/// What has been written to since the base; none where nobody knows.
-pub(super) fn changes<'c>(source: &'c Connection, base: Option<&Blocks>) -> Option<ExtentMap<'c>> {
+/// What has been written to since the disk held `since`; none where nobody knows.
+pub(super) fn changes<'c>(source: &'c Connection, base: &Blocks, since: Option<&Blocks>) -> Option<ExtentMap<'c>> {
     // What is new of a disk that grew need not be marked.
-    base.filter(|base| base.virtual_bytes() == source.export().size)?;
+    let size = source.export().size;
+    since.filter(|since| since.virtual_bytes() == size && base.virtual_bytes() == size)?;
     ExtentMap::of_changes(source)
 }
 

@@ -27,6 +27,9 @@ pub(super) struct Ends<'c> {
     pub target: Option<(&'c Arc<Connection>, Code)>,
     /// What need not be written, since what is written stands on it.
     pub base: Option<&'c Arc<Blocks>>,
+    /// What the disk held in the moment since which the source says what was written to: the base or one below it; none where that is not to
+    /// be believed.
+    pub since: Option<&'c Arc<Blocks>>,
     /// What is read has to be; none where nobody knows.
     pub expected: Option<&'c Expected>,
 }
@@ -72,14 +75,15 @@ enum Todo {
 /// What the source's server says of its blocks.
 struct Map<'c> {
     zeros: ExtentMap<'c>,
-    /// What has been written to since the base; none where nobody knows.
-    changes: Option<ExtentMap<'c>>,
+    /// What has been written to, and what the disk held before that; none where nobody knows.
+    changes: Option<(ExtentMap<'c>, &'c Blocks)>,
     base: Option<&'c Arc<Blocks>>,
 }
 
 impl<'c> Map<'c> {
-    fn new(source: &'c Connection, base: Option<&'c Arc<Blocks>>) -> Self {
-        let changes = changes(source, base.map(AsRef::as_ref));
+    fn new(source: &'c Connection, base: Option<&'c Arc<Blocks>>, since: Option<&'c Arc<Blocks>>) -> Self {
+        let both = base.zip(since);
+        let changes = both.and_then(|(base, since)| Some((changes(source, base, Some(since))?, since.as_ref())));
         Self { zeros: ExtentMap::of_zeros(source), changes, base }
     }
 
@@ -90,9 +94,11 @@ impl<'c> Map<'c> {
             let passed = self.base.is_none_or(|base| same(base, index, None, bytes));
             return Ok(if passed { Todo::Pass(None) } else { Todo::Read(None) });
         }
-        let (Some(base), Some(changes)) = (self.base, &mut self.changes) else { return Ok(Todo::Read(None)) };
+        let (Some(base), Some((changes, since))) = (self.base, &mut self.changes) else { return Ok(Todo::Read(None)) };
         let changed = changes.runs(start, end).await?;
         match base.get(index) {
+            // It changed between the two. That it has not changed since is not said: where an image was put back, it has.
+            hash if since.get(index) != hash => Ok(Todo::Read(None)),
             Some(hash) if changed.is_empty() => Ok(Todo::Pass(Some(*hash))),
             Some(_) => Ok(Todo::Read(Some(changed.iter().map(|run| inside(run, start)).collect()))),
             // Of zeros nobody else needs a part.
@@ -102,7 +108,7 @@ impl<'c> Map<'c> {
 }
 
 /// A part of a disk as a part of the block that starts there.
-fn inside(run: &Range<u64>, start: u64) -> Range<usize> {
+pub(super) fn inside(run: &Range<u64>, start: u64) -> Range<usize> {
     let within = |at: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
     within(run.start)..within(run.end)
 }
@@ -114,11 +120,11 @@ pub(super) async fn copy(
     ends: Ends<'_>,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Blocks, u64), Failure> {
-    let Ends { source, source_device, target, base, expected } = ends;
+    let Ends { source, source_device, target, base, since, expected } = ends;
     let read_failed = || format!("cannot read disk `{disk}`");
     let mut blocks = Blocks::new(source.export().size)
         .map_err(|error| Failure::new(Code::DiskUnsupported, read_failed()).because(&error))?;
-    let mut map = Map::new(source, base);
+    let mut map = Map::new(source, base, since);
     let (mut pipeline, mut buffers) = (Pipeline::new(), Buffers::default());
     let (mut passed, mut data) = (0, 0);
     for index in 0..blocks.count() {
@@ -233,25 +239,25 @@ async fn write_block(
 }
 
 /// What is in some part of both, each in rising order.
-fn common(one: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<usize>> {
+pub(super) fn common(one: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<usize>> {
     let pairs = one.iter().flat_map(|a| other.iter().map(move |b| a.start.max(b.start)..a.end.min(b.end)));
     pairs.filter(|both| !both.is_empty()).collect()
 }
 
 /// What is between the runs of a block.
-fn gaps(runs: &[Range<usize>], length: usize) -> Vec<Range<usize>> {
+pub(super) fn gaps(runs: &[Range<usize>], length: usize) -> Vec<Range<usize>> {
     let ends = std::iter::once(0).chain(runs.iter().map(|run| run.end));
     let starts = runs.iter().map(|run| run.start).chain(std::iter::once(length));
     ends.zip(starts).map(|(start, end)| start..end).filter(|gap| !gap.is_empty()).collect()
 }
 
 /// A place within a block as a place on the disk.
-fn position(bytes: usize) -> u64 {
+pub(super) fn position(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// The runs of clusters that are not all zeros.
-fn runs_of_data(block: &[u8]) -> Vec<Range<usize>> {
+pub(super) fn runs_of_data(block: &[u8]) -> Vec<Range<usize>> {
     static ZEROS: [u8; CLUSTER_BYTES] = [0; CLUSTER_BYTES];
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut start = 0;

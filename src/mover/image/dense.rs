@@ -46,13 +46,16 @@ pub(super) fn backing_file(file: &File) -> io::Result<Result<Option<String>, Str
     }
 }
 
-/// What is wrong, in words; none where every cluster of the file belongs to something.
-pub(super) fn fault(file: &File) -> io::Result<Option<String>> {
+/// What is wrong, in words; none where every cluster of the file belongs to something, and the header names `backing`.
+pub(super) fn fault(file: &File, backing: Option<&str>) -> io::Result<Option<String>> {
+    match backing_file(file)? {
+        Ok(found) if found.as_deref() == backing => {}
+        Ok(_) => return Ok(Some(not_as_made())),
+        Err(fault) => return Ok(Some(fault)),
+    }
     let mut header = [0; HEADER_BYTES];
     file.read_exact_at(&mut header, 0)?;
-    let Some(table) = Table::of(&header).filter(|table| table.backing_offset == 0) else {
-        return Ok(Some(not_as_made()));
-    };
+    let Some(table) = Table::of(&header) else { return Ok(Some(not_as_made())) };
     let cluster = bytes_of(CLUSTER_BYTES);
     let clusters = file.metadata()?.len().div_ceil(cluster);
     let mut entries = vec![0; usize::try_from(u64::from(table.clusters) * cluster).unwrap_or(0)];
@@ -145,7 +148,7 @@ mod tests {
     fn of(image: &[u8]) -> Option<String> {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, image).unwrap();
-        fault(&file).unwrap()
+        fault(&file, None).unwrap()
     }
 
     #[test]
@@ -196,7 +199,7 @@ mod tests {
         }
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, &image(1)[..HEADER_BYTES]).unwrap();
-        assert!(fault(&file).is_err());
+        assert!(fault(&file, None).is_err());
         assert_eq!(backing_file(&file).unwrap(), Ok(None));
         file.set_len(HEADER_BYTES as u64 - 1).unwrap();
         assert!(backing_file(&file).unwrap().unwrap_err().contains("within its header"));
@@ -212,7 +215,12 @@ mod tests {
             assert!(of(&image).unwrap().contains("header"));
             let mut file = tempfile::tempfile().unwrap();
             io::Write::write_all(&mut file, &image).unwrap();
-            backing_file(&file).unwrap()
+            let found = backing_file(&file).unwrap();
+            if let Ok(Some(name)) = &found {
+                assert_eq!(fault(&file, Some(name)).unwrap(), None);
+                assert!(fault(&file, Some("../y/vda.qcow2")).unwrap().unwrap().contains("header"));
+            }
+            found
         };
         assert_eq!(named(b"../x/vda.qcow2", 14), Ok(Some("../x/vda.qcow2".into())));
         assert!(named(b"\xff", 1).is_err());

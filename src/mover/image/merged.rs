@@ -12,7 +12,7 @@ use super::check::{Checked, check_file};
 use super::copy::{self, Ends, Expected};
 use super::difference::{Difference, State};
 use super::original::Original;
-use super::server::{Server, Sockets};
+use super::server::{Besides, Server, Sockets};
 use super::target::{New, Target, io_failure};
 use super::{Progress, check, image_file, of_disk, sole};
 use crate::failure::{Code, Failure};
@@ -164,6 +164,7 @@ impl ToMerge {
                     source_device: Code::RepositoryIo,
                     target: Some((target, Code::RepositoryIo)),
                     base: None,
+                    since: None,
                     expected: Some(&expected),
                 };
                 copy::copy(self.disk.as_str(), ends, report).await?.1
@@ -204,7 +205,7 @@ impl ToMerge {
         sockets: &mut Sockets,
         report: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), Failure> {
-        let (server, connection) = target.serve_from_storage(sockets).await?;
+        let (server, connection) = target.serve_from_storage(sockets, Besides::Nothing).await?;
         let connection = Arc::new(connection);
         let differs = "what was read back of the merged image is not what was merged";
         self.read(&connection, &self.expected(Code::ContentMismatch, differs), report).await?;
@@ -219,8 +220,14 @@ impl ToMerge {
         expected: &Expected,
         report: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), Failure> {
-        let ends =
-            Ends { source, source_device: Code::RepositoryIo, target: None, base: None, expected: Some(expected) };
+        let ends = Ends {
+            source,
+            source_device: Code::RepositoryIo,
+            target: None,
+            base: None,
+            since: None,
+            expected: Some(expected),
+        };
         copy::copy(self.disk.as_str(), ends, report).await.map(drop)
     }
 

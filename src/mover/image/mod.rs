@@ -32,6 +32,7 @@ mod extent_map;
 mod flusher;
 mod merged;
 mod original;
+mod overlaid;
 mod pace;
 mod pipeline;
 mod pushed;
@@ -61,8 +62,9 @@ pub(super) use examined::{Examined, examine};
 pub(super) use merged::{MergedImage, ToMerge, merge};
 pub(super) use original::{Original, Wanted};
 pub(super) use pace::Pace;
-pub(super) use pushed::PushedSet;
+pub(super) use pushed::{PushedSet, ToPush};
 pub(super) use restored::{Planned, RestoredSet};
+use server::Besides;
 pub(super) use server::Sockets;
 use source::{Opened, Source};
 use target::{New, Target};
@@ -210,7 +212,8 @@ impl ImageSet {
             backing: base.as_ref().map(Base::backing).transpose()?,
             ..new_image(&self.staging, &disk.target, open.connection.export().size)
         };
-        let base = base.map(|base| base.original.blocks);
+        let (base, since) = base.map(|base| (base.original.blocks, base.since)).unzip();
+        let since = since.flatten();
         let target = Target::create(new).await?;
         let (server, writing) = target.serve_to_write(&mut self.sockets).await?;
         let (reading, writing) = (Arc::new(open.connection), Arc::new(writing));
@@ -219,6 +222,7 @@ impl ImageSet {
             source_device: Code::SourceReadFailed,
             target: Some((&writing, Code::RepositoryIo)),
             base: base.as_ref(),
+            since: since.as_ref(),
             expected: None,
         };
         let (blocks, data_bytes) = copy::copy(name, ends, report).await?;
@@ -235,7 +239,7 @@ impl ImageSet {
 impl Image {
     async fn compare(&mut self, sockets: &mut Sockets, report: &(dyn Fn(u64) + Sync)) -> Result<(), Failure> {
         let opened = self.source.open(sockets).await.map_err(|failure| of_disk(failure, &self.disk))?;
-        let (server, reading) = self.target.serve_from_storage(sockets).await?;
+        let (server, reading) = self.target.serve_from_storage(sockets, Besides::Nothing).await?;
         let sides = Sides { source: Arc::new(opened.connection), image: Arc::new(reading) };
         compare::compare(self.disk.as_str(), &sides, &self.blocks, self.base.as_deref(), report).await?;
         sole(sides.image)?.disconnect().await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::blocks::{BLOCK_BYTES, Blocks, VIRTUAL_BYTES_MAX};
 use super::chain::{self, Backups, Link, damaged, unreadable};
-use super::server::{Serve, Server, Sockets};
+use super::server::{Besides, Serve, Server, Sockets};
 use super::{blocks_file, hex, target};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget};
@@ -69,7 +69,7 @@ impl Original {
             node: &chain::node(images)?,
             writable: false,
             cache: target::cache_of(&top).await,
-            depth: images.len() > 1,
+            besides: if images.len() > 1 { Besides::Depth } else { Besides::Nothing },
             device: Code::RepositoryIo,
             shown: format!("`{}`", top.display()),
         };

@@ -3,7 +3,12 @@
 //! It promises `structure`: after [`PushedSet::inspect`] and [`PushedSet::check`] each image is the file that was made, a descriptor
 //! older than the writing was fsynced without an error, the image has no fault, no leak and no cluster that belongs to nothing,
 //! ends where its file ends, and every byte of it was read back from the storage and hashed. It cannot promise that the bytes are
-//! the guest's: the source has moved on. An image that the share does not let be taken back from QEMU's user is a warning, as that user
+//! the guest's: the source has moved on.
+//!
+//! Where QEMU wrote only what was written to since an earlier backup, the image is put on top of that backup's when QEMU is done: until then
+//! it stands alone, so that QEMU opens nothing on the share but what it writes, and what it writes in full after all needs no other. What
+//! was lost of such an image leaves no trace in it, a range that became zeros least of all. So it has to hold as many clusters as QEMU
+//! had to write. An image that the share does not let be taken back from QEMU's user is a warning, as that user
 //! could still change it.
 
 use std::fs::{File, Permissions};
@@ -12,20 +17,36 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::base::Base;
+use super::blocks::Blocks;
 use super::copy::{self, Ends};
 use super::flusher::Flusher;
-use super::server::Sockets;
-use super::target::Target;
+use super::overlaid::{self, Overlaid};
+use super::server::{Besides, Server, Sockets};
+use super::target::{CLUSTER_BYTES, Target};
 use super::{Progress, SECTOR_BYTES, blocks_file, check, copied_disk, dense, new_image, of_disk, sole, write_blocks};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
+use crate::model::manifest::ChangesFoundBy;
 use crate::model::owner::Owner;
-use crate::mover::protocol::{CopiedDisk, PushTarget};
+use crate::mover::nbd::Connection;
+use crate::mover::protocol::CopiedDisk;
 use crate::mover::share::Sent;
 use crate::mover::writer::{Known, Writer};
 
 /// For its owner alone, whoever that is.
 const IMAGE_MODE: u32 = 0o600;
+
+/// A disk that QEMU is going to write.
+#[derive(Debug)]
+pub(in crate::mover) struct ToPush {
+    /// The disk.
+    pub disk: DiskTarget,
+    /// The size the guest sees, bytes.
+    pub virtual_bytes: u64,
+    /// What its image is to stand on, if anything: a disk of the same size.
+    pub base: Option<Base>,
+}
 
 /// The images of one job in its staging directory.
 #[derive(Debug)]
@@ -43,20 +64,23 @@ struct Image {
     target: Target,
     /// Whose it was when it was made: ours, or on some shares whoever's all files there are.
     made_as: Owner,
+    /// What it is going to stand on, where QEMU writes only what was written to since.
+    base: Option<Base>,
+    /// The backing file that its header has to name.
+    backing: Option<String>,
     blocks_sent: Option<Sent>,
 }
 
 impl PushedSet {
     /// Makes an empty image for each disk below `staging`; `sockets` is a private directory with a short path.
-    pub async fn make(staging: PathBuf, sockets: PathBuf, disks: &[PushTarget]) -> Result<Self, Failure> {
+    pub async fn make(staging: PathBuf, sockets: PathBuf, disks: Vec<ToPush>) -> Result<Self, Failure> {
         let mut images = Vec::with_capacity(disks.len());
-        for PushTarget { target: disk, virtual_bytes } in disks {
-            let new = new_image(&staging, disk, *virtual_bytes);
+        for ToPush { disk, virtual_bytes, base } in disks {
+            let new = new_image(&staging, &disk, virtual_bytes);
             let made = Target::create(new).await;
-            let target = made.map_err(|failure| of_disk(failure, disk))?;
+            let target = made.map_err(|failure| of_disk(failure, &disk))?;
             let made_as = target.on_held(owner).await?;
-            let (disk, virtual_bytes) = (disk.clone(), *virtual_bytes);
-            images.push(Image { disk, virtual_bytes, target, made_as, blocks_sent: None });
+            images.push(Image { disk, virtual_bytes, target, made_as, base, backing: None, blocks_sent: None });
         }
         Ok(Self { staging, sockets: Sockets::new(sockets), images, flusher: None })
     }
@@ -91,46 +115,78 @@ impl PushedSet {
     }
 
     /// Once nobody else writes: takes the images back, proves their structure, reads and hashes every byte, and writes
-    /// `<target>.blocks` for each. Answers the disks, and which images could not be taken back.
-    pub async fn inspect(&mut self, progress: Progress<'_>) -> Result<(Vec<CopiedDisk>, Vec<String>), Failure> {
+    /// `<target>.blocks` for each. Of those disks only what was written to since their bases has been written; that they were to be
+    /// written in so many bytes of all disks has to be known then. Answers the disks, and which images could not be taken back.
+    pub async fn inspect(
+        &mut self,
+        changes_of: &[DiskTarget],
+        written_bytes: Option<u64>,
+        progress: Progress<'_>,
+    ) -> Result<(Vec<CopiedDisk>, Vec<String>), Failure> {
         if let Some(flusher) = self.flusher.take() {
             flusher.stop().await?;
         }
         let total = self.images.iter().map(|image| image.virtual_bytes).sum();
         let (mut connections, mut warnings) = (Vec::new(), Vec::new());
-        for image in &self.images {
+        for image in &mut self.images {
             warnings.extend(image.take_back().await?);
             image.target.is_still_ours().await?;
             image.target.sync().await?;
             // Each takes its time, in which no byte is read yet.
             progress(0, total, 0);
             image.is_whole().await.map_err(|failure| of_disk(failure, &image.disk))?;
-            let opened = image.target.serve_from_storage(&mut self.sockets).await?;
+            let besides = match image.is_put_on_its_base(changes_of).await? {
+                true => Besides::Depth,
+                false => Besides::Nothing,
+            };
+            let opened = image.target.serve_from_storage(&mut self.sockets, besides).await?;
             image.has_its_size(opened.1.export().size)?;
             connections.push(opened);
             progress(0, total, 0);
         }
+        self.all_was_written(&connections, written_bytes).await?;
         let (mut before, mut data_before, mut copied) = (0, 0, Vec::new());
         for (image, (server, connection)) in self.images.iter_mut().zip(connections) {
             let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
             let connection = Arc::new(connection);
-            let ends = Ends {
-                source: &connection,
-                source_device: Code::RepositoryIo,
-                target: None,
-                base: None,
-                expected: None,
-            };
-            let (blocks, data_bytes) = copy::copy(image.disk.as_str(), ends, &report).await?;
+            let (blocks, data_bytes) = image.read(&connection, &mut self.sockets, &report).await?;
             sole(connection)?.disconnect().await;
             server.end().await?;
             image.blocks_sent = Some(write_blocks(&self.staging, &image.disk, &blocks).await?);
-            copied.push(copied_disk(&image.disk, &blocks, data_bytes));
+            let based_on = image.base.as_ref().map(|base| base.by(ChangesFoundBy::Bitmap));
+            copied.push(CopiedDisk { based_on, ..copied_disk(&image.disk, &blocks, data_bytes) });
             before += blocks.virtual_bytes();
             data_before += data_bytes;
         }
         progress(before, total, data_before);
         Ok((copied, warnings))
+    }
+
+    /// As many clusters are there as QEMU had to write, be they data or zeros. Images that stand alone need no such proof: what was lost of
+    /// one has left clusters behind that belong to nothing.
+    async fn all_was_written(
+        &self,
+        connections: &[(Server, Connection)],
+        written_bytes: Option<u64>,
+    ) -> Result<(), Failure> {
+        if self.images.iter().all(|image| image.base.is_none()) {
+            return Ok(());
+        }
+        let Some(wanted) = written_bytes else {
+            return Err(Failure::new(Code::Internal, "nobody said how much was to be written of what has changed"));
+        };
+        let mut found = 0_u64;
+        for (image, (_, connection)) in self.images.iter().zip(connections) {
+            found += match image.base {
+                Some(_) => overlaid::own_bytes(image.disk.as_str(), connection).await?,
+                None => connection.export().size.next_multiple_of(copy::position(CLUSTER_BYTES)),
+            };
+        }
+        if found == wanted {
+            return Ok(());
+        }
+        let text = format!("the images hold {found} bytes of the {wanted} that QEMU had to write");
+        Err(Failure::new(Code::ImageDamaged, text))
     }
 
     /// The names of the block hash files, and what was written into each.
@@ -153,6 +209,42 @@ impl PushedSet {
 }
 
 impl Image {
+    /// Whether it is, which it is where only changes were written to it.
+    async fn is_put_on_its_base(&mut self, changes_of: &[DiskTarget]) -> Result<bool, Failure> {
+        self.base = self.base.take().filter(|_| changes_of.contains(&self.disk));
+        let Some(base) = &self.base else { return Ok(false) };
+        let backing = base.backing()?;
+        self.backing = Some(backing.name.clone());
+        self.target.stand_on(backing).await?;
+        Ok(true)
+    }
+
+    async fn read(
+        &self,
+        connection: &Arc<Connection>,
+        sockets: &mut Sockets,
+        report: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(Blocks, u64), Failure> {
+        let Some(base) = &self.base else {
+            let ends = Ends {
+                source: connection,
+                source_device: Code::RepositoryIo,
+                target: None,
+                base: None,
+                since: None,
+                expected: None,
+            };
+            return copy::copy(self.disk.as_str(), ends, report).await;
+        };
+        let (server, below) = base.original.serve(&base.images, sockets).await?;
+        let hashes = base.original.blocks.clone();
+        let overlaid = Overlaid { image: connection.clone(), below: Arc::new(below), hashes };
+        let read = overlaid::read(self.disk.as_str(), &overlaid, report).await?;
+        sole(overlaid.below)?.disconnect().await;
+        server.end().await?;
+        Ok(read)
+    }
+
     /// Answers a warning where it is still QEMU's.
     async fn take_back(&self) -> Result<Option<String>, Failure> {
         let made_as = self.made_as;
@@ -171,7 +263,8 @@ impl Image {
     }
 
     async fn is_whole(&self) -> Result<(), Failure> {
-        match self.target.on_stored(dense::fault).await? {
+        let backing = self.backing.clone();
+        match self.target.on_stored(move |file| dense::fault(file, backing.as_deref())).await? {
             None => check::check(&self.target).await,
             Some(fault) => {
                 let text = format!("the image `{}` is not what was written", self.target.path().display());

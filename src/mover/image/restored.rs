@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::copy::{self, Ends, Expected};
 use super::original::Original;
-use super::server::{Server, Sockets};
+use super::server::{Besides, Server, Sockets};
 use super::target::{New, Target};
 use super::{Progress, check, copied_disk, of_disk, sole};
 use crate::failure::{Code, Failure};
@@ -118,6 +118,7 @@ impl RestoredSet {
             source_device: Code::RepositoryIo,
             target: Some((&writing, Code::VolumeIo)),
             base: None,
+            since: None,
             expected: Some(&expected),
         };
         let (_, data_bytes) = copy::copy(disk.as_str(), ends, report).await?;
@@ -144,7 +145,7 @@ impl RestoredSet {
 impl Restored {
     async fn compare(&self, sockets: &mut Sockets, report: &(dyn Fn(u64, u64) + Sync)) -> Result<(), Failure> {
         self.target.is_still_ours().await?;
-        let (server, connection) = self.target.serve_from_storage(sockets).await?;
+        let (server, connection) = self.target.serve_from_storage(sockets, Besides::Nothing).await?;
         let blocks = self.original.blocks.clone();
         let size = connection.export().size;
         if size != blocks.virtual_bytes() {
@@ -162,6 +163,7 @@ impl Restored {
             source_device: Code::VolumeIo,
             target: None,
             base: None,
+            since: None,
             expected: Some(&expected),
         };
         copy::copy(self.disk.as_str(), ends, report).await?;

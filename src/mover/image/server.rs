@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::failure::{Code, Failure};
 use crate::mover::command::{Command, Finished, Running, shown_end};
 use crate::mover::device;
-use crate::mover::nbd::{ALLOCATION, Connection, DEPTH, Limits};
+use crate::mover::nbd::{ALLOCATION, Connection, DEPTH, DIRTY_BITMAP, Limits};
 
 /// How long a server may take to open its image; on a share, opening reads from it.
 const START_DEADLINE_SECONDS: u64 = 60;
@@ -42,6 +42,17 @@ impl Cache {
     }
 }
 
+/// What a server says of its image besides what reads as zeros, as the second context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Besides<'a> {
+    /// Nothing.
+    Nothing,
+    /// Which image of a chain has what ([`DEPTH`]).
+    Depth,
+    /// What was written to, by the bitmap of that name in the image.
+    Changes(&'a str),
+}
+
 /// What is served.
 #[derive(Debug)]
 pub(super) struct Serve<'a> {
@@ -51,8 +62,8 @@ pub(super) struct Serve<'a> {
     pub writable: bool,
     /// Through the cache or past it.
     pub cache: Cache,
-    /// Says as well, as the second context, which image of a chain has what ([`DEPTH`]).
-    pub depth: bool,
+    /// What it says besides.
+    pub besides: Besides<'a>,
     /// The code of a failure that lies in the image's storage.
     pub device: Code,
     /// The image, for errors.
@@ -71,20 +82,25 @@ impl Server {
     /// Starts a server on `socket`, which must not exist yet, and connects to it.
     pub(super) async fn start(serve: Serve<'_>, socket: &Path) -> Result<(Self, Connection), Failure> {
         let mode: &[&str] = if serve.writable { &["--discard=unmap"] } else { &["--read-only"] };
+        let (besides, context) = match serve.besides {
+            Besides::Nothing => (Vec::new(), None),
+            Besides::Depth => (vec!["--allocation-depth"], Some(DEPTH.to_owned())),
+            Besides::Changes(bitmap) => (vec!["--bitmap", bitmap], Some(format!("{DIRTY_BITMAP}{bitmap}"))),
+        };
         let command = Command::new("qemu-nbd")
             .envs(&KEEPS_BUFFERS)
             .args(["--persistent", "--shared=1", "--cache", serve.cache.word(), "--socket"])
             .arg(socket)
             .args(mode)
-            .args(if serve.depth { &["--allocation-depth"][..] } else { &[] })
+            .args(&besides)
             .arg(pseudo_name(serve.node));
         let failed = format!("cannot serve {} with qemu-nbd", serve.shown);
         let running = command.start().map_err(|error| error.failure(Code::ImageToolFailed, &failed))?;
         let mut server = Self { running, shown: serve.shown, device: serve.device };
-        let contexts: &[&str] = if serve.depth { &[ALLOCATION, DEPTH] } else { &[ALLOCATION] };
+        let contexts: Vec<&str> = [ALLOCATION].into_iter().chain(context.as_deref()).collect();
         let deadline = Instant::now() + Duration::from_secs(START_DEADLINE_SECONDS);
         loop {
-            match Connection::open(socket, "", contexts, Limits::default()).await {
+            match Connection::open(socket, "", &contexts, Limits::default()).await {
                 Ok(connection) => return Ok((server, connection)),
                 Err(error) if !error.nobody_listens() || Instant::now() > deadline => {
                     return Err(error.failure(Code::ImageToolFailed, failed));
@@ -116,9 +132,13 @@ impl Server {
     }
 }
 
+/// What QEMU's tools go on with after the warning that a program without bitmaps has written to an image.
+const LEAKED: &str = "Some clusters may be leaked";
+
 /// What an ended server has to complain about, and its code where trouble with the storage means `device`.
 fn complaint(finished: &Finished, device: Code) -> Option<(Code, String)> {
-    let words: Vec<_> = finished.stderr.lines().filter(|line| !line.contains("warning:")).collect();
+    let harmless = |line: &&str| !(line.contains("warning:") || line.starts_with(LEAKED));
+    let words: Vec<_> = finished.stderr.lines().filter(harmless).collect();
     if finished.status.success() && words.is_empty() {
         return None;
     }
@@ -166,6 +186,7 @@ mod tests {
         };
         assert_eq!(ended(0, ""), None);
         assert_eq!(ended(0, "qemu-nbd: warning: something old is used"), None);
+        assert_eq!(ended(0, "qemu-nbd: warning: a program wrote\nSome clusters may be leaked, run a check"), None);
         assert_eq!(ended(1, ""), Some(Code::RepositoryIo));
         assert_eq!(
             ended(0, "qemu-nbd: Failed to flush the L2 block cache: Input/output error"),

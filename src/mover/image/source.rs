@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::server::{Cache, Serve, Server, Sockets, pseudo_name};
+use super::server::{Besides, Cache, Serve, Server, Sockets, pseudo_name};
 use crate::failure::{Code, Failure};
 use crate::model::instance::{DiskSource, ImageFormat};
 use crate::mover::command::{Command, shown_end};
@@ -50,7 +50,9 @@ impl Source {
             ByteSource::Export { socket, name, dirty } => {
                 Ok(Source::Export { socket: socket.clone(), name: name.clone(), dirty: dirty.clone() })
             }
-            ByteSource::Volume { source } => Volume::probe(source, disk.format).await.map(Source::Volume),
+            ByteSource::Volume { source, bitmap } => {
+                Volume::probe(source, disk.format, bitmap.as_deref()).await.map(Source::Volume)
+            }
         }
     }
 
@@ -70,7 +72,7 @@ impl Source {
             node: &volume.shared_node(),
             writable: false,
             cache: volume.cache,
-            depth: false,
+            besides: volume.bitmap.as_deref().map_or(Besides::Nothing, Besides::Changes),
             device: Code::SourceReadFailed,
             shown: format!("`{}`", volume.path.display()),
         };
@@ -85,6 +87,8 @@ pub(super) struct Volume {
     path: PathBuf,
     node: Value,
     cache: Cache,
+    /// The bitmap in its image that is to be believed.
+    bitmap: Option<String>,
     /// The files of its chain.
     stamps: Vec<Stamp>,
     /// A part of its chain has no times that a write would change: whether it stood still only a comparison can say.
@@ -92,7 +96,7 @@ pub(super) struct Volume {
 }
 
 impl Volume {
-    async fn probe(source: &DiskSource, format: Option<ImageFormat>) -> Result<Self, Failure> {
+    async fn probe(source: &DiskSource, format: Option<ImageFormat>, bitmap: Option<&str>) -> Result<Self, Failure> {
         let (path, format) = match source {
             DiskSource::File { path, format: known } | DiskSource::Block { path, format: known } => {
                 (path.clone(), format.unwrap_or(*known))
@@ -101,7 +105,9 @@ impl Volume {
             DiskSource::Other { kind } => return Err(unsupported(format!("a volume of type `{kind}`"))),
         };
         let node = node(&path, format).await?;
-        let chain = chain(&path, &node).await?;
+        let images = images(&path, &node).await?;
+        let chain = chain(&path, &images);
+        let bitmap = bitmap.filter(|bitmap| images.first().is_some_and(|top| records(top, bitmap))).map(str::to_owned);
         let files: Vec<PathBuf> = chain.iter().flatten().cloned().collect();
         super::writer::refuse(&files).await?;
         let (mut stamps, mut timeless) = (Vec::new(), files.len() < chain.len());
@@ -112,7 +118,7 @@ impl Volume {
             }
         }
         let cache = super::target::cache_of(&path).await;
-        Ok(Self { path, node, cache, stamps, timeless })
+        Ok(Self { path, node, cache, bitmap, stamps, timeless })
     }
 
     /// The node opened so that it keeps nobody from starting the instance.
@@ -161,9 +167,9 @@ async fn node(path: &Path, format: ImageFormat) -> Result<Value, Failure> {
     Ok(json!({"driver": format, "file": {"driver": protocol, "filename": name}}))
 }
 
-/// The files of the volume's chain; none for what is no plain path. Takes no locks (`-U`), or an instance that is started
+/// What `qemu-img info` says of the images of the volume's chain, the topmost first. Takes no locks (`-U`), or an instance that is started
 /// meanwhile would be refused its own disk; whether there is a writer is looked at without any.
-async fn chain(path: &Path, node: &Value) -> Result<Vec<Option<PathBuf>>, Failure> {
+async fn images(path: &Path, node: &Value) -> Result<Vec<Value>, Failure> {
     let failed = || format!("cannot look at the volume `{}`", path.display());
     let info = Command::new("qemu-img").args(["info", "-U", "--backing-chain", "--output=json"]).arg(pseudo_name(node));
     let info = info.run(Duration::from_secs(PROBE_DEADLINE_SECONDS)).await;
@@ -176,8 +182,13 @@ async fn chain(path: &Path, node: &Value) -> Result<Vec<Option<PathBuf>>, Failur
     if images.is_empty() || images.len() > CHAIN_MAX {
         return Err(unsupported(format!("`{}` with {} images in its chain", path.display(), images.len())));
     }
+    Ok(images)
+}
+
+/// The files of the volume's chain; none for what is no plain path.
+fn chain(path: &Path, images: &[Value]) -> Vec<Option<PathBuf>> {
     let mut files = vec![Some(path.to_owned())];
-    for image in &images {
+    for image in images {
         let own = files.last().cloned().flatten();
         if let Some(data) = image.pointer("/format-specific/data/data-file").and_then(Value::as_str) {
             let beside = own.as_deref().and_then(Path::parent).map(|directory| directory.join(data));
@@ -187,7 +198,19 @@ async fn chain(path: &Path, node: &Value) -> Result<Vec<Option<PathBuf>>, Failur
             files.push(Some(PathBuf::from(backing)).filter(|backing| backing.is_absolute()));
         }
     }
-    Ok(files)
+    files
+}
+
+/// Whether an image has a bitmap of that name in which every QEMU that has written to it has kept what it wrote. One that was killed has
+/// left the bitmap `in-use`. What another program wrote has taken it out of QEMU's sight. Data in another file can be written without.
+fn records(image: &Value, name: &str) -> bool {
+    let data = image.pointer("/format-specific/data");
+    let bitmaps = data.and_then(|data| data.get("bitmaps")).and_then(Value::as_array);
+    let mut bitmaps = bitmaps.into_iter().flatten();
+    let found = bitmaps.find(|bitmap| bitmap.get("name").and_then(Value::as_str) == Some(name));
+    let flags = found.and_then(|bitmap| bitmap.get("flags")).and_then(Value::as_array);
+    let flagged = |word: &str| flags.is_some_and(|flags| flags.iter().any(|flag| flag.as_str() == Some(word)));
+    flagged("auto") && !flagged("in-use") && data.is_some_and(|data| data.get("data-file").is_none())
 }
 
 /// What changes when a file is written or replaced.
@@ -232,4 +255,27 @@ impl Stamp {
 async fn metadata(path: &Path) -> Result<std::fs::Metadata, Failure> {
     let failed = || format!("cannot look at `{}`", path.display());
     tokio::fs::metadata(path).await.map_err(|error| Failure::new(Code::SourceReadFailed, failed()).because(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bitmap_is_believed_only_where_all_that_was_written_is_in_it() {
+        let image = |flags: Value| {
+            json!({"format": "qcow2", "format-specific": {"type": "qcow2", "data": {
+                "compat": "1.1", "bitmaps": [{"name": "a", "flags": ["auto"]}, {"name": "b", "flags": flags}]
+            }}})
+        };
+        assert!(records(&image(json!(["auto"])), "b"));
+        for flags in [json!([]), json!(["in-use", "auto"]), json!(["in-use"]), Value::Null] {
+            assert!(!records(&image(flags.clone()), "b"), "{flags}");
+        }
+        assert!(!records(&image(json!(["auto"])), "c"));
+        let mut elsewhere = image(json!(["auto"]));
+        elsewhere["format-specific"]["data"]["data-file"] = json!("disk.raw");
+        assert!(!records(&elsewhere, "b"));
+        assert!(!records(&json!({"format": "raw"}), "b"));
+    }
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use serde_json::{Value, json};
 
-use super::server::{Cache, Serve, Server, Sockets, pseudo_name};
+use super::server::{Besides, Cache, Serve, Server, Sockets, pseudo_name};
 use crate::failure::{Code, Failure};
 use crate::model::instance::ImageFormat;
 use crate::mover::command::Command;
@@ -116,16 +116,36 @@ impl Target {
 
     /// Serves it for writing.
     pub(super) async fn serve_to_write(&self, sockets: &mut Sockets) -> Result<(Server, Connection), Failure> {
-        Server::start(self.serve(true), &sockets.next()).await
+        Server::start(self.serve(true, Besides::Nothing), &sockets.next()).await
+    }
+
+    /// Puts an image that stands alone on top of another one, whatever either holds.
+    pub(super) async fn stand_on(&mut self, backing: Backing) -> Result<(), Failure> {
+        let rebase = Command::new("qemu-img").args(["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"]);
+        let rebase = rebase.arg(&backing.name).arg(format!("file:{}", self.path.display()));
+        if let Err(error) = rebase.run_to_success(Duration::from_secs(CREATE_DEADLINE_SECONDS)).await {
+            let shown = self.path.display();
+            let failed =
+                error.failure(Code::ImageToolFailed, format!("cannot put `{shown}` on top of `{}`", backing.name));
+            return Err(self.storage_fault(failed).await);
+        }
+        if let Some(below) = self.node.get_mut("backing") {
+            *below = backing.node;
+        }
+        self.is_still_ours().await
     }
 
     /// Serves what is on the storage: past this host's cache, or with the file dropped from it.
-    pub(super) async fn serve_from_storage(&self, sockets: &mut Sockets) -> Result<(Server, Connection), Failure> {
+    pub(super) async fn serve_from_storage(
+        &self,
+        sockets: &mut Sockets,
+        besides: Besides<'_>,
+    ) -> Result<(Server, Connection), Failure> {
         self.sync().await?;
         if self.cache == Cache::Buffered {
             self.drop_from_cache().await?;
         }
-        Server::start(self.serve(false), &sockets.next()).await
+        Server::start(self.serve(false, besides), &sockets.next()).await
     }
 
     /// Makes everything that was written durable, by whomever, or learns that it was not.
@@ -237,9 +257,9 @@ impl Target {
         &self.path
     }
 
-    fn serve(&self, writable: bool) -> Serve<'_> {
+    fn serve<'s>(&'s self, writable: bool, besides: Besides<'s>) -> Serve<'s> {
         let shown = format!("`{}`", self.path.display());
-        Serve { node: &self.node, writable, cache: self.cache, depth: false, device: self.device, shown }
+        Serve { node: &self.node, writable, cache: self.cache, besides, device: self.device, shown }
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Failure {

@@ -36,3 +36,5 @@ pub const ALLOCATION: &str = "base:allocation";
 /// The context of QEMU's servers that says which image of a chain has what: 1 for the topmost, 0 for none
 /// (`docs/interop/nbd.rst` of QEMU).
 pub const DEPTH: &str = "qemu:allocation-depth";
+/// What the contexts of QEMU's servers that say what was written to begin with; the name of a bitmap follows.
+pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{CopiedDisk, SealedFile};
 use crate::failure::Failure;
 use crate::model::deletion::Member;
-use crate::model::id::InstanceId;
+use crate::model::id::{DiskTarget, InstanceId};
 use crate::model::manifest::Manifest;
 use crate::model::validation::Validation;
 
@@ -31,6 +31,11 @@ pub enum Reply {
         disks: Vec<CopiedDisk>,
         /// What did not work though the images are good.
         warnings: Vec<String>,
+    },
+    /// The images are where QEMU can write them.
+    Exposed {
+        /// Disks that can't stand on what they were to be based on, and why; QEMU has to write all of them.
+        unusable: Vec<(DiskTarget, String)>,
     },
     /// The staging directory is whole and on stable storage.
     Sealed {

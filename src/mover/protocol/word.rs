@@ -13,7 +13,7 @@ impl Request {
             Request::Record { .. } => "record",
             Request::Copy { .. } => "copy",
             Request::Expose { .. } => "expose",
-            Request::Inspect => "inspect",
+            Request::Inspect { .. } => "inspect",
             Request::Compare => "compare",
             Request::SourcesUnchanged => "sources_unchanged",
             Request::Seal => "seal",

@@ -4,15 +4,17 @@
 //! opened with its chain described, and no header leads a tool anywhere.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::places::{Places, unbind};
 use super::{SOCKETS, Session, make_room, or_broken_off, out_of_order, reporter};
 use crate::failure::{Code, Failure};
-use crate::model::id::InstanceId;
+use crate::model::id::{DiskTarget, InstanceId};
 use crate::model::manifest::CHAIN_IMAGES_MAX;
 use crate::mover::blocking;
+use crate::mover::image::blocks::Blocks;
 use crate::mover::image::{Backups, Base, ImageSet, Original, ToCopy, Wanted};
 use crate::mover::mount::Pinned;
 use crate::mover::protocol::{BaseDisk, CopyDisk, Reply};
@@ -70,7 +72,10 @@ fn with_bases(
     let mut to_copy = Vec::with_capacity(disks.len());
     for disk in disks {
         let base = match &disk.base {
-            Some(wanted) => base(&mut backups, &mut places, &disk, wanted)?.map(Some),
+            Some(wanted) => {
+                let base = base(&mut backups, &mut places, &disk.target, wanted)?;
+                base.map(|base| Some(Base { since: since(&mut backups, &disk, &base), ..base }))
+            }
             None => Ok(None),
         };
         to_copy.push(ToCopy { disk, base });
@@ -78,15 +83,27 @@ fn with_bases(
     Ok((to_copy, places.bind()?))
 }
 
+/// What the disk held in the moment since which its source says what was written to; none where that can't be read as it was written.
+fn since(backups: &mut Backups<'_>, disk: &CopyDisk, base: &Base) -> Option<Arc<Blocks>> {
+    let BaseDisk { backup, virtual_bytes, content_root } = disk.since.as_ref()?;
+    if *backup == base.backup {
+        return Some(base.original.blocks.clone());
+    }
+    let wanted = Wanted { backup: *backup, disk: &disk.target, virtual_bytes: *virtual_bytes, content_root };
+    let looked = Original::look(backups, wanted);
+    let tell = |failure: &Failure| tracing::warn!(failure = format!("{failure:#}"), "a bitmap can't be used");
+    looked.inspect_err(tell).ok().map(|original| original.blocks)
+}
+
 /// Or why it can be none. Only a share that can't be read at all is a failure: a chain that is damaged gets no longer, and this is
 /// a reason to begin another.
-fn base(
+pub(super) fn base(
     backups: &mut Backups<'_>,
     places: &mut Places<'_>,
-    disk: &CopyDisk,
+    disk: &DiskTarget,
     BaseDisk { backup, virtual_bytes, content_root }: &BaseDisk,
 ) -> Result<Result<Base, String>, Failure> {
-    let wanted = Wanted { backup: *backup, disk: &disk.target, virtual_bytes: *virtual_bytes, content_root };
+    let wanted = Wanted { backup: *backup, disk, virtual_bytes: *virtual_bytes, content_root };
     let original = match Original::look(backups, wanted) {
         Ok(original) => original,
         Err(failure) => {
@@ -102,5 +119,5 @@ fn base(
         return Ok(Err(format!("the chain of backup `{backup}` has {CHAIN_IMAGES_MAX} images already")));
     }
     let images = original.links.iter().map(|link| places.of(&link.dir).join(&link.image)).collect();
-    Ok(Ok(Base { backup: *backup, original, images }))
+    Ok(Ok(Base { backup: *backup, original, images, since: None }))
 }

@@ -219,7 +219,7 @@ fn base(
     };
     let original = Original::look(backups, as_backed_up(&backup.manifest, stays))?;
     let images = paths(places, &original.links);
-    Ok(Some(Base { backup: based_on.backup_id, images, original }))
+    Ok(Some(Base { backup: based_on.backup_id, images, original, since: None }))
 }
 
 fn as_backed_up<'m>(manifest: &Manifest, disk: &'m ManifestDisk) -> Wanted<'m> {

@@ -87,7 +87,7 @@ impl FakeHypervisor {
         instance: InstanceId,
         kind: DomainJob,
         disks: Vec<DiskTarget>,
-        since: Vec<String>,
+        since: Vec<(DiskTarget, String)>,
         checkpoint: Option<&NewCheckpoint>,
     ) -> Result<(), Failure> {
         let name = checkpoint.map(|checkpoint| checkpoint.name.clone());
@@ -254,14 +254,15 @@ impl Hypervisor for FakeHypervisor {
     async fn begin_pull(&self, instance: InstanceId, backup: &PullBackup) -> Result<(), Failure> {
         let kind = DomainJob::Pull { socket: backup.socket.clone() };
         let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
-        let since = backup.disks.iter().filter_map(|disk| disk.since.clone()).collect();
+        let since = backup.disks.iter().filter_map(|disk| Some((disk.target.clone(), disk.since.clone()?))).collect();
         self.begin("begin_pull", instance, kind, disks, since, backup.checkpoint.as_ref()).await
     }
 
     async fn begin_push(&self, instance: InstanceId, backup: &PushBackup) -> Result<(), Failure> {
         let kind = DomainJob::Push { images: backup.disks.iter().map(|disk| disk.image.clone()).collect() };
         let disks = backup.disks.iter().map(|disk| disk.target.clone()).collect();
-        self.begin("begin_push", instance, kind, disks, Vec::new(), backup.checkpoint.as_ref()).await?;
+        let since = backup.disks.iter().filter_map(|disk| Some((disk.target.clone(), disk.since.clone()?))).collect();
+        self.begin("begin_push", instance, kind, disks, since, backup.checkpoint.as_ref()).await?;
         self.look_in(PUSH_TAKES);
         Ok(())
     }

@@ -177,7 +177,7 @@ impl FakeHypervisor {
     /// Gives the domain a job that somebody else began.
     pub fn begin_foreign_job(&self, instance: InstanceId, kind: DomainJob) {
         self.change(instance, |domain| {
-            domain.job = Some(Job { kind, disks: Vec::new(), ends: None, fate: PushFate::Stands })
+            domain.job = Some(Job { kind, disks: Vec::new(), whole: Vec::new(), ends: None, fate: PushFate::Stands })
         });
     }
 

@@ -20,6 +20,8 @@ const NO_SPACE: &str = "No space left on device";
 pub(super) struct Job {
     pub(super) kind: DomainJob,
     pub(super) disks: Vec<DiskTarget>,
+    /// Those of them that are taken whole.
+    pub(super) whole: Vec<DiskTarget>,
     /// Told to end, or, for a push job, done: gone at that moment.
     pub(super) ends: Option<Instant>,
     /// What becomes of it if nobody tells it to end.
@@ -184,7 +186,7 @@ impl FakeDomain {
         &mut self,
         kind: DomainJob,
         disks: Vec<DiskTarget>,
-        since: &[String],
+        since: &[(DiskTarget, String)],
         checkpoint: Option<&str>,
     ) -> Result<(), Failure> {
         if self.state() == PowerState::ShutOff {
@@ -198,7 +200,7 @@ impl FakeDomain {
         {
             return Err(self.failure(Code::DiskNotFound, &format!("has no disk `{missing}`")));
         }
-        if let Some(missing) = since.iter().find(|name| !self.checkpoints.contains(name)) {
+        if let Some((_, missing)) = since.iter().find(|(_, name)| !self.checkpoints.contains(name)) {
             return Err(self.failure(Code::HypervisorFailed, &format!("has no checkpoint `{missing}`")));
         }
         if let Some(name) = checkpoint {
@@ -213,7 +215,8 @@ impl FakeDomain {
             DomainJob::Pull { .. } | DomainJob::Other => PushFate::Stands,
         };
         let ends = (fate != PushFate::Stands).then(|| Instant::now() + PUSH_TAKES);
-        self.job = Some(Job { kind, disks, ends, fate });
+        let whole = disks.iter().filter(|disk| since.iter().all(|(other, _)| other != *disk)).cloned().collect();
+        self.job = Some(Job { kind, disks, whole, ends, fate });
         Ok(())
     }
 
@@ -283,7 +286,7 @@ impl FakeDomain {
 
     /// The job is gone, in its own time or all of a sudden.
     pub(super) fn end_job(&mut self, in_time: bool) {
-        let Some(Job { kind, disks, fate, .. }) = self.job.take() else { return };
+        let Some(Job { kind, disks, whole, fate, .. }) = self.job.take() else { return };
         let completed = in_time && fate == PushFate::Completes;
         let message = match fate {
             PushFate::Fails(message) => Some(message),
@@ -295,8 +298,15 @@ impl FakeDomain {
         }
         // libvirt calls a pull job that was ended a success.
         let success = completed || matches!(kind, DomainJob::Pull { .. });
-        self.ended_job =
-            Some(EndedJob { success, message: message.map(str::to_owned), remaining_bytes: completed.then_some(0) });
+        // Its disks are of whole clusters, and nothing is written to them.
+        let sizes = self.instance.disks.iter().filter(|disk| whole.contains(&disk.target));
+        let total: u64 = sizes.filter_map(|disk| disk.virtual_bytes).sum();
+        self.ended_job = Some(EndedJob {
+            success,
+            message: message.map(str::to_owned),
+            total_bytes: (completed && total > 0).then_some(total),
+            remaining_bytes: completed.then_some(0),
+        });
         for target in disks {
             self.tell(DomainEvent::BlockJob { target, completed });
         }

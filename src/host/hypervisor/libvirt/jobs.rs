@@ -98,6 +98,7 @@ fn ended(kind: u32, values: &Values) -> Option<EndedJob> {
     is_backup.then(|| EndedJob {
         success: said_success && kind == sys::VIR_DOMAIN_JOB_COMPLETED,
         message,
+        total_bytes: bytes(values, sys::VIR_DOMAIN_JOB_DISK_TOTAL),
         remaining_bytes: bytes(values, sys::VIR_DOMAIN_JOB_DISK_REMAINING),
     })
 }
@@ -126,16 +127,17 @@ mod tests {
         let of = |kind: u32, operation: i64, success: bool| {
             let values = vec![
                 value(sys::VIR_DOMAIN_JOB_OPERATION, Value::Signed(operation)),
+                value(sys::VIR_DOMAIN_JOB_DISK_TOTAL, Value::Unsigned(9)),
                 value(sys::VIR_DOMAIN_JOB_DISK_REMAINING, Value::Unsigned(7)),
                 value(sys::VIR_DOMAIN_JOB_SUCCESS, Value::Truth(success)),
                 value(sys::VIR_DOMAIN_JOB_ERRMSG, Value::Text("No space left on device".into())),
             ];
-            ended(kind, &values).map(|ended| (ended.success, ended.remaining_bytes))
+            ended(kind, &values).map(|ended| (ended.success, ended.total_bytes, ended.remaining_bytes))
         };
         let backup = i64::from(sys::VIR_DOMAIN_JOB_OPERATION_BACKUP);
-        assert_eq!(of(sys::VIR_DOMAIN_JOB_COMPLETED, backup, true), Some((true, Some(7))));
-        assert_eq!(of(sys::VIR_DOMAIN_JOB_FAILED, backup, true), Some((false, Some(7))));
-        assert_eq!(of(sys::VIR_DOMAIN_JOB_COMPLETED, backup, false), Some((false, Some(7))));
+        assert_eq!(of(sys::VIR_DOMAIN_JOB_COMPLETED, backup, true), Some((true, Some(9), Some(7))));
+        assert_eq!(of(sys::VIR_DOMAIN_JOB_FAILED, backup, true), Some((false, Some(9), Some(7))));
+        assert_eq!(of(sys::VIR_DOMAIN_JOB_COMPLETED, backup, false), Some((false, Some(9), Some(7))));
         assert_eq!(of(sys::VIR_DOMAIN_JOB_COMPLETED, backup + 1, true), None);
         assert_eq!(ended(sys::VIR_DOMAIN_JOB_NONE, &Vec::new()), None);
     }

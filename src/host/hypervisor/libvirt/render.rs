@@ -14,12 +14,8 @@ pub(super) fn pull(backup: &PullBackup, targets: &[String]) -> Result<String, Fa
     for disk in &backup.disks {
         let (target, scratch) = (disk.target.as_str(), path(&disk.scratch)?);
         let inside = format!("<driver type='qcow2'/><scratch file='{scratch}'/>");
-        // Each disk has its own: one may have to be read whole where the others are not.
-        let since = disk.since.as_deref().map_or_else(
-            || "backupmode='full'".to_owned(),
-            |since| format!("backupmode='incremental' incremental='{}'", escaped(since)),
-        );
-        disks.push((target, format!("type='file' {since} exportname='{target}'>{inside}</disk>")));
+        let mode = mode(disk.since.as_deref());
+        disks.push((target, format!("type='file' {mode} exportname='{target}'>{inside}</disk>")));
     }
     let server = format!("<server transport='unix' socket='{socket}'/>");
     Ok(format!("<domainbackup mode='pull'>{server}{}</domainbackup>", all_disks(&disks, targets)?))
@@ -32,9 +28,18 @@ pub(super) fn push(backup: &PushBackup, targets: &[String]) -> Result<String, Fa
     for disk in &backup.disks {
         let image = path(&disk.image)?;
         let inside = format!("<driver type='qcow2'/><target file='{image}'>{KEEPS_OWNER}</target>");
-        disks.push((disk.target.as_str(), format!("type='file'>{inside}</disk>")));
+        let mode = mode(disk.since.as_deref());
+        disks.push((disk.target.as_str(), format!("type='file' {mode}>{inside}</disk>")));
     }
     Ok(format!("<domainbackup mode='push'>{}</domainbackup>", all_disks(&disks, targets)?))
+}
+
+/// Each disk has its own: one may have to be taken whole where the others are not.
+fn mode(since: Option<&str>) -> String {
+    since.map_or_else(
+        || "backupmode='full'".to_owned(),
+        |since| format!("backupmode='incremental' incremental='{}'", escaped(since)),
+    )
 }
 
 /// A checkpoint on its disks, and on no other.
@@ -146,6 +151,12 @@ mod tests {
         backup.disks[0].since = Some("longshore-<a>".into());
         let xml = pull(&backup, &["vda".into()]).unwrap();
         assert!(xml.contains("backupmode='incremental' incremental='longshore-&lt;a&gt;' exportname='vda'"), "{xml}");
+        let disk = PushDisk { target: "vda".parse().unwrap(), image: "/x".into(), since: Some("longshore-<a>".into()) };
+        let xml = push(&PushBackup { disks: vec![disk], checkpoint: None }, &["vda".into()]).unwrap();
+        assert!(
+            xml.contains("type='file' backupmode='incremental' incremental='longshore-&lt;a&gt;'><driver"),
+            "{xml}"
+        );
         let new = NewCheckpoint { name: "longshore-b".into(), disks: vec!["vdb".parse().unwrap()] };
         assert_eq!(
             checkpoint(&new, &["vda".into(), "vdb".into()]),
@@ -173,7 +184,7 @@ mod tests {
             prop_assert_eq!(parse::backup_job(&xml).unwrap(), DomainJob::Pull { socket: backup.socket });
 
             let image = PathBuf::from(format!("/share/{name}"));
-            let disk = PushDisk { target: "vda".parse().unwrap(), image: image.clone() };
+            let disk = PushDisk { target: "vda".parse().unwrap(), image: image.clone(), since: None };
             let xml = push(&PushBackup { disks: vec![disk], checkpoint: None }, &["vda".into()]).unwrap();
             prop_assert_eq!(parse::backup_job(&xml).unwrap(), DomainJob::Push { images: vec![image] });
         }

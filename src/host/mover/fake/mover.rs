@@ -1,6 +1,7 @@
 //! One fake mover: what each request does to the world.
 
 mod new_files;
+mod pushed;
 
 use std::time::Duration;
 
@@ -109,23 +110,8 @@ impl FakeMover {
             }
             Request::Record { file, content } => self.write(file, FakeFile::Small(content)),
             Request::Copy { disks } => self.copy(&disks),
-            Request::Expose { place, disks, .. } => {
-                self.check_lease("expose")?;
-                for disk in &disks {
-                    self.write(format!("{}.qcow2", disk.target), FakeFile::Image(IMAGE_BYTES))?;
-                }
-                self.movers.world().exposed.insert(place);
-                self.pushed = Some(disks);
-                Ok(Reply::Done)
-            }
-            Request::Inspect => {
-                let pushed = self.pushed.take().ok_or_else(|| out_of_order("inspect", "expose"))?;
-                let disks = pushed.into_iter().map(|disk| (disk.target, disk.virtual_bytes)).collect();
-                let reply = self.record_blocks(disks)?;
-                // Whole, but without a source to compare with.
-                (self.copied_bytes, self.inspected) = (None, true);
-                Ok(reply)
-            }
+            Request::Expose { place, disks, .. } => self.expose(place, disks),
+            Request::Inspect { changes_of, written_bytes } => self.inspect(&changes_of, written_bytes),
             Request::Compare => {
                 let bytes = self.restored_bytes.or(self.copied_bytes);
                 let bytes = bytes.ok_or_else(|| out_of_order("compare", "copy"))?;
@@ -278,7 +264,9 @@ impl FakeMover {
                 match self.share(|share| share.holds(instance, base, &wanted.target)) {
                     Ok(()) => {
                         let found_by = match &wanted.source {
-                            ByteSource::Export { dirty: Some(_), .. } => ChangesFoundBy::Bitmap,
+                            ByteSource::Export { dirty: Some(_), .. } | ByteSource::Volume { bitmap: Some(_), .. } => {
+                                ChangesFoundBy::Bitmap
+                            }
                             _ => ChangesFoundBy::Hashes,
                         };
                         copied.based_on = Some(BasedOn { backup_id, content_root, found_by });

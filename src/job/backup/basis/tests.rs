@@ -7,7 +7,7 @@ use crate::job::backup::plan::{PushPlan, SourcePlan};
 use crate::model::id::{BackupId, InstanceId, JobId, RepositoryId};
 use crate::model::instance::{DiskSource, ImageFormat, PowerState};
 use crate::model::job::Quiesce;
-use crate::model::manifest::{BasedOn, ChangesFoundBy, Consistency, MadeBy, QuiesceRecord};
+use crate::model::manifest::{BasedOn, ChangesFoundBy, Consistency, MadeBy, QuiesceRecord, TransferUsed};
 
 const BYTES: u64 = 8 << 30;
 
@@ -153,7 +153,7 @@ fn what_cannot_be_stood_on_is_told() {
     let push = PushPlan { place: "/run/x".into(), images: Vec::new(), qemu_owner: None };
     assert!(reason(&choose(&plan(BackupMode::Auto), repository(), &[], 3), "vda").contains("none of the 3"));
     let pushed = BackupPlan { source: SourcePlan::Push(push), ..plan(BackupMode::Auto) };
-    assert!(reason(&chosen(&pushed, &chain(&["vda"], 0)), "vda").contains("push"));
+    assert!(reason(&chosen(&pushed, &chain(&["vda"], 0)), "vda").contains("nothing tells it"));
 }
 
 /// The checkpoints since which changes may be asked for, of a latest backup that was changed so.
@@ -180,6 +180,55 @@ fn a_bitmap_is_believed_only_of_the_very_volume_that_was_compared_and_by_the_nam
     ] {
         assert_eq!(believed(|latest| latest.disks[0].checkpoint = Some(name)), 0);
     }
+}
+
+/// A plan that pushes the disk, and what it would have QEMU told of a latest backup that was changed so.
+fn told(plan: impl FnOnce(&mut BackupPlan), change: impl FnOnce(&mut Manifest)) -> bool {
+    let mut backups = chain(&["vda"], 1);
+    let latest = backups.last_mut().unwrap();
+    latest.disks[0].checkpoint = Some(tracking::name(repository(), latest.backup_id, 1));
+    change(latest);
+    let push = PushPlan { place: "/run/x".into(), images: Vec::new(), qemu_owner: None };
+    let checkpoint = Some("new".to_owned());
+    let mut pushed = self::plan(BackupMode::Auto, &["vda"]);
+    (pushed.source, pushed.checkpoint) = (SourcePlan::Push(push), checkpoint);
+    plan(&mut pushed);
+    let basis = chosen(&pushed, &backups);
+    assert_eq!(basis.base(&"vda".parse().unwrap()).is_some(), !basis.since.is_empty(), "it has no hashes to go by");
+    !basis.since.is_empty()
+}
+
+#[test]
+fn qemu_is_told_since_when_only_where_all_that_it_leaves_out_is_what_it_was() {
+    assert!(told(|_| {}, |_| {}));
+    assert!(told(|_| {}, |latest| latest.verification = Proof::Structure), "it is proven as far as this one will be");
+    assert!(!told(|_| {}, |latest| latest.verification = Proof::Unverified));
+    assert!(!told(|plan| plan.disks[0].virtual_bytes = Some(BYTES + 512), |_| {}), "it grew");
+    assert!(!told(|plan| plan.checkpoint = None, |_| {}), "this hypervisor has no checkpoints");
+    assert!(!told(|_| {}, |latest| latest.disks[0].checkpoint = None));
+}
+
+#[test]
+fn a_backup_without_a_checkpoint_leaves_its_place_to_that_of_the_one_that_it_stands_on() {
+    let since = |at: usize, change: &dyn Fn(&mut [Manifest])| {
+        let mut backups = chain(&["vda"], 3);
+        backups[at].disks[0].checkpoint = Some(tracking::name(repository(), backups[at].backup_id, 1));
+        change(&mut backups);
+        let basis = chosen(&plan(BackupMode::Auto, &["vda"]), &backups);
+        let found = basis.since.values().next().map(|since| since.held.backup);
+        let named = basis.checkpoints.values().flatten().count();
+        (found == Some(backups[at].backup_id), basis.since.len(), named)
+    };
+    for at in 0..4 {
+        assert_eq!(since(at, &|_| {}), (true, 1, 1), "{at}");
+    }
+    assert_eq!(since(1, &|backups| backups[2].verification = Proof::Structure).1, 0);
+    let elsewhere = DiskSource::File { path: "/y".into(), format: ImageFormat::Qcow2 };
+    assert_eq!(since(1, &|backups| backups[2].disks[0].source = elsewhere.clone()).1, 0, "it was another volume");
+    let later = |backups: &mut [Manifest]| {
+        backups[3].disks[0].checkpoint = Some("another-programs".to_owned());
+    };
+    assert_eq!(since(1, &later).1, 0, "none is passed over");
 }
 
 #[test]

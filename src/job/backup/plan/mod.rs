@@ -187,9 +187,14 @@ impl BackupPlan {
     }
 
     /// The disks of the push backup with their images.
-    pub fn push_disks(&self, push: &PushPlan) -> Vec<PushDisk> {
+    pub fn push_disks(&self, push: &PushPlan, tracking: &Tracking) -> Vec<PushDisk> {
         let pairs = self.disks.iter().zip(&push.images);
-        pairs.map(|(disk, image)| PushDisk { target: disk.target.clone(), image: image.clone() }).collect()
+        let disk = |(disk, image): (&PlannedDisk, &PathBuf)| PushDisk {
+            target: disk.target.clone(),
+            image: image.clone(),
+            since: tracking.since.get(&disk.target).cloned(),
+        };
+        pairs.map(disk).collect()
     }
 
     /// The disks of the pull backup with their scratch files.

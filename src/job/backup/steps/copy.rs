@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use super::super::basis::Basis;
 use super::super::context::Context;
-use super::super::plan::{PlannedDisk, SourcePlan};
-use super::super::tracking::Tracking;
+use super::super::plan::{BackupPlan, PlannedDisk, SourcePlan};
+use super::super::tracking::{self, Tracking};
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::dirty_context;
@@ -41,10 +42,7 @@ impl Make<Context> for Copy {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let plan = context.plan.clone();
         let disks: Vec<CopyDisk> = {
-            let copied = |disk: &PlannedDisk| CopyDisk {
-                base: context.basis.base(&disk.target).cloned(),
-                ..copy_disk(disk, &plan.source, &context.tracking)
-            };
+            let copied = |disk: &PlannedDisk| copy_disk(disk, &plan, &context.basis, &context.tracking);
             plan.disks.iter().map(copied).collect()
         };
         let reply = ask_moving(context, self, Request::Copy { disks }).await?;
@@ -56,18 +54,28 @@ impl Make<Context> for Copy {
     }
 }
 
-fn copy_disk(disk: &PlannedDisk, source: &SourcePlan, tracking: &Tracking) -> CopyDisk {
-    let (source, format) = match source {
+fn copy_disk(disk: &PlannedDisk, plan: &BackupPlan, basis: &Basis, tracking: &Tracking) -> CopyDisk {
+    let since = basis.since.get(&disk.target).filter(|_| tracking::trusts_bitmaps(plan));
+    let (source, format) = match &plan.source {
         SourcePlan::Pull(pull) => {
             let dirty = tracking.since.contains_key(&disk.target).then(|| dirty_context(&disk.target));
             (ByteSource::Export { socket: pull.socket.clone(), name: disk.target.to_string(), dirty }, None)
         }
         // QEMU copies by itself in a push, so that nobody asks.
         SourcePlan::Stopped | SourcePlan::Push(_) => {
-            (ByteSource::Volume { source: disk.source.clone() }, stored_format(&disk.source))
+            // libvirt gives its bitmaps the names of their checkpoints.
+            let bitmap = since.map(|since| since.checkpoint.clone());
+            (ByteSource::Volume { source: disk.source.clone(), bitmap }, stored_format(&disk.source))
         }
     };
-    CopyDisk { target: disk.target.clone(), source, virtual_bytes: disk.virtual_bytes, format, base: None }
+    CopyDisk {
+        target: disk.target.clone(),
+        source,
+        virtual_bytes: disk.virtual_bytes,
+        format,
+        base: basis.base(&disk.target).cloned(),
+        since: since.map(|since| since.held.clone()),
+    }
 }
 
 fn stored_format(source: &DiskSource) -> Option<crate::model::instance::ImageFormat> {

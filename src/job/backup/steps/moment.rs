@@ -255,6 +255,10 @@ async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     context.late_begin = LateCall::after(late::begin_of(&job), &answer);
     let Begun { tracking, refused } = answer?;
     context.tracking = tracking;
+    if let Some(failure) = refused.as_ref().filter(|_| context.plan.push().is_some()) {
+        let reason = format!("QEMU writes all of it in a push: {failure:#}");
+        context.basis.only_since(&context.tracking.since, &reason);
+    }
     let refused = refused.map(|failure| format!("not all of what was asked for can be tracked: {failure:#}"));
     context.common.warnings.extend(refused);
     context.taken_at = Some(Timestamp::now());
@@ -293,7 +297,7 @@ async fn begin_with(hypervisor: &dyn Hypervisor, plan: &BackupPlan, tracking: &T
             hypervisor.begin_pull(instance, &PullBackup { socket, disks, checkpoint }).await
         }
         SourcePlan::Push(push) => {
-            let backup = PushBackup { disks: plan.push_disks(push), checkpoint };
+            let backup = PushBackup { disks: plan.push_disks(push, tracking), checkpoint };
             hypervisor.begin_push(instance, &backup).await.map_err(as_push_refusal)
         }
         SourcePlan::Stopped => Err(Failure::new(Code::Internal, "a stopped instance has nothing to begin")),

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::basis::Base;
 use super::super::context::Context;
 use super::super::directory::{self, Access};
 use super::super::late::{self, is_listed};
@@ -114,11 +115,18 @@ async fn expose(context: &mut Context, push: &PushPlan) -> Result<(), Failure> {
     for disk in &context.plan.disks {
         let missing = || Failure::new(Code::Internal, format!("disk `{}` was planned without a size", disk.target));
         let virtual_bytes = disk.virtual_bytes.ok_or_else(missing)?;
-        disks.push(PushTarget { target: disk.target.clone(), virtual_bytes });
+        let base = context.basis.base(&disk.target).filter(|_| context.tracking.since.contains_key(&disk.target));
+        disks.push(PushTarget { target: disk.target.clone(), virtual_bytes, base: base.cloned() });
     }
     let request = Request::Expose { place: push.place.clone(), disks, writer };
     match context.common.session.ask(request, Duration::from_secs(ACQUIRE_SECONDS_MAX)).await? {
-        Reply::Done => Ok(()),
+        Reply::Exposed { unusable } => {
+            for (target, reason) in unusable {
+                context.tracking.since.remove(&target);
+                context.basis.disks.insert(target, Base::Full(reason));
+            }
+            Ok(())
+        }
         other => Err(unexpected("expose", &other)),
     }
 }
@@ -149,7 +157,14 @@ impl Make<Context> for Push {
         let hypervisor = context.common.doors.hypervisor.clone();
         let hints = hypervisor.watch(context.plan.instance_id).await?;
         match Writing::of(context, hints).until_done().await {
-            Ok(()) => Ok(Value::Null),
+            Ok(None) if !context.tracking.since.is_empty() => Err(Failure::new(
+                Code::HypervisorFailed,
+                "libvirt lost its count of what was to be written, so that nobody could tell whether all of it was",
+            )),
+            Ok(written_bytes) => {
+                context.written_bytes = written_bytes;
+                Ok(json!({ "written_bytes": written_bytes }))
+            }
             Err(failure) => Err(real_cause(Source::of(context), failure).await),
         }
     }
@@ -168,6 +183,8 @@ struct Writing {
     stall_limit: Duration,
     progress: watch::Sender<JobProgress>,
     hints: Option<mpsc::Receiver<DomainEvent>>,
+    /// libvirt was lost and found again meanwhile.
+    reconnected: bool,
 }
 
 impl Writing {
@@ -179,10 +196,12 @@ impl Writing {
             stall_limit: context.common.settings.stall_limit,
             progress: context.common.progress.clone(),
             hints: Some(hints),
+            reconnected: false,
         }
     }
 
-    async fn until_done(&mut self) -> Result<(), Failure> {
+    /// Answers how many bytes were to be written, in clusters; none where libvirt may have forgotten it.
+    async fn until_done(&mut self) -> Result<Option<u64>, Failure> {
         let (mut done, mut moved_at, mut pause) = (0, Instant::now(), LOOK_FIRST_PAUSE);
         let mut paused_at: Option<Instant> = None;
         loop {
@@ -248,17 +267,17 @@ impl Writing {
 
     async fn wait(&mut self, pause: Duration) {
         match &mut self.hints {
-            Some(hints) => {
-                if let Ok(None) = timeout(pause, hints.recv()).await {
-                    self.hints = None;
-                }
-            }
+            Some(hints) => match timeout(pause, hints.recv()).await {
+                Ok(None) => self.hints = None,
+                Ok(Some(DomainEvent::Reconnected)) => self.reconnected = true,
+                Ok(Some(_)) | Err(_) => {}
+            },
             None => sleep(pause).await,
         }
     }
 
     /// The job is gone from the domain. That every disk's is too has to be seen: till then QEMU has the images open.
-    async fn verdict(&self) -> Result<(), Failure> {
+    async fn verdict(&self) -> Result<Option<u64>, Failure> {
         let (hypervisor, instance) = (&self.hypervisor, self.instance);
         // Before anything is waited for: libvirt remembers one job, and another may begin and end meanwhile.
         let ended = hypervisor.ended_job(instance).await?;
@@ -277,7 +296,9 @@ impl Writing {
             sleep(pause).await;
             pause = (pause * 2).min(LOOK_PAUSE_MAX);
         }
-        judge(ended)
+        // Where nothing was to be written libvirt has no figures, as after a restart of its daemon.
+        let nothing = (!self.reconnected).then_some(0);
+        judge(ended).map(|total_bytes| total_bytes.or(nothing))
     }
 }
 
@@ -285,13 +306,13 @@ fn paused() -> Failure {
     Failure::new(Code::RepositoryIo, "the guest was paused by an I/O error while QEMU wrote to the share")
 }
 
-/// What libvirt remembers of a push that is gone. Pure.
-fn judge(ended: Option<EndedJob>) -> Result<(), Failure> {
-    let Some(EndedJob { success, message, remaining_bytes }) = ended else {
+/// What libvirt remembers of a push that is gone: the bytes that were to be written, if it does. Pure.
+fn judge(ended: Option<EndedJob>) -> Result<Option<u64>, Failure> {
+    let Some(EndedJob { success, message, total_bytes, remaining_bytes }) = ended else {
         return Err(Failure::new(Code::HypervisorFailed, "libvirt does not remember how the push ended"));
     };
     if success && message.is_none() && remaining_bytes.unwrap_or(0) == 0 {
-        return Ok(());
+        return Ok(total_bytes);
     }
     let message = message.unwrap_or_default();
     let full = ["No space left", "quota exceeded"].iter().any(|words| message.contains(words));
@@ -327,7 +348,9 @@ impl Named for Inspect {
 #[async_trait]
 impl Make<Context> for Inspect {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let reply = ask_moving(context, self, Request::Inspect).await?;
+        let changes_of = context.tracking.since.keys().cloned().collect();
+        let written_bytes = context.written_bytes;
+        let reply = ask_moving(context, self, Request::Inspect { changes_of, written_bytes }).await?;
         note_copied(context, self.name(), reply)
     }
 
@@ -343,12 +366,13 @@ mod tests {
 
     #[test]
     fn only_a_push_that_libvirt_calls_whole_is_worth_a_look() {
-        let ended = |success, message: Option<&str>, remaining_bytes| {
-            judge(Some(EndedJob { success, message: message.map(str::to_owned), remaining_bytes }))
+        let ended = |success, message: Option<&str>, remaining_bytes: Option<u64>| {
+            let (message, total_bytes) = (message.map(str::to_owned), remaining_bytes.map(|left| left + 9));
+            judge(Some(EndedJob { success, message, total_bytes, remaining_bytes }))
         };
-        assert_eq!(ended(true, None, Some(0)), Ok(()));
-        assert_eq!(ended(true, None, None), Ok(()), "libvirt's daemon was restarted");
-        let code = |result: Result<(), Failure>| result.unwrap_err().code;
+        assert_eq!(ended(true, None, Some(0)), Ok(Some(9)));
+        assert_eq!(ended(true, None, None), Ok(None), "libvirt's daemon was restarted");
+        let code = |result: Result<Option<u64>, Failure>| result.unwrap_err().code;
         assert_eq!(code(ended(true, None, Some(1))), Code::RepositoryIo);
         assert_eq!(code(ended(true, Some("odd"), Some(0))), Code::RepositoryIo);
         assert_eq!(code(ended(false, None, None)), Code::RepositoryIo);

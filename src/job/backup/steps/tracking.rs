@@ -32,13 +32,36 @@ impl Named for Track {
 impl Make<Context> for Track {
     /// The value is what may have to be undone: the name of the checkpoint.
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
+        self.choose(context).await;
+        if context.plan.push().is_some() {
+            let reason = match tracking::trusts_bitmaps(&context.plan) {
+                true => "the instance does not know the checkpoint of the latest backup any more",
+                false => "an earlier attempt has failed, after which no bitmap is trusted",
+            };
+            context.basis.only_since(&context.tracking.since, &format!("QEMU writes all of it in a push: {reason}"));
+        }
+        Ok(json!({ "checkpoint": context.tracking.checkpoint.as_ref().map(|checkpoint| &checkpoint.name) }))
+    }
+
+    async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        let Some(name) = &context.plan.checkpoint else { return Ok(()) };
+        match context.common.doors.hypervisor.delete_checkpoint(context.plan.instance_id, name).await {
+            // Where QEMU does not run nobody can take the bitmap away: it goes with the next backup of the running instance.
+            Err(later) if matches!(later.code, Code::InstanceNotHere | Code::InstanceStateUnsupported) => Ok(()),
+            deleted => deleted,
+        }
+    }
+}
+
+impl Track {
+    async fn choose(&self, context: &mut Context) {
         let (hypervisor, plan) = (context.common.doors.hypervisor.clone(), context.plan.clone());
         let ours = tracking::prefix(context.common.job.repository.id);
         match hypervisor.checkpoints(plan.instance_id).await {
             Ok(all) => context.old_checkpoints = all.into_iter().filter(|name| name.starts_with(&ours)).collect(),
             Err(failure) => {
                 context.common.warnings.push(format!("changes are not tracked: {failure:#}"));
-                return Ok(Value::Null);
+                return;
             }
         }
         let mut known_again = Vec::new();
@@ -52,16 +75,6 @@ impl Make<Context> for Track {
         }
         context.old_checkpoints.extend(known_again);
         context.tracking = tracking::choose(&plan, &context.basis, &context.old_checkpoints);
-        Ok(json!({ "checkpoint": context.tracking.checkpoint.as_ref().map(|checkpoint| &checkpoint.name) }))
-    }
-
-    async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
-        let Some(name) = &context.plan.checkpoint else { return Ok(()) };
-        match context.common.doors.hypervisor.delete_checkpoint(context.plan.instance_id, name).await {
-            // Where QEMU does not run nobody can take the bitmap away: it goes with the next backup of the running instance.
-            Err(later) if matches!(later.code, Code::InstanceNotHere | Code::InstanceStateUnsupported) => Ok(()),
-            deleted => deleted,
-        }
     }
 }
 
