@@ -14,6 +14,8 @@ mod delete;
 mod exchange;
 #[path = "live_mover/push.rs"]
 mod push;
+#[path = "live_mover/push_changes.rs"]
+mod push_changes;
 #[path = "live_mover/restore.rs"]
 mod restore;
 #[path = "live_mover/validate.rs"]

@@ -58,6 +58,8 @@ mod killed;
 mod moment;
 #[path = "live_worker/push.rs"]
 mod push;
+#[path = "live_worker/push_changes.rs"]
+mod push_changes;
 #[path = "live_worker/restore.rs"]
 mod restore;
 #[path = "live_worker/running.rs"]
@@ -68,5 +70,7 @@ mod secrets;
 mod stopped;
 #[path = "live_worker/stopping.rs"]
 mod stopping;
+#[path = "live_worker/tracked.rs"]
+mod tracked;
 #[path = "live_worker/validate.rs"]
 mod validate;

@@ -16,6 +16,15 @@ pub fn qemu_img(arguments: &[&str]) -> String {
     said
 }
 
+/// Does what those commands of qemu-io say.
+#[allow(dead_code)] // Each live target uses its own part.
+pub fn qemu_io(image: &Path, format: &str, commands: &[&str]) {
+    let each = commands.iter().flat_map(|command| ["-c", command]);
+    let output = Command::new("qemu-io").args(["-f", format]).args(each).arg(image).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !said.contains("failed"), "{commands:?} of {}: {said}", image.display());
+}
+
 /// Says with qemu-io that the first `length` of an image is `pattern` all through.
 #[allow(dead_code)] // Each live target uses its own part.
 pub fn holds(image: &Path, format: &str, pattern: u8, length: &str) {

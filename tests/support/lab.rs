@@ -111,9 +111,14 @@ impl LabInstance {
 
     /// Writes `pattern` over the first `length` of a bare instance's disk, the number of which is its place.
     pub fn overwrite(&self, disk: u32, pattern: u8, length: &str) {
+        self.qemu_io(disk, &format!("write -P {pattern} 0 {length}"));
+    }
+
+    /// Lets a bare instance do what that command of qemu-io says to a disk, the number of which is its place.
+    pub fn qemu_io(&self, disk: u32, command: &str) {
         let device = format!("/machine/peripheral/virtio-disk{disk}/virtio-backend");
-        let write = format!("qemu-io -d {device} \"write -P {pattern} 0 {length}\"");
-        virsh(&["qemu-monitor-command", &self.name, "--hmp", &write]);
+        let said = virsh(&["qemu-monitor-command", &self.name, "--hmp", &format!("qemu-io -d {device} \"{command}\"")]);
+        assert!(!said.to_lowercase().contains("error") && !said.contains("failed"), "{command}: {said}");
     }
 
     /// Whether the domain has a backup job, asked past the code under test.
