@@ -112,6 +112,10 @@ pub struct Disk {
     pub encrypted: bool,
     /// The definition itself says what backs it, whatever the file at its path says of that.
     pub pinned_chain: bool,
+    /// Its image keeps the guest's data in another file, which others may write to without a bitmap of the image seeing it. Known where
+    /// the hypervisor tells (libvirt from 10.10 on).
+    #[serde(default)]
+    pub data_elsewhere: bool,
     /// The definition lets the instance start where the volume is not there (`startupPolicy`).
     pub may_be_missing: bool,
     /// Where its content is; none for an empty drive.

@@ -2,6 +2,7 @@
 
 use longshore::failure::{Code, Failure};
 use longshore::host::hypervisor::Hypervisor;
+use longshore::host::hypervisor::fake::PushFate;
 use longshore::job::backup::release_tracking;
 use longshore::model::id::{InstanceRef, RepositoryId};
 use longshore::model::instance::PowerState;
@@ -151,6 +152,42 @@ async fn room_is_wanted_for_what_is_stored_whole() {
     let failure = failed(&world.run().await);
     assert_eq!((failure.code, failure.step.as_deref()), (Code::RepositoryFull, Some("basis")));
     world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_of_changes_that_becomes_a_push_of_everything_is_not_begun_where_that_does_not_fit() {
+    let push = || BackupSpec { transfer: Transfer::Push, ..BackupSpec::default() };
+    let world = World::of(running(), push());
+    backed_up(&world).await;
+    world.movers.repository(SHARE, |repository| repository.free_bytes = 100 << 20).unwrap();
+    let world = world.next(push());
+    let fits = backed_up(&world).await;
+    let [warning] = &fits.warnings[..] else { panic!("{:?}", fits.warnings) };
+    assert!(fits.parent().is_some() && warning.contains("guest is paused"), "{warning}");
+
+    let world = world.next(push());
+    world.hypervisor.fail("begin_push", 1, refused());
+    let failure = failed(&world.run().await);
+    assert_eq!((failure.code, failure.step.as_deref()), (Code::RepositoryFull, Some("moment")), "{failure:#}");
+    world.assert_clean().await;
+    let world = world.next(push()).attempt(2);
+    let failure = failed(&world.run().await);
+    assert_eq!((failure.code, failure.step.as_deref()), (Code::RepositoryFull, Some("tracking")), "{failure:#}");
+    world.assert_clean().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_over_a_restart_of_libvirts_daemon_is_made_again_where_nobody_can_tell_what_was_to_be_written() {
+    let push = || BackupSpec { transfer: Transfer::Push, ..BackupSpec::default() };
+    let world = World::of(running(), push());
+    world.hypervisor.next_push(world.instance, PushFate::CompletesUnseen);
+    let full = backed_up(&world).await;
+    let world = world.next(push());
+    world.hypervisor.next_push(world.instance, PushFate::CompletesUnseen);
+    let failure = failed(&world.run().await);
+    assert_eq!((failure.code, failure.step.as_deref()), (Code::HypervisorFailed, Some("push")), "{failure:#}");
+    world.assert_clean().await;
+    assert_eq!(world.movers.published(SHARE), [full]);
 }
 
 /// How it was found what had changed, disk by disk.

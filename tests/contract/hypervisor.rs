@@ -216,7 +216,7 @@ pub async fn a_push_backup_ends_by_itself_and_its_end_is_remembered(
     id: InstanceId,
     image: &Path,
 ) {
-    door.forget_ended_job(id).await.unwrap();
+    let connection = door.forget_ended_job(id).await.unwrap();
     assert_eq!(door.ended_job(id).await.unwrap(), None);
     let mut events = door.watch(id).await.unwrap();
     let found = door.find(&InstanceRef::Id(id)).await.unwrap();
@@ -230,7 +230,7 @@ pub async fn a_push_backup_ends_by_itself_and_its_end_is_remembered(
     assert_eq!(tokio::time::timeout(SOON, events.recv()).await.expect("it ends"), Some(ended));
     eventually("the job is gone", || async { door.domain_job(id).await.unwrap().is_none() }).await;
     eventually("no disk has a job", || async { door.block_jobs(id).await.unwrap().is_empty() }).await;
-    let success = EndedJob { success: true, message: None, total_bytes: size, remaining_bytes: Some(0) };
+    let success = EndedJob { success: true, message: None, total_bytes: size, remaining_bytes: Some(0), connection };
     for _twice in 0..2 {
         assert_eq!(door.ended_job(id).await.unwrap().as_ref(), Some(&success));
     }

@@ -182,6 +182,8 @@ pub struct EndedJob {
     pub total_bytes: Option<u64>,
     /// Bytes that were left to do; none where libvirt doesn't tell, as after a restart of its daemon.
     pub remaining_bytes: Option<u64>,
+    /// The number of the connection that answered. It is another after a restart of libvirt's daemon.
+    pub connection: u64,
 }
 
 /// What one disk has done for its guest so far. Only requests that are done are counted.
@@ -267,8 +269,9 @@ pub trait Hypervisor: Send + Sync {
     async fn domain_job_stats(&self, instance: InstanceId) -> Result<Option<DomainJobStats>, Failure>;
     /// How the domain's latest backup job ended; none when libvirt remembers none. It remembers one, until the next.
     async fn ended_job(&self, instance: InstanceId) -> Result<Option<EndedJob>, Failure>;
-    /// Lets libvirt forget how the latest job ended, so that what it remembers later is a later one's.
-    async fn forget_ended_job(&self, instance: InstanceId) -> Result<(), Failure>;
+    /// Lets libvirt forget how the latest job ended, so that what it remembers later is a later one's. Answers the number of the
+    /// connection, as [`EndedJob::connection`].
+    async fn forget_ended_job(&self, instance: InstanceId) -> Result<u64, Failure>;
     /// Asks for the end of the domain's job if it is `ours`, which for a pull backup is also its normal end. No job is no
     /// error; another job is `instance_busy` and left alone. It may return before the job is gone: that is so when
     /// [`Hypervisor::domain_job`] and [`Hypervisor::block_jobs`] say so.

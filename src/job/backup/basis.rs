@@ -143,6 +143,9 @@ fn since<'b>(
     (latest, found): (&'b Manifest, &'b ManifestDisk),
     repository: RepositoryId,
 ) -> Option<(&'b Manifest, Since)> {
+    if disk.data_elsewhere {
+        return None;
+    }
     let (mut backup, mut known) = (latest, found);
     for _ in 0..CHAIN_IMAGES_MAX {
         let proven = match backup.verification {

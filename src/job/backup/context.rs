@@ -83,6 +83,8 @@ pub(super) struct Context {
     pub tracking: Tracking,
     /// Checkpoints of the instance that earlier backups in this repository have made.
     pub old_checkpoints: Vec<String>,
+    /// The number of the connection to libvirt before a push was begun.
+    pub connection: Option<u64>,
     /// Bytes that QEMU had to write in a push; none where libvirt can't tell.
     pub written_bytes: Option<u64>,
     /// The copied disks.
@@ -128,6 +130,7 @@ impl Context {
             basis: Basis::default(),
             tracking: Tracking::default(),
             old_checkpoints: Vec::new(),
+            connection: None,
             written_bytes: None,
             copied: Vec::new(),
             manifest: None,

@@ -82,10 +82,11 @@ pub fn choose(plan: &BackupPlan, basis: &Basis, known: &[String]) -> Tracking {
     Tracking { since: since.collect(), checkpoint }
 }
 
-/// Only qcow2 can keep a bitmap.
+/// Only qcow2 can keep a bitmap, and what its data file is given past it no bitmap sees.
 fn keeps(disk: &PlannedDisk) -> bool {
-    matches!(
+    let is_qcow2 = matches!(
         disk.source,
         DiskSource::File { format: ImageFormat::Qcow2, .. } | DiskSource::Block { format: ImageFormat::Qcow2, .. }
-    )
+    );
+    is_qcow2 && !disk.data_elsewhere
 }

@@ -120,6 +120,7 @@ impl FakeInstance {
             transient: false,
             encrypted: false,
             pinned_chain: false,
+            data_elsewhere: false,
             may_be_missing: false,
             source: Some(source),
             virtual_bytes: Some(bytes),

@@ -286,10 +286,10 @@ impl Hypervisor for FakeHypervisor {
         self.on("ended_job", instance, |domain| Ok(domain.ended_job.clone())).await
     }
 
-    async fn forget_ended_job(&self, instance: InstanceId) -> Result<(), Failure> {
+    async fn forget_ended_job(&self, instance: InstanceId) -> Result<u64, Failure> {
         self.on("forget_ended_job", instance, |domain| {
             domain.ended_job = None;
-            Ok(())
+            Ok(domain.connection)
         })
         .await
     }

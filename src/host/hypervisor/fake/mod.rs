@@ -56,6 +56,8 @@ pub enum PushFate {
     /// It writes everything.
     #[default]
     Completes,
+    /// Likewise, while libvirt's daemon is restarted, which then knows no figures.
+    CompletesUnseen,
     /// It fails with libvirt's message, as every write to the share does.
     Fails(&'static str),
     /// Its share has no room: it fails, and the guest, which wrote as well, is paused.

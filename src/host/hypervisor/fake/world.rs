@@ -35,6 +35,8 @@ pub(super) struct FakeDomain {
     pub(super) next_freeze_takes: Option<Duration>,
     pub(super) job: Option<Job>,
     pub(super) ended_job: Option<EndedJob>,
+    /// The number of the connection to libvirt.
+    pub(super) connection: u64,
     pub(super) next_push: PushFate,
     pub(super) checkpoints: Vec<String>,
     /// Those whose bitmaps are there and whose names are not.
@@ -70,6 +72,7 @@ impl FakeDomain {
             next_freeze_takes: None,
             job: None,
             ended_job: None,
+            connection: 1,
             next_push: PushFate::default(),
             checkpoints: checkpoints.clone(),
             nameless: Vec::new(),
@@ -264,6 +267,7 @@ impl FakeDomain {
             transient: false,
             encrypted: false,
             pinned_chain: false,
+            data_elsewhere: false,
             may_be_missing: false,
             source: Some(DiskSource::File { path: new.path.clone(), format: new.format }),
             virtual_bytes: None,
@@ -287,11 +291,13 @@ impl FakeDomain {
     /// The job is gone, in its own time or all of a sudden.
     pub(super) fn end_job(&mut self, in_time: bool) {
         let Some(Job { kind, disks, whole, fate, .. }) = self.job.take() else { return };
-        let completed = in_time && fate == PushFate::Completes;
+        let completed = in_time && matches!(fate, PushFate::Completes | PushFate::CompletesUnseen);
+        let seen = completed && fate == PushFate::Completes;
+        self.connection += u64::from(completed && !seen);
         let message = match fate {
             PushFate::Fails(message) => Some(message),
             PushFate::PausesGuest => Some(NO_SPACE),
-            PushFate::Completes | PushFate::Stands => None,
+            PushFate::Completes | PushFate::CompletesUnseen | PushFate::Stands => None,
         };
         if in_time && fate == PushFate::PausesGuest {
             self.set_state(PowerState::PausedByIoError);
@@ -304,8 +310,9 @@ impl FakeDomain {
         self.ended_job = Some(EndedJob {
             success,
             message: message.map(str::to_owned),
-            total_bytes: (completed && total > 0).then_some(total),
-            remaining_bytes: completed.then_some(0),
+            total_bytes: (seen && total > 0).then_some(total),
+            remaining_bytes: seen.then_some(0),
+            connection: self.connection,
         });
         for target in disks {
             self.tell(DomainEvent::BlockJob { target, completed });

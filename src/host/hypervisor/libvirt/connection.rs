@@ -36,7 +36,8 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct State {
     open: Option<Open>,
-    was_open: bool,
+    /// How often it was opened.
+    opened: u64,
 }
 
 struct Open {
@@ -65,12 +66,18 @@ impl Connection {
         })?;
         let connect = open.connect.clone();
         state.open = Some(open);
-        let again = std::mem::replace(&mut state.was_open, true);
+        state.opened += 1;
+        let again = state.opened > 1;
         drop(state);
         if let (true, Some(hub)) = (again, &self.hub) {
             hub.reconnected();
         }
         Ok(connect)
+    }
+
+    /// How many connections it has been, the one that is open now among them.
+    pub(super) fn number(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).opened
     }
 
     fn open(&self) -> Result<Open, Error> {

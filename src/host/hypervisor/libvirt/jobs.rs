@@ -100,6 +100,7 @@ fn ended(kind: u32, values: &Values) -> Option<EndedJob> {
         message,
         total_bytes: bytes(values, sys::VIR_DOMAIN_JOB_DISK_TOTAL),
         remaining_bytes: bytes(values, sys::VIR_DOMAIN_JOB_DISK_REMAINING),
+        connection: 0,
     })
 }
 

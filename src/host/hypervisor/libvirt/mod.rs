@@ -254,11 +254,15 @@ impl Hypervisor for Libvirt {
     }
 
     async fn ended_job(&self, instance: InstanceId) -> Result<Option<EndedJob>, Failure> {
-        self.release.on("ended_job", instance, QUERY_DEADLINE, jobs::ended_job).await
+        let ended = self.release.on("ended_job", instance, QUERY_DEADLINE, jobs::ended_job).await?;
+        // After the call: a daemon that was restarted before it was connected to anew for it.
+        let connection = self.release.connection.number();
+        Ok(ended.map(|ended| EndedJob { connection, ..ended }))
     }
 
-    async fn forget_ended_job(&self, instance: InstanceId) -> Result<(), Failure> {
-        self.release.on("forget_ended_job", instance, QUERY_DEADLINE, jobs::forget_ended_job).await
+    async fn forget_ended_job(&self, instance: InstanceId) -> Result<u64, Failure> {
+        self.release.on("forget_ended_job", instance, QUERY_DEADLINE, jobs::forget_ended_job).await?;
+        Ok(self.release.connection.number())
     }
 
     async fn abort_job(&self, instance: InstanceId, ours: &DomainJob) -> Result<(), Failure> {

@@ -199,6 +199,9 @@ fn disk(node: Node<'_, '_>) -> Result<Disk, Failure> {
         shareable: child(node, "shareable").is_some(),
         transient: child(node, "transient").is_some(),
         pinned_chain: false,
+        data_elsewhere: child(node, "source")
+            .and_then(|source| child(source, "dataStore"))
+            .is_some_and(|store| attribute(store, "type").is_some()),
         may_be_missing: child(node, "source")
             .and_then(|source| attribute(source, "startupPolicy"))
             .is_some_and(|policy| policy != "mandatory"),

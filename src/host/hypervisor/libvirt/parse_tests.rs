@@ -71,6 +71,10 @@ fn a_chain_is_pinned_where_the_definition_names_it_and_not_where_libvirt_found_i
         let disks = instance(&found, defined.clone(), PowerState::Running, false).unwrap().disks;
         assert_eq!(disks.first().unwrap().pinned_chain, pinned, "{defined}");
     }
+    for (found, elsewhere) in [(with("", ""), false), (with(&data, ""), true), (with("<dataStore/>", ""), false)] {
+        let disks = instance(&found, with("", ""), PowerState::Running, false).unwrap().disks;
+        assert_eq!(disks.first().unwrap().data_elsewhere, elsewhere, "{found}");
+    }
 }
 
 #[test]

@@ -91,6 +91,7 @@ fn plan(mode: BackupMode, targets: &[&str]) -> BackupPlan {
         target: target.parse().unwrap(),
         serial: None,
         source: DiskSource::File { path: "/x".into(), format: ImageFormat::Qcow2 },
+        data_elsewhere: false,
         virtual_bytes: Some(BYTES),
         allocated_bytes: None,
     });
@@ -195,6 +196,9 @@ fn told(plan: impl FnOnce(&mut BackupPlan), change: impl FnOnce(&mut Manifest)) 
     plan(&mut pushed);
     let basis = chosen(&pushed, &backups);
     assert_eq!(basis.base(&"vda".parse().unwrap()).is_some(), !basis.since.is_empty(), "it has no hashes to go by");
+    let mut elsewhere = pushed.clone();
+    elsewhere.disks.iter_mut().for_each(|disk| disk.data_elsewhere = true);
+    assert!(chosen(&elsewhere, &backups).since.is_empty(), "others may write to its data");
     !basis.since.is_empty()
 }
 

@@ -23,6 +23,9 @@ pub struct PlannedDisk {
     pub serial: Option<String>,
     /// Where its content is.
     pub source: DiskSource,
+    /// Its image keeps the guest's data in another file.
+    #[serde(default)]
+    pub data_elsewhere: bool,
     /// Size that the guest sees, bytes, where the hypervisor could tell.
     pub virtual_bytes: Option<u64>,
     /// Bytes allocated in its storage, backing files included, where the hypervisor could tell.
@@ -120,6 +123,7 @@ fn plan_disk(
         target: disk.target.clone(),
         serial: disk.serial.clone(),
         source: source.clone(),
+        data_elsewhere: disk.data_elsewhere,
         virtual_bytes: disk.virtual_bytes,
         allocated_bytes: disk.allocated_bytes,
     })

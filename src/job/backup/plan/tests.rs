@@ -61,6 +61,7 @@ fn disk(target: &str) -> Disk {
         transient: false,
         encrypted: false,
         pinned_chain: false,
+        data_elsewhere: false,
         may_be_missing: false,
         source: Some(DiskSource::File { path: format!("/primary/{target}.qcow2").into(), format: ImageFormat::Qcow2 }),
         virtual_bytes: Some(8 * GIB),

@@ -47,7 +47,7 @@ impl Make<Context> for ChooseBasis {
             context.common.warnings.push(text);
         }
         let basis = basis::choose(&context.plan, repository, &backups, unreadable);
-        check_room(context, &basis)?;
+        context.common.warnings.extend(check_room(context, &basis)?);
         let value = serde_json::to_value(&basis)
             .map_err(|error| Failure::new(Code::Internal, "cannot write down the basis").because(&error))?;
         context.basis = basis;
@@ -59,18 +59,26 @@ impl Make<Context> for ChooseBasis {
     }
 }
 
-/// What surely does not fit is not begun.
-fn check_room(context: &mut Context, basis: &Basis) -> Result<(), Failure> {
+/// What surely does not fit is not begun. Answers a warning of what may not. A push asks again wherever a disk turns out to stand on
+/// nothing: the guest itself is paused when QEMU fills the share.
+pub(super) fn check_room(context: &Context, basis: &Basis) -> Result<Option<String>, Failure> {
+    let (free, is_push) = (context.common.free_bytes, context.plan.push().is_some());
     let Room { least, most } = context.plan.room(|disk| basis.base(&disk.target).is_none());
-    let free = context.common.free_bytes;
     if free < least {
         let text = format!("the repository has {free} bytes free, and the backup takes at least {least}");
         return Err(Failure::new(Code::RepositoryFull, text));
     }
-    if free < most {
-        context.common.warnings.push(format!(
+    let all = context.plan.room(|_| true).most;
+    Ok(if free < most {
+        Some(format!(
             "nobody could tell how much some disks hold: the backup may take up to {most} bytes where the repository had {free} free"
-        ));
-    }
-    Ok(())
+        ))
+    } else if is_push && free < all {
+        Some(format!(
+            "nobody could tell how much was changed: if it was all, QEMU writes {all} bytes where the repository had {free} free, and the \
+             guest is paused while there is no room"
+        ))
+    } else {
+        None
+    })
 }

@@ -13,11 +13,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::super::basis::Basis;
 use super::super::context::Context;
 use super::super::freeze::{AGENT_ANSWER_SECONDS_MAX, Reached, THAW_SECONDS_MAX, Thawed, judge, thaw_until_confirmed};
 use super::super::late::{self, LateCall};
 use super::super::plan::{BackupPlan, SourcePlan, refuse_if_changed};
 use super::super::tracking::Tracking;
+use super::basis::check_room;
 use super::ending::{leave_guard, name_guard};
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
@@ -242,8 +244,9 @@ async fn begin(context: &mut Context, limit: Duration) -> Result<(), Failure> {
     let (hypervisor, instance) = (context.common.doors.hypervisor.clone(), plan.instance_id);
     context.begin_asked = true;
     let asked_at = Instant::now();
+    let no_room = plan.push().and_then(|_| check_room(context, &Basis::default()).err());
     let tracking = std::mem::take(&mut context.tracking);
-    let ask = async move { ask_to_begin(hypervisor.as_ref(), &plan, tracking).await };
+    let ask = async move { ask_to_begin(hypervisor.as_ref(), &plan, tracking, no_room).await };
     let call = context.begin.insert(tokio::spawn(ask));
     let answer = timeout(limit, call).await.map_err(|_| {
         let text = format!("the backup of instance `{instance}` had not begun after {limit:?}");
@@ -274,9 +277,18 @@ pub(in super::super) struct Begun {
     refused: Option<Failure>,
 }
 
-async fn ask_to_begin(hypervisor: &dyn Hypervisor, plan: &BackupPlan, tracking: Tracking) -> Result<Begun, Failure> {
-    let mut refused = None;
+/// `no_room` says why all disks can't be stored whole, which is what less comes to in a push.
+async fn ask_to_begin(
+    hypervisor: &dyn Hypervisor,
+    plan: &BackupPlan,
+    tracking: Tracking,
+    no_room: Option<Failure>,
+) -> Result<Begun, Failure> {
+    let (mut refused, in_part) = (None, !tracking.since.is_empty());
     for tracking in tracking.and_less() {
+        if let Some(no_room) = no_room.as_ref().filter(|_| in_part && tracking.since.is_empty()) {
+            return Err(refused.map_or_else(|| no_room.clone(), |refused| no_room.clone().because_of(&refused)));
+        }
         match begin_with(hypervisor, plan, &tracking).await {
             Ok(()) => return Ok(Begun { tracking, refused }),
             // Nothing has begun, and it may be for what was asked for besides.

@@ -17,6 +17,7 @@ use super::super::context::Context;
 use super::super::directory::{self, Access};
 use super::super::late::{self, is_listed};
 use super::super::plan::PushPlan;
+use super::basis::check_room;
 use super::copy::{ask_moving, note_copied};
 use super::ending;
 use super::source::{arm_guard, watch_running};
@@ -82,7 +83,7 @@ impl Hold<Context> for PushSource {
             exposed => exposed?,
         }
         // What libvirt remembers when our job is gone has to be our job's.
-        context.common.doors.hypervisor.forget_ended_job(context.plan.instance_id).await?;
+        context.connection = Some(context.common.doors.hypervisor.forget_ended_job(context.plan.instance_id).await?);
         watch_running(context).await
     }
 
@@ -125,7 +126,7 @@ async fn expose(context: &mut Context, push: &PushPlan) -> Result<(), Failure> {
                 context.tracking.since.remove(&target);
                 context.basis.disks.insert(target, Base::Full(reason));
             }
-            Ok(())
+            check_room(context, &context.basis).map(drop)
         }
         other => Err(unexpected("expose", &other)),
     }
@@ -183,8 +184,8 @@ struct Writing {
     stall_limit: Duration,
     progress: watch::Sender<JobProgress>,
     hints: Option<mpsc::Receiver<DomainEvent>>,
-    /// libvirt was lost and found again meanwhile.
-    reconnected: bool,
+    /// The connection on which libvirt remembers what it is asked for.
+    connection: Option<u64>,
 }
 
 impl Writing {
@@ -196,7 +197,7 @@ impl Writing {
             stall_limit: context.common.settings.stall_limit,
             progress: context.common.progress.clone(),
             hints: Some(hints),
-            reconnected: false,
+            connection: context.connection,
         }
     }
 
@@ -267,11 +268,11 @@ impl Writing {
 
     async fn wait(&mut self, pause: Duration) {
         match &mut self.hints {
-            Some(hints) => match timeout(pause, hints.recv()).await {
-                Ok(None) => self.hints = None,
-                Ok(Some(DomainEvent::Reconnected)) => self.reconnected = true,
-                Ok(Some(_)) | Err(_) => {}
-            },
+            Some(hints) => {
+                if let Ok(None) = timeout(pause, hints.recv()).await {
+                    self.hints = None;
+                }
+            }
             None => sleep(pause).await,
         }
     }
@@ -296,9 +297,7 @@ impl Writing {
             sleep(pause).await;
             pause = (pause * 2).min(LOOK_PAUSE_MAX);
         }
-        // Where nothing was to be written libvirt has no figures, as after a restart of its daemon.
-        let nothing = (!self.reconnected).then_some(0);
-        judge(ended).map(|total_bytes| total_bytes.or(nothing))
+        judge(ended, self.connection)
     }
 }
 
@@ -306,13 +305,16 @@ fn paused() -> Failure {
     Failure::new(Code::RepositoryIo, "the guest was paused by an I/O error while QEMU wrote to the share")
 }
 
-/// What libvirt remembers of a push that is gone: the bytes that were to be written, if it does. Pure.
-fn judge(ended: Option<EndedJob>) -> Result<Option<u64>, Failure> {
-    let Some(EndedJob { success, message, total_bytes, remaining_bytes }) = ended else {
+/// What libvirt remembers of a push that is gone: the bytes that were to be written, if it does. `begun_on` is the connection on which
+/// the push was begun. Pure.
+fn judge(ended: Option<EndedJob>, begun_on: Option<u64>) -> Result<Option<u64>, Failure> {
+    let Some(EndedJob { success, message, total_bytes, remaining_bytes, connection }) = ended else {
         return Err(Failure::new(Code::HypervisorFailed, "libvirt does not remember how the push ended"));
     };
     if success && message.is_none() && remaining_bytes.unwrap_or(0) == 0 {
-        return Ok(total_bytes);
+        // Where nothing was to be written libvirt has no figures, as after a restart of its daemon.
+        let nothing = (begun_on == Some(connection)).then_some(0);
+        return Ok(total_bytes.or(nothing));
     }
     let message = message.unwrap_or_default();
     let full = ["No space left", "quota exceeded"].iter().any(|words| message.contains(words));
@@ -366,18 +368,20 @@ mod tests {
 
     #[test]
     fn only_a_push_that_libvirt_calls_whole_is_worth_a_look() {
-        let ended = |success, message: Option<&str>, remaining_bytes: Option<u64>| {
+        let on = |begun_on, success, message: Option<&str>, remaining_bytes: Option<u64>| {
             let (message, total_bytes) = (message.map(str::to_owned), remaining_bytes.map(|left| left + 9));
-            judge(Some(EndedJob { success, message, total_bytes, remaining_bytes }))
+            judge(Some(EndedJob { success, message, total_bytes, remaining_bytes, connection: 2 }), begun_on)
         };
+        let ended = |success, message, remaining_bytes| on(Some(2), success, message, remaining_bytes);
         assert_eq!(ended(true, None, Some(0)), Ok(Some(9)));
-        assert_eq!(ended(true, None, None), Ok(None), "libvirt's daemon was restarted");
+        assert_eq!(ended(true, None, None), Ok(Some(0)), "nothing was to be written");
+        assert_eq!(on(Some(1), true, None, None), Ok(None), "libvirt's daemon was restarted");
         let code = |result: Result<Option<u64>, Failure>| result.unwrap_err().code;
         assert_eq!(code(ended(true, None, Some(1))), Code::RepositoryIo);
         assert_eq!(code(ended(true, Some("odd"), Some(0))), Code::RepositoryIo);
         assert_eq!(code(ended(false, None, None)), Code::RepositoryIo);
         assert_eq!(code(ended(false, Some("No space left on device"), Some(7))), Code::RepositoryFull);
         assert_eq!(code(ended(false, Some("Disk quota exceeded"), None)), Code::RepositoryFull);
-        assert_eq!(code(judge(None)), Code::HypervisorFailed);
+        assert_eq!(code(judge(None, Some(2))), Code::HypervisorFailed);
     }
 }

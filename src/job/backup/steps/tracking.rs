@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::context::Context;
 use super::super::tracking;
+use super::basis::check_room;
 use crate::failure::{Code, Failure};
 use crate::saga::step::{Make, Named};
 
@@ -32,13 +33,15 @@ impl Named for Track {
 impl Make<Context> for Track {
     /// The value is what may have to be undone: the name of the checkpoint.
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        self.choose(context).await;
+        let are_known = self.choose(context).await;
         if context.plan.push().is_some() {
             let reason = match tracking::trusts_bitmaps(&context.plan) {
-                true => "the instance does not know the checkpoint of the latest backup any more",
                 false => "an earlier attempt has failed, after which no bitmap is trusted",
+                true if are_known => "the instance does not know the checkpoint of the latest backup any more",
+                true => "nobody could tell which checkpoints the instance has",
             };
             context.basis.only_since(&context.tracking.since, &format!("QEMU writes all of it in a push: {reason}"));
+            check_room(context, &context.basis)?;
         }
         Ok(json!({ "checkpoint": context.tracking.checkpoint.as_ref().map(|checkpoint| &checkpoint.name) }))
     }
@@ -54,14 +57,15 @@ impl Make<Context> for Track {
 }
 
 impl Track {
-    async fn choose(&self, context: &mut Context) {
+    /// Answers whether the checkpoints of the instance could be listed.
+    async fn choose(&self, context: &mut Context) -> bool {
         let (hypervisor, plan) = (context.common.doors.hypervisor.clone(), context.plan.clone());
         let ours = tracking::prefix(context.common.job.repository.id);
         match hypervisor.checkpoints(plan.instance_id).await {
             Ok(all) => context.old_checkpoints = all.into_iter().filter(|name| name.starts_with(&ours)).collect(),
             Err(failure) => {
                 context.common.warnings.push(format!("changes are not tracked: {failure:#}"));
-                return;
+                return false;
             }
         }
         let mut known_again = Vec::new();
@@ -75,6 +79,7 @@ impl Track {
         }
         context.old_checkpoints.extend(known_again);
         context.tracking = tracking::choose(&plan, &context.basis, &context.old_checkpoints);
+        true
     }
 }
 
