@@ -367,7 +367,8 @@ mod tests {
     #[test]
     fn a_number_is_not_given_again_when_the_newest_backup_is_damaged() {
         let share = Share::new();
-        let first = testing::manifest(&["vda"]);
+        let repository_id = read_identity(&share.root).unwrap().repository_id;
+        let first = Manifest { repository_id, ..testing::manifest(&["vda"]) };
         publish(&share.stage(&first, "a.1"), first.clone()).unwrap();
         let second = Manifest { backup_id: BackupId::draw(), ..first.clone() };
         let staging = share.stage(&second, "a.1");

@@ -23,8 +23,8 @@ struct Share {
 impl Share {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        init(directory.path()).unwrap();
-        let full = Manifest { number: 1, ..testing::manifest(&["vda", "vdb"]) };
+        let repository_id = init(directory.path()).unwrap();
+        let full = Manifest { repository_id, number: 1, ..testing::manifest(&["vda", "vdb"]) };
         let middle = testing::child_of(&full);
         let chain = [full, middle.clone(), testing::child_of(&middle)];
         chain.iter().for_each(|manifest| drop(testing::published(directory.path(), manifest)));

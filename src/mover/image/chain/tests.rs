@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::model::id::RepositoryId;
 use crate::model::manifest::ChangesFoundBy;
 use crate::mover::share::{self, INSTANCES};
 use crate::mover::testing;
@@ -9,14 +10,15 @@ use crate::mover::testing;
 /// A repository with backups of one instance, written by hand.
 struct Share {
     directory: tempfile::TempDir,
+    repository: RepositoryId,
     instance: InstanceId,
 }
 
 impl Share {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        share::init(directory.path()).unwrap();
-        Self { directory, instance: InstanceId::draw() }
+        let repository = share::init(directory.path()).unwrap();
+        Self { directory, repository, instance: InstanceId::draw() }
     }
 
     fn backup_dir(&self, backup: BackupId) -> PathBuf {
@@ -25,7 +27,8 @@ impl Share {
 
     /// A backup of `vda` whose manifest says that it is based on `parent`, and whose image names the backing file `backing`.
     fn add(&self, root: &str, parent: Option<&Manifest>, backing: Option<BackupId>) -> Manifest {
-        let mut manifest = Manifest { instance_id: self.instance, number: 1, ..testing::manifest(&["vda"]) };
+        let (repository_id, instance_id) = (self.repository, self.instance);
+        let mut manifest = Manifest { repository_id, instance_id, number: 1, ..testing::manifest(&["vda"]) };
         let image = testing::image_header(backing.map(|backup| backing_name(backup, "vda.qcow2")).as_deref());
         let disk = &mut manifest.disks[0];
         disk.content_root = root.into();
