@@ -68,7 +68,7 @@ codes! {
     InstanceNotHere = "instance_not_here", Permanent, "no such instance on this host; the manager sends the job where the instance went";
     InstanceAmbiguous = "instance_ambiguous", Permanent, "the name fits several instances; use the uuid";
     InstanceStateUnsupported = "instance_state_unsupported", Permanent, "the instance is in a state in which this job cannot be done: neither running nor shut off, or with saved memory";
-    InstanceRunning = "instance_running", Permanent, "the instance is not shut off, which a restore in place needs, and a disk on a bus that takes none from a running one";
+    InstanceRunning = "instance_running", Permanent, "the instance runs, and a restore in place needs it shut off, or the bus of a disk to be attached takes none while it runs";
     InstanceStarted = "instance_started", Transient, "the stopped instance was started during its backup or restore";
     InstanceStopped = "instance_stopped", Transient, "the running instance stopped during its backup";
     InUseElsewhere = "in_use_elsewhere", Transient, "another process or host has a disk of the stopped instance open";
@@ -76,7 +76,7 @@ codes! {
     DiskNotFound = "disk_not_found", Permanent, "the instance, or the backup, has no disk of that name or identity";
     DiskAmbiguous = "disk_ambiguous", Permanent, "two disks share the identity by which they are mapped";
     NothingToBackUp = "nothing_to_back_up", Permanent, "the instance has no disk that can be backed up";
-    DiskUnsupported = "disk_unsupported", Permanent, "a disk has a source that cannot be read for a backup, or not be replaced by a restore, for what it holds or how it is defined";
+    DiskUnsupported = "disk_unsupported", Permanent, "a disk cannot be read for a backup, or replaced by a restore: where it is, what it holds or how it is defined forbids it";
     HypervisorUnavailable = "hypervisor_unavailable", Transient, "libvirt does not answer on this host";
     HypervisorTimedOut = "hypervisor_timed_out", Transient, "a libvirt call did not return in its time";
     HypervisorFailed = "hypervisor_failed", Transient, "libvirt refused or failed a call";

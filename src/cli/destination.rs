@@ -9,7 +9,7 @@ use crate::model::id::InstanceId;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("to").args(["new_instance", "volume"]))]
 pub struct ToArgs {
-    /// Make a new instance of that name from the definition in the backup. --instance is the one whose backup it is
+    /// Make a new instance of that name from the definition in the backup
     #[arg(long, value_name = "NAME", conflicts_with_all = ["onto", "keep_previous"])]
     new_instance: Option<String>,
     /// Uuid of the new instance; drawn when absent

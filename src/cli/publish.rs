@@ -111,7 +111,8 @@ pub struct JobArgs {
 /// The instance of a job that is about one.
 #[derive(Debug, Args)]
 pub struct InstanceArgs {
-    /// Instance, by uuid or by its name on the host
+    /// Instance, by uuid or by its name on the host; where a backup becomes something new or is deleted, the one whose backup it is, by
+    /// its uuid if it is no more on that host
     #[arg(long)]
     instance: String,
 }
