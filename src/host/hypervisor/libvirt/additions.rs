@@ -13,17 +13,11 @@ use virt_sys as sys;
 use super::super::definition::{self, Own};
 use super::super::{Identity, NewDisk, NewInstance};
 use super::calls::Caller;
-use super::domain::{description, has_saved_memory, power_state};
+use super::domain::{description, despite_its_schema, has_saved_memory, power_state};
 use super::{errors, parse, raw, render};
 use crate::failure::{Code, Failure};
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
-
-/// How often a definition is sent where libvirt cannot read its own schema.
-const DEFINES_MAX: u32 = 4;
-
-/// Pause before the next one: what another thread needs to read it.
-const SCHEMA_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 pub(super) fn identities(connect: &Connect) -> Result<Vec<Identity>, Failure> {
     let failed = |error: Error| errors::failure("cannot list the instances", &error);
@@ -63,7 +57,7 @@ pub(super) fn define(connect: &Connect, new: &NewInstance, caller: &Caller<'_>) 
     }
     let tried = || format!("cannot define instance `{}`", new.name);
     caller.still_waits()?;
-    match send(connect, &new.definition) {
+    match despite_its_schema(|| raw::define(connect, &new.definition)) {
         Ok(()) => match is_there(connect, new) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::new(Code::RestoreUnfinished, format!("instance `{}` is gone again", new.name))),
@@ -79,17 +73,6 @@ pub(super) fn define(connect: &Connect, new: &NewInstance, caller: &Caller<'_>) 
             false => Err(errors::definition_failure(tried(), &error)),
         },
     }
-}
-
-/// Where libvirt stumbles over its own schema nothing was defined.
-fn send(connect: &Connect, definition: &str) -> Result<(), Error> {
-    for _ in 1..DEFINES_MAX {
-        match raw::define(connect, definition) {
-            Err(error) if errors::is_unread_schema(&error) => std::thread::sleep(SCHEMA_PAUSE),
-            defined => return defined,
-        }
-    }
-    raw::define(connect, definition)
 }
 
 /// `instance_exists`: another one is.

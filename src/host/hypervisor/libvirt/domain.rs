@@ -13,8 +13,8 @@ use crate::failure::{Code, Failure};
 use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
 
-/// How often a begin is sent where libvirt cannot read its own schema.
-const BEGINS_MAX: u32 = 4;
+/// How often something is sent where libvirt cannot read its own schema.
+const SENDS_MAX: u32 = 4;
 
 /// Pause before the next one: what another thread needs to read it.
 const SCHEMA_PAUSE: Duration = Duration::from_millis(50);
@@ -58,7 +58,7 @@ pub(super) fn begin_pull(domain: &Domain, backup: &PullBackup, caller: &Caller<'
     let job = render::pull(backup, &targets)?;
     let checkpoint = backup.checkpoint.as_ref().map(|checkpoint| render::checkpoint(checkpoint, &targets));
     caller.still_waits()?;
-    begin(domain, &job, checkpoint.as_deref(), 0)
+    despite_its_schema(|| raw::backup_begin(domain, &job, checkpoint.as_deref(), 0))
         .map_err(|error| not_begun(domain, "cannot begin a pull backup", &error))
 }
 
@@ -67,24 +67,21 @@ pub(super) fn begin_push(domain: &Domain, backup: &PushBackup, caller: &Caller<'
     let job = render::push(backup, &targets)?;
     let checkpoint = backup.checkpoint.as_ref().map(|checkpoint| render::checkpoint(checkpoint, &targets));
     caller.still_waits()?;
-    begin(domain, &job, checkpoint.as_deref(), sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+    let flags = sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
+    despite_its_schema(|| raw::backup_begin(domain, &job, checkpoint.as_deref(), flags))
         .map_err(|error| not_begun(domain, "cannot begin a push backup", &error))
 }
 
-/// Where libvirt stumbles over its own schema nothing has begun, and the guest may be frozen: it is asked again at once.
-fn begin(
-    domain: &Domain,
-    job: &str,
-    checkpoint: Option<&str>,
-    flags: sys::virDomainBackupBeginFlags,
-) -> Result<(), virt::error::Error> {
-    for _ in 1..BEGINS_MAX {
-        match raw::backup_begin(domain, job, checkpoint, flags) {
+/// Where libvirt stumbles over its own schema nothing has come of what it was sent, and a guest may be frozen for it: it is sent again
+/// at once.
+pub(super) fn despite_its_schema(send: impl Fn() -> Result<(), virt::error::Error>) -> Result<(), virt::error::Error> {
+    for _ in 1..SENDS_MAX {
+        match send() {
             Err(error) if errors::is_unread_schema(&error) => std::thread::sleep(SCHEMA_PAUSE),
-            begun => return begun,
+            sent => return sent,
         }
     }
-    raw::backup_begin(domain, job, checkpoint, flags)
+    send()
 }
 
 /// For a domain that doesn't run libvirt answers with the number for "not supported".
