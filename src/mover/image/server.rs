@@ -17,6 +17,8 @@ const START_DEADLINE_SECONDS: u64 = 60;
 const START_POLL_MILLISECONDS: u64 = 5;
 /// How long a server may take to end; a writing one writes its metadata then.
 const END_DEADLINE_SECONDS: u64 = 180;
+/// How long one that broke a first connection off is waited for: one that can't open its image ends, and says why.
+const BROKEN_OFF_SECONDS: u64 = 5;
 
 /// Lets a server's allocator keep the memory of the requests that are done. As it comes, glibc gives each buffer of this size
 /// back to the kernel, which zeroes it again for the next one: more than half of the CPU time of a server that reads.
@@ -102,8 +104,15 @@ impl Server {
         loop {
             match Connection::open(socket, "", &contexts, Limits::default()).await {
                 Ok(connection) => return Ok((server, connection)),
-                Err(error) if !error.nobody_listens() || Instant::now() > deadline => {
+                Err(error) if error.nobody_listens() && Instant::now() > deadline => {
                     return Err(error.failure(Code::ImageToolFailed, failed));
+                }
+                Err(error) if !error.nobody_listens() => {
+                    // It listens before it has read all of its image, and ends when that fails.
+                    return Err(match server.ended_within(BROKEN_OFF_SECONDS).await {
+                        true => server.ended_early().await,
+                        false => error.failure(Code::ImageToolFailed, failed),
+                    });
                 }
                 Err(_) if server.running.has_ended() => return Err(server.ended_early().await),
                 Err(_) => sleep(Duration::from_millis(START_POLL_MILLISECONDS)).await,
@@ -121,6 +130,17 @@ impl Server {
             None => Ok(()),
             Some((code, words)) => Err(Failure::new(code, failed).caused_by(words)),
         }
+    }
+
+    async fn ended_within(&mut self, seconds: u64) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !self.running.has_ended() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            sleep(Duration::from_millis(START_POLL_MILLISECONDS)).await;
+        }
+        true
     }
 
     async fn ended_early(self) -> Failure {
