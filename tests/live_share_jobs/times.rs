@@ -1,6 +1,6 @@
 //! What mounting a share adds to a job: the time of the step that opens the repository and of the one that closes it, as the worker logs
 //! them, beside the same two on a plain directory of this host and beside a bare mount(8) and umount(8) of the same share. To be read
-//! in the transcript; under emulation only the ratio means something.
+//! in the transcript; in a virtual host only the ratio means something.
 
 use std::path::Path;
 use std::process::Command;
@@ -55,7 +55,7 @@ fn bare_mount(nas: Nas, fleet: &Fleet) -> (Duration, Duration) {
     let mut options = part.options;
     if nas == Nas::Cifs {
         let credentials = fleet.folder.join("credentials").join(RIGHT);
-        options += &format!(",nobrl,credentials={}", credentials.display());
+        options += &format!(",nobrl,iocharset=utf8,credentials={}", credentials.display());
     }
     let mount = ["-t", nas.name(), "-o", &options, &part.address, path(place.path())];
     (timed("mount", &mount), timed("umount", &[path(place.path())]))
