@@ -84,7 +84,7 @@ kernel_xml() {
 }
 
 # A firmware that does nothing but wait for what never comes: a machine that searched for an OS would cost more than all else where
-# it is emulated by a machine that is emulated itself. 64 KiB, of which the processor begins with the last 16 bytes: hlt, and back to it.
+# emulation is slow, as in a virtual host. 64 KiB, of which the processor begins with the last 16 bytes: hlt, and back to it.
 halting_firmware() {
     head -c 65520 /dev/zero
     printf '\xf4\xeb\xfd'

@@ -1,16 +1,20 @@
-//! What is done with the backups that a table has left, through the same mounts: a chain is restored, one of its backups is deleted, and
-//! all that are left are read again.
+//! What is done with the backups that a table has left, through the same mounts: a chain is restored in place and to a new instance, one
+//! of its backups is deleted, and all that are left are read again.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use longshore::message::JobMessage;
-use longshore::message::job::{DeletePart, RestorePart, ValidatePart};
+use longshore::message::event::{Completed, RunDetail};
+use longshore::message::job::{DeletePart, NewInstancePart, RestoreNewPart, RestorePart, ValidatePart};
+use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
 use longshore::model::validation::{FindingCode, ValidationLevel};
 
+use crate::fleet::JOB;
 use crate::image::equal;
+use crate::lab::{forget, virsh};
 use crate::row::Place;
 use crate::times;
 
@@ -39,6 +43,37 @@ pub fn restore(place: &Place) -> String {
     }
     instance.start();
     format!("{} restore of a chain -> completed in {seconds:.1} s{}", place.nas.name(), times::of_share(fleet, job))
+}
+
+/// Makes a new instance of the same backup, which is not started. Answers the line of the transcript.
+pub fn restore_new(place: &Place) -> String {
+    let (fleet, instance) = (&place.host.fleet, &place.host.running);
+    let name = format!("{}-{}", instance.name, place.nas.name());
+    let directory = Some(instance.folder.to_str().unwrap().to_owned());
+    let new_instance = Some(NewInstancePart { name: name.clone(), directory, ..NewInstancePart::default() });
+    let backup_id = incremental(place).backup_id.to_string();
+    let restore_new = Some(RestoreNewPart { backup_id, new_instance, ..RestoreNewPart::default() });
+    let job = fleet.job(instance, &place.good);
+    let job = JobMessage { kind: "restore-new".to_owned(), backup: None, restore_new, ..job };
+    let began = Instant::now();
+    let job = fleet.publish(&job);
+    // With a warning: its console and its firmware are this host's own.
+    let restored = match fleet.heard.end_of(job, JOB) {
+        RunDetail::Completed(Completed { restore: Some(restored), left_overs, .. }) if left_overs.is_empty() => {
+            restored
+        }
+        other => panic!("{other:#?}"),
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    assert_eq!(virsh(&["domstate", &name]), "shut off");
+    assert_eq!(restored.volumes.len(), VOLUMES.len(), "{restored:?}");
+    for (volume, (_, _, reference)) in restored.volumes.iter().zip(VOLUMES) {
+        let format = if volume.format == Some(ImageFormat::Raw) { "raw" } else { "qcow2" };
+        equal(&instance.folder.join(reference), "raw", Path::new(&volume.volume), format);
+        std::fs::remove_file(&volume.volume).unwrap();
+    }
+    forget(&name);
+    format!("{} restore-new of a chain -> completed in {seconds:.1} s{}", place.nas.name(), times::of_share(fleet, job))
 }
 
 /// Deletes the backup on which that one is based, which then holds by itself what it held. Answers the line of the transcript.

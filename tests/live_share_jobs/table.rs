@@ -10,15 +10,16 @@ use crate::times;
 /// Large enough that a fault comes while bytes are on their way.
 const DISKS: &str = "vda:qcow2:8,vdb:raw:2";
 
-/// Nobody waits for heartbeats, which cost something where everything is emulated.
+/// Nobody waits for heartbeats, which cost something where one processor does all.
 const HEARTBEAT: u64 = 15;
 
 /// What goes wrong is followed by a job that must complete. A full share is not among what goes wrong with a push: QEMU is done with
 /// disks of this size before anybody can fill it (`live_worker/push.rs` has a share that fills up when told to).
-const JOBS: [(Mode, Fault); 10] = [
+const JOBS: [(Mode, Fault); 11] = [
     (Mode::Push, Fault::ServerStopped),
     (Mode::Pull, Fault::Nothing),
     (Mode::Pull, Fault::Changed),
+    (Mode::Push, Fault::Changed),
     (Mode::Pull, Fault::ShareFull),
     (Mode::Pull, Fault::ServerStopped),
     (Mode::Push, Fault::Nothing),
@@ -62,6 +63,7 @@ fn try_out(name: &str, tables: &[(Nas, &[(Mode, Fault)])]) {
         if wrong.is_empty() {
             if jobs.contains(&(Mode::Pull, Fault::Changed)) {
                 eprintln!("{}", afterwards::restore(&place));
+                eprintln!("{}", afterwards::restore_new(&place));
                 eprintln!("{}", afterwards::delete(&place));
             }
             eprintln!("{}", afterwards::validate(&place));
