@@ -65,6 +65,7 @@ codes! {
     RunSuperseded = "run_superseded", Permanent, "a higher run of this job is known already";
     StartBeforePassed = "start_before_passed", Permanent, "the job was not started before the time that it named";
     DeadlineExceeded = "deadline_exceeded", Permanent, "the job took longer than its deadline";
+    Cancelled = "cancelled", Permanent, "a controller cancelled the run; it is told as the event `cancelled`, and as the reason why steps were taken back";
     InstanceNotHere = "instance_not_here", Permanent, "no such instance on this host; the manager sends the job where the instance went";
     InstanceAmbiguous = "instance_ambiguous", Permanent, "the name fits several instances; use the uuid";
     InstanceStateUnsupported = "instance_state_unsupported", Permanent, "the instance is in a state in which this job cannot be done: neither running nor shut off, or with saved memory";

@@ -40,6 +40,8 @@ mod between;
 mod broker_lost;
 #[path = "live_worker/by_hand.rs"]
 mod by_hand;
+#[path = "live_worker/cancel.rs"]
+mod cancel;
 #[path = "live_worker/command_line.rs"]
 mod command_line;
 #[path = "live_worker/control.rs"]

@@ -5,6 +5,7 @@
 
 mod backup;
 mod broker;
+mod cancel;
 mod chain;
 mod check;
 mod codes;

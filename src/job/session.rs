@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::{Code, Failure};
 use crate::host::mover::{Mover, MoverName, Movers, Progress};
@@ -14,6 +14,12 @@ use crate::mover::protocol::{Reply, Request};
 /// What a request may take over the deadline of the step that asks: the step's own deadline comes first, since it knows what
 /// its passing means.
 const SLACK_SECONDS: u64 = 10;
+
+/// How long a share that can't be reached is waited for when something is to be taken off it: a server that is being restarted.
+const SHARE_AWAY_SECONDS_MAX: u64 = 30;
+
+/// Pause before it is asked again.
+const ASK_AGAIN_SECONDS: u64 = 2;
 
 /// The mover, if one was started, and what it has done that later requests build on.
 #[derive(Default)]
@@ -89,6 +95,21 @@ impl Session {
             Err(_) => {}
         }
         answer
+    }
+
+    /// Asks for something to be taken off the share, and asks again for [`SHARE_AWAY_SECONDS_MAX`] where it can't be reached: what is left
+    /// there is waited for by the next job, for longer.
+    pub async fn ask_patiently(&mut self, request: Request, deadline: Duration) -> Result<Reply, Failure> {
+        let until = Instant::now() + Duration::from_secs(SHARE_AWAY_SECONDS_MAX);
+        loop {
+            match self.ask(request.clone(), deadline).await {
+                Err(failure) if failure.code == Code::RepositoryIo && Instant::now() < until => {
+                    tracing::info!(failure = format!("{failure:#}"), "the share cannot be reached; trying again");
+                    sleep(Duration::from_secs(ASK_AGAIN_SECONDS)).await;
+                }
+                answered => return answered,
+            }
+        }
     }
 
     /// Asks for something that moves bytes: told of each progress, and failing as `stalled` when `limit` passes without one.

@@ -237,6 +237,11 @@ impl Journal {
         self.ask(Request::Tombstone { key, until, reason }).await.map(drop)
     }
 
+    /// What [`Journal::tombstone`] was given for that run, if it is cancelled.
+    pub async fn cancellation(&self, key: RunKey) -> Result<Option<Value>, Failure> {
+        read::cancellation(&mut *self.reader.lock().await, key).await
+    }
+
     /// Keeps what could not be removed from the host yet, by names; one that is kept already is replaced.
     pub async fn keep_left_overs(&self, left_overs: Vec<(String, Value)>) -> Result<(), Failure> {
         self.ask(Request::KeepLeftOvers { left_overs }).await.map(drop)

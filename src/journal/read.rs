@@ -110,6 +110,12 @@ async fn tombstones(connection: &mut SqliteConnection, jobs: &str) -> Result<BTr
     Ok(readable(&rows, read).into_iter().collect())
 }
 
+/// Why a run is cancelled, if it is.
+pub(super) async fn cancellation(connection: &mut SqliteConnection, key: RunKey) -> Result<Option<Value>, Failure> {
+    let job = serde_json::json!([key.job_id]).to_string();
+    Ok(tombstones(connection, &job).await?.remove(&key))
+}
+
 /// Runs that have not ended, in the order in which they were taken. One that cannot be read is logged and left out.
 pub(super) async fn open_runs(connection: &mut SqliteConnection) -> Result<Vec<OpenRun>, Failure> {
     let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE state <> 'ended' ORDER BY id"));

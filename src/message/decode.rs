@@ -13,7 +13,7 @@ use crate::failure::Code;
 use crate::model::id::HostId;
 use crate::model::job::{Job, JobKind};
 
-fn encoding_of(properties: &Properties) -> Result<Encoding, Refusal> {
+pub(super) fn encoding_of(properties: &Properties) -> Result<Encoding, Refusal> {
     Encoding::of(&properties.content_type).ok_or_else(|| {
         let given = shortened(&properties.content_type);
         let text = format!("the content type `{given}` is none of {}", Encoding::READ.join(", "));
@@ -21,9 +21,20 @@ fn encoding_of(properties: &Properties) -> Result<Encoding, Refusal> {
     })
 }
 
-fn wrong_type(found: &str, wanted: &str) -> Refusal {
+pub(super) fn wrong_type(found: &str, wanted: &str) -> Refusal {
     let text = format!("the message type `{}` is not `{wanted}`", shortened(found));
     Refusal::new(Code::UnsupportedVersion, text)
+}
+
+/// Refuses a body in which a secret was found.
+pub(super) fn refuse_secret(head: &Head) -> Result<(), Refusal> {
+    let Some(place) = &head.secret else { return Ok(()) };
+    let place = match shortened(place) {
+        place if place.is_empty() => "a field's name".to_owned(),
+        place => format!("`{place}`"),
+    };
+    let text = format!("{place} holds a secret; give credentials by reference instead");
+    Err(Refusal::new(Code::SecretInOptions, text))
 }
 
 /// Reads a job that came to `host`, through all the gates.
@@ -53,14 +64,7 @@ fn job(properties: &Properties, body: &[u8], host: &HostId, head: &mut Head) -> 
     }
     walked?;
     // Before anything else that may be wrong: what holds a secret is to be told as such.
-    if let Some(place) = &head.secret {
-        let place = match shortened(place) {
-            place if place.is_empty() => "a field's name".to_owned(),
-            place => format!("`{place}`"),
-        };
-        let text = format!("{place} holds a secret; give credentials by reference instead");
-        return Err(Refusal::new(Code::SecretInOptions, text));
-    }
+    refuse_secret(head)?;
     if let Some(named) = &head.host
         && named != host.as_str()
     {

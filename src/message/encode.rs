@@ -10,11 +10,11 @@ use super::job::JobMessage;
 use crate::failure::{Code, Failure};
 use crate::model::id::EventId;
 
-fn seconds(time: Timestamp) -> Option<u64> {
+pub(super) fn seconds(time: Timestamp) -> Option<u64> {
     u64::try_from(time.as_second()).ok()
 }
 
-fn within(body: Vec<u8>, bytes_max: usize, what: &str) -> Result<Vec<u8>, Failure> {
+pub(super) fn within(body: Vec<u8>, bytes_max: usize, what: &str) -> Result<Vec<u8>, Failure> {
     if body.len() <= bytes_max {
         return Ok(body);
     }

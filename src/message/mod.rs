@@ -1,4 +1,4 @@
-//! What is on the wire: jobs, events and dead letters, their properties, and how they are encoded.
+//! What is on the wire: jobs, control messages, events and dead letters, their properties, and how they are encoded.
 //!
 //! It promises: whatever bytes come in, the answer is a checked [`Job`](crate::model::job::Job) or a [`Refusal`] with a
 //! stable code and a sentence that says what is wrong and where, never a panic and never more memory than a small
@@ -14,6 +14,7 @@
 //! The contract for other programs is `schemas/`, generated from the types here.
 
 pub mod codec;
+pub mod control;
 pub mod dead_letter;
 mod decode;
 mod encode;
@@ -29,6 +30,7 @@ pub mod vouch;
 mod walk;
 
 pub use codec::{Encoding, LETTER_BYTES_MAX};
+pub use control::{Cancel, decode_cancel, encode_cancel};
 pub use dead_letter::DeadLetter;
 pub use decode::{decode_dead_letter, decode_event, decode_job};
 pub use encode::{encode_dead_letter, encode_event, encode_job};

@@ -169,6 +169,11 @@ impl Waiting {
         self.runs.insert(place, run);
     }
 
+    /// Takes that run out.
+    pub fn take(&mut self, run: &Candidate) -> Option<Candidate> {
+        self.remove((!run.urgent, run.order))
+    }
+
     fn remove(&mut self, place: Place) -> Option<Candidate> {
         let run = self.runs.remove(&place)?;
         if let Some(moment) = run.not_before {

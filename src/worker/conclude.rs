@@ -87,6 +87,7 @@ impl Told {
                 Err(failure) => told.ending = Ending::Failed(failure),
             },
             End::Stopped { failure } if failure.code == Code::HostDraining => told.ending = Ending::Drained,
+            End::Stopped { failure } if failure.code == Code::Cancelled => told.ending = Ending::Cancelled,
             End::Failed { failure } | End::Stopped { failure } => told.ending = Ending::Failed(failure),
         }
         told
@@ -123,7 +124,12 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) ->
             None
         }
         Settlement::Cancel => {
-            let rows = || rows(RunDetail::Cancelled(cancelled(&run, &left_overs)));
+            let reason = match run.cancelled.clone() {
+                Some(reason) => Some(reason),
+                // It came while the attempt ran.
+                None => persist("read a cancellation", || shared.journal.cancellation(key)).await.unwrap_or_default(),
+            };
+            let rows = || rows(RunDetail::Cancelled(cancelled(reason.as_ref(), &left_overs)));
             settled(key, || shared.journal.settle(key, number, ended("cancelled"), rows())).await;
             None
         }
@@ -212,8 +218,7 @@ fn failed(failure: &Failure, attempts: u32, told: &Told, left_overs: &[LeftOver]
     }
 }
 
-fn cancelled(run: &Run, left_overs: &[LeftOver]) -> Cancelled {
-    let reason = run.cancelled.as_ref();
+fn cancelled(reason: Option<&Value>, left_overs: &[LeftOver]) -> Cancelled {
     let text = |name: &str| reason?.get(name).and_then(Value::as_str).map(str::to_owned);
     Cancelled { requested_by: text("requested_by"), reason: text("reason"), left_overs: left_overs.to_vec() }
 }

@@ -8,7 +8,7 @@
 //!
 //! It holds no truth of its own: what waits and what runs is in the journal, and is read back from there at start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use super::admit::{Names, Occupied, Waiting};
 use super::attempt::{attempt, recover};
 use super::backlog::{outbox_is_full, wanted_next};
 use super::conclude::{Told, cancel, conclude};
+use super::intake::Came;
 use super::run::Run;
 use super::settle::Ending;
 use super::shared::Shared;
@@ -52,11 +53,13 @@ pub struct Driver {
     waiting: Waiting,
     occupied: Occupied,
     runs: BTreeMap<RunKey, Run>,
-    intakes: JoinSet<Option<Run>>,
+    intakes: JoinSet<Came>,
     attempts: JoinSet<Option<Run>>,
     /// Whose attempt each of those tasks is.
     keys: HashMap<Id, RunKey>,
     stoppers: BTreeMap<RunKey, Stopper>,
+    /// Runs that were cancelled while they were at work, or perhaps just being taken.
+    cancelled: BTreeSet<RunKey>,
     order: u64,
     wanted: WantedJobs,
     outbox_full: bool,
@@ -76,6 +79,7 @@ impl Driver {
             attempts: JoinSet::new(),
             keys: HashMap::new(),
             stoppers: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
             order: 0,
             wanted: WantedJobs::None,
             outbox_full: false,
@@ -232,17 +236,49 @@ impl Driver {
     }
 
     fn wait(&mut self, run: Run) {
+        let key = run.job.key;
+        if self.cancelled.remove(&key) {
+            return self.end_cancelled(run);
+        }
         self.waiting.add(run.candidate());
-        self.runs.insert(run.job.key, run);
+        self.runs.insert(key, run);
     }
 
-    fn taken(&mut self, taken: Result<Option<Run>, JoinError>) {
+    /// A run is cancelled: what waits ends, what is at work is stopped, and what is just being taken ends when it has been.
+    fn cancel(&mut self, key: RunKey) {
+        if let Some(run) = self.runs.remove(&key) {
+            self.waiting.take(&run.candidate());
+            return self.end_cancelled(run);
+        }
+        if let Some(stopper) = self.stoppers.get(&key) {
+            stopper.stop(Failure::new(Code::Cancelled, "the run was cancelled"));
+        }
+        self.cancelled.insert(key);
+    }
+
+    /// Takes no slot, as there is nothing to do.
+    fn end_cancelled(&mut self, run: Run) {
+        let (key, shared, number) = (run.job.key, self.shared.clone(), run.attempts);
+        self.follow(key, async move { conclude(&shared, run, number, Told::of(Ending::Cancelled)).await });
+    }
+
+    /// Whoever is neither at work nor being taken will not come, or finds its cancellation in the journal when it does.
+    fn forget_cancelled(&mut self) {
+        if self.intakes.is_empty() && !self.cancelled.is_empty() {
+            let at_work: BTreeSet<_> = self.keys.values().copied().collect();
+            self.cancelled.retain(|key| at_work.contains(key));
+        }
+    }
+
+    fn taken(&mut self, taken: Result<Came, JoinError>) {
         match taken {
-            Ok(Some(run)) => self.wait(run),
-            Ok(None) => {}
+            Ok(Came::Run(run)) => self.wait(*run),
+            Ok(Came::Cancelled(key)) => self.cancel(key),
+            Ok(Came::Nothing) => {}
             // Not acknowledged, so the broker hands it over again once the channel is gone; taken, the next start goes on with it.
             Err(error) => tracing::error!(%error, "taking a delivery ended in a panic"),
         }
+        self.forget_cancelled();
     }
 
     fn ended(&mut self, ended: Result<(Id, Option<Run>), JoinError>) {
@@ -252,6 +288,9 @@ impl Driver {
         };
         let Some(key) = self.keys.remove(&task) else { return };
         self.stoppers.remove(&key);
+        if matches!(again, Ok(None)) {
+            self.cancelled.remove(&key);
+        }
         match again {
             Ok(again) => {
                 self.occupied.leave(key);

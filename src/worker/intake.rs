@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::conclude::cancel;
 use super::report::{host_draft, letter_draft, origin, stored};
@@ -16,20 +17,31 @@ use crate::journal::{Admission, Draft, StoredMessage, Taken};
 use crate::message::dead_letter::Original;
 use crate::message::envelope::{Properties, TRACEPARENT};
 use crate::message::event::{Accepted, FailureReport, HostDetail, MessageRefused, RunDetail};
-use crate::message::{DeadLetter, Encoding, Refusal, decode_job, masked, vouch};
-use crate::model::job::Job;
+use crate::message::{Cancel, DeadLetter, Encoding, Refusal, decode_cancel, decode_job, masked, vouch};
+use crate::model::job::{Job, RunKey};
 
 /// Pause before a delivery that could not be written down is tried again; doubles up to the longest.
 const JOURNAL_PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// Longest pause between two tries to write a delivery down. It stays un-acked meanwhile, so nothing is lost.
 const JOURNAL_PAUSE_LONGEST: Duration = Duration::from_secs(30);
 
-/// Takes one delivery; answers the run it started, if it did.
-pub async fn take(shared: Arc<Shared>, delivery: Delivery, order: u64) -> Option<Run> {
+/// What came of a delivery.
+#[derive(Debug)]
+pub enum Came {
+    /// Nothing that the driver has to know.
+    Nothing,
+    /// A run.
+    Run(Box<Run>),
+    /// A run is cancelled, wherever it stands.
+    Cancelled(RunKey),
+}
+
+/// Takes one delivery.
+pub async fn take(shared: Arc<Shared>, delivery: Delivery, order: u64) -> Came {
     let mut pause = JOURNAL_PAUSE_FIRST;
-    let started = loop {
+    let came = loop {
         match write_down(&shared, &delivery, order).await {
-            Ok(started) => break started,
+            Ok(came) => break came,
             Err(failure) => {
                 let failure = format!("{failure:#}");
                 tracing::error!(failure, "cannot write a delivery down; it is not acknowledged");
@@ -41,27 +53,51 @@ pub async fn take(shared: Arc<Shared>, delivery: Delivery, order: u64) -> Option
     if !delivery.settle.ack().await {
         tracing::debug!("an acknowledgement was not sent; the message comes again as a duplicate");
     }
-    started
+    came
 }
 
-async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Option<Run>, Failure> {
+async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Came, Failure> {
     if delivery.queue == HostQueue::Control {
-        let Settings { host, controllers, .. } = &shared.settings;
-        match vouch::command(delivery.sent(), host, controllers) {
-            Ok(command) => {
-                tracing::warn!(command = masked(command), "a control message that this version does not know")
-            }
-            Err(reason) => tracing::warn!(%reason, "a control message that is not obeyed"),
-        }
-        return Ok(None);
+        return obey(shared, delivery).await;
     }
     match decode_job(&delivery.properties, &delivery.body, &shared.settings.host) {
         Ok(job) => admit(shared, delivery, job, order).await,
-        Err(refusal) => refuse(shared, delivery, &refusal).await.map(|()| None),
+        Err(refusal) => refuse(shared, delivery, &refusal).await.map(|()| Came::Nothing),
     }
 }
 
-async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Result<Option<Run>, Failure> {
+/// Does what a control message says, if it is from somebody who may say so.
+async fn obey(shared: &Shared, delivery: &Delivery) -> Result<Came, Failure> {
+    let Settings { host, controllers, .. } = &shared.settings;
+    match vouch::command(delivery.sent(), host, controllers) {
+        Ok(Cancel::COMMAND) => match decode_cancel(&delivery.properties, &delivery.body) {
+            Ok(cancel) => remember(shared, &cancel).await,
+            Err(refusal) => tell_refused(shared, delivery, &refusal, Vec::new()).await.map(|()| Came::Nothing),
+        },
+        Ok(command) => {
+            tracing::warn!(command = masked(command), "a control message that this version does not know");
+            Ok(Came::Nothing)
+        }
+        Err(reason) => {
+            tracing::warn!(%reason, "a control message that is not obeyed");
+            Ok(Came::Nothing)
+        }
+    }
+}
+
+/// Written down before anything is done about it: the run may not have come yet, or be taken in this very moment.
+async fn remember(shared: &Shared, cancel: &Cancel) -> Result<Came, Failure> {
+    let key = cancel.key();
+    let reason = json!({
+        "requested_by": cancel.requested_by.as_deref().map(masked),
+        "reason": cancel.reason.as_deref().map(masked),
+    });
+    shared.journal.tombstone(key, cancel.until(Timestamp::now()), reason).await?;
+    tracing::info!(job.id = %key.job_id, run = key.run, "a run is to be cancelled");
+    Ok(Came::Cancelled(key))
+}
+
+async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Result<Came, Failure> {
     let urgent = delivery.queue == HostQueue::UrgentJobs;
     let run = Run::new(job, &delivery.properties, urgent, order);
     let taken = Taken {
@@ -79,7 +115,9 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
         Ok(admission) => admission,
         // Trying again would only find the same damaged row; whoever reads the letters hears of it.
         Err(failure) if failure.code != Code::JournalFailed => {
-            return refuse(shared, delivery, &known(failure.code, format!("{failure:#}"), &run)).await.map(|()| None);
+            return refuse(shared, delivery, &known(failure.code, format!("{failure:#}"), &run))
+                .await
+                .map(|()| Came::Nothing);
         }
         Err(failure) => return Err(failure),
     };
@@ -87,24 +125,24 @@ async fn admit(shared: &Shared, delivery: &Delivery, job: Job, order: u64) -> Re
         Admission::New => {
             let instance = run.job.instance.as_ref().map(tracing::field::display);
             tracing::info!(job.id = %key.job_id, run = key.run, kind = run.job.kind().as_str(), instance, "job taken");
-            Ok(Some(run))
+            Ok(Came::Run(Box::new(run)))
         }
         Admission::Tombstoned { reason } => {
             // Not `?`: the run is taken, and a second try would only find a duplicate of it.
             cancel(shared, run, reason).await;
-            Ok(None)
+            Ok(Came::Nothing)
         }
         Admission::Duplicate { state } => {
             tracing::info!(job.id = %key.job_id, run = key.run, ?state, "job delivered again");
-            Ok(None)
+            Ok(Came::Nothing)
         }
         Admission::BodyDiffers => {
             let text = format!("run {} of job `{}` was taken before with another body", key.run, key.job_id);
-            refuse(shared, delivery, &known(Code::RunBodyDiffers, text, &run)).await.map(|()| None)
+            refuse(shared, delivery, &known(Code::RunBodyDiffers, text, &run)).await.map(|()| Came::Nothing)
         }
         Admission::Superseded { known_run } => {
             let text = format!("run {} of job `{}` came after its run {known_run}", key.run, key.job_id);
-            refuse(shared, delivery, &known(Code::RunSuperseded, text, &run)).await.map(|()| None)
+            refuse(shared, delivery, &known(Code::RunSuperseded, text, &run)).await.map(|()| Came::Nothing)
         }
     }
 }
@@ -123,9 +161,6 @@ fn known(code: Code, text: String, run: &Run) -> Refusal {
 
 /// A message that starts no run: a letter and an event of the host, in one transaction.
 async fn refuse(shared: &Shared, delivery: &Delivery, refusal: &Refusal) -> Result<(), Failure> {
-    // Anything can stand there, a secret as well, and from here it goes into the log and an event.
-    let message_id = masked(&delivery.properties.message_id);
-    tracing::warn!(message.id = message_id, code = %refusal.code, reason = refusal.text, "message refused");
     let urgent = delivery.queue == HostQueue::UrgentJobs;
     let mut came_from = origin(&shared.settings.host, urgent);
     came_from.routing_key.clone_from(&delivery.routing_key);
@@ -141,6 +176,20 @@ async fn refuse(shared: &Shared, delivery: &Delivery, refusal: &Refusal) -> Resu
         original: Original::new(&delivery.properties, &delivery.body),
     };
     let encoding = Encoding::of(&delivery.properties.content_type).unwrap_or(Encoding::MessagePack);
+    tell_refused(shared, delivery, refusal, vec![letter_draft(letter, encoding)]).await
+}
+
+/// Tells of a message that nothing came of, in one transaction with those rows. A control message leaves no letter: it is worth nothing
+/// once its time has passed.
+async fn tell_refused(
+    shared: &Shared,
+    delivery: &Delivery,
+    refusal: &Refusal,
+    mut rows: Vec<Draft>,
+) -> Result<(), Failure> {
+    // Anything can stand there, a secret as well, and from here it goes into the log and an event.
+    let message_id = masked(&delivery.properties.message_id);
+    tracing::warn!(message.id = message_id, code = %refusal.code, reason = refusal.text, "message refused");
     let detail = HostDetail::MessageRefused(MessageRefused {
         message_id,
         code: refusal.code.to_string(),
@@ -149,6 +198,6 @@ async fn refuse(shared: &Shared, delivery: &Delivery, refusal: &Refusal) -> Resu
         run: refusal.run,
     });
     let event = shared.voice.event(detail);
-    let rows: Vec<Draft> = vec![letter_draft(letter, encoding), host_draft(move || event)];
+    rows.push(host_draft(move || event));
     shared.journal.post(None, rows).await
 }

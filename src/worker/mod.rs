@@ -40,9 +40,8 @@ use crate::broker::{Broker, Publisher, SessionState, WantedJobs};
 use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
 use crate::journal::Journal;
-use crate::message::Encoding;
-use crate::message::JobMessage;
 use crate::message::event::{Draining, HostDetail, Online};
+use crate::message::{Cancel, Encoding, JobMessage};
 use crate::model::id::HostId;
 use crate::model::job::JobKind;
 use crate::shutdown::{self, Shutdown, Stage};
@@ -242,7 +241,7 @@ fn online(shared: &Shared) -> Online {
         installation: shared.journal.installation(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         content_types: Encoding::READ.map(str::to_owned).to_vec(),
-        message_types: vec![JobMessage::MESSAGE_TYPE.to_owned()],
+        message_types: [JobMessage::MESSAGE_TYPE, Cancel::MESSAGE_TYPE].map(str::to_owned).to_vec(),
         kinds: JobKind::ALL.to_vec(),
         slots: shared.settings.slots.host as u32,
         host_key: shared.settings.host_key.clone(),

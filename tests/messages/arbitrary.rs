@@ -2,7 +2,7 @@
 
 use longshore::failure::Code;
 use longshore::message::dead_letter::Original;
-use longshore::message::{Encoding, Properties, decode_dead_letter, decode_event, decode_job, redact};
+use longshore::message::{Encoding, Properties, decode_cancel, decode_dead_letter, decode_event, decode_job, redact};
 use longshore::model::id::HostId;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -23,6 +23,7 @@ fn read_in_every_way(content_type: &str, message_type: &str, body: &[u8], host: 
     for refusal in [
         decode_job(&properties, body, host).err(),
         decode_event(&properties, body).err(),
+        decode_cancel(&properties, body).err(),
         decode_dead_letter(&properties, body).err(),
     ]
     .into_iter()

@@ -19,7 +19,7 @@ fn message(message: &Message) -> Value {
         "contentType": "application/vnd.msgpack",
         "description": "MessagePack with named fields, or JSON as `application/json`; the content type of the message decides.",
         "correlationId": match message.channel {
-            Channel::Jobs | Channel::RunEvents => json!({ "location": "$message.payload#/job_id" }),
+            Channel::Jobs | Channel::Control | Channel::RunEvents => json!({ "location": "$message.payload#/job_id" }),
             Channel::HostEvents | Channel::Dead => Value::Null,
         },
         "headers": headers(message),
@@ -38,6 +38,7 @@ fn headers(message: &Message) -> Value {
     let text = json!({ "type": "string" });
     match message.channel {
         Channel::Jobs | Channel::Dead => json!({ "type": "object", "properties": { "traceparent": text } }),
+        Channel::Control => json!({ "type": "object" }),
         Channel::RunEvents | Channel::HostEvents => json!({
             "type": "object",
             "required": [
@@ -58,7 +59,7 @@ fn headers(message: &Message) -> Value {
 }
 
 /// Name in the document, exchange, its type, routing key, what it is for.
-const CHANNELS: [(Channel, &str, &str, &str, &str, &str); 4] = [
+const CHANNELS: [(Channel, &str, &str, &str, &str, &str); 5] = [
     (
         Channel::Jobs,
         "jobs",
@@ -67,6 +68,15 @@ const CHANNELS: [(Channel, &str, &str, &str, &str, &str); 4] = [
         "{host}",
         "Jobs for one host, into `longshore.jobs.<host>`; restores and ad-hoc work go to `<host>.urgent`. Publish persistent, \
          mandatory and confirmed, and never declare the queue: a job for an unknown host comes back as unroutable.",
+    ),
+    (
+        Channel::Control,
+        "control",
+        "longshore.control",
+        "topic",
+        "{host}.{command}",
+        "What a controller tells a host besides jobs, into `longshore.control.<host>`. Publish persistent, mandatory and confirmed, with \
+         `user-id` (one of the host's `broker.controllers`) and without CC or BCC; everything else is not obeyed.",
     ),
     (
         Channel::RunEvents,
@@ -98,6 +108,7 @@ fn parameters(address: &str) -> Value {
     let described = |name: &str| match name {
         "host" => "host id: 1 to 63 of a-z, 0-9 and `-`",
         "kind" => "kind of the job, such as `backup`; of dead letters also `unknown`",
+        "command" => "the command's word: `cancel`",
         "event" => "the event's word, such as `progress`",
         "subject" => "`worker` or `message`",
         "code" => "code of the failure, such as `wrong_host`",
@@ -139,13 +150,14 @@ pub fn document() -> Value {
             }),
         );
         // Of the events, only those that the next one makes worthless are neither persistent nor mandatory.
-        let kept = matches!(channel, Channel::Jobs | Channel::Dead);
+        let kept = matches!(channel, Channel::Jobs | Channel::Control | Channel::Dead);
         let publishing = if kept {
             json!({ "deliveryMode": 2, "mandatory": true, "bindingVersion": "0.3.0" })
         } else {
             json!({ "bindingVersion": "0.3.0" })
         };
-        let (action, verb) = if channel == Channel::Jobs { ("receive", "take") } else { ("send", "tell") };
+        let taken = matches!(channel, Channel::Jobs | Channel::Control);
+        let (action, verb) = if taken { ("receive", "take") } else { ("send", "tell") };
         operations.insert(
             format!("{verb}_{name}"),
             json!({

@@ -4,7 +4,7 @@ use longshore::message::event::{
     Accepted, Cancelled, Completed, Draining, Failed, Heartbeat, Inventory, MessageRefused, Online, Progress, Retrying,
     Started,
 };
-use longshore::message::{DeadLetter, HostEvent, JobMessage, RunEvent};
+use longshore::message::{Cancel, DeadLetter, HostEvent, JobMessage, RunEvent};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
     Jobs,
+    Control,
     RunEvents,
     HostEvents,
     Dead,
@@ -42,10 +43,11 @@ fn of<T: JsonSchema>() -> Schema {
 }
 
 pub fn all() -> Vec<Message> {
-    use Channel::{Dead, HostEvents, Jobs, RunEvents};
+    use Channel::{Control, Dead, HostEvents, Jobs, RunEvents};
     let message = |message_type, channel, schema| Message { message_type, channel, schema };
     vec![
         message("longshore.job.v1", Jobs, of::<JobMessage>),
+        message("longshore.control.cancel.v1", Control, of::<Cancel>),
         message("longshore.event.accepted.v1", RunEvents, of::<RunEvent<Accepted>>),
         message("longshore.event.started.v1", RunEvents, of::<RunEvent<Started>>),
         message("longshore.event.progress.v1", RunEvents, of::<RunEvent<Progress>>),

@@ -10,8 +10,8 @@ use longshore::message::event::{
     RestoreSummary, RestoredVolume, Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
-    DeadLetter, Encoding, Event, HostEvent, JobMessage, Properties, Refusal, RunEvent, decode_dead_letter,
-    decode_event, decode_job, encode_dead_letter, encode_event, encode_job,
+    Cancel, DeadLetter, Encoding, Event, HostEvent, JobMessage, Properties, Refusal, RunEvent, decode_cancel,
+    decode_dead_letter, decode_event, decode_job, encode_cancel, encode_dead_letter, encode_event, encode_job,
 };
 use longshore::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use longshore::model::destination::{Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec};
@@ -33,6 +33,7 @@ pub const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba90
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Job(Box<Job>),
+    Cancel(Cancel),
     Event(Box<Event>),
     DeadLetter(Box<DeadLetter>),
 }
@@ -408,6 +409,16 @@ fn host_detail(words: &str) -> Option<HostDetail> {
     })
 }
 
+fn cancel() -> Cancel {
+    Cancel {
+        job_id: JOB_ID.parse().unwrap(),
+        run: 1,
+        requested_by: Some("admin@example.org".to_owned()),
+        reason: Some("maintenance of the share".to_owned()),
+        remember_seconds: Some(86_400),
+    }
+}
+
 fn letter() -> DeadLetter {
     let original = encode_job(&JobMessage::from(&job()), Encoding::Json, time()).unwrap();
     DeadLetter {
@@ -427,6 +438,7 @@ pub fn value(message_type: &str) -> Value {
     let words = message_type.strip_prefix(Event::TYPE_PREFIX).and_then(|rest| rest.strip_suffix(".v1"));
     match (message_type, words) {
         (JobMessage::MESSAGE_TYPE, _) => Value::Job(Box::new(job())),
+        (Cancel::MESSAGE_TYPE, _) => Value::Cancel(cancel()),
         (DeadLetter::MESSAGE_TYPE, _) => Value::DeadLetter(Box::new(letter())),
         (_, Some(words)) => {
             let of_run = run_detail(words).map(|detail| Event::Run(RunEvent::of(&job(), 1, 4, time(), detail)));
@@ -458,6 +470,7 @@ pub fn encoded(value: &Value, encoding: Encoding) -> longshore::message::Encoded
     let id: EventId = EVENT_ID.parse().unwrap();
     match value {
         Value::Job(job) => encode_job(&JobMessage::from(&**job), encoding, time()),
+        Value::Cancel(cancel) => encode_cancel(cancel, encoding, time()),
         Value::Event(event) => encode_event(event, id, encoding, Some(TRACEPARENT)),
         Value::DeadLetter(letter) => encode_dead_letter(letter, id, encoding),
     }
@@ -472,6 +485,7 @@ pub fn read(message_type: &str, encoding: Encoding, body: &[u8]) -> Result<Value
     };
     match message_type {
         JobMessage::MESSAGE_TYPE => decode_job(&properties, body, &host()).map(|job| Value::Job(Box::new(job))),
+        Cancel::MESSAGE_TYPE => decode_cancel(&properties, body).map(Value::Cancel),
         DeadLetter::MESSAGE_TYPE => {
             decode_dead_letter(&properties, body).map(|letter| Value::DeadLetter(Box::new(letter)))
         }

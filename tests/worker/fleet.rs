@@ -8,7 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore::broker::memory::{MemoryServer, MemorySettings};
 use longshore::broker::topology::{
-    DEAD_QUEUE, JOBS_EXCHANGE, control_queue, jobs_key, jobs_queue, urgent_jobs_key, urgent_jobs_queue,
+    CONTROL_EXCHANGE, DEAD_QUEUE, JOBS_EXCHANGE, control_key, control_queue, jobs_key, jobs_queue, urgent_jobs_key,
+    urgent_jobs_queue,
 };
 use longshore::broker::{Broker, Outgoing, Properties};
 use longshore::host::guard::fake::FakeGuards;
@@ -18,7 +19,9 @@ use longshore::job::{Doors, JobSettings};
 use longshore::journal::{Journal, JournalError, Keep};
 use longshore::message::event::{FailureReport, RunDetail};
 use longshore::message::job::{BackupPart, InstancePart, RepositoryPart, RetryPart};
-use longshore::message::{DeadLetter, Encoded, Encoding, JobMessage, decode_dead_letter, encode_job};
+use longshore::message::{
+    Cancel, DeadLetter, Encoded, Encoding, JobMessage, decode_dead_letter, encode_cancel, encode_job,
+};
 use longshore::model::id::{HostId, InstanceId, JobId, RepositoryId};
 use longshore::model::job::RunKey;
 use longshore::shutdown::{self, ShutdownSwitch, Stage};
@@ -62,6 +65,8 @@ pub struct Fleet {
     pub prefetch: usize,
     /// How long the worker's publishes wait for a broker that is away.
     pub publish_wait: Duration,
+    /// Refused messages that leave no letter: control messages.
+    pub letterless: usize,
     worker: Option<Worker>,
     finished: bool,
 }
@@ -97,6 +102,7 @@ impl Fleet {
             prefetch: MemorySettings::default().prefetch,
             // Impatient, so that an outage is felt.
             publish_wait: Duration::from_millis(200),
+            letterless: 0,
             worker: None,
             finished: false,
             instances: ids,
@@ -254,6 +260,27 @@ impl Fleet {
         self.send(jobs_key(&self.host), Encoded { properties, body }).await;
     }
 
+    /// Asks for the end of a run, as the controller `ops` does.
+    pub async fn cancel(&self, key: RunKey, reason: &str) {
+        let cancel = Cancel {
+            job_id: key.job_id,
+            run: key.run,
+            requested_by: Some("ops".to_owned()),
+            reason: Some(reason.to_owned()),
+            remember_seconds: None,
+        };
+        let Encoded { properties, body } = encode_cancel(&cancel, Encoding::Json, Timestamp::now()).unwrap();
+        let properties = Properties { user_id: Some("ops".to_owned()), ..properties };
+        let routing_key = control_key(&self.host, Cancel::COMMAND);
+        let outgoing = Outgoing { exchange: CONTROL_EXCHANGE, routing_key, properties, body };
+        self.broker.publisher().publish(outgoing).await.unwrap();
+    }
+
+    /// What was sent to the control queue has been read, and acknowledged.
+    pub fn control_is_read(&self) -> bool {
+        self.server.depth(&control_queue(&self.host)) == Some(Default::default())
+    }
+
     async fn send(&self, routing_key: String, message: Encoded) {
         let Encoded { properties, body } = message;
         let outgoing = Outgoing { exchange: JOBS_EXCHANGE, routing_key, properties, body };
@@ -345,7 +372,7 @@ impl Fleet {
 
     /// Each failed run and each refused message has its letter, and there are no others.
     fn letters_fit(&self) -> bool {
-        self.events.failures() == self.letters().len()
+        self.events.failures() == self.letters().len() + self.letterless
     }
 
     fn left_behind(&self) -> Vec<String> {

@@ -81,7 +81,7 @@ async fn a_process_that_cannot_be_ended_is_named_by_each_worker_until_it_has_end
 #[tokio::test]
 async fn what_cannot_be_looked_at_is_named_until_a_later_backup_has_completed() {
     let fleet = Fleet::with(&["web", "db"]).await;
-    fleet.movers.fail("release", 3, Failure::new(Code::RepositoryIo, "the lease's file cannot be written"));
+    fleet.movers.fail("release", 3, Failure::new(Code::RepositoryReadOnly, "the lease's file cannot be written"));
     let first = fleet.publish(&fleet.job("web")).await;
     let RunDetail::Completed(completed) = fleet.end_of(first).await else { panic!("it did not complete") };
     let told = left(&fleet, 1).await;

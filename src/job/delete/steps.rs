@@ -145,7 +145,7 @@ impl Make<Context> for Merge {
             Err(failure) if matches!(failure.code, Code::LeaseHeld | Code::LeaseLost) => return Ok(()),
             result => result?,
         }
-        context.common.session.ask(Request::Discard, Duration::from_secs(DISCARD_SECONDS_MAX)).await.map(drop)
+        context.common.session.ask_patiently(Request::Discard, Duration::from_secs(DISCARD_SECONDS_MAX)).await.map(drop)
     }
 }
 

@@ -221,7 +221,7 @@ impl<C: JobContext> Hold<C> for Lease {
                 result => result?,
             }
         }
-        common.session.ask(Request::Release, Duration::from_secs(RELEASE_SECONDS_MAX)).await.map(drop)
+        common.session.ask_patiently(Request::Release, Duration::from_secs(RELEASE_SECONDS_MAX)).await.map(drop)
     }
 }
 

@@ -79,7 +79,7 @@ impl Make<Context> for Staging {
             }
             result => result?,
         }
-        context.common.session.ask(Request::Discard, Duration::from_secs(DISCARD_SECONDS_MAX)).await.map(drop)
+        context.common.session.ask_patiently(Request::Discard, Duration::from_secs(DISCARD_SECONDS_MAX)).await.map(drop)
     }
 }
 
