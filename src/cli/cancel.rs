@@ -83,7 +83,7 @@ async fn publish(args: &CancelArgs, outgoing: Outgoing) -> Result<Exit, CliError
         }
         error => CliError::failed(error),
     })?;
-    eprintln!("host `{}` ends it as soon as its worker reads this", args.host);
+    eprintln!("host `{}` is told; its worker obeys those that are its `broker.controllers`", args.host);
     let Some(events) = events else { return Ok(Exit::Done) };
     let timeout = args.timeout_seconds.map(Duration::from_secs);
     let (job_id, run, host) = (args.job_id, Some(args.run), Some(args.host.clone()));

@@ -29,6 +29,8 @@ pub(super) struct Session {
     died: bool,
     stuck: Option<Failure>,
     unkillable: Option<Failure>,
+    /// Since when nothing could be taken off the share.
+    share_away_since: Option<Instant>,
 }
 
 impl Session {
@@ -97,18 +99,21 @@ impl Session {
         answer
     }
 
-    /// Asks for something to be taken off the share, and asks again for [`SHARE_AWAY_SECONDS_MAX`] where it can't be reached: what is left
-    /// there is waited for by the next job, for longer.
+    /// Asks for something to be taken off the share, and asks again where it can't be reached, for [`SHARE_AWAY_SECONDS_MAX`] in all that the
+    /// attempt has to take off: what is left there is waited for by the next job, for longer.
     pub async fn ask_patiently(&mut self, request: Request, deadline: Duration) -> Result<Reply, Failure> {
-        let until = Instant::now() + Duration::from_secs(SHARE_AWAY_SECONDS_MAX);
         loop {
-            match self.ask(request.clone(), deadline).await {
-                Err(failure) if failure.code == Code::RepositoryIo && Instant::now() < until => {
-                    tracing::info!(failure = format!("{failure:#}"), "the share cannot be reached; trying again");
-                    sleep(Duration::from_secs(ASK_AGAIN_SECONDS)).await;
-                }
-                answered => return answered,
+            let answer = self.ask(request.clone(), deadline).await;
+            let Err(failure) = &answer else {
+                self.share_away_since = None;
+                return answer;
+            };
+            let since = *self.share_away_since.get_or_insert_with(Instant::now);
+            if failure.code != Code::RepositoryIo || since.elapsed() > Duration::from_secs(SHARE_AWAY_SECONDS_MAX) {
+                return answer;
             }
+            tracing::info!(failure = format!("{failure:#}"), "the share cannot be reached; trying again");
+            sleep(Duration::from_secs(ASK_AGAIN_SECONDS)).await;
         }
     }
 

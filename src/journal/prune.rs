@@ -48,7 +48,11 @@ async fn take_away(connection: &mut SqliteConnection, now: Timestamp, keep: Keep
     }
     let keys = sqlx::query("DELETE FROM runs WHERE pruned_at_ms < ?").bind(before(keep.keys));
     let keys = keys.execute(&mut *connection).await?.rows_affected();
-    let tombstones = sqlx::query("DELETE FROM tombstones WHERE until_ms < ?").bind(now.as_millisecond());
+    let tombstones = sqlx::query(
+        "DELETE FROM tombstones WHERE until_ms < ? AND NOT EXISTS \
+         (SELECT 1 FROM runs WHERE runs.job_id = tombstones.job_id AND runs.run = tombstones.run AND state <> 'ended')",
+    )
+    .bind(now.as_millisecond());
     let tombstones = tombstones.execute(connection).await?.rows_affected();
     Ok(Pruned { runs: due.len() as u64, keys, tombstones })
 }

@@ -299,3 +299,19 @@ async fn pruning_keeps_the_key_and_whatever_was_not_sent() {
     assert_eq!(journal.prune(after(700), keep).await.unwrap().keys, 1);
     assert_eq!(journal.take(taken(sent, "a")).await.unwrap(), Admission::New);
 }
+
+#[tokio::test]
+async fn a_cancellation_is_remembered_for_as_long_as_its_run_is_open() {
+    let (_dir, journal) = journal().await;
+    let (open, absent) = (key(1), key(1));
+    journal.take(taken(open, "a")).await.unwrap();
+    for key in [open, absent] {
+        journal.tombstone(key, now(), json!("not needed")).await.unwrap();
+    }
+    let after = now() + SignedDuration::from_secs(1);
+    assert_eq!(journal.prune(after, Keep::default()).await.unwrap().tombstones, 1);
+    assert_eq!(journal.cancellation(open).await.unwrap(), Some(json!("not needed")));
+    assert_eq!(journal.cancellation(absent).await.unwrap(), None);
+    journal.settle(open, 0, ended("cancelled"), Vec::new()).await.unwrap();
+    assert_eq!(journal.prune(after, Keep::default()).await.unwrap().tombstones, 1);
+}

@@ -55,7 +55,7 @@ fn bare_mount(nas: Nas, fleet: &Fleet) -> (Duration, Duration) {
     let mut options = part.options;
     if nas == Nas::Cifs {
         let credentials = fleet.folder.join("credentials").join(RIGHT);
-        options += &format!(",nobrl,iocharset=utf8,credentials={}", credentials.display());
+        options += &format!(",nobrl,credentials={}", credentials.display());
     }
     let mount = ["-t", nas.name(), "-o", &options, &part.address, path(place.path())];
     (timed("mount", &mount), timed("umount", &[path(place.path())]))

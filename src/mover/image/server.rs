@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::failure::{Code, Failure};
 use crate::mover::command::{Command, Finished, Running, shown_end};
 use crate::mover::device;
-use crate::mover::nbd::{ALLOCATION, Connection, DEPTH, DIRTY_BITMAP, Limits};
+use crate::mover::nbd::{ALLOCATION, Connection, DEPTH, DIRTY_BITMAP, Limits, NbdError};
 
 /// How long a server may take to open its image; on a share, opening reads from it.
 const START_DEADLINE_SECONDS: u64 = 60;
@@ -109,7 +109,8 @@ impl Server {
                 }
                 Err(error) if !error.nobody_listens() => {
                     // It listens before it has read all of its image, and ends when that fails.
-                    return Err(match server.ended_within(BROKEN_OFF_SECONDS).await {
+                    let broken_off = matches!(error, NbdError::Socket { .. });
+                    return Err(match broken_off && server.ended_within(BROKEN_OFF_SECONDS).await {
                         true => server.ended_early().await,
                         false => error.failure(Code::ImageToolFailed, failed),
                     });

@@ -69,7 +69,6 @@ const NFS: Kind = Kind {
 };
 
 /// Byte-range locks of a Windows server are mandatory: QEMU's own would keep it from its file (CloudStack's pull request 9666).
-/// Passwords and addresses are UTF-8 here, whatever the kernel was built for (`NLS_DEFAULT`): taken for Latin-1, an `ü` is refused.
 const CIFS: Kind = Kind {
     name: "CIFS",
     helper: "mount.cifs",
@@ -81,7 +80,6 @@ const CIFS: Kind = Kind {
         Default { instead: &["hard", "soft"], option: "soft" },
         Default { instead: &["file_mode"], option: "file_mode=0600" },
         Default { instead: &["dir_mode"], option: "dir_mode=0700" },
-        Default { instead: &["iocharset"], option: "iocharset=utf8" },
     ],
     alone: &[Default { instead: &["nosharesock"], option: "nosharesock" }],
 };
@@ -279,7 +277,7 @@ mod tests {
         );
         assert_eq!(
             options(Cifs, "vers=3.1.1"),
-            "nobrl,soft,file_mode=0600,dir_mode=0700,iocharset=utf8,vers=3.1.1,nosuid,nodev,noexec"
+            "nobrl,soft,file_mode=0600,dir_mode=0700,vers=3.1.1,nosuid,nodev,noexec"
         );
         assert_eq!(
             options(Ceph, "name=backup,mount_timeout=5"),

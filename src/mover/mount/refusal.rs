@@ -25,6 +25,8 @@ const NO_SUCH_DEVICE_OR_ADDRESS: u32 = 6;
 const PERMISSION_DENIED: u32 = 13;
 const NO_SUCH_DEVICE: u32 = 19;
 const INVALID_ARGUMENT: u32 = 22;
+/// A module of the kernel's that the mount needs, as for `iocharset=`, is missing.
+const NO_MODULE: u32 = 79;
 const NOT_SUPPORTED: u32 = 95;
 const KEY_NOT_AVAILABLE: u32 = 126;
 const KEY_REJECTED: u32 = 129;
@@ -69,7 +71,7 @@ pub(super) fn code(repository_type: RepositoryType, said: &Said<'_>) -> Code {
             NOT_FOUND => Code::RepositoryNotFound,
             // What a Windows server says of a share that it doesn't have.
             NO_SUCH_DEVICE_OR_ADDRESS if repository_type == RepositoryType::Cifs => Code::RepositoryNotFound,
-            NO_SUCH_DEVICE => Code::MountTypeUnsupported,
+            NO_SUCH_DEVICE | NO_MODULE => Code::MountTypeUnsupported,
             INVALID_ARGUMENT | NOT_SUPPORTED => Code::InvalidMountOption,
             _ => Code::MountFailed,
         };
@@ -127,6 +129,7 @@ mod tests {
             (Cifs, "mount error(111): could not connect to nas", Code::MountFailed),
             (Cifs, "mount error(112): Host is down", Code::MountFailed),
             (Cifs, "mount error(19): No such device", Code::MountTypeUnsupported),
+            (Cifs, "mount error(79): Can not access a needed shared library", Code::MountTypeUnsupported),
             (Ceph, "mount error 13 = Permission denied", Code::MountDenied),
             (Ceph, "mount error 110 = Connection timed out", Code::MountFailed),
             (Ceph, "mount error 2 = No such file or directory", Code::RepositoryNotFound),
