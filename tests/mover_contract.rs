@@ -290,5 +290,5 @@ async fn what_came_of_an_exchange_may_not_be_known_and_is_asked_for_again() {
     done(&mut mover, exchange()).await;
     let restored = FakeVolume::Restored { backup: manifest.backup_id, disk: "vda".parse().unwrap() };
     assert_eq!(world.movers.volume(&volume), Some(restored));
-    assert_eq!(world.movers.volumes(), [volumes[0].previous.clone(), volume]);
+    assert_eq!(world.movers.volumes(), [volumes[0].place.previous().unwrap().to_owned(), volume]);
 }

@@ -195,7 +195,7 @@ impl Asked<'_> {
                 data_bytes: self.data_bytes(&volume.disk, volume.virtual_bytes)?,
                 disk: volume.disk,
                 target,
-                path: volume.volume,
+                path: volume.place.volume().to_owned(),
                 format: volume.format,
                 virtual_bytes: volume.virtual_bytes,
                 replaces: true,

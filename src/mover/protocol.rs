@@ -11,6 +11,7 @@ pub mod frame;
 mod new_files;
 mod reply;
 mod validation;
+mod volume;
 mod word;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use crate::model::repository::Repository;
 pub use new_files::{NewContent, NewFile, NewFiles};
 pub use reply::Reply;
 pub use validation::WantedValidation;
+pub use volume::{RestoredVolume, VolumePlace};
 
 /// Our own binary, also where it was replaced on the disk.
 pub const OURSELVES: &str = "/proc/self/exe";
@@ -118,25 +120,6 @@ pub struct PushTarget {
     pub virtual_bytes: u64,
     /// What the disk held in the moment since which QEMU will write what was written to; none where it will write all of it.
     pub base: Option<BaseDisk>,
-}
-
-/// One volume that a restore makes of a backup's disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoredVolume {
-    /// The backup's disk, which names its image `<disk>.qcow2` and its block hashes `<disk>.blocks`.
-    pub disk: DiskTarget,
-    /// The size the guest sees, bytes, as the manifest has it.
-    pub virtual_bytes: u64,
-    /// Hash over the block hashes, hex, as the manifest has it.
-    pub content_root: String,
-    /// The file whose place the new one takes, and whose owner, mode and label it gets.
-    pub volume: PathBuf,
-    /// Format of the new file.
-    pub format: ImageFormat,
-    /// Where the new one is made: beside `volume`, under a name that is this attempt's alone.
-    pub fresh: PathBuf,
-    /// Where the old one goes: beside it too, under a name that is this attempt's alone.
-    pub previous: PathBuf,
 }
 
 /// A child that is to take over what a backup holds for it.

@@ -19,7 +19,8 @@ use longshore::model::manifest::{
 use longshore::model::repository::Repository;
 use longshore::model::validation::{FindingCode, Validation, ValidationLevel};
 use longshore::mover::protocol::{
-    CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, RestoredVolume, SealedFile, WantedValidation,
+    CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, RestoredVolume, SealedFile, VolumePlace,
+    WantedValidation,
 };
 
 /// Longer than anything here takes but a lease that has to be watched.
@@ -410,10 +411,8 @@ pub fn restored(manifest: &Manifest, volume: &Path) -> RestoredVolume {
         disk: disk.target.clone(),
         virtual_bytes: disk.virtual_bytes,
         content_root: disk.content_root.clone(),
-        volume: volume.to_owned(),
         format: ImageFormat::Qcow2,
-        fresh: beside("fresh"),
-        previous: beside("previous"),
+        place: VolumePlace::File { volume: volume.to_owned(), fresh: beside("fresh"), previous: beside("previous") },
     }
 }
 
@@ -465,8 +464,8 @@ pub async fn a_published_backup_takes_the_place_of_the_volume(world: &dyn World)
             done(&mut mover, exchange(&volumes)).await;
             done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
             assert_eq!(world.stands(&volume), Stands::Restored);
-            assert_eq!(world.stands(&volumes[0].previous), Stands::Old);
-            assert_eq!(world.stands(&volumes[0].fresh), Stands::Nothing);
+            assert_eq!(world.stands(volumes[0].place.previous().unwrap()), Stands::Old);
+            assert_eq!(world.stands(volumes[0].place.fresh().unwrap()), Stands::Nothing);
         }
         mover.stop().await.unwrap();
     }
@@ -474,7 +473,7 @@ pub async fn a_published_backup_takes_the_place_of_the_volume(world: &dyn World)
     for _twice in 0..2 {
         done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
         assert_eq!(world.stands(&volume), Stands::Restored);
-        assert_eq!(world.stands(&volumes[0].previous), Stands::Nothing);
+        assert_eq!(world.stands(volumes[0].place.previous().unwrap()), Stands::Nothing);
     }
     mover.stop().await.unwrap();
     assert!(!world.is_busy());
@@ -586,7 +585,7 @@ pub async fn new_volumes_that_are_not_wanted_are_removed_and_the_old_ones_stay(w
             done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
             done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
             assert_eq!(world.stands(&volume), Stands::Old);
-            assert_eq!(world.stands(&volumes[0].fresh), Stands::Nothing);
+            assert_eq!(world.stands(volumes[0].place.fresh().unwrap()), Stands::Nothing);
             assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "it is no more");
         }
     }
@@ -606,12 +605,16 @@ pub async fn what_cannot_be_restored_is_refused_and_nothing_is_made(world: &dyn 
         change(&mut wanted);
         wanted
     };
+    let elsewhere = other(&|wanted| {
+        let VolumePlace::File { fresh, .. } = &mut wanted.place;
+        *fresh = "/elsewhere/fresh".into();
+    });
     for (of, wanted, code) in [
         (&unknown, good.clone(), Code::BackupNotFound),
         (&manifest, other(&|wanted| wanted.disk = "vdz".parse().unwrap()), Code::DiskNotFound),
         (&manifest, other(&|wanted| wanted.content_root = "00".repeat(32)), Code::BackupDamaged),
         (&manifest, other(&|wanted| wanted.virtual_bytes += 512), Code::BackupDamaged),
-        (&manifest, other(&|wanted| wanted.fresh = "/elsewhere/fresh".into()), Code::Internal),
+        (&manifest, elsewhere, Code::Internal),
         (&manifest, restored(&manifest, &volume.with_extension("missing")), Code::VolumeIo),
     ] {
         let failure = refused(&mut mover, restore(of, &[wanted])).await;
@@ -622,7 +625,7 @@ pub async fn what_cannot_be_restored_is_refused_and_nothing_is_made(world: &dyn 
     assert_eq!(failure.code, Code::BackupDamaged, "{failure:#}");
     assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::Internal, "nothing was restored");
     done(&mut mover, Request::RemoveFresh { volumes: vec![good.clone()] }).await;
-    assert_eq!((world.stands(&volume), world.stands(&good.fresh)), (Stands::Old, Stands::Nothing));
+    assert_eq!((world.stands(&volume), world.stands(good.place.fresh().unwrap())), (Stands::Old, Stands::Nothing));
     done(&mut mover, Request::Release).await;
     let failure = refused(&mut mover, restore(&manifest, &[good])).await;
     assert_eq!(failure.code, Code::Internal, "the lease is given back");
@@ -641,7 +644,10 @@ pub async fn a_volume_that_is_in_use_is_neither_restored_nor_exchanged(world: &d
     for _twice in 0..2 {
         let failure = refused(&mut mover, exchange(&volumes)).await;
         assert_eq!(failure.code, Code::InUseElsewhere, "{failure:#}");
-        assert_eq!((world.stands(&volume), world.stands(&volumes[0].fresh)), (Stands::Old, Stands::Restored));
+        assert_eq!(
+            (world.stands(&volume), world.stands(volumes[0].place.fresh().unwrap())),
+            (Stands::Old, Stands::Restored)
+        );
     }
     drop(user);
     done(&mut mover, exchange(&volumes)).await;

@@ -89,7 +89,7 @@ impl Scene {
         let reply = mover.ask(restore(backup, &wanted), SOON).await;
         assert!(matches!(reply, Ok(Reply::Copied { .. })), "{reply:?}");
         done(mover, Request::Compare).await;
-        wanted[0].fresh.clone()
+        wanted[0].place.fresh().unwrap().to_owned()
     }
 
     /// What is said of the backup when it is damaged.

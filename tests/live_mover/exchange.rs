@@ -24,10 +24,10 @@ async fn a_new_mover_finishes_an_exchange_wherever_it_was_cut_off() {
     let (mut mover, manifest) = published(&real, "cut-off").await;
     let volumes = two(&manifest, &old);
     let untouched: fn(&RestoredVolume) = |_| {};
-    let moved_away: fn(&RestoredVolume) = |one| fs::rename(&one.volume, &one.previous).unwrap();
+    let moved_away: fn(&RestoredVolume) = |one| fs::rename(one.place.volume(), one.place.previous().unwrap()).unwrap();
     let in_place: fn(&RestoredVolume) = |one| {
-        fs::rename(&one.volume, &one.previous).unwrap();
-        fs::rename(&one.fresh, &one.volume).unwrap();
+        fs::rename(one.place.volume(), one.place.previous().unwrap()).unwrap();
+        fs::rename(one.place.fresh().unwrap(), one.place.volume()).unwrap();
     };
     let states = [("untouched", untouched), ("moved away", moved_away), ("in place", in_place)];
     for (one, prepare_one) in &states {
@@ -39,10 +39,10 @@ async fn a_new_mover_finishes_an_exchange_wherever_it_was_cut_off() {
             done(&mut next, exchange(&volumes)).await;
             next.stop().await.unwrap();
             for volume in &volumes {
-                assert_eq!(real.stands(&volume.volume), Stands::Restored, "{one}, {other}");
-                assert_eq!(real.stands(&volume.previous), Stands::Old, "{one}, {other}");
-                assert_eq!(real.stands(&volume.fresh), Stands::Nothing, "{one}, {other}");
-                fs::rename(&volume.previous, &volume.volume).unwrap();
+                assert_eq!(real.stands(volume.place.volume()), Stands::Restored, "{one}, {other}");
+                assert_eq!(real.stands(volume.place.previous().unwrap()), Stands::Old, "{one}, {other}");
+                assert_eq!(real.stands(volume.place.fresh().unwrap()), Stands::Nothing, "{one}, {other}");
+                fs::rename(volume.place.previous().unwrap(), volume.place.volume()).unwrap();
             }
         }
     }
@@ -76,19 +76,22 @@ async fn a_start_amid_the_exchange_is_refused() {
     let (mut mover, volumes) = restored_on(&faulty).await;
     mover.stop().await.unwrap();
     let [web, _] = &volumes;
-    assert_eq!(opens_to_write(&web.volume), Ok(()));
+    assert_eq!(opens_to_write(web.place.volume()), Ok(()));
     let mut mover = started(&faulty.real, "exchanges").await;
     let (_, inner) = faulty.real.outer_and_inner();
     // Slow enough to be stopped between its locks and its end.
     faulty.orders(r#"{"delay_ms": 300}"#);
     let started_amid = async {
-        eventually("the volume is locked", || is_locked(&web.volume) || is_locked(&web.previous)).await;
+        eventually("the volume is locked", || {
+            is_locked(web.place.volume()) || is_locked(web.place.previous().unwrap())
+        })
+        .await;
         kill(inner, Signal::SIGSTOP).unwrap();
         faulty.orders("{}");
         // What the kernel does for it is still done.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let old = if web.volume.exists() { &web.volume } else { &web.previous };
-        let refusals = (opens_to_write(old), opens_to_write(&web.volume));
+        let old = if web.place.volume().exists() { web.place.volume() } else { web.place.previous().unwrap() };
+        let refusals = (opens_to_write(old), opens_to_write(web.place.volume()));
         kill(inner, Signal::SIGCONT).unwrap();
         refusals
     };
@@ -99,8 +102,8 @@ async fn a_start_amid_the_exchange_is_refused() {
     assert!(of_volume.contains("lock") || of_volume.contains("No such file"), "{of_volume}");
     mover.stop().await.unwrap();
     for volume in &volumes {
-        assert_eq!(faulty.real.stands(&volume.volume), Stands::Restored);
-        assert_eq!(opens_to_write(&volume.volume), Ok(()), "afterwards nothing is locked");
+        assert_eq!(faulty.real.stands(volume.place.volume()), Stands::Restored);
+        assert_eq!(opens_to_write(volume.place.volume()), Ok(()), "afterwards nothing is locked");
     }
 }
 
@@ -117,7 +120,7 @@ async fn restored_on(faulty: &Faulty) -> (Box<dyn Mover>, [RestoredVolume; 2]) {
 
 fn both_stand(faulty: &Faulty, volumes: &[RestoredVolume], wanted: Stands) {
     for one in volumes {
-        assert_eq!(faulty.real.stands(&one.volume), wanted, "{}", one.volume.display());
+        assert_eq!(faulty.real.stands(one.place.volume()), wanted, "{}", one.place.volume().display());
     }
 }
 
@@ -135,7 +138,10 @@ async fn an_exchange_that_fails_amid_leaves_all_old_volumes_in_their_places() {
         assert!([Code::VolumeIo, Code::VolumeFull].contains(&failure.code), "{orders}: {failure:#}");
         faulty.orders("{}");
         both_stand(&faulty, &volumes, Stands::Old);
-        assert!(volumes.iter().all(|one| one.fresh.exists() && !one.previous.exists()), "{orders}");
+        assert!(
+            volumes.iter().all(|one| one.place.fresh().unwrap().exists() && !one.place.previous().unwrap().exists()),
+            "{orders}"
+        );
     }
     done(&mut mover, exchange(&volumes)).await;
     both_stand(&faulty, &volumes, Stands::Restored);
@@ -155,12 +161,12 @@ async fn what_cannot_be_seen_or_put_back_is_not_known_and_can_be_asked_for_again
     both_stand(&faulty, &volumes, Stands::Old);
     // One is in its place when the other can neither go there nor back.
     for one in &volumes {
-        fs::rename(&one.volume, &one.previous).unwrap();
+        fs::rename(one.place.volume(), one.place.previous().unwrap()).unwrap();
     }
     faulty.orders(r#"{"mode": "eio", "file": "data.qcow2"}"#);
     let reply = mover.ask(exchange(&volumes), SOON).await.unwrap();
     assert!(matches!(&reply, Reply::NotKnown { failure } if failure.code == Code::VolumeIo), "{reply:?}");
-    assert!(!volumes[1].volume.exists(), "nobody can start the instance with some of each");
+    assert!(!volumes[1].place.volume().exists(), "nobody can start the instance with some of each");
     faulty.orders("{}");
     done(&mut mover, exchange(&volumes)).await;
     both_stand(&faulty, &volumes, Stands::Restored);

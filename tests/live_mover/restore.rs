@@ -48,23 +48,25 @@ async fn new_volumes_of_either_format_hold_the_disk_and_belong_to_whom_the_old_o
     let (mut mover, manifest) = published(&real, "formats").await;
     let [image, mut raw] = two(&manifest, &old);
     raw.format = ImageFormat::Raw;
-    std::os::unix::fs::chown(&raw.volume, Some(1), Some(2)).unwrap();
+    std::os::unix::fs::chown(raw.place.volume(), Some(1), Some(2)).unwrap();
     let volumes = [image, raw];
     made(&mut mover, &manifest, &volumes).await;
     done(&mut mover, Request::Compare).await;
     done(&mut mover, exchange(&volumes)).await;
     let disk = real.folder.path().join("disk.raw");
-    assert!(is_alike(&volumes[0].volume, "qcow2", &disk));
-    assert_eq!(fs::read(&volumes[1].volume).unwrap(), fs::read(&disk).unwrap());
-    let (image, raw) = (fs::metadata(&volumes[0].volume).unwrap(), fs::metadata(&volumes[1].volume).unwrap());
+    assert!(is_alike(volumes[0].place.volume(), "qcow2", &disk));
+    assert_eq!(fs::read(volumes[1].place.volume()).unwrap(), fs::read(&disk).unwrap());
+    let (image, raw) =
+        (fs::metadata(volumes[0].place.volume()).unwrap(), fs::metadata(volumes[1].place.volume()).unwrap());
     assert_eq!((image.uid(), image.gid(), image.mode() & 0o7777), (64055, 64056, 0o640));
     assert_eq!((raw.uid(), raw.gid()), (1, 2));
     assert!(raw.blocks() * 512 <= DISK_BYTES - (2 << 20), "3 MiB of zeros take no room: {raw:?}");
     if labelled {
-        let found = tool("getfattr", &["--only-values", "-n", "user.longshore", volumes[0].volume.to_str().unwrap()]);
+        let found =
+            tool("getfattr", &["--only-values", "-n", "user.longshore", volumes[0].place.volume().to_str().unwrap()]);
         assert_eq!(found, "label");
     }
-    let info = tool("qemu-img", &["info", "--output=json", volumes[0].volume.to_str().unwrap()]);
+    let info = tool("qemu-img", &["info", "--output=json", volumes[0].place.volume().to_str().unwrap()]);
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
     assert_eq!((&info["virtual-size"], &info["cluster-size"]), (&DISK_BYTES.into(), &65536.into()));
     let data = &info["format-specific"]["data"];
@@ -229,9 +231,9 @@ async fn what_is_at_the_name_of_a_volume_is_not_followed() {
     let (mut mover, manifest) = published(&real, "links").await;
     let wanted = [restored(&manifest, &old)];
     // One that an earlier try may have left is removed, and not written through.
-    symlink(&precious, &wanted[0].fresh).unwrap();
+    symlink(&precious, wanted[0].place.fresh().unwrap()).unwrap();
     made(&mut mover, &manifest, &wanted).await;
-    assert!(fs::symlink_metadata(&wanted[0].fresh).unwrap().is_file());
+    assert!(fs::symlink_metadata(wanted[0].place.fresh().unwrap()).unwrap().is_file());
     done(&mut mover, remove_fresh(&wanted)).await;
     fs::remove_file(&old).unwrap();
     symlink(&precious, &old).unwrap();
@@ -268,7 +270,7 @@ async fn a_mover_that_is_killed_leaves_new_volumes_that_another_one_removes() {
     drop(mover);
     let mut mover = started(&real, "removes").await;
     done(&mut mover, remove_fresh(&wanted)).await;
-    assert_eq!((real.stands(&old), real.stands(&wanted[0].fresh)), (Stands::Old, Stands::Nothing));
+    assert_eq!((real.stands(&old), real.stands(wanted[0].place.fresh().unwrap())), (Stands::Old, Stands::Nothing));
     mover.stop().await.unwrap();
 }
 
@@ -367,14 +369,14 @@ async fn what_was_written_and_is_not_given_back_is_found() {
     let volumes = [image, raw];
     made(&mut mover, &manifest, &volumes).await;
     done(&mut mover, Request::Compare).await;
-    flip(&volumes[1].fresh, (3 << 20) + 5);
+    flip(volumes[1].place.fresh().unwrap(), (3 << 20) + 5);
     let failure = refused(&mut mover, Request::Compare).await;
     assert_eq!(failure.code, Code::ContentMismatch, "{failure:#}");
     assert!(failure.text.contains("disk `vda` at offset 3145728"), "{failure:#}");
     // A cluster that belongs to nothing.
-    flip(&volumes[1].fresh, (3 << 20) + 5);
+    flip(volumes[1].place.fresh().unwrap(), (3 << 20) + 5);
     done(&mut mover, Request::Compare).await;
-    let file = File::options().append(true).open(&volumes[0].fresh).unwrap();
+    let file = File::options().append(true).open(volumes[0].place.fresh().unwrap()).unwrap();
     file.set_len(file.metadata().unwrap().len() + (1 << 20)).unwrap();
     assert_eq!(refused(&mut mover, Request::Compare).await.code, Code::ImageDamaged);
     done(&mut mover, remove_fresh(&volumes)).await;

@@ -53,7 +53,7 @@ fn all_replaced(context: &Context) -> Result<bool, Failure> {
     let replaced = &context.choice()?.volumes;
     Ok(context.plan.disks.iter().filter(|disk| disk.is_own).all(|disk| match &disk.source {
         Some(DiskSource::File { path, format: ImageFormat::Qcow2 }) => {
-            replaced.iter().any(|volume| volume.volume == *path)
+            replaced.iter().any(|volume| volume.place.volume() == path)
         }
         Some(DiskSource::Block { format: ImageFormat::Qcow2, .. }) => false,
         _ => true,

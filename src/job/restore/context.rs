@@ -13,7 +13,7 @@ use crate::job::common::{Common, JobContext};
 use crate::job::settings::JobSettings;
 use crate::job::{Attempt, Doors, JobProgress};
 use crate::model::id::DiskTarget;
-use crate::mover::protocol::{CopiedDisk, RestoredVolume};
+use crate::mover::protocol::{CopiedDisk, RestoredVolume, VolumePlace};
 use crate::saga::{End, Outcome};
 
 /// What was decided once the backup was seen. It stands in the records, so that a later worker can take it back or bring it to its
@@ -87,7 +87,8 @@ impl Context {
 }
 
 fn whereabouts(volume: &RestoredVolume) -> Failure {
-    let [place, fresh, previous] = [&volume.volume, &volume.fresh, &volume.previous].map(|path| path.display());
+    let VolumePlace::File { volume, fresh, previous } = &volume.place;
+    let [place, fresh, previous] = [volume, fresh, previous].map(|path| path.display());
     let text = format!(
         "the old volume is `{previous}` if that is there, else `{place}`; the new one is `{fresh}` if that is there"
     );

@@ -12,7 +12,7 @@ use crate::model::id::DiskTarget;
 use crate::model::instance::DiskSource;
 use crate::model::job::RestoreSpec;
 use crate::model::manifest::{Manifest, ManifestDisk};
-use crate::mover::protocol::RestoredVolume;
+use crate::mover::protocol::{RestoredVolume, VolumePlace};
 
 /// Longest name of a file, bytes (`NAME_MAX`).
 const FILE_NAME_BYTES_MAX: usize = 255;
@@ -55,11 +55,12 @@ pub fn map(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Resul
             ));
         }
         let volume = volume(plan, disk, onto)?;
-        if let Some((other, _)) = volumes.iter().find(|(_, other): &&(_, RestoredVolume)| other.volume == volume.volume)
+        let path = volume.place.volume();
+        if let Some((other, _)) = volumes.iter().find(|(_, other): &&(_, RestoredVolume)| other.place.volume() == path)
         {
             let text =
                 format!("disks `{other}` and `{}` of instance `{}` have one volume", onto.target, plan.instance_name);
-            return Err(Failure::new(Code::DiskAmbiguous, text).caused_by(volume.volume.display().to_string()));
+            return Err(Failure::new(Code::DiskAmbiguous, text).caused_by(path.display().to_string()));
         }
         volumes.push((onto.target.clone(), volume));
     }
@@ -127,11 +128,9 @@ fn volume(plan: &RestorePlan, disk: &ManifestDisk, onto: &InstanceDisk) -> Resul
         disk: disk.target.clone(),
         virtual_bytes: disk.virtual_bytes,
         content_root: disk.content_root.clone(),
-        volume: path.clone(),
         // As the definition has it, by which the instance's QEMU opens the file.
         format: *format,
-        fresh: beside("new")?,
-        previous: beside("previous")?,
+        place: VolumePlace::File { volume: path.clone(), fresh: beside("new")?, previous: beside("previous")? },
     })
 }
 
@@ -279,7 +278,7 @@ mod tests {
             ]
         );
         let volume = &mapping.volumes[0].1;
-        let names = [&volume.fresh, &volume.previous].map(|path| path.display().to_string());
+        let names = [volume.place.fresh(), volume.place.previous()].map(|path| path.unwrap().display().to_string());
         assert_eq!(names, ["/pool/a.longshore-00000000000b.1.1.new", "/pool/a.longshore-00000000000b.1.1.previous"]);
     }
 }

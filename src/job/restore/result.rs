@@ -1,6 +1,6 @@
 //! What comes of a restore.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -69,9 +69,9 @@ impl RestoreResult {
         let volumes = pairs.map(|(target, volume)| Volume {
             disk: volume.disk.clone(),
             target: target.clone(),
-            volume: volume.volume.clone(),
+            volume: volume.place.volume().to_owned(),
             format: volume.format,
-            previous: context.plan.keep_previous.then(|| volume.previous.clone()),
+            previous: volume.place.previous().filter(|_| context.plan.keep_previous).map(Path::to_owned),
             virtual_bytes: volume.virtual_bytes,
             data_bytes: context.copied.iter().find(|disk| disk.target == volume.disk).map_or(0, |disk| disk.data_bytes),
             content_root: volume.content_root.clone(),

@@ -1,5 +1,6 @@
 //! The steps of a restore, each with its way back.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use crate::job::steps::{self, unexpected};
 use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::Instance;
 use crate::model::job::Work;
-use crate::mover::protocol::{Reply, Request};
+use crate::mover::protocol::{Reply, Request, RestoredVolume, VolumePlace};
 use crate::saga::step::{Commit, Held, Hold, Make, Named};
 
 /// Longest time for reading the backup's manifest.
@@ -164,10 +165,15 @@ impl Make<Context> for Restore {
 
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         let volumes = context.choice()?.volumes.clone();
-        let names = volumes.iter().map(|volume| volume.fresh.display().to_string()).collect::<Vec<_>>();
+        let names = names_of(&volumes, VolumePlace::fresh);
         let removed = ask_about_names(&mut context.common, Request::RemoveFresh { volumes }).await;
         removed.map(drop).map_err(|failure| may_be_there(failure, &names))
     }
+}
+
+/// One of the names of each volume that has it.
+fn names_of(volumes: &[RestoredVolume], name: fn(&VolumePlace) -> Option<&Path>) -> Vec<String> {
+    volumes.iter().filter_map(|volume| name(&volume.place)).map(|path| path.display().to_string()).collect()
 }
 
 /// Reads every new volume back and holds it against what was backed up.
@@ -282,7 +288,7 @@ impl Named for RemovePrevious {
 impl Make<Context> for RemovePrevious {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let volumes = context.choice()?.volumes.clone();
-        let names = volumes.iter().map(|volume| volume.previous.display().to_string()).collect::<Vec<_>>();
+        let names = names_of(&volumes, VolumePlace::previous);
         let removed = ask_about_names(&mut context.common, Request::RemovePrevious { volumes }).await;
         removed.map(|_| Value::Null).map_err(|failure| may_be_there(failure, &names))
     }

@@ -13,7 +13,7 @@ use crate::failure::{Code, Failure};
 use crate::model::destination::{below, path_fault};
 use crate::mover::protocol::{NewFile, NewFiles};
 use crate::mover::share::{Dir, ShareError};
-use crate::mover::volume::has_room;
+use crate::mover::volume::{Room, has_room};
 
 /// A new file's directory, and its two names there.
 #[derive(Debug)]
@@ -83,7 +83,8 @@ fn look_at_names(new: &NewFiles) -> Result<Vec<Place>, Failure> {
 /// The same, and changes nothing.
 pub(super) fn look(new: &NewFiles, data_bytes: &[u64]) -> Result<Vec<Place>, Failure> {
     let places = look_at_names(new)?;
-    has_room(places.iter().map(|place| place.dir.as_ref()).zip(bytes_of(new, data_bytes)))?;
+    let wanted = places.iter().zip(bytes_of(new, data_bytes));
+    has_room(wanted.map(|(place, bytes)| Room::of_files(&place.dir, bytes)))?;
     Ok(places)
 }
 

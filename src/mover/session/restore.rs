@@ -125,17 +125,12 @@ fn begin(
     let prepared = volume::prepare(volumes, &data, keep_previous)?;
     let mut places = Places::new(own);
     let mut planned = Vec::with_capacity(volumes.len());
-    for ((wanted, original), Prepared { dir, fresh, old }) in volumes.iter().zip(originals).zip(prepared) {
+    for ((wanted, original), prepared) in volumes.iter().zip(originals).zip(prepared) {
         let images = original.links.iter().map(|link| places.of(&link.dir).join(&link.image)).collect();
-        let fresh = places.of(&dir).join(fresh);
-        planned.push(Planned {
-            disk: wanted.disk.clone(),
-            original,
-            images,
-            format: wanted.format,
-            fresh,
-            old: Some(old),
-        });
+        let (fresh, old) = match prepared {
+            Prepared::File { dir, fresh, old } => (places.of(&dir).join(fresh), Some(old)),
+        };
+        planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh, old });
     }
     places.bind().map(|pinned| Begun { planned, pinned })
 }

@@ -6,12 +6,10 @@
 //!                                                                       └ can't be, or can't be seen: not known
 //! ```
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 
 use super::state::{State, all_in_place};
-use super::{Place, locks, look_at_all, names, open, sync};
+use super::{Name, Place, in_use, look_at_all, names, open, sync};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::RestoredVolume;
 
@@ -51,29 +49,29 @@ pub(in crate::mover) fn exchange(volumes: &[RestoredVolume], only_go_on: bool) -
     Ok(sync(&places).map_or_else(Outcome::NotKnown, |()| Outcome::Done))
 }
 
-fn attempt(places: &[Place], held: &mut Vec<File>) -> Result<(), Failure> {
+fn attempt(places: &[Box<dyn Place>], held: &mut Vec<File>) -> Result<(), Failure> {
     let states: Vec<_> = look_at_all(places)?.into_iter().map(|seen| (seen, seen.state())).collect();
     for (place, (seen, state)) in places.iter().zip(&states) {
         match state {
             State::Odd if !seen.fresh && !seen.previous => {
-                let text = format!("there is nothing to exchange `{}` for", place.shown());
+                let text = format!("there is nothing to exchange `{}` for", place.shown(Name::Volume));
                 return Err(Failure::new(Code::Internal, text));
             }
             State::Odd => {
-                let text = format!("`{}` cannot be exchanged", place.shown());
+                let text = format!("`{}` cannot be exchanged", place.shown(Name::Volume));
                 return Err(Failure::new(Code::VolumeIo, text).caused_by(seen.shown()));
             }
-            State::Untouched => held.push(place.lock()?),
+            State::Untouched => held.extend(place.lock()?),
             State::MovedAway | State::InPlace => {}
         }
     }
     let all = || places.iter().zip(&states).map(|(place, (_, state))| (place, *state));
     for (place, _) in all().filter(|(_, state)| *state == State::Untouched) {
-        place.rename(&place.volume, &place.previous)?;
+        place.rename(Name::Volume, Name::Previous)?;
     }
     sync(places)?;
     for (place, _) in all().filter(|(_, state)| *state != State::InPlace) {
-        place.rename(&place.fresh, &place.volume)?;
+        place.rename(Name::Fresh, Name::Volume)?;
     }
     Ok(())
 }
@@ -88,7 +86,7 @@ pub(super) enum Back {
 
 /// Puts all old volumes back into their places, from wherever an exchange was cut off; new ones that were in place are moved away
 /// first. An error leaves a place empty, or could not see.
-pub(super) fn put_back(places: &[Place]) -> Result<Back, Failure> {
+pub(super) fn put_back(places: &[Box<dyn Place>]) -> Result<Back, Failure> {
     let seen = look_at_all(places)?;
     if all_in_place(&seen) {
         return Ok(Back::New);
@@ -96,57 +94,24 @@ pub(super) fn put_back(places: &[Place]) -> Result<Back, Failure> {
     let in_place = || places.iter().zip(&seen).filter(|(_, seen)| seen.state() == State::InPlace);
     for (place, _) in in_place() {
         // Somebody started the instance all the same: what it writes there is to be lost under nobody's hands.
-        place.unused(&place.volume)?.ok_or_else(|| place.in_use())?;
+        if !place.unused(Name::Volume)? {
+            return Err(in_use(place.as_ref()));
+        }
     }
     for (place, _) in in_place() {
-        place.rename(&place.volume, &place.fresh)?;
+        place.rename(Name::Volume, Name::Fresh)?;
     }
     sync(places)?;
     for place in places {
         let seen = place.look()?;
         if !seen.volume && !seen.previous {
-            let text = format!("`{}` is gone", place.shown());
+            let text = format!("`{}` is gone", place.shown(Name::Volume));
             return Err(Failure::new(Code::VolumeIo, text).caused_by(seen.shown()));
         }
         if !seen.volume {
-            place.rename(&place.previous, &place.volume)?;
+            place.rename(Name::Previous, Name::Volume)?;
         }
     }
     sync(places)?;
     Ok(Back::Old)
-}
-
-impl Place {
-    /// Locks the volume against everybody else who opens it as QEMU does, for as long as the file is open.
-    fn lock(&self) -> Result<File, Failure> {
-        let failed = |error: std::io::Error| {
-            Failure::new(Code::VolumeIo, format!("cannot lock `{}`", self.shown())).because(&error)
-        };
-        let file = self.dir.open_file(&self.volume, false).map_err(|error| error.failure(Code::VolumeIo))?;
-        if !locks::hold(&file).map_err(failed)? {
-            return Err(self.in_use());
-        }
-        let locked = file.metadata().map_err(failed)?;
-        let found = self.dir.stat(&self.volume).map_err(|error| error.failure(Code::VolumeIo))?;
-        match found.is_some_and(|found| (found.st_dev, found.st_ino) == (locked.dev(), locked.ino())) {
-            true => Ok(file),
-            false => Err(Failure::new(Code::VolumeIo, format!("`{}` was replaced while it was locked", self.shown()))),
-        }
-    }
-
-    /// The file of that name; none where somebody else has it open.
-    pub(super) fn unused(&self, name: &OsStr) -> Result<Option<File>, Failure> {
-        let file = self.dir.open_file(name, false).map_err(|error| error.failure(Code::VolumeIo))?;
-        let in_use = locks::is_in_use(&file).map_err(|error| {
-            let shown = self.dir.path().join(name);
-            Failure::new(Code::VolumeIo, format!("cannot look for locks on `{}`", shown.display())).because(&error)
-        })?;
-        Ok((!in_use).then_some(file))
-    }
-
-    /// The failure where somebody else has the volume open.
-    pub(super) fn in_use(&self) -> Failure {
-        let text = format!("another process or host has `{}` open", self.shown());
-        Failure::new(Code::InUseElsewhere, text)
-    }
 }

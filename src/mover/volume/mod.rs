@@ -10,9 +10,12 @@
 //! ```
 //!
 //! All volumes are moved away before the first new one takes its place ([`exchange()`]), and the other way round on the way back
-//! ([`put_back`](exchange::put_back)). So the instance never finds some of each. Everything here blocks, for as long as the storage does.
+//! ([`put_back`](exchange::put_back)). So the instance never finds some of each. That is the same for every kind of storage; what a
+//! name is there, and how one is looked at, moved and removed, is said by a [`Place`] of that kind. Everything here blocks, for as long
+//! as the storage does.
 
 mod exchange;
+mod file;
 pub(in crate::mover) mod likeness;
 pub(in crate::mover) mod locks;
 mod old_image;
@@ -21,119 +24,115 @@ mod remove;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
 
 pub(super) use exchange::{Outcome, exchange};
-pub(super) use prepare::{Prepared, has_room, prepare};
+pub(super) use prepare::{Prepared, Room, has_room, prepare};
 pub(super) use remove::{remove_fresh, remove_previous};
 
-use super::protocol::RestoredVolume;
-use super::share::Dir;
+use super::protocol::{RestoredVolume, VolumePlace};
 use crate::failure::{Code, Failure};
+use crate::model::instance::ImageFormat;
 use state::Seen;
 
-/// A volume's directory, and its three names there.
-#[derive(Debug)]
-struct Place {
-    dir: Arc<Dir>,
-    volume: OsString,
-    fresh: OsString,
-    previous: OsString,
+/// One of the three names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Volume,
+    Fresh,
+    Previous,
 }
+
+/// A volume with its three names, on storage of some kind. Failures that lie in the storage are `volume_io`.
+trait Place: fmt::Debug {
+    /// What has that name, for errors.
+    fn shown(&self, name: Name) -> String;
+
+    /// Which of the names are there.
+    fn look(&self) -> Result<Seen, Failure>;
+
+    /// Whether nobody has what has that name open; what opens it to read by force is not always seen.
+    fn unused(&self, name: Name) -> Result<bool, Failure>;
+
+    /// Keeps everybody from opening the volume for as long as what is returned is held, where the storage can do that. `in_use_elsewhere`:
+    /// somebody has it open.
+    fn lock(&self) -> Result<Option<File>, Failure>;
+
+    /// Gives what has one name the other, which must be free. A failure means that it did not happen.
+    fn rename(&self, from: Name, to: Name) -> Result<(), Failure>;
+
+    /// Removes what has that name, if it is there.
+    fn remove(&self, name: Name) -> Result<(), Failure>;
+
+    /// Makes the names durable.
+    fn sync(&self) -> Result<(), Failure>;
+
+    /// The volume is one that can be exchanged for one of that format; `disk_unsupported`.
+    fn fits(&self, format: ImageFormat) -> Result<(), Failure>;
+
+    /// What has that name holds nothing that a restored volume of that format does not; `disk_unsupported`.
+    fn loses_nothing(&self, name: Name, format: ImageFormat) -> Result<(), Failure>;
+
+    /// What a new volume takes of which storage.
+    fn room(&self, wanted: &RestoredVolume, data_bytes: u64) -> Result<Room, Failure>;
+
+    /// Everything is there for the new volume to be written.
+    fn prepared(self: Box<Self>, wanted: &RestoredVolume) -> Result<Prepared, Failure>;
+}
+
+type Places = Vec<Box<dyn Place>>;
 
 /// A volume as it was asked for, before anything is looked at.
 #[derive(Debug, PartialEq, Eq)]
-struct Names {
-    directory: PathBuf,
-    volume: OsString,
-    fresh: OsString,
-    previous: OsString,
+enum Named {
+    File(file::Names),
 }
 
-/// The names of all volumes. `internal`: one is not absolute, not beside its volume, or there twice.
-fn names(volumes: &[RestoredVolume]) -> Result<Vec<Names>, Failure> {
+/// The names of all volumes. `internal`: one is not as its kind has it, or there twice.
+fn names(volumes: &[RestoredVolume]) -> Result<Vec<Named>, Failure> {
     let mut taken = BTreeSet::new();
     let mut all = Vec::with_capacity(volumes.len());
-    for RestoredVolume { volume, fresh, previous, .. } in volumes {
-        let directory = volume.parent().filter(|_| volume.is_absolute());
-        let mut name = |path: &Path| -> Option<OsString> {
-            let name = path.file_name().filter(|_| path.parent() == directory && taken.insert(path.to_owned()))?;
-            Some(name.to_owned())
+    for RestoredVolume { place, .. } in volumes {
+        let paths: Vec<_> = [Some(place.volume()), place.fresh(), place.previous()].into_iter().flatten().collect();
+        let once = paths.iter().all(|path| taken.insert(path.to_path_buf()));
+        let named = match place {
+            VolumePlace::File { volume, fresh, previous } => file::Names::of(volume, fresh, previous).map(Named::File),
         };
-        let named = (|| {
-            Some(Names {
-                directory: directory?.to_owned(),
-                volume: name(volume)?,
-                fresh: name(fresh)?,
-                previous: name(previous)?,
-            })
-        })();
         let text = || {
-            let [volume, fresh, previous] = [volume, fresh, previous].map(|path| path.display());
-            format!("`{volume}`, `{fresh}` and `{previous}` are not three absolute names beside each other")
+            let shown: Vec<_> = paths.iter().map(|path| format!("`{}`", path.display())).collect();
+            format!("{} are not absolute names beside each other, each there once", shown.join(", "))
         };
-        all.push(named.ok_or_else(|| Failure::new(Code::Internal, text()))?);
+        all.push(named.filter(|_| once).ok_or_else(|| Failure::new(Code::Internal, text()))?);
     }
     Ok(all)
 }
 
-/// Opens the directories.
-fn open(names: Vec<Names>) -> Result<Vec<Place>, Failure> {
-    let mut opened: BTreeMap<PathBuf, Arc<Dir>> = BTreeMap::new();
-    let mut places = Vec::with_capacity(names.len());
-    for Names { directory, volume, fresh, previous } in names {
-        let dir = match opened.get(&directory) {
-            Some(dir) => Arc::clone(dir),
-            None => Arc::new(Dir::open_root(&directory).map_err(|error| error.failure(Code::VolumeIo))?),
-        };
-        opened.insert(directory, Arc::clone(&dir));
-        places.push(Place { dir, volume, fresh, previous });
-    }
-    Ok(places)
-}
-
-impl Place {
-    fn look(&self) -> Result<Seen, Failure> {
-        let there = |name: &OsStr| match self.dir.stat(name) {
-            Ok(found) => Ok(found.is_some()),
-            Err(error) => Err(error.failure(Code::VolumeIo)),
-        };
-        Ok(Seen { volume: there(&self.volume)?, fresh: there(&self.fresh)?, previous: there(&self.previous)? })
-    }
-
-    /// Gives what has one name the other, which must be free. An error says nothing about whether it happened: then both
-    /// names are looked at.
-    fn rename(&self, from: &OsStr, to: &OsStr) -> Result<(), Failure> {
-        let Err(error) = self.dir.rename_new(from, to) else { return Ok(()) };
-        match (self.dir.stat(from), self.dir.stat(to)) {
-            (Ok(None), Ok(Some(_))) => Ok(()),
-            _ => Err(error.failure(Code::VolumeIo)),
+/// Opens what the names are in.
+fn open(names: Vec<Named>) -> Result<Places, Failure> {
+    let mut directories: BTreeMap<PathBuf, _> = BTreeMap::new();
+    let open = |named| -> Result<Box<dyn Place>, Failure> {
+        match named {
+            Named::File(names) => Ok(Box::new(names.open(&mut directories)?)),
         }
-    }
-
-    fn remove(&self, name: &OsStr) -> Result<(), Failure> {
-        self.dir.remove_file(name).map_err(|error| error.failure(Code::VolumeIo))
-    }
-
-    /// The volume's path, for errors.
-    fn shown(&self) -> String {
-        self.dir.path().join(&self.volume).display().to_string()
-    }
+    };
+    names.into_iter().map(open).collect()
 }
 
-fn look_at_all(places: &[Place]) -> Result<Vec<Seen>, Failure> {
-    places.iter().map(Place::look).collect()
+fn look_at_all(places: &[Box<dyn Place>]) -> Result<Vec<Seen>, Failure> {
+    places.iter().map(|place| place.look()).collect()
 }
 
-/// Brings all names to stable storage, where the file system has such a thing.
-fn sync(places: &[Place]) -> Result<(), Failure> {
-    let dirs: BTreeMap<_, _> = places.iter().map(|place| (place.dir.path(), &place.dir)).collect();
-    for dir in dirs.values() {
-        dir.sync().map_err(|error| error.failure(Code::VolumeIo))?;
-    }
-    Ok(())
+/// Brings all names to stable storage, where there is such a thing.
+fn sync(places: &[Box<dyn Place>]) -> Result<(), Failure> {
+    places.iter().try_for_each(|place| place.sync())
+}
+
+/// The failure where somebody else has the volume open.
+fn in_use(place: &dyn Place) -> Failure {
+    let text = format!("another process or host has `{}` open", place.shown(Name::Volume));
+    Failure::new(Code::InUseElsewhere, text)
 }
 
 #[cfg(test)]

@@ -1,11 +1,8 @@
 //! Removing what an exchange leaves, or what comes of none: never the only copy of anything.
 
-use std::ffi::OsStr;
-use std::fs::File;
-
 use super::exchange::put_back;
 use super::state::{Seen, all_in_place, cut_off};
-use super::{Place, look_at_all, names, open, sync};
+use super::{Name, Place, look_at_all, names, open, sync};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::RestoredVolume;
 
@@ -18,10 +15,10 @@ pub(in crate::mover) fn remove_fresh(volumes: &[RestoredVolume]) -> Result<(), F
     let seen = look_at_all(&places)?;
     for (place, seen) in places.iter().zip(&seen).filter(|(_, seen)| seen.fresh) {
         if !seen.volume {
-            return Err(kept(place, &place.fresh, *seen, "it is the only one that is left"));
+            return Err(kept(place.as_ref(), Name::Fresh, *seen, "it is the only one that is left"));
         }
-        unused(place, &place.fresh, *seen)?;
-        place.remove(&place.fresh)?;
+        unused(place.as_ref(), Name::Fresh, *seen)?;
+        place.remove(Name::Fresh)?;
     }
     sync(&places)
 }
@@ -34,23 +31,24 @@ pub(in crate::mover) fn remove_previous(volumes: &[RestoredVolume]) -> Result<()
     let in_place = all_in_place(&seen);
     for ((place, seen), wanted) in places.iter().zip(&seen).zip(volumes).filter(|((_, seen), _)| seen.previous) {
         if !in_place {
-            let failure = kept(place, &place.previous, *seen, "not every new volume is in its place");
+            let failure = kept(place.as_ref(), Name::Previous, *seen, "not every new volume is in its place");
             return Err(Failure { code: Code::Internal, ..failure });
         }
-        let old = unused(place, &place.previous, *seen)?;
-        place.loses_nothing(&old, wanted.format)?;
-        place.remove(&place.previous)?;
+        unused(place.as_ref(), Name::Previous, *seen)?;
+        place.loses_nothing(Name::Previous, wanted.format)?;
+        place.remove(Name::Previous)?;
     }
     sync(&places)
 }
 
-fn unused(place: &Place, name: &OsStr, seen: Seen) -> Result<File, Failure> {
-    place
-        .unused(name)?
-        .ok_or_else(|| Failure { code: Code::InUseElsewhere, ..kept(place, name, seen, "somebody has it open") })
+fn unused(place: &dyn Place, name: Name, seen: Seen) -> Result<(), Failure> {
+    match place.unused(name)? {
+        true => Ok(()),
+        false => Err(Failure { code: Code::InUseElsewhere, ..kept(place, name, seen, "somebody has it open") }),
+    }
 }
 
-fn kept(place: &Place, name: &OsStr, seen: Seen, why: &str) -> Failure {
-    let text = format!("`{}` was not removed: {why}", place.dir.path().join(name).display());
+fn kept(place: &dyn Place, name: Name, seen: Seen, why: &str) -> Failure {
+    let text = format!("`{}` was not removed: {why}", place.shown(name));
     Failure::new(Code::VolumeIo, text).caused_by(seen.shown())
 }

@@ -16,7 +16,8 @@ impl Storage {
         let storage = Self(tempfile::tempdir().unwrap());
         for (volume, names) in storage.volumes().iter().zip(states) {
             let moved = !names.contains('v') || (names.contains('p') && !names.contains('f'));
-            for (name, path) in [('v', &volume.volume), ('f', &volume.fresh), ('p', &volume.previous)] {
+            let VolumePlace::File { volume, fresh, previous } = &volume.place;
+            for (name, path) in [('v', volume), ('f', fresh), ('p', previous)] {
                 let old = name == 'p' || (name == 'v' && !(moved && names.contains('v')));
                 if names.contains(name) {
                     fs::write(path, if old { "old" } else { "new" }).unwrap();
@@ -32,10 +33,12 @@ impl Storage {
             disk: "vda".parse().unwrap(),
             virtual_bytes: 1,
             content_root: String::new(),
-            volume: path(name.to_owned()),
             format: ImageFormat::Raw,
-            fresh: path(format!("{name}.new")),
-            previous: path(format!("{name}.old")),
+            place: VolumePlace::File {
+                volume: path(name.to_owned()),
+                fresh: path(format!("{name}.new")),
+                previous: path(format!("{name}.old")),
+            },
         };
         vec![volume("a"), volume("b")]
     }
@@ -221,14 +224,15 @@ fn names_are_absolute_beside_each_other_and_each_is_there_once() {
     let storage = Storage::new(["v", "v"]);
     let good = storage.volumes();
     assert_eq!(names(&good).unwrap().len(), 2);
-    let other = |change: &dyn Fn(&mut RestoredVolume)| {
+    let other = |change: &dyn Fn(&mut PathBuf, &mut PathBuf, &mut PathBuf)| {
         let mut volumes = storage.volumes();
-        change(&mut volumes[1]);
+        let VolumePlace::File { volume, fresh, previous } = &mut volumes[1].place;
+        change(volume, fresh, previous);
         names(&volumes).map(|_| ()).unwrap_err().code
     };
-    assert_eq!(other(&|volume| volume.volume = "b".into()), Code::Internal);
-    assert_eq!(other(&|volume| volume.fresh = "/elsewhere/b.new".into()), Code::Internal);
-    assert_eq!(other(&|volume| volume.previous = volume.fresh.clone()), Code::Internal);
-    assert_eq!(other(&|volume| volume.volume = good[0].volume.clone()), Code::Internal);
-    assert_eq!(other(&|volume| volume.previous = volume.volume.join("..")), Code::Internal);
+    assert_eq!(other(&|volume, _, _| *volume = "b".into()), Code::Internal);
+    assert_eq!(other(&|_, fresh, _| *fresh = "/elsewhere/b.new".into()), Code::Internal);
+    assert_eq!(other(&|_, fresh, previous| *previous = fresh.clone()), Code::Internal);
+    assert_eq!(other(&|volume, _, _| *volume = good[0].place.volume().to_owned()), Code::Internal);
+    assert_eq!(other(&|volume, _, previous| *previous = volume.join("..")), Code::Internal);
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget};
-use crate::mover::protocol::RestoredVolume;
+use crate::mover::protocol::{RestoredVolume, VolumePlace};
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Volumes {
     /// The new volumes are made, unless one of the old ones is not as a restore needs it.
     pub fn restore(&mut self, volumes: &[RestoredVolume], backup: BackupId) -> Result<(), Failure> {
         for wanted in volumes {
-            let RestoredVolume { volume, fresh, previous, .. } = wanted;
+            let (volume, fresh, previous) = names(wanted);
             let beside = |path: &Path| path.is_absolute() && path.parent() == volume.parent();
             if !beside(volume) || !beside(fresh) || !beside(previous) || self.has(previous) {
                 let text = format!("`{}` cannot be restored with those names", volume.display());
@@ -87,8 +87,9 @@ impl Volumes {
             }
             self.may_be_replaced(volume)?;
         }
-        for RestoredVolume { disk, fresh, .. } in volumes {
-            self.standing.insert(fresh.clone(), FakeVolume::Restored { backup, disk: disk.clone() });
+        for wanted in volumes {
+            let (_, fresh, _) = names(wanted);
+            self.standing.insert(fresh.to_owned(), FakeVolume::Restored { backup, disk: wanted.disk.clone() });
         }
         Ok(())
     }
@@ -98,12 +99,14 @@ impl Volumes {
         if self.all_in_place(volumes) {
             return Ok(());
         }
-        let untouched =
-            |one: &RestoredVolume| self.has(&one.volume) && self.has(&one.fresh) && !self.has(&one.previous);
+        let untouched = |one: &RestoredVolume| {
+            let (volume, fresh, previous) = names(one);
+            self.has(volume) && self.has(fresh) && !self.has(previous)
+        };
         if only_go_on && volumes.iter().all(untouched) {
             return Err(Failure::new(Code::Interrupted, "the exchange of the volumes had not begun"));
         }
-        for RestoredVolume { volume, fresh, previous, .. } in volumes {
+        for (volume, fresh, previous) in volumes.iter().map(names) {
             match (self.has(volume), self.has(fresh), self.has(previous)) {
                 (true, true, false) => self.may_be_replaced(volume)?,
                 (false, true, true) | (true, false, true) => {}
@@ -113,10 +116,10 @@ impl Volumes {
                 _ => return Err(Failure::new(Code::VolumeIo, format!("`{}` is not as it was", volume.display()))),
             }
         }
-        for RestoredVolume { volume, fresh, previous, .. } in volumes {
+        for (volume, fresh, previous) in volumes.iter().map(names) {
             let Some(new) = self.standing.remove(fresh) else { continue };
-            if let Some(old) = self.standing.insert(volume.clone(), new) {
-                self.standing.insert(previous.clone(), old);
+            if let Some(old) = self.standing.insert(volume.to_owned(), new) {
+                self.standing.insert(previous.to_owned(), old);
             }
         }
         Ok(())
@@ -127,9 +130,9 @@ impl Volumes {
         if self.all_in_place(volumes) {
             return;
         }
-        for RestoredVolume { volume, fresh, previous, .. } in volumes {
+        for (volume, fresh, previous) in volumes.iter().map(names) {
             if let Some(old) = self.standing.remove(previous) {
-                self.standing.insert(volume.clone(), old);
+                self.standing.insert(volume.to_owned(), old);
             }
             self.standing.remove(fresh);
         }
@@ -137,11 +140,11 @@ impl Volumes {
 
     /// Refused where an exchange is not done.
     pub fn remove_previous(&mut self, volumes: &[RestoredVolume]) -> Result<(), Failure> {
-        let left: Vec<_> = volumes.iter().filter(|one| self.has(&one.previous)).collect();
+        let left: Vec<_> = volumes.iter().filter(|one| self.has(names(one).2)).collect();
         if !left.is_empty() && !self.all_in_place(volumes) {
             return Err(Failure::new(Code::Internal, "the old volumes were to be removed before they were exchanged"));
         }
-        volumes.iter().for_each(|one| drop(self.standing.remove(&one.previous)));
+        volumes.iter().for_each(|one| drop(self.standing.remove(names(one).2)));
         Ok(())
     }
 
@@ -151,8 +154,9 @@ impl Volumes {
 
     /// Also once the removal of the old ones has begun.
     fn all_in_place(&self, volumes: &[RestoredVolume]) -> bool {
-        volumes.iter().all(|one| self.has(&one.volume) && !self.has(&one.fresh))
-            && volumes.iter().any(|one| self.has(&one.previous))
+        let seen = || volumes.iter().map(names);
+        seen().all(|(volume, fresh, _)| self.has(volume) && !self.has(fresh))
+            && seen().any(|(_, _, previous)| self.has(previous))
     }
 
     fn may_be_replaced(&self, volume: &Path) -> Result<(), Failure> {
@@ -160,5 +164,11 @@ impl Volumes {
             true => Err(Failure::new(Code::InUseElsewhere, format!("somebody has `{}` open", volume.display()))),
             false => Ok(()),
         }
+    }
+}
+
+fn names(wanted: &RestoredVolume) -> (&Path, &Path, &Path) {
+    match &wanted.place {
+        VolumePlace::File { volume, fresh, previous } => (volume, fresh, previous),
     }
 }
