@@ -46,7 +46,7 @@ pub struct ToArgs {
 
 impl ToArgs {
     /// None for a restore in place.
-    pub fn part(&self, backup_id: &str, disks: &[String]) -> Option<RestoreNewPart> {
+    pub fn part(&self, backup_id: &str, disks: &[String], dry_run: bool) -> Option<RestoreNewPart> {
         let new_instance = self.new_instance.as_ref().map(|name| NewInstancePart {
             name: name.clone(),
             id: self.new_id.clone(),
@@ -68,6 +68,7 @@ impl ToArgs {
             disks: disks.to_vec(),
             new_instance,
             volume,
+            dry_run,
         })
     }
 }

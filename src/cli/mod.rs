@@ -20,6 +20,7 @@ mod job;
 mod output;
 #[cfg(feature = "libvirt")]
 mod plan_restore;
+mod planned;
 mod publish;
 mod refused;
 mod repository;

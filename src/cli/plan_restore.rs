@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::ConfigArgs;
@@ -11,6 +10,7 @@ use super::broker::{block_on, load};
 use super::destination::ToArgs;
 use super::exit::Exit;
 use super::output::{self, CliError};
+use super::planned;
 use super::publish::pair;
 use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
@@ -18,16 +18,16 @@ use crate::host::hypervisor::definition::Saved;
 use crate::host::hypervisor::libvirt::Libvirt;
 use crate::job::Attempt;
 use crate::job::restore::elsewhere::{self, choose};
-use crate::job::restore::{mapping, plan};
+use crate::job::restore::{mapping, plan, would};
 use crate::message::job::RestorePart;
 use crate::model::destination::{Attach, Destination, NewVolumeSpec};
-use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName, InstanceRef, JobId};
-use crate::model::instance::ImageFormat;
+use crate::model::id::{BackupId, DiskTarget, InstanceRef, JobId};
 use crate::model::job::{Job, RestoreNewSpec, RestoreSpec, RetryPolicy, RunKey, Work};
 use crate::model::manifest::Manifest;
 use crate::model::repository::{Repository, RepositoryType};
+use crate::model::restoration::PlannedRestore;
 use crate::mover::new_files;
-use crate::mover::protocol::NewContent;
+use crate::mover::protocol::{NewFiles, ToWeigh};
 use crate::mover::share::find_backup;
 
 #[derive(Debug, Args)]
@@ -54,45 +54,12 @@ pub struct PlanRestoreArgs {
     json: bool,
 }
 
-/// What a restore would do.
+/// What a restore would do, and what is unusual about that.
 #[derive(Debug, Serialize)]
-struct Planned {
-    backup_id: BackupId,
-    number: u64,
-    taken_at: Timestamp,
-    volumes: Vec<PlannedVolume>,
-    /// Other files that would be made.
-    files: Vec<PathBuf>,
-    /// Bytes that would be written as data, at most.
-    data_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    new_instance: Option<PlannedInstance>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attach_to: Option<PlannedInstance>,
+struct Told {
+    #[serde(flatten)]
+    would: PlannedRestore,
     warnings: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct PlannedVolume {
-    /// The backup's disk.
-    disk: DiskTarget,
-    /// The disk that it would be of its instance; the backup's where it has none.
-    target: DiskTarget,
-    path: PathBuf,
-    format: ImageFormat,
-    virtual_bytes: u64,
-    /// At most.
-    data_bytes: u64,
-    /// What is there would be replaced.
-    replaces: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct PlannedInstance {
-    id: InstanceId,
-    name: InstanceName,
-    /// A new one would be started.
-    start: bool,
 }
 
 /// The job that a plan is made for.
@@ -115,7 +82,7 @@ pub fn run(args: &PlanRestoreArgs) -> Result<Exit, CliError> {
         hypervisor: Libvirt::new(&config.libvirt.uri),
         roots: config.restore.directories,
     };
-    let planned = block_on(async {
+    let told = block_on(async {
         match &work {
             Work::RestoreNew(spec) => asked.elsewhere(spec).await,
             Work::Restore(spec) => asked.in_place(spec).await,
@@ -123,16 +90,19 @@ pub fn run(args: &PlanRestoreArgs) -> Result<Exit, CliError> {
         }
     })?;
     if args.json {
-        output::json_line(&planned)?;
+        output::json_line(&told)?;
     } else {
-        planned.print()?;
+        planned::print(&told.would)?;
+        for warning in &told.warnings {
+            output::line(&format!("unusual        {}", output::printable(warning)))?;
+        }
     }
-    Ok(if planned.warnings.is_empty() { Exit::Done } else { Exit::Warnings })
+    Ok(if told.warnings.is_empty() { Exit::Done } else { Exit::Warnings })
 }
 
 fn work(args: &PlanRestoreArgs) -> Result<Work, CliError> {
     let backup_id = args.backup.to_string();
-    if let Some(part) = args.to.part(&backup_id, &args.disk) {
+    if let Some(part) = args.to.part(&backup_id, &args.disk, true) {
         return part.check().map(Work::RestoreNew).map_err(CliError::usage);
     }
     let part = RestorePart {
@@ -140,6 +110,7 @@ fn work(args: &PlanRestoreArgs) -> Result<Work, CliError> {
         disks: args.disk.clone(),
         onto: args.onto.iter().cloned().collect(),
         keep_previous: args.keep_previous,
+        dry_run: true,
     };
     part.check().map(Work::Restore).map_err(CliError::usage)
 }
@@ -167,44 +138,21 @@ fn attempt(args: &PlanRestoreArgs, manifest: &Manifest, work: Work) -> Result<At
 }
 
 impl Asked<'_> {
-    fn data_bytes(&self, disk: &DiskTarget, virtual_bytes: u64) -> Result<u64, Failure> {
-        let (instance, backup) = (self.manifest.instance_id, self.manifest.backup_id);
-        new_files::data_bytes_at(self.directory, instance, backup, disk).map(|bytes| bytes.min(virtual_bytes))
+    fn weigh(&self, disks: Vec<DiskTarget>, new: Option<NewFiles>) -> Result<Vec<u64>, Failure> {
+        let Manifest { instance_id: instance, backup_id: backup, .. } = self.manifest;
+        new_files::weigh_at(self.directory, &ToWeigh { instance, backup, disks, new })
     }
 
-    fn planned(&self, volumes: Vec<PlannedVolume>, warnings: Vec<String>) -> Planned {
-        Planned {
-            backup_id: self.manifest.backup_id,
-            number: self.manifest.number,
-            taken_at: self.manifest.taken_at,
-            data_bytes: volumes.iter().fold(0, |sum, volume| sum.saturating_add(volume.data_bytes)),
-            volumes,
-            files: Vec::new(),
-            new_instance: None,
-            attach_to: None,
-            warnings,
-        }
-    }
-
-    async fn in_place(&self, spec: &RestoreSpec) -> Result<Planned, CliError> {
+    async fn in_place(&self, spec: &RestoreSpec) -> Result<Told, CliError> {
         let instance = self.hypervisor.find(&InstanceRef::Id(self.manifest.instance_id)).await?;
         let plan = plan::plan(&self.attempt, spec, &instance)?;
-        let mapping::Mapping { volumes, warnings } = mapping::map(&plan, spec, &self.manifest)?;
-        let volumes = volumes.into_iter().map(|(target, volume)| {
-            Ok(PlannedVolume {
-                data_bytes: self.data_bytes(&volume.disk, volume.virtual_bytes)?,
-                disk: volume.disk,
-                target,
-                path: volume.place.volume().to_owned(),
-                format: volume.format,
-                virtual_bytes: volume.virtual_bytes,
-                replaces: true,
-            })
-        });
-        Ok(self.planned(volumes.collect::<Result<_, Failure>>()?, warnings))
+        let mapping = mapping::map(&plan, spec, &self.manifest)?;
+        let disks = mapping.volumes.iter().map(|(_, volume)| volume.disk.clone()).collect();
+        let would = would::in_place(&self.manifest, &mapping, &self.weigh(disks, None)?);
+        Ok(Told { would, warnings: would::remarks(&plan, &mapping) })
     }
 
-    async fn elsewhere(&self, spec: &RestoreNewSpec) -> Result<Planned, CliError> {
+    async fn elsewhere(&self, spec: &RestoreNewSpec) -> Result<Told, CliError> {
         let takes_it = match &spec.to {
             Destination::Volume(NewVolumeSpec { attach: Some(Attach { instance, .. }), .. }) => {
                 Some(self.hypervisor.find(instance).await?)
@@ -219,71 +167,14 @@ impl Asked<'_> {
         let memory_bytes = self.hypervisor.memory_bytes().await?;
         let seen = choose::Seen { definition: definition.as_ref(), identities: &identities, memory_bytes };
         let choice = choose::choose(&plan, &spec.disks, &self.manifest, seen)?;
-        let (mut volumes, mut files) = (Vec::new(), Vec::new());
-        for file in &choice.new.files {
-            match &file.content {
-                NewContent::Disk { disk, virtual_bytes, format, .. } => volumes.push(PlannedVolume {
-                    disk: disk.clone(),
-                    target: attached_as(&choice.becomes).unwrap_or(disk).clone(),
-                    path: file.path.clone(),
-                    format: *format,
-                    virtual_bytes: *virtual_bytes,
-                    data_bytes: self.data_bytes(disk, *virtual_bytes)?,
-                    replaces: false,
-                }),
-                NewContent::Record { .. } => files.push(file.path.clone()),
-            }
-        }
-        let data: Vec<_> = volumes.iter().map(|volume| volume.data_bytes).collect();
-        new_files::look_at(&choice.new, &data)?;
-        let (new_instance, attach_to) = match choice.becomes {
-            choose::Becomes::Instance(new) => {
-                (Some(PlannedInstance { id: new.id, name: new.name, start: plan.starts() }), None)
-            }
-            choose::Becomes::Disk { instance_id: id, instance_name: name, .. } => {
-                (None, Some(PlannedInstance { id, name, start: false }))
-            }
-            choose::Becomes::File => (None, None),
-        };
-        Ok(Planned { files, new_instance, attach_to, ..self.planned(volumes, choice.warnings) })
+        let data_bytes = self.weigh(choice.new.disks().cloned().collect(), Some(choice.new.clone()))?;
+        let would = would::elsewhere(&plan, &self.manifest, &choice, &data_bytes);
+        Ok(Told { would, warnings: choice.warnings })
     }
 
     fn definition(&self) -> Result<Saved, Failure> {
         let Manifest { instance_id, backup_id, .. } = &self.manifest;
         let file = choose::definition_record(&self.manifest)?;
         choose::read_definition(new_files::record_at(self.directory, *instance_id, *backup_id, file)?)
-    }
-}
-
-fn attached_as(becomes: &choose::Becomes) -> Option<&DiskTarget> {
-    match becomes {
-        choose::Becomes::Disk { disk, .. } => Some(&disk.target),
-        choose::Becomes::Instance(_) | choose::Becomes::File => None,
-    }
-}
-
-impl Planned {
-    fn print(&self) -> Result<(), CliError> {
-        for volume in &self.volumes {
-            let word = if volume.replaces { "would replace" } else { "would make" };
-            let (path, format) = (output::printable(&volume.path.display().to_string()), volume.format.as_str());
-            let [size, data] = [volume.virtual_bytes, volume.data_bytes].map(output::bytes);
-            let of = format!("disk {} of the backup", volume.disk);
-            output::line(&format!("{word:<13}  {path} ({format}): {of}, {size}, at most {data} of data"))?;
-        }
-        for file in &self.files {
-            output::line(&format!("would make     {}", output::printable(&file.display().to_string())))?;
-        }
-        if let Some(PlannedInstance { id, name, start }) = &self.new_instance {
-            let start = if *start { ", and start it" } else { "" };
-            output::line(&format!("would define   instance {name} ({id}){start}"))?;
-        }
-        if let (Some(PlannedInstance { id, name, .. }), Some(volume)) = (&self.attach_to, self.volumes.first()) {
-            output::line(&format!("would attach   it to instance {name} ({id}) as {}", volume.target))?;
-        }
-        for warning in &self.warnings {
-            output::line(&format!("unusual        {}", output::printable(warning)))?;
-        }
-        output::line(&format!("written        at most {}", output::bytes(self.data_bytes)))
     }
 }

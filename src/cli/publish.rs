@@ -183,6 +183,9 @@ pub struct RestoreArgs {
     /// Keep the old volumes beside the new ones, as `<volume>.longshore-….previous`. Needed where one holds internal snapshots
     #[arg(long)]
     keep_previous: bool,
+    /// Restore nothing, and say what would be restored
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     to: ToArgs,
 }
@@ -316,7 +319,7 @@ impl BackupArgs {
 impl RestoreArgs {
     fn message(&self) -> JobMessage {
         let instance = Some(self.instance.part());
-        if let Some(restore_new) = self.to.part(&self.backup, &self.disk) {
+        if let Some(restore_new) = self.to.part(&self.backup, &self.disk, self.dry_run) {
             let message = self.job.message(JobKind::RestoreNew, instance);
             return JobMessage { restore_new: Some(restore_new), ..message };
         }
@@ -325,6 +328,7 @@ impl RestoreArgs {
             disks: self.disk.clone(),
             onto: self.onto.iter().cloned().collect(),
             keep_previous: self.keep_previous,
+            dry_run: self.dry_run,
         };
         JobMessage { restore: Some(restore), ..self.job.message(JobKind::Restore, instance) }
     }

@@ -12,6 +12,7 @@ use super::broker::{block_on, connect};
 use super::exit::Exit;
 use super::findings;
 use super::output::{self, CliError, printable};
+use super::planned;
 use super::refused::Refused;
 use crate::broker::topology::EVENTS_EXCHANGE;
 use crate::broker::{EventMessage, Heard, Outgoing, Publisher, Subscription};
@@ -263,6 +264,9 @@ fn print_completed(completed: &Completed) -> Result<(), CliError> {
     }
     if let Some(restore) = &completed.restore {
         print_restore(restore)?;
+    }
+    if let Some(plan) = &completed.restore_plan {
+        planned::print(plan)?;
     }
     if let Some(validation) = &completed.validate {
         findings::print(validation)?;

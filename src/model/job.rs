@@ -165,6 +165,8 @@ pub struct RestoreSpec {
     pub onto: BTreeMap<DiskTarget, DiskTarget>,
     /// The old volumes stay beside the new ones.
     pub keep_previous: bool,
+    /// Only says what it would do.
+    pub dry_run: bool,
 }
 
 /// What a job asks for that makes of a backup what was not there.
@@ -176,6 +178,8 @@ pub struct RestoreNewSpec {
     pub disks: Vec<DiskTarget>,
     /// What is made.
     pub to: Destination,
+    /// Only says what it would do.
+    pub dry_run: bool,
 }
 
 /// What a validation asks for.

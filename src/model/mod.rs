@@ -11,4 +11,5 @@ pub mod manifest;
 pub mod owner;
 pub mod pin;
 pub mod repository;
+pub mod restoration;
 pub mod validation;

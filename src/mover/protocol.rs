@@ -12,6 +12,7 @@ mod new_files;
 mod reply;
 mod validation;
 mod volume;
+mod weigh;
 mod word;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub use new_files::{NewContent, NewFile, NewFiles};
 pub use reply::Reply;
 pub use validation::WantedValidation;
 pub use volume::{RestoredVolume, VolumePlace};
+pub use weigh::ToWeigh;
 
 /// Our own binary, also where it was replaced on the disk.
 pub const OURSELVES: &str = "/proc/self/exe";
@@ -286,6 +288,12 @@ pub enum Request {
     LookAtNew {
         /// The files.
         new: NewFiles,
+    },
+    /// Looks how much a restore would write, and whether its new files could be made. Changes nothing, and needs no lease.
+    /// Answer: [`Reply::Weighed`].
+    Weigh {
+        /// What would be made.
+        wanted: ToWeigh,
     },
     /// Makes files of a published backup where nothing is, and refuses where something is. As with a `Restore` what is read is held against the
     /// hashes of the backup, what was written is durable, and a `Compare` follows. Answer: [`Reply::MadeNew`].

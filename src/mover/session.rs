@@ -150,6 +150,7 @@ impl Session {
             Request::RemovePrevious { volumes } => self.remove_previous(volumes).await,
             Request::ReadRecord { instance, backup, file } => self.read_record(instance, backup, file).await,
             Request::LookAtNew { new } => new_files::look_at_new(new).await,
+            Request::Weigh { wanted } => self.weigh(wanted).await,
             Request::MakeNew { instance, backup, new } => self.make_new(instance, backup, new, broken_off).await,
             // None is broken off: what is begun is brought to an end.
             Request::PlaceNew { new } => self.place_new(new).await,

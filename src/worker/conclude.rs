@@ -204,6 +204,7 @@ fn completed(told: &Told, left_overs: &[LeftOver]) -> Completed {
         left_overs: left_overs.to_vec(),
         backup: told.shown.backup.clone(),
         restore: told.shown.restore.clone(),
+        restore_plan: told.shown.restore_plan.clone(),
         validate: told.shown.validate.clone(),
         delete: told.shown.delete.clone(),
     }

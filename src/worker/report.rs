@@ -262,6 +262,7 @@ mod tests {
                 left_overs: left_overs.clone(),
                 backup: None,
                 restore: None,
+                restore_plan: None,
                 validate: None,
                 delete: None,
             }),

@@ -5,13 +5,14 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::job::backup::BackupResult;
 use crate::job::delete::DeleteResult;
-use crate::job::restore::{Named, RestoreResult, Volume};
+use crate::job::restore::{DryRun, Named, RestoreResult, RestoreValue, Volume};
 use crate::job::validate::ValidateResult;
 use crate::message::event::{
     BackedUpDisk, BackupSummary, DeleteSummary, NamedInstance, RestoreSummary, RestoredVolume,
 };
 use crate::model::job::JobKind;
 use crate::model::manifest::{Manifest, ManifestDisk};
+use crate::model::restoration::PlannedRestore;
 use crate::model::validation::Validation;
 
 /// What a completed run has to show.
@@ -21,6 +22,8 @@ pub struct Shown {
     pub backup: Option<BackupSummary>,
     /// What was restored.
     pub restore: Option<Box<RestoreSummary>>,
+    /// What a restore would do.
+    pub restore_plan: Option<Box<PlannedRestore>>,
     /// What the repository was found to be.
     pub validate: Option<Box<Validation>>,
     /// What was deleted.
@@ -38,16 +41,12 @@ pub fn shown(kind: JobKind, value: &Value) -> Result<Shown, Failure> {
             let warnings = manifest.warnings.iter().cloned().chain(warnings).collect();
             Ok(Shown { backup: Some(backup(manifest)), warnings, ..Shown::default() })
         }
-        JobKind::Restore | JobKind::RestoreNew => {
-            let RestoreResult { backup_id, number, taken_at, volumes, new_instance, attached_to, warnings } =
-                RestoreResult::from_value(value)?;
-            let volumes = volumes.into_iter().map(volume).collect();
-            let named = |instance: Named| NamedInstance { id: instance.id, name: instance.name };
-            let (new_instance, attached_to) = (new_instance.map(named), attached_to.map(named));
-            let summary = RestoreSummary { backup_id, number, taken_at, volumes, new_instance, attached_to };
-            let restore = Some(Box::new(summary));
-            Ok(Shown { restore, warnings, ..Shown::default() })
-        }
+        JobKind::Restore | JobKind::RestoreNew => Ok(match RestoreValue::from_value(value)? {
+            RestoreValue::DryRun(DryRun { would, warnings }) => {
+                Shown { restore_plan: Some(Box::new(would)), warnings, ..Shown::default() }
+            }
+            RestoreValue::Restored(result) => restored(result),
+        }),
         JobKind::RepoValidate => {
             let ValidateResult { validation, warnings } = ValidateResult::from_value(value)?;
             Ok(Shown { validate: Some(Box::new(validation)), warnings, ..Shown::default() })
@@ -65,6 +64,15 @@ pub fn shown(kind: JobKind, value: &Value) -> Result<Shown, Failure> {
             Ok(Shown { delete: Some(Box::new(delete)), warnings, ..Shown::default() })
         }
     }
+}
+
+fn restored(result: RestoreResult) -> Shown {
+    let RestoreResult { backup_id, number, taken_at, volumes, new_instance, attached_to, warnings } = result;
+    let volumes = volumes.into_iter().map(volume).collect();
+    let named = |instance: Named| NamedInstance { id: instance.id, name: instance.name };
+    let (new_instance, attached_to) = (new_instance.map(named), attached_to.map(named));
+    let summary = RestoreSummary { backup_id, number, taken_at, volumes, new_instance, attached_to };
+    Shown { restore: Some(Box::new(summary)), warnings, ..Shown::default() }
 }
 
 fn backup(manifest: Manifest) -> BackupSummary {

@@ -7,7 +7,7 @@ use longshore::host::mover::Mover;
 use longshore::model::id::InstanceId;
 use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
-use longshore::mover::protocol::{NewContent, NewFile, NewFiles, Reply, Request};
+use longshore::mover::protocol::{NewContent, NewFile, NewFiles, Reply, Request, ToWeigh};
 
 use super::{SOON, Stands, World, done, opened, published, refused};
 
@@ -152,6 +152,18 @@ pub async fn what_was_made_is_known_again_and_nothing_else_is_taken_for_it(world
         let taken = NewFiles { vacant: vec![vacant.clone()], ..new.clone() };
         assert_eq!(refused(&mut mover, Request::LookAtNew { new: taken }).await.code, Code::VolumeExists);
     }
+    let weigh = |disks: &[&str], new| {
+        let (instance, backup) = (manifest.instance_id, manifest.backup_id);
+        let disks = disks.iter().map(|disk| disk.parse().unwrap()).collect();
+        Request::Weigh { wanted: ToWeigh { instance, backup, disks, new } }
+    };
+    for new in [None, Some(NewFiles { files: vec![new.files[0].clone()], ..new.clone() })] {
+        let weighed = mover.ask(weigh(&["vda"], new), SOON).await.unwrap();
+        assert_eq!(weighed, Reply::Weighed { data_bytes: vec![manifest.disks[0].data_bytes] });
+    }
+    let taken = NewFiles { vacant: vec![volume.clone()], ..new.clone() };
+    assert_eq!(refused(&mut mover, weigh(&["vda"], Some(taken))).await.code, Code::VolumeExists);
+    assert_eq!(refused(&mut mover, weigh(&["vdz"], None)).await.code, Code::DiskNotFound);
     new.vacant = vec![volume.with_file_name("VARS.fd")];
     made(&mut mover, &manifest, &mut new).await;
     assert_eq!(new.files.iter().filter_map(|file| file.made).collect::<std::collections::BTreeSet<_>>().len(), 2);

@@ -309,6 +309,17 @@ fn what_is_there_stays_and_what_may_not_be_is_not() {
     fleet.finish(&[&bare], &[&share]);
 }
 
+/// What a job says that only says what it would do, in the words of the command line.
+fn planned(fleet: &Fleet, job: &JobMessage) -> serde_json::Value {
+    let RunDetail::Completed(completed) = fleet.heard.end_of(fleet.publish(job), JOB) else {
+        panic!("it has to end well")
+    };
+    assert_eq!((completed.restore, completed.left_overs), (None, Vec::new()));
+    let mut told = serde_json::to_value(completed.restore_plan.unwrap()).unwrap();
+    told["warnings"] = completed.warnings.into();
+    told
+}
+
 #[test]
 fn a_plan_says_what_a_restore_would_do_and_does_nothing() {
     let fleet = Fleet::start("plan-restore");
@@ -322,18 +333,32 @@ fn a_plan_says_what_a_restore_would_do_and_does_nothing() {
         let output = fleet.command_on_host(&arguments).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, _, said) = plan(&["--json"]);
-    assert!(code == Some(1) && said.contains("instance_running"), "in place it has to be shut off: {said}");
+    let (code, in_place, said) = plan(&["--json"]);
+    assert_eq!(code, Some(3), "in place it has to be shut off: {said}");
+    let told: serde_json::Value = serde_json::from_str(&in_place).unwrap();
+    assert!(told["warnings"][0].as_str().unwrap().contains("it is not shut off"), "{told}");
+    let mut dry = fleet.restore_job(&bare, &share, &backup);
+    dry.restore.as_mut().unwrap().dry_run = true;
+    assert_eq!(planned(&fleet, &dry), told, "a job says the same");
 
     let name = format!("{}-new", bare.name);
     let folder = bare.folder.to_str().unwrap();
     let (code, plan_of_new, said) = plan(&["--new-instance", &name, "--volume-directory", folder, "--start", "--json"]);
     assert_eq!(code, Some(3), "its console is unusual: {said}");
     let told: serde_json::Value = serde_json::from_str(&plan_of_new).unwrap();
-    assert_eq!((&told["new_instance"]["name"], &told["new_instance"]["start"]), (&name.into(), &true.into()));
+    assert_eq!((&told["new_instance"]["name"], &told["new_instance"]["start"]), (&name.as_str().into(), &true.into()));
     assert_eq!(told["volumes"][1]["path"], format!("{folder}/{}-new-vdb.raw", bare.name));
     let bytes: u64 = backup.disks.iter().map(|disk| disk.data_bytes).sum();
     assert_eq!(told["data_bytes"], bytes);
+    let part = new_instance(NewInstancePart {
+        name: name.clone(),
+        id: told["new_instance"]["id"].as_str().map(str::to_owned),
+        directory: Some(folder.to_owned()),
+        start: true,
+        ..NewInstancePart::default()
+    });
+    let dry = to(&fleet, &bare, &share, &backup, RestoreNewPart { dry_run: true, ..part });
+    assert_eq!(planned(&fleet, &dry), told, "a job says the same");
     let path = format!("{folder}/new.raw");
     let attach = ["--disk", "vdb", "--volume", &path, "--format", "raw", "--attach-to", &bare.name, "--attach-target"];
     let (code, lines, said) = plan(&[&attach[..], &["vdc"]].concat());

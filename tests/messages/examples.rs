@@ -23,6 +23,7 @@ use longshore::model::job::{
 };
 use longshore::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
+use longshore::model::restoration::{PlannedRestore, PlannedVolume};
 use longshore::model::validation::{Finding, FindingCode, InstanceSize, Validation, ValidationLevel};
 
 pub const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
@@ -84,12 +85,77 @@ pub fn job() -> Job {
     }
 }
 
+/// As it stands for a repository of the type `directory`, but for the names of host, instance, repository and place.
+fn directory_job() -> Job {
+    Job {
+        repository: Repository {
+            repository_type: RepositoryType::Directory,
+            address: "/mnt/nas".to_owned(),
+            options: Vec::new(),
+            credentials: None,
+            ..job().repository
+        },
+        work: Work::Backup(BackupSpec { quiesce: Quiesce::Prefer, ..BackupSpec::default() }),
+        start_before: None,
+        ..job()
+    }
+}
+
+/// The same for an NFS share, which takes no credentials, on which a dead server fails what waits for it.
+fn nfs_job() -> Job {
+    let options = [("vers", Some("4.2")), ("soft", None)];
+    let option =
+        |(key, value): (&str, Option<&str>)| MountOption { key: key.to_owned(), value: value.map(str::to_owned) };
+    let repository = Repository { options: options.map(option).to_vec(), credentials: None, ..job().repository };
+    Job { repository, ..directory_job() }
+}
+
+/// A restore that is only to be told of.
+fn dry_run_job() -> Job {
+    let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
+    let (disks, onto) = (Vec::new(), Default::default());
+    let spec = RestoreSpec { backup_id, disks, onto, keep_previous: false, dry_run: true };
+    Job { work: Work::Restore(spec), ..directory_job() }
+}
+
+fn planned() -> RunDetail {
+    let now = "as the instance is now, this is refused: cannot restore instance `web-1` in place: it is not shut off";
+    RunDetail::Completed(Completed {
+        duration_ms: 310,
+        warnings: vec![now.to_owned()],
+        left_overs: Vec::new(),
+        backup: None,
+        restore: None,
+        restore_plan: Some(Box::new(PlannedRestore {
+            backup_id: "019a0f3e-8000-7000-8000-000000000002".parse().unwrap(),
+            number: 12,
+            taken_at: "2026-02-28T02:00:01Z".parse().unwrap(),
+            volumes: vec![PlannedVolume {
+                disk: "vda".parse().unwrap(),
+                target: "vda".parse().unwrap(),
+                path: "/var/lib/libvirt/images/web-1.qcow2".to_owned(),
+                format: ImageFormat::Qcow2,
+                virtual_bytes: 10 << 30,
+                data_bytes: 3 << 30,
+                replaces: true,
+            }],
+            files: Vec::new(),
+            data_bytes: 3 << 30,
+            new_instance: None,
+            attach_to: None,
+        })),
+        validate: None,
+        delete: None,
+    })
+}
+
 pub fn restore_job() -> Job {
     let spec = RestoreSpec {
         backup_id: "019a0f3e-8000-7000-8000-000000000002".parse().unwrap(),
         disks: vec!["vda".parse().unwrap()],
         onto: [("vda".parse().unwrap(), "vdb".parse().unwrap())].into(),
         keep_previous: true,
+        dry_run: false,
     };
     Job { work: Work::Restore(spec), ..job() }
 }
@@ -106,7 +172,7 @@ pub fn new_instance_job() -> Job {
     };
     let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
     let (disks, to) = (Vec::new(), Destination::NewInstance(spec));
-    Job { work: Work::RestoreNew(RestoreNewSpec { backup_id, disks, to }), ..job() }
+    Job { work: Work::RestoreNew(RestoreNewSpec { backup_id, disks, to, dry_run: false }), ..job() }
 }
 
 pub fn new_volume_job() -> Job {
@@ -121,7 +187,7 @@ pub fn new_volume_job() -> Job {
     };
     let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
     let (disks, to) = (vec!["vdb".parse().unwrap()], Destination::Volume(spec));
-    Job { work: Work::RestoreNew(RestoreNewSpec { backup_id, disks, to }), ..job() }
+    Job { work: Work::RestoreNew(RestoreNewSpec { backup_id, disks, to, dry_run: false }), ..job() }
 }
 
 pub fn validate_job() -> Job {
@@ -149,6 +215,7 @@ fn validated() -> RunDetail {
         left_overs: Vec::new(),
         backup: None,
         restore: None,
+        restore_plan: None,
         delete: None,
         validate: Some(Box::new(Validation {
             level: ValidationLevel::Content,
@@ -189,6 +256,7 @@ fn deleted() -> RunDetail {
         left_overs: Vec::new(),
         backup: None,
         restore: None,
+        restore_plan: None,
         validate: None,
         delete: Some(Box::new(DeleteSummary {
             backup_id,
@@ -228,6 +296,7 @@ fn restored() -> RunDetail {
             new_instance: None,
             attached_to: None,
         })),
+        restore_plan: None,
         validate: None,
         delete: None,
     })
@@ -256,7 +325,12 @@ pub fn more() -> Vec<(&'static str, Value)> {
     let elsewhere = Event::Run(RunEvent::of(&new_instance_job(), 1, 4, time(), elsewhere));
     let deleted = Event::Run(RunEvent::of(&delete_job(), 1, 4, time(), deleted()));
     let validated = Event::Run(RunEvent::of(&validate_job(), 1, 4, time(), validated()));
+    let planned = Event::Run(RunEvent::of(&dry_run_job(), 1, 4, time(), planned()));
     vec![
+        ("longshore.job.v1.directory", Value::Job(Box::new(directory_job()))),
+        ("longshore.job.v1.nfs", Value::Job(Box::new(nfs_job()))),
+        ("longshore.job.v1.restore.dry-run", Value::Job(Box::new(dry_run_job()))),
+        ("longshore.event.completed.v1.restore-plan", Value::Event(Box::new(planned))),
         ("longshore.job.v1.restore", Value::Job(Box::new(restore_job()))),
         ("longshore.event.completed.v1.restore", Value::Event(Box::new(completed))),
         ("longshore.job.v1.restore-new.instance", Value::Job(Box::new(new_instance_job()))),
@@ -327,6 +401,7 @@ fn run_detail(word: &str) -> Option<RunDetail> {
             left_overs: vec![left_over()],
             backup: Some(summary()),
             restore: None,
+            restore_plan: None,
             validate: None,
             delete: None,
         }),

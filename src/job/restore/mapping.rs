@@ -198,6 +198,7 @@ mod tests {
             disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
             onto: onto.iter().map(|(disk, target)| (disk.parse().unwrap(), target.parse().unwrap())).collect(),
             keep_previous: false,
+            dry_run: false,
         }
     }
 

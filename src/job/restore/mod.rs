@@ -12,6 +12,8 @@
 //!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► stays stopped
 //!                                                                     │
 //!                       done ◄── remove previous ◄── forget checkpoints ◄── exchange ◄── compare ◄── restore
+//!
+//!   a dry run:      mover ─► repository, only to look ─► tell
 //! ```
 
 mod checkpoints;
@@ -22,18 +24,21 @@ mod names;
 pub mod plan;
 mod result;
 mod steps;
+mod tell;
 #[cfg(test)]
 mod tests;
+pub mod would;
 
 pub use elsewhere::ElsewherePlan;
 pub use plan::RestorePlan;
-pub use result::{Named, RestoreResult, Volume};
+pub use result::{DryRun, Named, RestoreResult, RestoreValue, Volume};
 
 use self::checkpoints::ForgetCheckpoints;
 use self::context::Context;
 use self::steps::{Choose, Compare, Exchange, RemovePrevious, Restore, StaysStopped};
+use self::tell::Tell;
 use super::settings::JobSettings;
-use super::steps::{Lease, MoverProcess, OpenRepository};
+use super::steps::{Lease, MoverProcess, OpenRepository, OpenToLook};
 use super::{Attempt, Doors, Hooks};
 use crate::failure::Failure;
 use crate::model::job::RestoreSpec;
@@ -46,7 +51,7 @@ pub async fn prepare(doors: &Doors, attempt: &Attempt, spec: &RestoreSpec) -> Re
     plan::plan(attempt, spec, &instance)
 }
 
-/// Does it. A completed outcome's value is a [`RestoreResult`].
+/// Does it. A completed outcome's value is a [`RestoreValue`].
 pub async fn run(
     doors: &Doors,
     settings: &JobSettings,
@@ -82,6 +87,9 @@ pub async fn unwind(
 
 /// The recipe.
 fn recipe(plan: &RestorePlan, attempt: &Attempt) -> Vec<Step<Context>> {
+    if plan.dry_run {
+        return vec![within(MoverProcess, vec![within(OpenToLook, vec![commit(Tell)])])];
+    }
     let deadline = attempt.job.deadline;
     let replace = vec![make(Restore { deadline }), make(Compare { deadline }), commit(Exchange)];
     let mut under_the_lease = vec![make(Choose), within(StaysStopped, replace)];

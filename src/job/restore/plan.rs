@@ -28,6 +28,12 @@ pub struct RestorePlan {
     pub disks: Vec<InstanceDisk>,
     /// The old volumes stay.
     pub keep_previous: bool,
+    /// Nothing is restored.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Of a dry run: why the restore would be refused as the instance is now, in a sentence, if it would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_now: Option<String>,
     /// Name of the mover.
     pub mover_name: String,
 }
@@ -56,9 +62,13 @@ impl RestorePlan {
     }
 }
 
-/// Makes the plan.
+/// Makes the plan. What an instance that runs stands in the way of can be told all the same.
 pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Result<RestorePlan, Failure> {
-    refuse_state(instance)?;
+    let refused_now = match refuse_state(instance) {
+        Err(failure) if spec.dry_run => Some(format!("as the instance is now, this is refused: {}", failure.text)),
+        Err(failure) => return Err(failure),
+        Ok(()) => None,
+    };
     Ok(RestorePlan {
         backup_id: spec.backup_id,
         key: attempt.job.key,
@@ -67,6 +77,8 @@ pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Resul
         instance_name: instance.name.clone(),
         disks: instance.disks.iter().map(disk).collect(),
         keep_previous: spec.keep_previous,
+        dry_run: spec.dry_run,
+        refused_now,
         mover_name: mover_name(attempt),
     })
 }

@@ -10,6 +10,7 @@ use super::context::Context;
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
 use crate::model::instance::ImageFormat;
+use crate::model::restoration::PlannedRestore;
 
 /// The volumes that were made, and what they belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,8 +94,39 @@ impl RestoreResult {
             Failure::new(Code::Internal, "cannot write down the result of the restore").because(&error)
         })
     }
+}
 
-    /// From the value of a completed saga.
+/// What a restore would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DryRun {
+    /// That.
+    pub would: PlannedRestore,
+    /// What is unusual.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl DryRun {
+    /// As the commit's value.
+    pub(super) fn to_value(&self) -> Result<Value, Failure> {
+        serde_json::to_value(self).map_err(|error| {
+            Failure::new(Code::Internal, "cannot write down what the restore would do").because(&error)
+        })
+    }
+}
+
+/// The value of a completed saga.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum RestoreValue {
+    /// Of a dry run.
+    DryRun(DryRun),
+    /// Of a restore.
+    Restored(RestoreResult),
+}
+
+impl RestoreValue {
+    /// Reads it.
     pub fn from_value(value: &Value) -> Result<Self, Failure> {
         Self::deserialize(value)
             .map_err(|error| Failure::new(Code::Internal, "cannot read the result of the restore").because(&error))

@@ -19,11 +19,12 @@ use crate::job::steps::{self, unexpected};
 use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::Instance;
 use crate::model::job::Work;
+use crate::model::manifest::Manifest;
 use crate::mover::protocol::{Reply, Request, RestoredVolume, VolumePlace};
 use crate::saga::step::{Commit, Held, Hold, Make, Named};
 
 /// Longest time for reading the backup's manifest.
-const CHOOSE_SECONDS_MAX: u64 = 60;
+pub(super) const CHOOSE_SECONDS_MAX: u64 = 60;
 
 /// Longest time for looking whether the instance is stopped.
 const WATCH_SECONDS_MAX: u64 = 60;
@@ -55,15 +56,7 @@ impl Named for Choose {
 #[async_trait]
 impl Make<Context> for Choose {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let Work::Restore(spec) = context.common.job.work.clone() else {
-            return Err(Failure::new(Code::Internal, "a job that is no restore was taken for one"));
-        };
-        let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
-        let manifest = match context.common.session.ask(request, self.deadline()).await? {
-            Reply::Found { manifest } => manifest,
-            other => return Err(unexpected("find", &other)),
-        };
-        let Mapping { volumes, warnings } = map(&context.plan, &spec, &manifest)?;
+        let (manifest, Mapping { volumes, warnings }) = see(context).await?;
         let (targets, volumes) = volumes.into_iter().unzip();
         let choice = Choice { number: manifest.number, taken_at: manifest.taken_at, targets, volumes, warnings };
         let value = serde_json::to_value(&choice)
@@ -75,6 +68,20 @@ impl Make<Context> for Choose {
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         Ok(())
     }
+}
+
+/// The backup's manifest, and which of its disks become which.
+pub(super) async fn see(context: &mut Context) -> Result<(Box<Manifest>, Mapping), Failure> {
+    let Work::Restore(spec) = context.common.job.work.clone() else {
+        return Err(Failure::new(Code::Internal, "a job that is no restore was taken for one"));
+    };
+    let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
+    let manifest = match context.common.session.ask(request, Duration::from_secs(CHOOSE_SECONDS_MAX)).await? {
+        Reply::Found { manifest } => manifest,
+        other => return Err(unexpected("find", &other)),
+    };
+    let mapping = map(&context.plan, &spec, &manifest)?;
+    Ok((manifest, mapping))
 }
 
 /// The instance, for as long as it stays stopped.

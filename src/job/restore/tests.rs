@@ -91,6 +91,7 @@ impl World {
             disks: Vec::new(),
             onto: Default::default(),
             keep_previous,
+            dry_run: false,
         });
         Self { hypervisor, movers, settings, instance: id, attempt, manifest, _directory: directory }
     }
@@ -246,7 +247,7 @@ async fn a_restore_that_is_cut_off_after_any_record_recovers() {
 
 fn result(outcome: &Outcome) -> RestoreResult {
     match &outcome.end {
-        End::Completed { value } => RestoreResult::from_value(value).unwrap(),
+        End::Completed { value } => serde_json::from_value(value.clone()).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -362,6 +363,32 @@ async fn an_instance_that_changed_before_the_exchange_keeps_its_volumes() {
     let (outcome, ()) = tokio::join!(run, change);
     assert_eq!(failed(&outcome).code, Code::SourceChanged);
     assert_eq!(world.wrong(&FakeVolume::Old), Vec::<String>::new());
+}
+
+/// Needs no lease and nothing that can be written to, and the instance may run.
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_says_what_would_be_and_does_nothing() {
+    let mut world = World::new().await;
+    world.spec().dry_run = true;
+    world.movers.repository(SHARE, |share| share.read_only = true).unwrap();
+    for state in [PowerState::ShutOff, PowerState::Running] {
+        world.hypervisor.set_state(world.instance, state);
+        let outcome = world.run().await;
+        let End::Completed { value } = &outcome.end else { panic!("{outcome:?}") };
+        let RestoreValue::DryRun(DryRun { would, warnings }) = RestoreValue::from_value(value).unwrap() else {
+            panic!("{value}")
+        };
+        assert_eq!((would.backup_id, would.number), (world.manifest.backup_id, world.manifest.number));
+        let told: Vec<_> = would.volumes.iter().map(|one| (one.target.as_str(), one.path.as_str())).collect();
+        assert_eq!(told, [("vda", "/fake/web/vda.qcow2"), ("vdb", "/fake/web/vdb.qcow2")]);
+        assert!(would.volumes.iter().all(|volume| volume.replaces));
+        assert_eq!(would.data_bytes, world.manifest.disks.iter().map(|disk| disk.data_bytes).sum::<u64>());
+        match state {
+            PowerState::ShutOff => assert_eq!(warnings, Vec::<String>::new()),
+            _ => assert!(warnings.len() == 1 && warnings[0].contains("is not shut off"), "{warnings:?}"),
+        }
+        assert_eq!(world.wrong(&FakeVolume::Old), Vec::<String>::new());
+    }
 }
 
 /// Cut off where the exchange may have begun: what was chosen is known from the records alone.

@@ -9,6 +9,7 @@ use crate::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName, JobId};
 use crate::model::instance::ImageFormat;
 use crate::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
+use crate::model::restoration::PlannedRestore;
 use crate::model::validation::Validation;
 
 /// The host has the job in its journal and will bring it to an end.
@@ -73,11 +74,13 @@ impl super::RunDetail {
             Self::Completed(told) => {
                 let backup = told.backup.map(BackupSummary::in_short);
                 let restore = told.restore.map(|restore| Box::new(restore.in_short()));
+                let restore_plan = told.restore_plan.map(|plan| Box::new(plan_in_short(*plan)));
                 let validate = told.validate.map(|found| Box::new(found.with_at_most(SHORT_FINDINGS_MAX)));
                 let delete = told.delete.map(|delete| Box::new(delete.in_short()));
                 let warnings = left_out(told.warnings.len() + told.left_overs.len());
                 let left_overs = Vec::new();
-                Self::Completed(Completed { warnings, left_overs, backup, restore, delete, validate, ..told })
+                let short = Completed { warnings, left_overs, backup, restore, restore_plan, delete, validate, ..told };
+                Self::Completed(short)
             }
             Self::Failed(told) => Self::Failed(Failed {
                 failure: told.failure.in_short(),
@@ -115,6 +118,10 @@ impl RestoreSummary {
     fn in_short(self) -> Self {
         Self { volumes: self.volumes.into_iter().take(SHORT_DISKS_MAX).collect(), ..self }
     }
+}
+
+fn plan_in_short(plan: PlannedRestore) -> PlannedRestore {
+    PlannedRestore { volumes: plan.volumes.into_iter().take(SHORT_DISKS_MAX).collect(), ..plan }
 }
 
 impl DeleteSummary {
@@ -322,6 +329,9 @@ pub struct Completed {
     /// What was restored, of a job of that kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<Box<RestoreSummary>>,
+    /// What a restore would do, of a job of that kind with `dry_run`: nothing was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_plan: Option<Box<PlannedRestore>>,
     /// What the repository was found to be, of a job of the kind `repo-validate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validate: Option<Box<Validation>>,

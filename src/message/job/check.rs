@@ -296,6 +296,7 @@ impl RestorePart {
             disks,
             onto,
             keep_previous: self.keep_previous,
+            dry_run: self.dry_run,
         })
     }
 }

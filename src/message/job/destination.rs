@@ -36,6 +36,9 @@ pub struct RestoreNewPart {
     /// One disk in a file.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     pub volume: Option<NewVolumePart>,
+    /// Nothing is made: the `completed` event says in `restore_plan` what would be.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// An instance that a restore makes. The job's `instance` is the one whose backup it is; named by its uuid, it need not be there any more.
@@ -108,7 +111,8 @@ impl RestoreNewPart {
             (None, Some(part)) => Destination::Volume(part.check()?),
             _ => return Err(invalid("restore_new", "it has either `new_instance` or `volume`")),
         };
-        Ok(RestoreNewSpec { backup_id: parsed("restore_new.backup_id", &self.backup_id)?, disks, to })
+        let backup_id = parsed("restore_new.backup_id", &self.backup_id)?;
+        Ok(RestoreNewSpec { backup_id, disks, to, dry_run: self.dry_run })
     }
 }
 
@@ -168,7 +172,7 @@ impl From<&RestoreNewSpec> for RestoreNewPart {
             Destination::Volume(spec) => (None, Some(spec.into())),
         };
         let disks = spec.disks.iter().map(ToString::to_string).collect();
-        Self { backup_id: spec.backup_id.to_string(), disks, new_instance, volume }
+        Self { backup_id: spec.backup_id.to_string(), disks, new_instance, volume, dry_run: spec.dry_run }
     }
 }
 

@@ -91,6 +91,7 @@ impl From<&RestoreSpec> for RestorePart {
             disks: spec.disks.iter().map(ToString::to_string).collect(),
             onto: spec.onto.iter().map(|(disk, target)| (disk.to_string(), target.to_string())).collect(),
             keep_previous: spec.keep_previous,
+            dry_run: spec.dry_run,
         }
     }
 }

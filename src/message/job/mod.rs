@@ -42,11 +42,15 @@ pub struct JobMessage {
     /// The job: the same for all of its runs. Any UUID; of version 7, jobs sort by age.
     #[schemars(with = "JobId")]
     pub job_id: String,
-    /// 1 from the publisher, +1 for each replay or re-dispatch.
+    /// Which time the job is asked for: 1 from its publisher, and one more each time that somebody wants it done again, as when it is replayed from
+    /// the dead letters. The same run with the same body is one request, however often it is sent; with another body, or with a lower number
+    /// than one that the host knows, it is refused.
     #[schemars(range(min = 1))]
     pub run: u32,
     /// What is to be done; its own part is in the field of the same name, that of `restore-new` in `restore_new`, that of
-    /// `repo-validate` in `validate` and that of `backup-delete` in `delete`.
+    /// `repo-validate` in `validate` and that of `backup-delete` in `delete`. `restore` puts the volumes of an instance back in place;
+    /// `restore-new` makes of a backup what was not there, an instance or a volume, and is a kind of its own so that a worker that does not know
+    /// it refuses it and replaces nothing.
     #[schemars(with = "JobKind")]
     pub kind: String,
     /// The host that is to do it; also the routing key.
@@ -223,6 +227,9 @@ pub struct RestorePart {
     /// The old volumes stay beside the new ones, under names that the `completed` event tells.
     #[serde(default)]
     pub keep_previous: bool,
+    /// Nothing is restored: the `completed` event says in `restore_plan` what would be, also while the instance runs.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// What a validation asks for: the repository is looked at, as far as `level` says, and what is found comes as data in the `completed`

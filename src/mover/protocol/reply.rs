@@ -70,6 +70,11 @@ pub enum Reply {
         /// The inode of each new file's directory.
         directories: Vec<u64>,
     },
+    /// A restore would write so much.
+    Weighed {
+        /// Bytes that the backup stores of each disk as data, with what it is based on, at most.
+        data_bytes: Vec<u64>,
+    },
     /// The new files are made.
     MadeNew {
         /// Each disk.

@@ -26,6 +26,7 @@ impl Request {
             Request::RemovePrevious { .. } => "remove_previous",
             Request::ReadRecord { .. } => "read_record",
             Request::LookAtNew { .. } => "look_at_new",
+            Request::Weigh { .. } => "weigh",
             Request::MakeNew { .. } => "make_new",
             Request::PlaceNew { .. } => "place_new",
             Request::TakeBackNew { .. } => "take_back_new",

@@ -14,7 +14,7 @@ use crate::model::id::{BackupId, InstanceId};
 use crate::mover::blocking;
 use crate::mover::image::{Backups, Original, Planned, Wanted};
 use crate::mover::new_files::{self, Outcome};
-use crate::mover::protocol::{NewContent, NewFiles, Reply};
+use crate::mover::protocol::{NewContent, NewFiles, Reply, ToWeigh};
 use crate::mover::share::Dir;
 
 impl Session {
@@ -27,6 +27,12 @@ impl Session {
         let root = self.root()?;
         let content = blocking(move || new_files::read(&root, instance, backup, &file)).await?;
         Ok(Reply::Record { content })
+    }
+
+    pub(super) async fn weigh(&self, wanted: ToWeigh) -> Result<Reply, Failure> {
+        let root = self.root()?;
+        let data_bytes = blocking(move || new_files::weigh(&root, &wanted)).await?;
+        Ok(Reply::Weighed { data_bytes })
     }
 
     pub(super) async fn make_new(

@@ -149,6 +149,7 @@ impl FakeMover {
                 Ok(Reply::Record { content })
             }
             Request::LookAtNew { new } => self.look_at_new(&new),
+            Request::Weigh { wanted } => self.weigh(&wanted),
             Request::MakeNew { instance, backup, new } => self.make_new(instance, backup, &new),
             Request::PlaceNew { new } => self.place_new(&new),
             Request::TakeBackNew { new } => self.take_back_new(&new),

@@ -249,6 +249,19 @@ impl FakeRepository {
         wanted.map(restorable).collect()
     }
 
+    /// What a published backup holds of a disk as data, with what it is based on.
+    pub(super) fn data_bytes(&mut self, id: InstanceId, backup: BackupId, target: &DiskTarget) -> Result<u64, Failure> {
+        let manifest = self.find(id, backup)?;
+        let Some(disk) = manifest.disks.iter().find(|disk| disk.target == *target) else {
+            return Err(Failure::new(Code::DiskNotFound, format!("backup `{backup}` has no disk `{target}`")));
+        };
+        let below = match &disk.based_on {
+            Some(based_on) => self.data_bytes(id, based_on.backup_id, target)?,
+            None => 0,
+        };
+        Ok(disk.data_bytes.saturating_add(below).min(disk.virtual_bytes))
+    }
+
     pub(super) fn published_before(&mut self, manifest: &Manifest) -> Option<u64> {
         let found = self.instance(manifest.instance_id).published.get(&manifest.backup_id)?;
         let same = (found.job_id, found.run, found.attempt) == (manifest.job_id, manifest.run, manifest.attempt);

@@ -13,6 +13,8 @@
 //!
 //! ```text
 //!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► make ─► compare ─► look again ─► names ─► place ─► start
+//!
+//!   a dry run:      mover ─► repository, only to look ─► tell
 //! ```
 
 pub mod choose;
@@ -21,6 +23,7 @@ mod names;
 mod place;
 pub mod plan;
 mod steps;
+mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -30,10 +33,11 @@ use self::context::Context;
 use self::names::{GiveNames, LookAgain};
 use self::place::{Place, Start};
 use self::steps::{Choose, MakeFiles};
+use self::tell::Tell;
 use super::steps::Compare;
 use crate::failure::Failure;
 use crate::job::settings::JobSettings;
-use crate::job::steps::{Lease, MoverProcess, OpenRepository};
+use crate::job::steps::{Lease, MoverProcess, OpenRepository, OpenToLook};
 use crate::job::{Attempt, Doors, Hooks};
 use crate::model::destination::{Attach, Destination, NewVolumeSpec};
 use crate::model::id::InstanceRef;
@@ -66,7 +70,7 @@ fn hint_at_uuid(failure: Failure) -> Failure {
     failure.caused_by("the backups of an instance that is no longer here are found by its uuid")
 }
 
-/// Does it. A completed outcome's value is a [`RestoreResult`](super::RestoreResult).
+/// Does it. A completed outcome's value is a [`RestoreValue`](super::RestoreValue).
 pub async fn run(
     doors: &Doors,
     settings: &JobSettings,
@@ -103,6 +107,9 @@ pub async fn unwind(
 
 /// The recipe.
 fn recipe(plan: &ElsewherePlan, attempt: &Attempt) -> Vec<Step<Context>> {
+    if plan.dry_run {
+        return vec![within(MoverProcess, vec![within(OpenToLook, vec![commit(Tell)])])];
+    }
     let deadline = attempt.job.deadline;
     let mut under_the_lease =
         vec![make(Choose), make(MakeFiles { deadline }), make(Compare { deadline }), make(LookAgain)];

@@ -31,6 +31,9 @@ pub struct ElsewherePlan {
     pub to: PlannedTo,
     /// Directories below which volumes may be made.
     pub roots: Vec<PathBuf>,
+    /// Nothing is made.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Name of the mover.
     pub mover_name: String,
 }
@@ -123,6 +126,7 @@ pub fn plan(
         instance_id,
         to,
         roots: roots.to_vec(),
+        dry_run: spec.dry_run,
         mover_name: mover_name(attempt),
     })
 }

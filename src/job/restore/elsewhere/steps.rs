@@ -17,7 +17,7 @@ use crate::mover::protocol::{Reply, Request};
 use crate::saga::step::{Make, Named};
 
 /// Longest time for reading the backup's manifest and definition, and for looking at the host's instances.
-const CHOOSE_SECONDS_MAX: u64 = 180;
+pub(super) const CHOOSE_SECONDS_MAX: u64 = 180;
 
 /// Longest time for one request of that.
 const LOOK_SECONDS_MAX: u64 = 60;
@@ -43,29 +43,7 @@ impl Named for Choose {
 #[async_trait]
 impl Make<Context> for Choose {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let Work::RestoreNew(spec) = context.common.job.work.clone() else {
-            return Err(Failure::new(Code::Internal, "a job that is no restore to elsewhere was taken for one"));
-        };
-        let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
-        let manifest = match ask(context, request).await? {
-            Reply::Found { manifest } => manifest,
-            other => return Err(unexpected("find", &other)),
-        };
-        let definition = match context.plan.to {
-            PlannedTo::NewInstance { .. } => Some(record(context, &manifest).await?),
-            PlannedTo::Volume { .. } => None,
-        };
-        let hypervisor = &context.common.doors.hypervisor;
-        let (identities, memory_bytes) = (hypervisor.identities().await?, hypervisor.memory_bytes().await?);
-        let plan = context.plan.clone();
-        // Not here: how long it takes to read, says whoever wrote it.
-        let chosen = tokio::task::spawn_blocking(move || {
-            let saved = definition.map(read_definition).transpose()?;
-            let seen = Seen { definition: saved.as_ref(), identities: &identities, memory_bytes };
-            choose(&plan, &spec.disks, &manifest, seen)
-        });
-        let panicked = |error| Failure::new(Code::Internal, "the choice of what is restored panicked").because(&error);
-        let mut choice = chosen.await.map_err(panicked)??;
+        let (_, mut choice) = see(context).await?;
         look_at_places(context, &mut choice).await?;
         let value = serde_json::to_value(&choice)
             .map_err(|error| Failure::new(Code::Internal, "cannot write down what is restored").because(&error))?;
@@ -76,6 +54,33 @@ impl Make<Context> for Choose {
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         Ok(())
     }
+}
+
+/// The backup's manifest, and what is made of it.
+pub(super) async fn see(context: &mut Context) -> Result<(Box<Manifest>, Choice), Failure> {
+    let Work::RestoreNew(spec) = context.common.job.work.clone() else {
+        return Err(Failure::new(Code::Internal, "a job that is no restore to elsewhere was taken for one"));
+    };
+    let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
+    let manifest = match ask(context, request).await? {
+        Reply::Found { manifest } => manifest,
+        other => return Err(unexpected("find", &other)),
+    };
+    let definition = match context.plan.to {
+        PlannedTo::NewInstance { .. } => Some(record(context, &manifest).await?),
+        PlannedTo::Volume { .. } => None,
+    };
+    let hypervisor = &context.common.doors.hypervisor;
+    let (identities, memory_bytes) = (hypervisor.identities().await?, hypervisor.memory_bytes().await?);
+    let plan = context.plan.clone();
+    // Not here: how long it takes to read, says whoever wrote it.
+    let chosen = tokio::task::spawn_blocking(move || {
+        let saved = definition.map(read_definition).transpose()?;
+        let seen = Seen { definition: saved.as_ref(), identities: &identities, memory_bytes };
+        choose(&plan, &spec.disks, &manifest, seen).map(|choice| (manifest, choice))
+    });
+    let panicked = |error| Failure::new(Code::Internal, "the choice of what is restored panicked").because(&error);
+    chosen.await.map_err(panicked)?
 }
 
 pub(super) async fn ask(context: &mut Context, request: Request) -> Result<Reply, Failure> {

@@ -139,7 +139,7 @@ impl World {
             }),
         };
         let backup_id = manifest.backup_id;
-        attempt.job.work = Work::RestoreNew(RestoreNewSpec { backup_id, disks, to });
+        attempt.job.work = Work::RestoreNew(RestoreNewSpec { backup_id, disks, to, dry_run: false });
         Self { hypervisor, movers, settings, web: id, other: other_id, attempt, manifest, _directory: directory }
     }
 

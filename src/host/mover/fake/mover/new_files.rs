@@ -7,7 +7,7 @@ use crate::failure::{Code, Failure};
 use crate::host::mover::fake::volumes::Volumes;
 use crate::model::destination::below;
 use crate::model::id::{BackupId, InstanceId};
-use crate::mover::protocol::{NewContent, NewFile, NewFiles, Reply};
+use crate::mover::protocol::{NewContent, NewFile, NewFiles, Reply, ToWeigh};
 
 /// How far it has come with one file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,15 @@ impl FakeMover {
         self.may_be_made(new)?;
         let volumes = &self.movers.world().volumes;
         Ok(Reply::Places { directories: new.files.iter().map(|file| volumes.directory_of(&file.path)).collect() })
+    }
+
+    pub(super) fn weigh(&mut self, wanted: &ToWeigh) -> Result<Reply, Failure> {
+        let of_disk = |disk| self.share(|share| share.data_bytes(wanted.instance, wanted.backup, disk));
+        let data_bytes = wanted.disks.iter().map(of_disk).collect::<Result<_, _>>()?;
+        if let Some(new) = &wanted.new {
+            self.may_be_made(new)?;
+        }
+        Ok(Reply::Weighed { data_bytes })
     }
 
     fn may_be_made(&self, new: &NewFiles) -> Result<(), Failure> {

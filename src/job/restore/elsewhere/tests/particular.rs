@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::*;
 use crate::host::mover::FakeVolume;
-use crate::job::restore::RestoreResult;
+use crate::job::restore::{DryRun, RestoreResult, RestoreValue};
 
 pub(super) fn result(outcome: &Outcome) -> RestoreResult {
     match &outcome.end {
-        End::Completed { value } => RestoreResult::from_value(value).unwrap(),
+        End::Completed { value } => serde_json::from_value(value.clone()).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -41,6 +41,37 @@ async fn a_new_instance_runs_beside_the_first_one_with_everything_its_own() {
     assert!(!made.definition.contains("52:54:00:00:00:01") && !made.definition.contains("/fake/web"));
     assert!(result.warnings.iter().any(|line| line.contains("drive `sda`")), "{:?}", result.warnings);
     assert_eq!(world.hypervisor.find(&InstanceRef::Id(world.web)).await.unwrap(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_says_what_would_come_to_be_and_makes_nothing() {
+    for to in [To::NewInstance, To::Attached, To::File] {
+        let mut world = World::new(to).await;
+        world.spec().dry_run = true;
+        world.movers.repository(SHARE, |share| share.read_only = true).unwrap();
+        let outcome = world.run().await;
+        let End::Completed { value } = &outcome.end else { panic!("{outcome:?}") };
+        let RestoreValue::DryRun(DryRun { would, warnings }) = RestoreValue::from_value(value).unwrap() else {
+            panic!("{value}")
+        };
+        let paths = would.volumes.iter().map(|volume| &volume.path).chain(&would.files).map(PathBuf::from);
+        assert_eq!(paths.collect::<BTreeSet<_>>(), world.names());
+        let new = would.new_instance.map(|new| (new.name.to_string(), new.start));
+        let attached = would.attach_to.map(|to| to.name.to_string());
+        match to {
+            To::NewInstance => assert_eq!((new, attached), (Some(("web-2".to_owned(), true)), None)),
+            To::Attached => assert_eq!((new, attached.as_deref()), (None, Some("other"))),
+            To::File => assert_eq!((new, attached), (None, None)),
+        }
+        assert_eq!(warnings.iter().any(|line| line.contains("drive `sda`")), matches!(to, To::NewInstance));
+        assert_eq!(world.wrong(false).await, Vec::<String>::new());
+    }
+    // What could not be made is refused as it would be.
+    let mut world = World::new(To::File).await;
+    world.spec().dry_run = true;
+    world.movers.add_volume(Path::new("/images/data.raw"));
+    let End::Failed { failure } = world.run().await.end else { panic!("there is such a file") };
+    assert_eq!(failure.code, Code::VolumeExists);
 }
 
 #[tokio::test(start_paused = true)]

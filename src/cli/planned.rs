@@ -1,0 +1,26 @@
+//! What a restore would do, for people: of `backup plan-restore`, and of a job that only says so.
+
+use super::output::{self, CliError, printable};
+use crate::model::restoration::{PlannedInstance, PlannedRestore};
+
+/// A line for each thing that would be made.
+pub fn print(planned: &PlannedRestore) -> Result<(), CliError> {
+    for volume in &planned.volumes {
+        let word = if volume.replaces { "would replace" } else { "would make" };
+        let (path, format) = (printable(&volume.path), volume.format.as_str());
+        let [size, data] = [volume.virtual_bytes, volume.data_bytes].map(output::bytes);
+        let of = format!("disk {} of the backup", volume.disk);
+        output::line(&format!("{word:<13}  {path} ({format}): {of}, {size}, at most {data} of data"))?;
+    }
+    for file in &planned.files {
+        output::line(&format!("would make     {}", printable(file)))?;
+    }
+    if let Some(PlannedInstance { id, name, start }) = &planned.new_instance {
+        let start = if *start { ", and start it" } else { "" };
+        output::line(&format!("would define   instance {name} ({id}){start}"))?;
+    }
+    if let (Some(PlannedInstance { id, name, .. }), Some(volume)) = (&planned.attach_to, planned.volumes.first()) {
+        output::line(&format!("would attach   it to instance {name} ({id}) as {}", volume.target))?;
+    }
+    output::line(&format!("written        at most {}", output::bytes(planned.data_bytes)))
+}

@@ -1,0 +1,45 @@
+//! Saying what a restore to elsewhere would do: the end of a dry run, which needs no lease and changes nothing.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::context::Context;
+use super::steps::{CHOOSE_SECONDS_MAX, see};
+use crate::failure::Failure;
+use crate::job::restore::result::DryRun;
+use crate::job::restore::tell::{WEIGH_SECONDS_MAX, weigh};
+use crate::job::restore::would;
+use crate::mover::protocol::ToWeigh;
+use crate::saga::step::{Commit, Named};
+
+/// Says it.
+pub(super) struct Tell;
+
+impl Named for Tell {
+    fn name(&self) -> &'static str {
+        "tell"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(CHOOSE_SECONDS_MAX + WEIGH_SECONDS_MAX)
+    }
+}
+
+#[async_trait]
+impl Commit<Context> for Tell {
+    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
+        let (manifest, choice) = see(context).await?;
+        let wanted = ToWeigh {
+            instance: context.plan.instance_id,
+            backup: context.plan.backup_id,
+            disks: choice.new.disks().cloned().collect(),
+            new: Some(choice.new.clone()),
+        };
+        let data_bytes = weigh(&mut context.common, wanted).await?;
+        let would = would::elsewhere(&context.plan, &manifest, &choice, &data_bytes);
+        let warnings = choice.warnings.into_iter().chain(context.common.warnings.drain(..)).collect();
+        DryRun { would, warnings }.to_value()
+    }
+}

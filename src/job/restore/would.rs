@@ -1,0 +1,85 @@
+//! What a restore would do, once its backup was seen: the same for a job that only says so and for the command line. Pure.
+
+use std::path::Path;
+
+use super::elsewhere::ElsewherePlan;
+use super::elsewhere::choose::{Becomes, Choice};
+use super::mapping::Mapping;
+use super::plan::RestorePlan;
+use crate::model::id::DiskTarget;
+use crate::model::manifest::Manifest;
+use crate::model::restoration::{PlannedInstance, PlannedRestore, PlannedVolume};
+use crate::mover::protocol::{NewContent, NewFile};
+
+/// Of a restore in place. `data_bytes` are what the backup holds of each disk as data, with what it is based on, in the mapping's order.
+pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> PlannedRestore {
+    let volumes = mapping.volumes.iter().zip(data_bytes).map(|((target, volume), data_bytes)| PlannedVolume {
+        disk: volume.disk.clone(),
+        target: target.clone(),
+        path: shown(volume.place.volume()),
+        format: volume.format,
+        virtual_bytes: volume.virtual_bytes,
+        data_bytes: *data_bytes,
+        replaces: true,
+    });
+    planned(manifest, volumes.collect())
+}
+
+/// What is unusual about that, in a sentence each. That the instance runs keeps nobody from planning.
+pub fn remarks(plan: &RestorePlan, mapping: &Mapping) -> Vec<String> {
+    plan.refused_now.iter().chain(&mapping.warnings).cloned().collect()
+}
+
+/// Of a restore to elsewhere. `data_bytes` are what the backup holds of each disk as data, with what it is based on, in their order among
+/// the files.
+pub fn elsewhere(plan: &ElsewherePlan, manifest: &Manifest, choice: &Choice, data_bytes: &[u64]) -> PlannedRestore {
+    let (mut volumes, mut files, mut data_bytes) = (Vec::new(), Vec::new(), data_bytes.iter());
+    for NewFile { content, path, .. } in &choice.new.files {
+        match content {
+            NewContent::Disk { disk, virtual_bytes, format, .. } => volumes.push(PlannedVolume {
+                disk: disk.clone(),
+                target: attached_as(&choice.becomes).unwrap_or(disk).clone(),
+                path: shown(path),
+                format: *format,
+                virtual_bytes: *virtual_bytes,
+                data_bytes: data_bytes.next().copied().unwrap_or(0),
+                replaces: false,
+            }),
+            NewContent::Record { .. } => files.push(shown(path)),
+        }
+    }
+    let (new_instance, attach_to) = match &choice.becomes {
+        Becomes::Instance(new) => {
+            (Some(PlannedInstance { id: new.id, name: new.name.clone(), start: plan.starts() }), None)
+        }
+        Becomes::Disk { instance_id, instance_name, .. } => {
+            (None, Some(PlannedInstance { id: *instance_id, name: instance_name.clone(), start: false }))
+        }
+        Becomes::File => (None, None),
+    };
+    PlannedRestore { files, new_instance, attach_to, ..planned(manifest, volumes) }
+}
+
+fn planned(manifest: &Manifest, volumes: Vec<PlannedVolume>) -> PlannedRestore {
+    PlannedRestore {
+        backup_id: manifest.backup_id,
+        number: manifest.number,
+        taken_at: manifest.taken_at,
+        data_bytes: volumes.iter().fold(0, |sum, volume| sum.saturating_add(volume.data_bytes)),
+        volumes,
+        files: Vec::new(),
+        new_instance: None,
+        attach_to: None,
+    }
+}
+
+fn attached_as(becomes: &Becomes) -> Option<&DiskTarget> {
+    match becomes {
+        Becomes::Disk { disk, .. } => Some(&disk.target),
+        Becomes::Instance(_) | Becomes::File => None,
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
