@@ -39,6 +39,13 @@ macro_rules! contract {
 contract!(an_instance_is_found_by_uuid_and_by_name, |door, id| {
     contract::an_instance_is_found_by_uuid_and_by_name(&door, id, &[("vda", 64 * MIB), ("vdb", 16 * MIB)])
 });
+#[tokio::test(start_paused = true)]
+async fn a_volume_of_a_pool_is_told_with_where_it_is() {
+    let instance = FakeInstance::running("web").disk("vda", 64 * MIB).disk("vdb", 16 * MIB).in_pool("fast");
+    let (id, door) = (instance.id(), FakeHypervisor::new().with_instance(instance));
+    contract::a_volume_of_a_pool_is_told_with_where_it_is(&door, id, "fast").await;
+}
+
 contract!(who_qemu_runs_as_is_told_for_the_host_and_for_an_instance, |door, id| {
     contract::who_qemu_runs_as_is_told_for_the_host_and_for_an_instance(&door, id)
 });

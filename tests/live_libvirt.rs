@@ -39,6 +39,16 @@ async fn an_instance_is_found_by_uuid_and_by_name() {
 }
 
 #[tokio::test]
+async fn a_volume_of_a_pool_is_told_with_where_it_is() {
+    let bare = LabInstance::bare_off_with("vda:qcow2:16,vdb:raw:8");
+    let pool = lab::Pool::over(&bare.name, &bare.folder);
+    bare.put_into_pool(&pool.0);
+    contract::a_volume_of_a_pool_is_told_with_where_it_is(&door(), bare.id, &pool.0).await;
+    bare.start();
+    contract::a_volume_of_a_pool_is_told_with_where_it_is(&door(), bare.id, &pool.0).await;
+}
+
+#[tokio::test]
 async fn who_qemu_runs_as_is_told_for_the_host_and_for_an_instance() {
     let bare = LabInstance::bare();
     contract::who_qemu_runs_as_is_told_for_the_host_and_for_an_instance(&door(), bare.id).await;

@@ -5,7 +5,9 @@
 # shellcheck shell=bash
 
 libvirt_start_seconds=30
-libvirt_dir=$lab_dir/libvirt
+libvirt_dir=$lab_dir/$libvirt_which
+virsh_program=$lab_dir/bin/virsh
+[ "$libvirt_which" = libvirt ] || virsh_program+=-$libvirt_which
 # Who QEMU runs as. Not root is how a host has it (Debian: libvirt-qemu), and what disks and sockets must then be open to.
 qemu_user=${LONGSHORE_LAB_QEMU_USER:-root}
 libvirt_uri="qemu+unix:///system?socket=$libvirt_socket"
@@ -22,11 +24,13 @@ write_libvirt_files() {
     # The cache holds what libvirt found out about the QEMU binary: a second that the next start saves.
     rm -rf "${libvirt_dir:?}/etc" "${libvirt_dir:?}/run" "${libvirt_dir:?}/lib" "${libvirt_dir:?}/log"
     mkdir -p "$libvirt_dir"/{etc,run/lock,lib,log,cache} "$lab_dir/bin"
-    cat >"$libvirt_dir/etc/libvirtd.conf" <<'CONF'
+    # Two daemons of one machine are two hosts by their uuids, so that one migrates to the other.
+    cat >"$libvirt_dir/etc/libvirtd.conf" <<CONF
 unix_sock_group = "root"
 unix_sock_rw_perms = "0700"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
+host_uuid = "$(cat /proc/sys/kernel/random/uuid)"
 CONF
     check_qemu_user
     # No cgroups: their folders are the machine's, not the namespace's, and two laboratories would meet there.
@@ -41,8 +45,8 @@ cgroup_controllers = [ ]
 remember_owner = 0
 stdio_handler = "file"
 CONF
-    printf '#!/bin/sh\nexec /usr/bin/virsh -c "%s" "$@"\n' "$libvirt_uri" >"$lab_dir/bin/virsh"
-    chmod +x "$lab_dir/bin/virsh"
+    printf '#!/bin/sh\nexec /usr/bin/virsh -c "%s" "$@"\n' "$libvirt_uri" >"$virsh_program"
+    chmod +x "$virsh_program"
 }
 
 # What a worker mounts in its run directory has to arrive in libvirt's namespace and QEMU's, as on a host under systemd, where
@@ -75,11 +79,20 @@ libvirt_launch() {
         { cat "$libvirt_dir/output" >&2; die "cannot start libvirtd"; }
 }
 
-virsh_lab() { "$lab_dir/bin/virsh" "$@"; }
+virsh_lab() { "$virsh_program" "$@"; }
 
-libvirt_answers() { [ -S "$libvirt_socket" ] && timeout 10 "$lab_dir/bin/virsh" -q list >/dev/null 2>&1; }
+libvirt_answers() { [ -S "$libvirt_socket" ] && timeout 10 "$virsh_program" -q list >/dev/null 2>&1; }
 
 libvirt_wait() {
     wait_until "$libvirt_start_seconds" "libvirt answers on $libvirt_socket" libvirt_answers ||
         { cat "$libvirt_dir/output" >&2; return 1; }
+}
+
+# A second daemon on the same machine and disks, for those who migrate. Prints shell exports of how it is reached.
+libvirt_twin() {
+    libvirt_answers || { libvirt_launch; libvirt_wait; }
+    cat <<EXPORTS
+export LONGSHORE_LAB_TWIN_LIBVIRT_URI='$libvirt_uri'
+export LONGSHORE_LAB_TWIN_VIRSH=$virsh_program
+EXPORTS
 }

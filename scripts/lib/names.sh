@@ -13,7 +13,9 @@ if ((${#lab_base} + 1 + ${#lab_name} > longest_lab_dir)); then
 fi
 lab_dir=$lab_base/$lab_name
 lab_cache=$root/target/lab/cache
-libvirt_socket=$lab_dir/libvirt/run/libvirt/libvirt-sock
+# Which of its libvirt daemons: the one that everybody uses, or the `twin` of those who need two hosts.
+libvirt_which=${LONGSHORE_LAB_LIBVIRT:-libvirt}
+libvirt_socket=$lab_dir/$libvirt_which/run/libvirt/libvirt-sock
 
 [[ $lab_dir != *[[:space:]]* ]] || die "\`$lab_dir\` holds white space, which the daemons' configuration can't carry"
 

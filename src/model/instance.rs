@@ -91,6 +91,15 @@ pub enum DiskSource {
     },
 }
 
+/// The name of a volume in a storage pool of the hypervisor, by which a definition may say where a disk's content is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PoolVolume {
+    /// The pool.
+    pub pool: String,
+    /// The volume in it.
+    pub volume: String,
+}
+
 /// One disk of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
@@ -120,6 +129,9 @@ pub struct Disk {
     pub may_be_missing: bool,
     /// Where its content is; none for an empty drive.
     pub source: Option<DiskSource>,
+    /// The volume of a storage pool that the definition names in place of that, if it does.
+    #[serde(default)]
+    pub pool_volume: Option<PoolVolume>,
     /// Size that the guest sees, bytes; known where the hypervisor could tell.
     pub virtual_bytes: Option<u64>,
     /// Bytes allocated in its storage, backing files included: known where all of that are files that the hypervisor could

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::id::{BackupId, DiskTarget, HostId, InstanceId, InstanceName, JobId, RepositoryId};
-use super::instance::{DiskSource, PowerState};
+use super::instance::{DiskSource, PoolVolume, PowerState};
 use super::job::Quiesce;
 
 /// How the bytes really travelled.
@@ -107,6 +107,9 @@ pub struct ManifestDisk {
     pub serial: Option<String>,
     /// Where its content was.
     pub source: DiskSource,
+    /// The volume of a storage pool that the definition named in place of that, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_volume: Option<PoolVolume>,
     /// Image in this directory.
     pub file: String,
     /// Size that the guest sees, bytes.

@@ -20,6 +20,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         target: target.parse().unwrap(),
         serial: None,
         source: DiskSource::File { path: format!("/images/{target}.qcow2").into(), format: ImageFormat::Qcow2 },
+        pool_volume: None,
         file: format!("{target}.qcow2"),
         virtual_bytes: 1 << 20,
         file_bytes: IMAGE_BYTES as u64,

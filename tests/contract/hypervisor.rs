@@ -10,7 +10,7 @@ use longshore::host::hypervisor::{
     PushDisk,
 };
 use longshore::model::id::{DiskTarget, InstanceId, InstanceRef};
-use longshore::model::instance::PowerState;
+use longshore::model::instance::{DiskSource, PowerState};
 
 /// How long anything that happens by itself may take.
 const SOON: Duration = Duration::from_secs(20);
@@ -61,6 +61,23 @@ pub async fn an_instance_is_found_by_uuid_and_by_name(door: &dyn Hypervisor, id:
     let mine = listed.iter().find(|summary| summary.id == id).expect("it is listed");
     assert_eq!((&mine.name, mine.state), (&found.name, PowerState::Running));
     door.versions().await.unwrap().allow_incremental().unwrap();
+}
+
+/// Its disks are the volumes `FILE` of the pool `pool`.
+pub async fn a_volume_of_a_pool_is_told_with_where_it_is(door: &dyn Hypervisor, id: InstanceId, pool: &str) {
+    let found = door.find(&InstanceRef::Id(id)).await.unwrap();
+    assert_eq!(found.live_definition, None, "it runs with what it was defined with");
+    assert!(!found.disks.is_empty());
+    for disk in &found.disks {
+        let Some(DiskSource::File { path, .. }) = &disk.source else { panic!("{disk:?}") };
+        let named = disk.pool_volume.as_ref().unwrap();
+        let file = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!((named.pool.as_str(), named.volume.as_str()), (pool, file));
+        assert!(disk.virtual_bytes.is_some() && disk.allocated_bytes.is_some(), "{disk:?}");
+        let identities = door.identities().await.unwrap();
+        let own = identities.iter().find(|identity| identity.id == id).unwrap();
+        assert!(own.files.contains(path), "{own:?}");
+    }
 }
 
 pub async fn who_qemu_runs_as_is_told_for_the_host_and_for_an_instance(door: &dyn Hypervisor, id: InstanceId) {

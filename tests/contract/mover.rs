@@ -192,6 +192,7 @@ pub fn manifest(
         target: disk.target.clone(),
         serial: None,
         source: DiskSource::File { path: "/images/web.qcow2".into(), format: ImageFormat::Qcow2 },
+        pool_volume: None,
         file: format!("{}.qcow2", disk.target),
         virtual_bytes: disk.virtual_bytes,
         file_bytes: bytes(&format!("{}.qcow2", disk.target)),

@@ -1,6 +1,7 @@
 //! Instances on the laboratory's libvirt (`scripts/lab`), made for one test and removed with it.
 #![allow(dead_code)] // Each live target uses its own part.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -116,9 +117,31 @@ impl LabInstance {
 
     /// Lets a bare instance do what that command of qemu-io says to a disk, the number of which is its place.
     pub fn qemu_io(&self, disk: u32, command: &str) {
-        let device = format!("/machine/peripheral/virtio-disk{disk}/virtio-backend");
+        self.qemu_io_at(&virtio_disk(disk), command);
+    }
+
+    /// The same, to a disk that is named as QEMU does.
+    pub fn qemu_io_at(&self, device: &str, command: &str) {
         let said = virsh(&["qemu-monitor-command", &self.name, "--hmp", &format!("qemu-io -d {device} \"{command}\"")]);
         assert!(!said.to_lowercase().contains("error") && !said.contains("failed"), "{command}: {said}");
+    }
+
+    /// Defines it anew with that change of its definition. It is shut off.
+    pub fn redefine(&self, change: impl FnOnce(String) -> String) {
+        let file = self.folder.join("redefined.xml");
+        std::fs::write(&file, change(virsh(&["dumpxml", "--inactive", &self.name]))).unwrap();
+        virsh(&["define", file.to_str().unwrap()]);
+    }
+
+    /// Lets its definition name its disks by a pool over its folder, and nothing else tell one from another. It is shut off.
+    pub fn put_into_pool(&self, pool: &str) {
+        let (file, volume) =
+            (format!("<source file='{}/", self.folder.display()), format!("<source pool='{pool}' volume='"));
+        self.redefine(|definition| {
+            let definition = definition.replace("<disk type='file'", "<disk type='volume'").replace(&file, &volume);
+            let of_disk = |line: &&str| !line.contains("<serial>");
+            definition.lines().filter(of_disk).collect::<Vec<_>>().join("\n")
+        });
     }
 
     /// Whether the domain has a backup job, asked past the code under test.
@@ -139,6 +162,95 @@ impl Drop for LabInstance {
             false => panic!("{text}"),
         }
     }
+}
+
+/// QEMU's name for a disk on the bus `virtio`, the number of which is its place.
+fn virtio_disk(disk: u32) -> String {
+    format!("/machine/peripheral/virtio-disk{disk}/virtio-backend")
+}
+
+/// A storage pool over a directory, active for as long as this lives.
+pub struct Pool(pub String);
+
+impl Pool {
+    pub fn over(name: &str, directory: &Path) -> Self {
+        virsh(&["pool-create-as", name, "dir", "--target", directory.to_str().unwrap()]);
+        Self(name.to_owned())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        virsh_output(&["pool-destroy", &self.0]);
+    }
+}
+
+/// A second libvirt on the same disks: another host, as far as libvirt and workers can tell.
+pub struct Twin {
+    pub libvirt_uri: String,
+    virsh: String,
+    /// Instances that were migrated to it.
+    visitors: RefCell<Vec<String>>,
+}
+
+impl Twin {
+    pub fn start() -> Self {
+        let exports = lab(&["twin"]);
+        let exported = |name: &str| {
+            let line = exports.lines().find_map(|line| line.strip_prefix("export ")?.strip_prefix(name));
+            line.expect("an export").trim_start_matches('=').trim_matches('\'').to_owned()
+        };
+        let (libvirt_uri, virsh) = (exported("LONGSHORE_LAB_TWIN_LIBVIRT_URI"), exported("LONGSHORE_LAB_TWIN_VIRSH"));
+        Self { libvirt_uri, virsh, visitors: RefCell::default() }
+    }
+
+    fn output(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(&self.virsh).arg("-q").args(arguments).output().expect("virsh starts")
+    }
+
+    pub fn virsh(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert!(output.status.success(), "virsh {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Lets a running instance go on there.
+    pub fn migrate_to_it(&self, instance: &LabInstance) {
+        self.visitors.borrow_mut().push(instance.name.clone());
+        let arguments = migration(instance, &self.libvirt_uri);
+        virsh(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// Lets it go on where it was.
+    pub fn migrate_back(&self, instance: &LabInstance) {
+        let arguments = migration(instance, &libvirt_uri());
+        self.virsh(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// As [`LabInstance::overwrite`], there; `place` is an offset and a length.
+    pub fn overwrite(&self, instance: &LabInstance, disk: u32, pattern: u8, place: &str) {
+        let command = format!("qemu-io -d {} \"write -P {pattern} {place}\"", virtio_disk(disk));
+        let said = self.virsh(&["qemu-monitor-command", &instance.name, "--hmp", &command]);
+        assert!(!said.to_lowercase().contains("error") && !said.contains("failed"), "{command}: {said}");
+    }
+}
+
+impl Drop for Twin {
+    fn drop(&mut self) {
+        // Of a test that failed on the way: their disks are about to go.
+        for name in self.visitors.borrow().iter() {
+            self.output(&["destroy", name]);
+            self.output(&["undefine", name, "--checkpoints-metadata"]);
+        }
+    }
+}
+
+/// How an instance is sent to another libvirt of this machine, whose disks it sees as well: libvirt can't know that these are the same.
+fn migration(instance: &LabInstance, uri: &str) -> Vec<String> {
+    let socket = format!("unix://{}/migration.sock", instance.folder.display());
+    let flags = ["--live", "--p2p", "--persistent", "--undefinesource", "--unsafe"];
+    let words = ["migrate", &instance.name].into_iter().chain(flags).chain(["--desturi", uri, "--migrateuri", &socket]);
+    words.map(str::to_owned).collect()
 }
 
 fn lab(arguments: &[&str]) -> String {

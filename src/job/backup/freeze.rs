@@ -182,6 +182,7 @@ mod tests {
             target: target.parse().unwrap(),
             serial: None,
             source,
+            pool_volume: None,
             data_elsewhere: false,
             virtual_bytes: None,
             allocated_bytes: None,

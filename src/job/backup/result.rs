@@ -118,6 +118,7 @@ fn manifest_disk(
         target: disk.target.clone(),
         serial: disk.serial.clone(),
         source: disk.source.clone(),
+        pool_volume: disk.pool_volume.clone(),
         file_bytes: image.bytes,
         file,
         virtual_bytes: copied.virtual_bytes,

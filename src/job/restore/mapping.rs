@@ -1,6 +1,7 @@
 //! Which disk of the backup becomes the volume of which disk of the instance: pure.
 //!
-//! What the job says comes first; then the serial number; then, for a disk without one, target and source together. Never the order,
+//! What the job says comes first; then the serial number; then, for a disk without one, target and source together, which is the path or the
+//! name of the volume in its storage pool. Never the order,
 //! never the target or the size alone: a volume that was written over by another's content is lost, a refusal is not.
 
 use std::collections::BTreeMap;
@@ -91,7 +92,7 @@ fn onto<'p>(plan: &'p RestorePlan, spec: &RestoreSpec, disk: &ManifestDisk) -> R
         (Some(target), _) => Box::new(move |found| found.target == *target),
         (None, Some(serial)) => Box::new(move |found| found.serial.as_ref() == Some(serial)),
         (None, None) => Box::new(|found| {
-            found.serial.is_none() && found.target == disk.target && found.source.as_ref() == Some(&disk.source)
+            found.serial.is_none() && found.target == disk.target && is_of_the_same_volume(found, disk)
         }),
     };
     let mut found = plan.disks.iter().filter(|found| fits(found));
@@ -107,6 +108,12 @@ fn onto<'p>(plan: &'p RestorePlan, spec: &RestoreSpec, disk: &ManifestDisk) -> R
             &format!("several disks of instance `{}` have the serial number of", plan.instance_name),
         )),
     }
+}
+
+/// A volume of a pool is known by its name there, wherever the pool has it on this host.
+fn is_of_the_same_volume(found: &InstanceDisk, disk: &ManifestDisk) -> bool {
+    let by_name = found.pool_volume.is_some() && found.pool_volume == disk.pool_volume;
+    by_name || found.source.as_ref() == Some(&disk.source)
 }
 
 fn volume(plan: &RestorePlan, disk: &ManifestDisk, onto: &InstanceDisk) -> Result<RestoredVolume, Failure> {
@@ -147,6 +154,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::instance::PoolVolume;
 
     const GIB: u64 = 1 << 30;
 
@@ -230,6 +238,14 @@ mod tests {
         let moved = plan(vec![has("vda", None, "/other/a")]);
         assert_eq!(mapped(&moved, &spec(&[], &[]), &manifest), Err(Code::DiskNotFound));
         assert_eq!(mapped(&moved, &spec(&[], &[("vda", "vda")]), &manifest), pairs(&[("vda", "vda")]));
+        // Another path of the same volume of a pool.
+        let named = |pool: &str| Some(PoolVolume { pool: pool.to_owned(), volume: "a".to_owned() });
+        let pooled = |pool| plan(vec![InstanceDisk { pool_volume: named(pool), ..has("vda", None, "/other/a") }]);
+        let mut of_pool = manifest.clone();
+        of_pool.disks[0].pool_volume = named("fast");
+        assert_eq!(mapped(&pooled("fast"), &spec(&[], &[]), &of_pool), pairs(&[("vda", "vda")]));
+        assert_eq!(mapped(&pooled("slow"), &spec(&[], &[]), &of_pool), Err(Code::DiskNotFound));
+        assert_eq!(mapped(&pooled("fast"), &spec(&[], &[]), &manifest), Err(Code::DiskNotFound));
         let serial = plan(vec![has("vda", Some("s1"), "/pool/a")]);
         assert_eq!(mapped(&serial, &spec(&[], &[]), &manifest), Err(Code::DiskNotFound));
     }

@@ -8,7 +8,7 @@ use crate::job::Attempt;
 use crate::job::common::Wants;
 use crate::job::names::mover_name;
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
-use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PowerState};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PoolVolume, PowerState};
 use crate::model::job::{RestoreSpec, RunKey};
 
 /// What will be done, and under which names.
@@ -47,6 +47,9 @@ pub struct InstanceDisk {
     pub serial: Option<String>,
     /// Where its content is; none for an empty drive.
     pub source: Option<DiskSource>,
+    /// The volume of a storage pool that the definition names in place of that, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_volume: Option<PoolVolume>,
     /// Size that the guest sees, bytes, where the hypervisor could tell.
     pub virtual_bytes: Option<u64>,
     /// It holds something of the instance's own: no drive, and nothing that its guest cannot write to.
@@ -128,6 +131,7 @@ fn disk(disk: &Disk) -> InstanceDisk {
         target: disk.target.clone(),
         serial: disk.serial.clone(),
         source: disk.source.clone(),
+        pool_volume: disk.pool_volume.clone(),
         virtual_bytes: disk.virtual_bytes,
         is_own: disk.source.is_some() && disk.device == DiskDevice::Disk && !disk.read_only,
         fixed: fixed(disk),
@@ -151,6 +155,11 @@ fn fixed(disk: &Disk) -> Option<String> {
         Some(DiskSource::Block { .. }) => "it is on a block device, and only files are replaced",
         Some(DiskSource::Network { protocol, .. }) => {
             return Some(format!("its source is `{protocol}`, and only files are replaced"));
+        }
+        Some(DiskSource::Other { .. }) if let Some(PoolVolume { pool, volume }) = &disk.pool_volume => {
+            return Some(format!(
+                "the hypervisor does not say which file volume `{volume}` of the storage pool `{pool}` is; a pool has to be active"
+            ));
         }
         Some(DiskSource::Other { kind }) => {
             return Some(format!("its source is of type `{kind}`, and only files are replaced"));

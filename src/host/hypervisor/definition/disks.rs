@@ -8,7 +8,7 @@ use super::edits::{Edits, attribute, child, children, escaped, is};
 use super::told::Warnings;
 use super::{Another, Changes};
 use crate::model::id::DiskTarget;
-use crate::model::instance::ImageFormat;
+use crate::model::instance::{ImageFormat, PoolVolume};
 
 /// What a disk says of where its content was, and how it was to be read there.
 const OF_THE_OLD_SOURCE: &[&str] = &["source", "backingStore", "mirror", "auth", "encryption", "shareable"];
@@ -23,6 +23,13 @@ pub(super) fn all_files<'a, 'input: 'a>(disk: Node<'a, 'input>) -> impl Iterator
     let sources = disk.descendants().filter(|node| is(*node, "source") || is(*node, "dataStore"));
     let file = |source| attribute(source, "file").or_else(|| attribute(source, "dev")).map(PathBuf::from);
     sources.filter_map(file)
+}
+
+/// The volume of a storage pool that it is on, if its definition names one.
+pub(super) fn pool_volume(disk: Node<'_, '_>) -> Option<PoolVolume> {
+    let source = child(disk, "source")?;
+    let name = |what| attribute(source, what).map(str::to_owned);
+    Some(PoolVolume { pool: name("pool")?, volume: name("volume")? })
 }
 
 pub(super) fn change(devices: Node<'_, '_>, wanted: &Another<'_>, changes: &mut Changes) {

@@ -34,7 +34,7 @@ use self::told::Warnings;
 use crate::failure::Failure;
 use crate::model::destination::MacAddresses;
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
-use crate::model::instance::ImageFormat;
+use crate::model::instance::{ImageFormat, PoolVolume};
 
 /// The namespace of [`Mark`] in a definition's metadata.
 const MARK: &str = "urn:longshore:restored:1";
@@ -92,6 +92,8 @@ pub struct Own {
     pub mac_addresses: BTreeSet<String>,
     /// Files and devices that its disks are on, and that of its firmware's variables.
     pub files: BTreeSet<PathBuf>,
+    /// Volumes of storage pools that its disks are on.
+    pub pool_volumes: BTreeSet<PoolVolume>,
     /// Who restored it, as [`Mark::by`].
     pub restored_by: Option<String>,
 }
@@ -118,11 +120,13 @@ pub fn own(definition: &str) -> Result<Own, Failure> {
     let document = document(definition)?;
     let domain = document.root_element();
     let devices = || children(domain, "devices");
-    let on_disks = devices().flat_map(|devices| children(devices, "disk")).flat_map(disks::all_files);
+    let disks = || devices().flat_map(|devices| children(devices, "disk"));
+    let on_disks = disks().flat_map(disks::all_files);
     let nvram = child(domain, "os").and_then(|os| child(os, "nvram")).and_then(firmware::nvram_file);
     Ok(Own {
         mac_addresses: mac_addresses(domain),
         files: on_disks.chain(nvram).collect(),
+        pool_volumes: disks().filter_map(disks::pool_volume).collect(),
         restored_by: marks(domain).find_map(|mark| attribute(mark, "by")).map(str::to_owned),
     })
 }

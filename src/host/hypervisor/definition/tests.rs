@@ -324,7 +324,7 @@ fn what_only_one_instance_can_have_is_left_out_and_told() {
 
 #[test]
 fn what_a_definition_has_of_its_own_is_told() {
-    let Own { mac_addresses, files, restored_by } = own(RUNNING).unwrap();
+    let Own { mac_addresses, files, restored_by, .. } = own(RUNNING).unwrap();
     assert!(mac_addresses.contains("02:00:4c:5f:00:01"), "in lower case: {mac_addresses:?}");
     assert!(files.contains(Path::new("/images/web.qcow2")) && files.contains(Path::new("/images/swap.raw")));
     assert!(files.contains(Path::new("/var/lib/libvirt/qemu/nvram/i-2-34-VM_VARS.fd")));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::{GuestFileSystem, GuestInfo, NewInstance};
 use crate::model::id::{DiskTarget, InstanceId};
-use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PowerState};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PoolVolume, PowerState};
 
 /// How the guest agent behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,9 +123,19 @@ impl FakeInstance {
             data_elsewhere: false,
             may_be_missing: false,
             source: Some(source),
+            pool_volume: None,
             virtual_bytes: Some(bytes),
             allocated_bytes: Some(bytes / 2),
         })
+    }
+
+    /// With each disk so far defined as the volume of that name in a storage pool.
+    #[must_use]
+    pub fn in_pool(mut self, pool: &str) -> Self {
+        for disk in &mut self.instance.disks {
+            disk.pool_volume = Some(PoolVolume { pool: pool.to_owned(), volume: format!("{}.qcow2", disk.target) });
+        }
+        self
     }
 
     /// With a disk of any kind, and nothing on it that the agent would list.

@@ -243,7 +243,7 @@ impl FakeDomain {
     pub(super) fn identity(&self) -> Result<Identity, Failure> {
         let own = definition::own(&self.instance.definition);
         let own = own.map_err(|failure| Failure { code: Code::HypervisorFailed, ..failure })?;
-        let Own { mac_addresses, mut files, restored_by } = own;
+        let Own { mac_addresses, mut files, restored_by, .. } = own;
         files.extend(self.instance.disks.iter().filter_map(|disk| match &disk.source {
             Some(DiskSource::File { path, .. } | DiskSource::Block { path, .. }) => Some(path.clone()),
             _ => None,
@@ -270,6 +270,7 @@ impl FakeDomain {
             data_elsewhere: false,
             may_be_missing: false,
             source: Some(DiskSource::File { path: new.path.clone(), format: new.format }),
+            pool_volume: None,
             virtual_bytes: None,
             allocated_bytes: None,
         });

@@ -13,7 +13,8 @@ use virt_sys as sys;
 use super::super::definition::{self, Own};
 use super::super::{Identity, NewDisk, NewInstance};
 use super::calls::Caller;
-use super::domain::{description, despite_its_schema, has_saved_memory, power_state};
+use super::domain::{connection, description, despite_its_schema, has_saved_memory, power_state};
+use super::pools::{Place, Pools};
 use super::{errors, parse, raw, render};
 use crate::failure::{Code, Failure};
 use crate::model::id::InstanceId;
@@ -40,9 +41,14 @@ fn identity(domain: &Domain) -> Result<Identity, Failure> {
     let of_it = |failure: Failure| Failure { text: format!("{}, instance `{id}`", failure.text), ..failure };
     let next = own(domain, sys::VIR_DOMAIN_XML_INACTIVE).map_err(of_it)?;
     let now = own(domain, 0).map_err(of_it)?;
-    let Own { mut mac_addresses, mut files, restored_by } = next;
+    let Own { mut mac_addresses, mut files, mut pool_volumes, restored_by } = next;
     mac_addresses.extend(now.mac_addresses);
     files.extend(now.files);
+    pool_volumes.extend(now.pool_volumes);
+    let pools = connection(domain)?;
+    files.extend(pool_volumes.iter().filter_map(|volume| match pools.place(volume)? {
+        Place::File(path) | Place::Device(path) => Some(path),
+    }));
     Ok(Identity { id, name, mac_addresses, files, restored_by })
 }
 
@@ -166,6 +172,7 @@ fn in_one_only(disk: &NewDisk) -> Failure {
 
 /// `disk_target_in_use`: another disk has its target or serial number.
 fn look(domain: &Domain, disk: &NewDisk) -> Result<Seen, Failure> {
-    let is_in = |flags| disk.is_among(&parse::disks(&description(domain, flags)?)?);
+    let pools = connection(domain)?;
+    let is_in = |flags| disk.is_among(&parse::disks(&description(domain, flags)?, &pools)?);
     Ok(Seen { now: is_in(0)?, at_next_start: is_in(sys::VIR_DOMAIN_XML_INACTIVE)? })
 }

@@ -134,13 +134,19 @@ pub(super) fn describe(domain: &Domain, with_sizes: bool) -> Result<Instance, Fa
     let live = description(domain, 0)?;
     // Neither has security information, which libvirt only gives when asked with VIR_DOMAIN_XML_SECURE.
     let definition = description(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
-    let mut instance = parse::instance(&live, definition, state, has_saved_memory(domain, state)?)?;
+    let pools = connection(domain)?;
+    let mut instance = parse::instance(&live, definition, state, has_saved_memory(domain, state)?, &pools)?;
     let failed = |error: virt::error::Error| errors::failure("cannot ask whether the domain has a definition", &error);
     instance.transient = !domain.is_persistent().map_err(failed)?;
     if with_sizes {
-        stats::measure(domain, state, &mut instance.disks, &parse::file_chains(&live)?);
+        stats::measure(domain, state, &mut instance.disks, &parse::file_chains(&live, &pools)?);
     }
     Ok(instance)
+}
+
+/// The connection that a domain was found through.
+pub(super) fn connection(domain: &Domain) -> Result<Connect, Failure> {
+    domain.connect().map_err(|error| errors::failure("cannot ask for the domain's connection", &error))
 }
 
 pub(super) fn description(domain: &Domain, flags: sys::virDomainXMLFlags) -> Result<String, Failure> {

@@ -21,6 +21,7 @@ mod hub;
 mod jobs;
 mod owner;
 mod parse;
+mod pools;
 mod raw;
 mod render;
 mod stats;

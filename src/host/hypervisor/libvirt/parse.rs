@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::super::DomainJob;
+use super::pools::{Place, Pools};
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceName};
-use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PowerState};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PoolVolume, PowerState};
 
 /// Longest description that is looked at, bytes; libvirt's own limit for one string over its wire is 4 MiB.
 const XML_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -29,6 +30,7 @@ pub(super) fn instance(
     definition: String,
     state: PowerState,
     saved_memory: bool,
+    pools: &dyn Pools,
 ) -> Result<Instance, Failure> {
     let document = document(live, "domain")?;
     let domain = document.root_element();
@@ -38,8 +40,8 @@ pub(super) fn instance(
     let name = name.map_err(|error| odd("the domain's name").because(&error))?;
     let devices = child(domain, "devices");
     let pinned = pinned_chains(&definition)?;
-    let mut disks =
-        devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk).collect::<Result<Vec<_>, _>>()?;
+    let all = devices.iter().flat_map(|devices| children(*devices, "disk"));
+    let mut disks = all.map(|found| disk(found, pools)).collect::<Result<Vec<_>, _>>()?;
     disks.iter_mut().for_each(|disk| disk.pinned_chain = pinned.contains(disk.target.as_str()));
     let channels = || devices.iter().flat_map(|devices| children(*devices, "channel")).filter_map(agent_target);
     let agent_configured = channels().next().is_some();
@@ -47,7 +49,7 @@ pub(super) fn instance(
     let nvram = child(domain, "os").and_then(|os| child(os, "nvram"));
     let unrecorded = unrecorded(nvram, devices, saved_memory);
     let nvram = nvram.and_then(nvram_path);
-    let runs_with_others = state != PowerState::ShutOff && disks_of(&definition)? != sources(&disks);
+    let runs_with_others = state != PowerState::ShutOff && disks_of(&definition, pools)? != sources(&disks);
     let live_definition = runs_with_others.then(|| live.to_owned());
     Ok(Instance {
         id,
@@ -71,15 +73,15 @@ fn sources(disks: &[Disk]) -> BTreeMap<DiskTarget, Option<DiskSource>> {
     kept.map(|disk| (disk.target.clone(), disk.source.clone())).collect()
 }
 
-fn disks_of(definition: &str) -> Result<BTreeMap<DiskTarget, Option<DiskSource>>, Failure> {
-    Ok(sources(&disks(definition)?))
+fn disks_of(definition: &str, pools: &dyn Pools) -> Result<BTreeMap<DiskTarget, Option<DiskSource>>, Failure> {
+    Ok(sources(&disks(definition, pools)?))
 }
 
 /// The disks of a definition.
-pub(super) fn disks(definition: &str) -> Result<Vec<Disk>, Failure> {
+pub(super) fn disks(definition: &str, pools: &dyn Pools) -> Result<Vec<Disk>, Failure> {
     let document = document(definition, "domain")?;
     let devices = child(document.root_element(), "devices");
-    devices.iter().flat_map(|devices| children(*devices, "disk")).map(disk).collect()
+    devices.iter().flat_map(|devices| children(*devices, "disk")).map(|found| disk(found, pools)).collect()
 }
 
 /// State that the guest may count on and that no backup holds.
@@ -114,7 +116,7 @@ fn pinned_chains(definition: &str) -> Result<BTreeSet<String>, Failure> {
 }
 
 /// Targets of the disks that consist of files alone, backing files included.
-pub(super) fn file_chains(live: &str) -> Result<BTreeSet<String>, Failure> {
+pub(super) fn file_chains(live: &str, pools: &dyn Pools) -> Result<BTreeSet<String>, Failure> {
     let document = document(live, "domain")?;
     let devices = child(document.root_element(), "devices");
     let disks = devices.iter().flat_map(|devices| children(*devices, "disk"));
@@ -123,7 +125,14 @@ pub(super) fn file_chains(live: &str) -> Result<BTreeSet<String>, Failure> {
         while let Some(node) = image {
             // The end of a chain is an element without a type.
             let is_end = node.has_tag_name("backingStore") && attribute(node, "type").is_none();
-            if !is_end && attribute(node, "type") != Some("file") {
+            let is_file = match attribute(node, "type") {
+                Some("volume") => matches!(
+                    child(node, "source").and_then(pool_volume).and_then(|name| pools.place(&name)),
+                    Some(Place::File(_))
+                ),
+                kind => kind == Some("file"),
+            };
+            if !is_end && !is_file {
                 return false;
             }
             image = child(node, "backingStore");
@@ -176,7 +185,7 @@ pub(super) fn odd(what: impl std::fmt::Display) -> Failure {
     Failure::new(Code::HypervisorFailed, format!("cannot read {what} from libvirt"))
 }
 
-fn disk(node: Node<'_, '_>) -> Result<Disk, Failure> {
+fn disk(node: Node<'_, '_>, pools: &dyn Pools) -> Result<Disk, Failure> {
     let target = child(node, "target");
     let name = target.and_then(|target| attribute(target, "dev")).unwrap_or_default();
     let target_name = name.parse::<DiskTarget>().map_err(|error| {
@@ -206,13 +215,14 @@ fn disk(node: Node<'_, '_>) -> Result<Disk, Failure> {
             .and_then(|source| attribute(source, "startupPolicy"))
             .is_some_and(|policy| policy != "mandatory"),
         encrypted: std::iter::once(node).chain(child(node, "source")).any(|of| child(of, "encryption").is_some()),
-        source: child(node, "source").and_then(|source| disk_source(node, source)),
+        source: child(node, "source").and_then(|source| disk_source(node, source, pools)),
+        pool_volume: child(node, "source").and_then(pool_volume),
         virtual_bytes: None,
         allocated_bytes: None,
     })
 }
 
-fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>) -> Option<DiskSource> {
+fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>, pools: &dyn Pools) -> Option<DiskSource> {
     let kind = attribute(disk, "type").unwrap_or("file");
     let format = child(disk, "driver").and_then(|driver| attribute(driver, "type")).unwrap_or("raw");
     let stored = match format {
@@ -224,13 +234,25 @@ fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>) -> Option<DiskSource> {
     Some(match (kind, stored) {
         ("file", Some(format)) => DiskSource::File { path: path("file")?, format },
         ("block", Some(format)) => DiskSource::Block { path: path("dev")?, format },
+        ("volume", Some(format)) => match pool_volume(source).and_then(|volume| pools.place(&volume)) {
+            Some(Place::File(path)) => DiskSource::File { path, format },
+            Some(Place::Device(path)) => DiskSource::Block { path, format },
+            None => DiskSource::Other { kind: kind.to_owned() },
+        },
         ("network", _) => DiskSource::Network {
             protocol: attribute(source, "protocol").unwrap_or_default().to_owned(),
             name: attribute(source, "name").unwrap_or_default().to_owned(),
         },
-        ("file" | "block", None) => DiskSource::Other { kind: format!("{kind} in format {format}") },
+        ("file" | "block" | "volume", None) => DiskSource::Other { kind: format!("{kind} in format {format}") },
         _ => DiskSource::Other { kind: kind.to_owned() },
     })
+}
+
+/// The volume of a pool that a source names, if it does. What QEMU is to reach past the host's devices (`mode='direct'`) is none.
+fn pool_volume(source: Node<'_, '_>) -> Option<PoolVolume> {
+    let name = |what| attribute(source, what).map(str::to_owned);
+    let direct = attribute(source, "mode") == Some("direct");
+    Some(PoolVolume { pool: name("pool")?, volume: name("volume")? }).filter(|_| !direct)
 }
 
 fn agent_target<'a, 'input>(channel: Node<'a, 'input>) -> Option<Node<'a, 'input>> {

@@ -24,8 +24,30 @@ const DOMAIN: &str = r#"<domain type='kvm' id='7'>
   </devices>
 </domain>"#;
 
+/// A host without storage pools.
+struct NoPools;
+
+impl Pools for NoPools {
+    fn place(&self, _volume: &PoolVolume) -> Option<Place> {
+        None
+    }
+}
+
+/// A host with a pool of files and one of devices.
+struct TwoPools;
+
+impl Pools for TwoPools {
+    fn place(&self, PoolVolume { pool, volume }: &PoolVolume) -> Option<Place> {
+        match pool.as_str() {
+            "files" => Some(Place::File(format!("/files/{volume}").into())),
+            "devices" => Some(Place::Device(format!("/dev/vg/{volume}").into())),
+            _ => None,
+        }
+    }
+}
+
 fn parsed(xml: &str) -> Result<Instance, Failure> {
-    instance(xml, xml.to_owned(), PowerState::Running, false)
+    instance(xml, xml.to_owned(), PowerState::Running, false, &NoPools)
 }
 
 fn with_devices(devices: &str) -> String {
@@ -47,7 +69,7 @@ fn state_that_no_backup_holds_is_named() {
     assert!(found.nvram.is_none() && found.unrecorded.iter().any(|text| text.contains("`network`")), "{found:?}");
     let tpm = "<devices><tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices>";
     assert!(parsed(&with_devices(tpm)).unwrap().unrecorded.iter().any(|text| text.contains("TPM")));
-    let saved = instance(DOMAIN, DOMAIN.to_owned(), PowerState::ShutOff, true).unwrap();
+    let saved = instance(DOMAIN, DOMAIN.to_owned(), PowerState::ShutOff, true, &NoPools).unwrap();
     assert!(saved.saved_memory && saved.unrecorded.iter().any(|text| text.contains("memory")), "{saved:?}");
 }
 
@@ -68,11 +90,11 @@ fn a_chain_is_pinned_where_the_definition_names_it_and_not_where_libvirt_found_i
         (with(&data, ""), true),
         (with(&data, "<backingStore/>"), true),
     ] {
-        let disks = instance(&found, defined.clone(), PowerState::Running, false).unwrap().disks;
+        let disks = instance(&found, defined.clone(), PowerState::Running, false, &NoPools).unwrap().disks;
         assert_eq!(disks.first().unwrap().pinned_chain, pinned, "{defined}");
     }
     for (found, elsewhere) in [(with("", ""), false), (with(&data, ""), true), (with("<dataStore/>", ""), false)] {
-        let disks = instance(&found, with("", ""), PowerState::Running, false).unwrap().disks;
+        let disks = instance(&found, with("", ""), PowerState::Running, false, &NoPools).unwrap().disks;
         assert_eq!(disks.first().unwrap().data_elsewhere, elsewhere, "{found}");
     }
 }
@@ -83,7 +105,7 @@ fn a_disk_without_which_the_instance_starts_is_known() {
         let defined = with_devices(&format!(
             "<devices><disk type='file'><source file='/a' {policy}/><target dev='vda'/></disk></devices>"
         ));
-        let disks = instance(&defined, defined.clone(), PowerState::ShutOff, false).unwrap().disks;
+        let disks = instance(&defined, defined.clone(), PowerState::ShutOff, false, &NoPools).unwrap().disks;
         assert_eq!(disks.first().unwrap().may_be_missing, may, "{policy}");
     }
 }
@@ -102,9 +124,9 @@ fn what_an_instance_runs_with_is_kept_where_its_definition_has_other_disks() {
         (with(&[&moved]), with(&[&vda]), true),
         (with(&[]), with(&[&vda]), true),
     ] {
-        let found = instance(&live, defined.clone(), PowerState::Running, false).unwrap();
+        let found = instance(&live, defined.clone(), PowerState::Running, false, &NoPools).unwrap();
         assert_eq!(found.live_definition, differs.then_some(live.clone()), "{live} {defined}");
-        assert_eq!(instance(&live, defined, PowerState::ShutOff, false).unwrap().live_definition, None);
+        assert_eq!(instance(&live, defined, PowerState::ShutOff, false, &NoPools).unwrap().live_definition, None);
     }
 }
 
@@ -118,7 +140,35 @@ fn a_disk_of_files_has_no_other_source_anywhere_in_its_chain() {
     };
     let device = "<disk type='block'><target dev='vdc'/></disk>";
     let xml = with_devices(&format!("<devices>{}{}{device}</devices>", chain("vda", "file"), chain("vdb", "network")));
-    assert_eq!(file_chains(&xml).unwrap().into_iter().collect::<Vec<_>>(), ["vda"]);
+    assert_eq!(file_chains(&xml, &NoPools).unwrap().into_iter().collect::<Vec<_>>(), ["vda"]);
+}
+
+#[test]
+fn a_volume_of_a_pool_is_where_the_pool_has_it() {
+    let disk = |target: &str, source: &str, format: &str| {
+        format!(
+            "<disk type='volume'><driver name='qemu' type='{format}'/><source {source}/><target dev='{target}'/></disk>"
+        )
+    };
+    let disks = [
+        disk("vda", "pool='files' volume='a.qcow2'", "qcow2"),
+        disk("vdb", "pool='devices' volume='b'", "raw"),
+        disk("vdc", "pool='nowhere' volume='c'", "raw"),
+        disk("vdd", "pool='devices' volume='unit:0:0:1' mode='direct'", "raw"),
+    ];
+    let xml = with_devices(&format!("<devices>{}</devices>", disks.concat()));
+    let found = instance(&xml, xml.clone(), PowerState::Running, false, &TwoPools).unwrap();
+    assert_eq!(found.live_definition, None, "both say the same");
+    let [file, device, nowhere, direct] = &found.disks[..] else { panic!("four disks") };
+    let path = PathBuf::from("/files/a.qcow2");
+    assert_eq!(file.source, Some(DiskSource::File { path, format: ImageFormat::Qcow2 }));
+    assert_eq!(device.source, Some(DiskSource::Block { path: "/dev/vg/b".into(), format: ImageFormat::Raw }));
+    for unknown in [nowhere, direct] {
+        assert_eq!(unknown.source, Some(DiskSource::Other { kind: "volume".into() }));
+    }
+    let named = |pool: &str, volume: &str| Some(PoolVolume { pool: pool.into(), volume: volume.into() });
+    assert_eq!((&file.pool_volume, &nowhere.pool_volume), (&named("files", "a.qcow2"), &named("nowhere", "c")));
+    assert_eq!(file_chains(&xml, &TwoPools).unwrap().into_iter().collect::<Vec<_>>(), ["vda"]);
 }
 
 #[test]
@@ -218,6 +268,6 @@ proptest! {
         let changed = format!("{}{put}{}", &DOMAIN[..at], &DOMAIN[end..]);
         let _ = parsed(&changed);
         let _ = targets(&changed);
-        let _ = file_chains(&changed);
+        let _ = file_chains(&changed, &NoPools);
     }
 }

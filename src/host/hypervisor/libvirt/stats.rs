@@ -14,7 +14,7 @@ use virt_sys as sys;
 
 use super::super::WriteCounters;
 use super::raw::{Value, Values};
-use super::{errors, raw};
+use super::{errors, pools, raw};
 use crate::failure::Failure;
 use crate::model::instance::{Disk, DiskSource, ImageFormat, PowerState};
 
@@ -47,7 +47,11 @@ pub(super) fn measure(domain: &Domain, state: PowerState, disks: &mut [Disk], fi
             disk.allocated_bytes = images.physical(target).filter(|_| of_files);
             continue;
         }
-        match raw::block_info(domain, target) {
+        let sizes = match &disk.pool_volume {
+            Some(volume) if state == PowerState::ShutOff => pools::sizes(domain, volume),
+            _ => raw::block_info(domain, target),
+        };
+        match sizes {
             Ok((capacity, allocation)) => {
                 disk.virtual_bytes = Some(capacity);
                 let whole = state == PowerState::ShutOff && of_files && stands_alone(disk.source.as_ref());

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
-use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PowerState};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PoolVolume, PowerState};
 use crate::model::manifest::{SkippedDisk, TransferUsed};
 
 /// A disk that will be in the backup.
@@ -23,6 +23,9 @@ pub struct PlannedDisk {
     pub serial: Option<String>,
     /// Where its content is.
     pub source: DiskSource,
+    /// The volume of a storage pool that the definition names in place of that, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_volume: Option<PoolVolume>,
     /// Its image keeps the guest's data in another file.
     #[serde(default)]
     pub data_elsewhere: bool,
@@ -103,6 +106,14 @@ fn plan_disk(
         (DiskSource::Other { kind }, TransferUsed::Pull | TransferUsed::Push) if kind.starts_with("vhost") => {
             return Err(unsupported(format!("QEMU does not see the content of a source of type `{kind}`")));
         }
+        (DiskSource::Other { .. }, TransferUsed::Stopped)
+            if let Some(PoolVolume { pool, volume }) = &disk.pool_volume =>
+        {
+            let why = format!(
+                "the hypervisor does not say which file or device volume `{volume}` of the storage pool `{pool}` is; a pool has to be active"
+            );
+            return Err(unsupported(why));
+        }
         (DiskSource::Other { kind }, TransferUsed::Stopped) => {
             return Err(unsupported(format!("its source of type `{kind}` is only read while the instance runs")));
         }
@@ -123,6 +134,7 @@ fn plan_disk(
         target: disk.target.clone(),
         serial: disk.serial.clone(),
         source: source.clone(),
+        pool_volume: disk.pool_volume.clone(),
         data_elsewhere: disk.data_elsewhere,
         virtual_bytes: disk.virtual_bytes,
         allocated_bytes: disk.allocated_bytes,

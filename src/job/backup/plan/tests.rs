@@ -64,6 +64,7 @@ fn disk(target: &str) -> Disk {
         data_elsewhere: false,
         may_be_missing: false,
         source: Some(DiskSource::File { path: format!("/primary/{target}.qcow2").into(), format: ImageFormat::Qcow2 }),
+        pool_volume: None,
         virtual_bytes: Some(8 * GIB),
         allocated_bytes: Some(GIB),
     }
