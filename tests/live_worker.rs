@@ -52,12 +52,20 @@ mod delete;
 mod elsewhere;
 #[path = "live_worker/gate.rs"]
 mod gate;
+#[path = "live_worker/hotplug.rs"]
+mod hotplug;
 #[path = "live_worker/incremental.rs"]
 mod incremental;
 #[path = "live_worker/killed.rs"]
 mod killed;
+#[path = "live_worker/migrated.rs"]
+mod migrated;
 #[path = "live_worker/moment.rs"]
 mod moment;
+#[path = "live_worker/others.rs"]
+mod others;
+#[path = "live_worker/pools.rs"]
+mod pools;
 #[path = "live_worker/push.rs"]
 mod push;
 #[path = "live_worker/push_changes.rs"]
