@@ -2,10 +2,12 @@
 
 use std::process::{Command, Output, Stdio};
 
+use longshore::message::event::RunDetail;
+use longshore::message::job::JobMessage;
 use longshore::model::id::JobId;
 use serde_json::Value;
 
-use crate::fleet::{Fleet, START};
+use crate::fleet::{Fleet, JOB, START};
 use crate::lab::{LabInstance, eventually, variable};
 use crate::share::{LONGSHORE, Share};
 
@@ -220,4 +222,22 @@ fn listens(command: &str) -> bool {
     connections.iter().filter(|connection| named(connection)).any(|connection| {
         queues.iter().any(|queue| queue["owner_pid"] == connection["pid"] && queue["consumers"].as_u64() > Some(0))
     })
+}
+
+/// Of the example nothing is changed but names: of host, instance, repository and place.
+#[test]
+fn the_example_of_a_backup_job_works_as_it_stands() {
+    let bare = LabInstance::bare_with("vda:qcow2:8");
+    let fleet = Fleet::start("example");
+    let share = fleet.share();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/examples/longshore.job.v1.directory.json");
+    let mut job: JobMessage = serde_json::from_slice(&std::fs::read(example).unwrap()).unwrap();
+    (job.host, job.job_id) = (fleet.host.clone(), JobId::draw().to_string());
+    job.instance.as_mut().unwrap().name = Some(bare.name.clone());
+    (job.repository.id, job.repository.address) = (share.part().id, share.part().address);
+    let RunDetail::Completed(completed) = fleet.heard.end_of(fleet.publish(&job), JOB) else {
+        panic!("it has to end well")
+    };
+    assert_eq!(completed.backup.unwrap().disks.len(), 1);
+    fleet.finish(&[&bare], &[&share]);
 }
