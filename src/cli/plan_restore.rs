@@ -21,14 +21,15 @@ use crate::job::restore::elsewhere::{self, choose};
 use crate::job::restore::{mapping, plan, would};
 use crate::message::job::RestorePart;
 use crate::model::destination::{Attach, Destination, NewVolumeSpec};
-use crate::model::id::{BackupId, DiskTarget, InstanceRef, JobId};
+use crate::model::id::{BackupId, InstanceRef, JobId};
 use crate::model::job::{Job, RestoreNewSpec, RestoreSpec, RetryPolicy, RunKey, Work};
 use crate::model::manifest::Manifest;
 use crate::model::repository::{Repository, RepositoryType};
 use crate::model::restoration::PlannedRestore;
 use crate::mover::new_files;
-use crate::mover::protocol::{NewFiles, ToWeigh};
+use crate::mover::protocol::{ToMake, ToWeigh};
 use crate::mover::share::find_backup;
+use crate::mover::weigh::weigh_at;
 
 #[derive(Debug, Args)]
 pub struct PlanRestoreArgs {
@@ -138,17 +139,17 @@ fn attempt(args: &PlanRestoreArgs, manifest: &Manifest, work: Work) -> Result<At
 }
 
 impl Asked<'_> {
-    fn weigh(&self, disks: Vec<DiskTarget>, new: Option<NewFiles>) -> Result<Vec<u64>, Failure> {
+    fn weigh(&self, to_make: ToMake) -> Result<Vec<u64>, Failure> {
         let Manifest { instance_id: instance, backup_id: backup, .. } = self.manifest;
-        new_files::weigh_at(self.directory, &ToWeigh { instance, backup, disks, new })
+        weigh_at(self.directory, &ToWeigh { instance, backup, to_make })
     }
 
     async fn in_place(&self, spec: &RestoreSpec) -> Result<Told, CliError> {
         let instance = self.hypervisor.find(&InstanceRef::Id(self.manifest.instance_id)).await?;
         let plan = plan::plan(&self.attempt, spec, &instance)?;
         let mapping = mapping::map(&plan, spec, &self.manifest)?;
-        let disks = mapping.volumes.iter().map(|(_, volume)| volume.disk.clone()).collect();
-        let would = would::in_place(&self.manifest, &mapping, &self.weigh(disks, None)?);
+        let data_bytes = self.weigh(would::to_make(&mapping, spec.keep_previous))?;
+        let would = would::in_place(&self.manifest, &mapping, &data_bytes);
         Ok(Told { would, warnings: would::remarks(&plan, &mapping) })
     }
 
@@ -167,7 +168,7 @@ impl Asked<'_> {
         let memory_bytes = self.hypervisor.memory_bytes().await?;
         let seen = choose::Seen { definition: definition.as_ref(), identities: &identities, memory_bytes };
         let choice = choose::choose(&plan, &spec.disks, &self.manifest, seen)?;
-        let data_bytes = self.weigh(choice.new.disks().cloned().collect(), Some(choice.new.clone()))?;
+        let data_bytes = self.weigh(ToMake::New(choice.new.clone()))?;
         let would = would::elsewhere(&plan, &self.manifest, &choice, &data_bytes);
         Ok(Told { would, warnings: choice.warnings })
     }

@@ -38,6 +38,7 @@ mod testing;
 mod unmount;
 mod validate;
 mod volume;
+pub mod weigh;
 mod writer;
 
 use std::ffi::OsString;

@@ -30,7 +30,7 @@ pub use new_files::{NewContent, NewFile, NewFiles};
 pub use reply::Reply;
 pub use validation::WantedValidation;
 pub use volume::{RestoredVolume, VolumePlace};
-pub use weigh::ToWeigh;
+pub use weigh::{ToMake, ToWeigh};
 
 /// Our own binary, also where it was replaced on the disk.
 pub const OURSELVES: &str = "/proc/self/exe";
@@ -289,10 +289,10 @@ pub enum Request {
         /// The files.
         new: NewFiles,
     },
-    /// Looks how much a restore would write, and whether its new files could be made. Changes nothing, and needs no lease.
-    /// Answer: [`Reply::Weighed`].
+    /// Looks how much a restore would write, and whether its volumes could be made where they are to be. Changes nothing, and needs no
+    /// lease. Answer: [`Reply::Weighed`].
     Weigh {
-        /// What would be made.
+        /// The restore.
         wanted: ToWeigh,
     },
     /// Makes files of a published backup where nothing is, and refuses where something is. As with a `Restore` what is read is held against the

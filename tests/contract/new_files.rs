@@ -7,9 +7,9 @@ use longshore::host::mover::Mover;
 use longshore::model::id::InstanceId;
 use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
-use longshore::mover::protocol::{NewContent, NewFile, NewFiles, Reply, Request, ToWeigh};
+use longshore::mover::protocol::{NewContent, NewFile, NewFiles, Reply, Request, ToMake, ToWeigh};
 
-use super::{SOON, Stands, World, done, opened, published, refused};
+use super::{SOON, Stands, World, done, opened, published, refused, restored};
 
 /// The backup's disk under each of those names, beside `volume`.
 pub fn new_files(manifest: &Manifest, volume: &Path, names: &[&str]) -> NewFiles {
@@ -152,18 +152,7 @@ pub async fn what_was_made_is_known_again_and_nothing_else_is_taken_for_it(world
         let taken = NewFiles { vacant: vec![vacant.clone()], ..new.clone() };
         assert_eq!(refused(&mut mover, Request::LookAtNew { new: taken }).await.code, Code::VolumeExists);
     }
-    let weigh = |disks: &[&str], new| {
-        let (instance, backup) = (manifest.instance_id, manifest.backup_id);
-        let disks = disks.iter().map(|disk| disk.parse().unwrap()).collect();
-        Request::Weigh { wanted: ToWeigh { instance, backup, disks, new } }
-    };
-    for new in [None, Some(NewFiles { files: vec![new.files[0].clone()], ..new.clone() })] {
-        let weighed = mover.ask(weigh(&["vda"], new), SOON).await.unwrap();
-        assert_eq!(weighed, Reply::Weighed { data_bytes: vec![manifest.disks[0].data_bytes] });
-    }
-    let taken = NewFiles { vacant: vec![volume.clone()], ..new.clone() };
-    assert_eq!(refused(&mut mover, weigh(&["vda"], Some(taken))).await.code, Code::VolumeExists);
-    assert_eq!(refused(&mut mover, weigh(&["vdz"], None)).await.code, Code::DiskNotFound);
+    what_would_be_made_is_weighed(&mut mover, &manifest, &volume, &new).await;
     new.vacant = vec![volume.with_file_name("VARS.fd")];
     made(&mut mover, &manifest, &mut new).await;
     assert_eq!(new.files.iter().filter_map(|file| file.made).collect::<std::collections::BTreeSet<_>>().len(), 2);
@@ -189,6 +178,23 @@ pub async fn what_was_made_is_known_again_and_nothing_else_is_taken_for_it(world
     assert_eq!(stand(world, fresh_and_path(&new.files[0])), NOTHING);
     assert_eq!((world.stands(&path), world.stands(&fresh)), (Stands::Old, Stands::Nothing));
     mover.stop().await.unwrap();
+}
+
+async fn what_would_be_made_is_weighed(mover: &mut Box<dyn Mover>, manifest: &Manifest, volume: &Path, new: &NewFiles) {
+    let (instance, backup) = (manifest.instance_id, manifest.backup_id);
+    let weigh = |to_make| Request::Weigh { wanted: ToWeigh { instance, backup, to_make } };
+    let in_place = |volume: &Path| ToMake::InPlace { volumes: vec![restored(manifest, volume)], keep_previous: false };
+    for to_make in [ToMake::New(NewFiles { files: vec![new.files[0].clone()], ..new.clone() }), in_place(volume)] {
+        let weighed = mover.ask(weigh(to_make), SOON).await.unwrap();
+        assert_eq!(weighed, Reply::Weighed { data_bytes: vec![manifest.disks[0].data_bytes] });
+    }
+    let taken = NewFiles { vacant: vec![volume.to_owned()], ..new.clone() };
+    assert_eq!(refused(mover, weigh(ToMake::New(taken))).await.code, Code::VolumeExists);
+    assert_eq!(refused(mover, weigh(in_place(&volume.with_file_name("gone")))).await.code, Code::VolumeIo);
+    let mut unknown = restored(manifest, volume);
+    unknown.disk = "vdz".parse().unwrap();
+    let unknown = ToMake::InPlace { volumes: vec![unknown], keep_previous: false };
+    assert_eq!(refused(mover, weigh(unknown)).await.code, Code::DiskNotFound);
 }
 
 fn fresh_and_path(file: &NewFile) -> impl Iterator<Item = PathBuf> {

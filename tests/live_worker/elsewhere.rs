@@ -18,7 +18,7 @@ use crate::share::Share;
 use crate::slate::process_of_qemu;
 
 /// Forgets the instance that a restore makes.
-struct Forgotten(String);
+pub struct Forgotten(pub String);
 
 impl Drop for Forgotten {
     fn drop(&mut self) {
@@ -373,6 +373,12 @@ fn a_plan_says_what_a_restore_would_do_and_does_nothing() {
     let (code, lines, said) = plan(&[]);
     let replaced = format!("would replace  {folder}/vda.qcow2 (qcow2): disk vda");
     assert!(code == Some(0) && lines.contains(&replaced), "{lines}{said}");
+    let (instance, repository) = (["--instance", &bare.name], share.part().id);
+    let at = ["--host", &fleet.host, "--repository-id", &repository, "--address", &directory, "--backup", &id];
+    let words = [&["job", "publish", "restore", "--dry-run", "--watch"], &instance[..], &at[..]].concat();
+    let published = fleet.command(&words).output().unwrap();
+    let told = String::from_utf8(published.stdout).unwrap();
+    assert!(published.status.success() && told.starts_with(&lines), "the job says the same: {told}");
     assert_eq!((files_of(&bare.folder), virsh(&["dumpxml", "--inactive", &bare.name])), (files, before));
     fleet.finish(&[&bare], &[&share]);
 }

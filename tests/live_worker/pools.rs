@@ -2,12 +2,15 @@
 
 use std::fs;
 
+use longshore::message::event::RunDetail;
+use longshore::message::job::{NewInstancePart, RestoreNewPart};
 use longshore::model::manifest::{Manifest, TransferUsed};
 
-use crate::fleet::Fleet;
+use crate::elsewhere::Forgotten;
+use crate::fleet::{Fleet, JOB};
 use crate::image::{equal, qemu_io};
 use crate::incremental::{BY_BITMAP, back_up, found_by, image};
-use crate::lab::{LabInstance, Pool};
+use crate::lab::{LabInstance, Pool, virsh};
 
 const DISKS: &str = "vda:qcow2:16,vdb:raw:8";
 
@@ -39,6 +42,32 @@ fn volumes_of_a_storage_pool_are_backed_up_and_put_back_where_the_pool_has_them_
         equal(&bare.folder.join(volume), format, &image(&share, &stopped, disk), "qcow2");
         equal(&bare.folder.join(volume), format, &image(&share, &running, disk), "qcow2");
     }
+
+    // A new instance has files, wherever the first one's volumes are.
+    let name = format!("{}-new", bare.name);
+    let _forgotten = Forgotten(name.clone());
+    let mut job = fleet.restore_job(&bare, &share, &running);
+    (job.kind, job.restore) = ("restore-new".to_owned(), None);
+    let directory = Some(bare.folder.to_str().unwrap().to_owned());
+    job.restore_new = Some(RestoreNewPart {
+        backup_id: running.backup_id.to_string(),
+        new_instance: Some(NewInstancePart {
+            name: name.clone(),
+            directory,
+            start: true,
+            ..NewInstancePart::default()
+        }),
+        ..RestoreNewPart::default()
+    });
+    let RunDetail::Completed(new) = fleet.heard.end_of(fleet.publish(&job), JOB) else {
+        panic!("it has to come to be")
+    };
+    assert_eq!(new.restore.unwrap().volumes.len(), 2);
+    virsh(&["destroy", &name]);
+    let definition = virsh(&["dumpxml", &name]);
+    assert!(!definition.contains("pool="), "{definition}");
+    equal(&bare.folder.join(format!("{name}-vda.qcow2")), "qcow2", &bare.folder.join("vda.qcow2"), "qcow2");
+    equal(&bare.folder.join(format!("{name}-vdb.raw")), "raw", &bare.folder.join("vdb.raw"), "raw");
 
     // The pool is on another storage now, and nothing but its name tells which volume is which.
     drop(pool);

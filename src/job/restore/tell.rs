@@ -38,8 +38,7 @@ impl Commit<Context> for Tell {
         let wanted = ToWeigh {
             instance: context.plan.instance_id,
             backup: context.plan.backup_id,
-            disks: mapping.volumes.iter().map(|(_, volume)| volume.disk.clone()).collect(),
-            new: None,
+            to_make: would::to_make(&mapping, context.plan.keep_previous),
         };
         let data_bytes = weigh(&mut context.common, wanted).await?;
         let would = would::in_place(&manifest, &mapping, &data_bytes);

@@ -9,7 +9,7 @@ use super::plan::RestorePlan;
 use crate::model::id::DiskTarget;
 use crate::model::manifest::Manifest;
 use crate::model::restoration::{PlannedInstance, PlannedRestore, PlannedVolume};
-use crate::mover::protocol::{NewContent, NewFile};
+use crate::mover::protocol::{NewContent, NewFile, ToMake};
 
 /// Of a restore in place. `data_bytes` are what the backup holds of each disk as data, with what it is based on, in the mapping's order.
 pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> PlannedRestore {
@@ -23,6 +23,11 @@ pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> P
         replaces: true,
     });
     planned(manifest, volumes.collect())
+}
+
+/// What it would make, in the mapping's order.
+pub fn to_make(mapping: &Mapping, keep_previous: bool) -> ToMake {
+    ToMake::InPlace { volumes: mapping.volumes.iter().map(|(_, volume)| volume.clone()).collect(), keep_previous }
 }
 
 /// What is unusual about that, in a sentence each. That the instance runs keeps nobody from planning.

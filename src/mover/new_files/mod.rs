@@ -29,9 +29,8 @@ pub(super) use naming::{Outcome, place, remove, take_back};
 pub(super) use place::{directories, inodes, prepare};
 pub(super) use record::{read, write};
 
-use super::image::Backups;
-use super::protocol::{NewContent, NewFiles, ToWeigh};
-use super::share::{Dir, open_repository};
+use super::protocol::{NewContent, NewFiles};
+use super::share::open_repository;
 use crate::failure::Failure;
 use crate::model::id::{BackupId, InstanceId};
 
@@ -40,28 +39,9 @@ pub fn record_at(root: &Path, instance: InstanceId, backup: BackupId, file: &str
     read(&open_repository(root)?, instance, backup, file)
 }
 
-/// Bytes that a backup in the repository at `root` stores of each disk as data, at most, with what it is based on; refuses where new files that
-/// would be made of them could not be. Changes nothing.
-pub fn weigh_at(root: &Path, wanted: &ToWeigh) -> Result<Vec<u64>, Failure> {
-    weigh(&open_repository(root)?, wanted)
-}
-
-/// The same, of a repository that is open.
-pub(super) fn weigh(root: &Dir, wanted: &ToWeigh) -> Result<Vec<u64>, Failure> {
-    let mut backups = Backups::new(root, wanted.instance);
-    let sizes = backups.open(wanted.backup)?;
-    let size_of =
-        |target: &_| sizes.manifest.disks.iter().find(|disk| disk.target == *target).map(|disk| disk.virtual_bytes);
-    let mut data_bytes = Vec::with_capacity(wanted.disks.len());
-    for disk in &wanted.disks {
-        let links = backups.chain(wanted.backup, disk)?;
-        let bytes = links.iter().fold(0_u64, |bytes, link| bytes.saturating_add(link.data_bytes));
-        data_bytes.push(bytes.min(size_of(disk).unwrap_or(u64::MAX)));
-    }
-    if let Some(new) = &wanted.new {
-        place::look(new, &data_bytes)?;
-    }
-    Ok(data_bytes)
+/// Looks whether the files could be made, of which the disks have so many bytes of data, in their order. Changes nothing.
+pub(super) fn look_at(new: &NewFiles, data_bytes: &[u64]) -> Result<(), Failure> {
+    place::look(new, data_bytes).map(drop)
 }
 
 /// What the files take, in their order: of disks `data_bytes`, one after another.

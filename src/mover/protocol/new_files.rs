@@ -18,16 +18,6 @@ pub struct NewFiles {
     pub vacant: Vec<PathBuf>,
 }
 
-impl NewFiles {
-    /// The disks that they hold, in their order.
-    pub fn disks(&self) -> impl Iterator<Item = &DiskTarget> {
-        self.files.iter().filter_map(|file| match &file.content {
-            NewContent::Disk { disk, .. } => Some(disk),
-            NewContent::Record { .. } => None,
-        })
-    }
-}
-
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewFile {

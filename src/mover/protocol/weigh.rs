@@ -2,18 +2,48 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::NewFiles;
+use super::{NewContent, NewFiles, RestoredVolume};
 use crate::model::id::{BackupId, DiskTarget, InstanceId};
 
-/// What a restore would make.
+/// A restore that is only told of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToWeigh {
     /// The instance whose backup it is.
     pub instance: InstanceId,
     /// The backup.
     pub backup: BackupId,
-    /// Disks of it.
-    pub disks: Vec<DiskTarget>,
-    /// The files that would be made of them, in their order, where there are none yet.
-    pub new: Option<NewFiles>,
+    /// What would be made.
+    pub to_make: ToMake,
+}
+
+/// What it would make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToMake {
+    /// Files where nothing is.
+    New(NewFiles),
+    /// Volumes in the places of others.
+    InPlace {
+        /// The volumes.
+        volumes: Vec<RestoredVolume>,
+        /// The old ones would stay.
+        keep_previous: bool,
+    },
+}
+
+impl ToMake {
+    /// The backup's disks that it is made of, in their order.
+    pub fn disks(&self) -> Vec<&DiskTarget> {
+        match self {
+            ToMake::New(new) => new.files.iter().filter_map(|file| disk_of(&file.content)).collect(),
+            ToMake::InPlace { volumes, .. } => volumes.iter().map(|volume| &volume.disk).collect(),
+        }
+    }
+}
+
+fn disk_of(content: &NewContent) -> Option<&DiskTarget> {
+    match content {
+        NewContent::Disk { disk, .. } => Some(disk),
+        NewContent::Record { .. } => None,
+    }
 }

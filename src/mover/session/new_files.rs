@@ -16,6 +16,7 @@ use crate::mover::image::{Backups, Original, Planned, Wanted};
 use crate::mover::new_files::{self, Outcome};
 use crate::mover::protocol::{NewContent, NewFiles, Reply, ToWeigh};
 use crate::mover::share::Dir;
+use crate::mover::weigh::weigh;
 
 impl Session {
     pub(super) async fn read_record(
@@ -31,7 +32,7 @@ impl Session {
 
     pub(super) async fn weigh(&self, wanted: ToWeigh) -> Result<Reply, Failure> {
         let root = self.root()?;
-        let data_bytes = blocking(move || new_files::weigh(&root, &wanted)).await?;
+        let data_bytes = blocking(move || weigh(&root, &wanted)).await?;
         Ok(Reply::Weighed { data_bytes })
     }
 

@@ -29,7 +29,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 pub(super) use exchange::{Outcome, exchange};
-pub(super) use prepare::{Prepared, Room, has_room, prepare};
+pub(super) use prepare::{Prepared, Room, has_room, look_at, prepare};
 pub(super) use remove::{remove_fresh, remove_previous};
 
 use super::protocol::{RestoredVolume, VolumePlace};

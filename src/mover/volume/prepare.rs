@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::{Name, Place, in_use, names, open};
 use crate::failure::{Code, Failure};
-use crate::model::instance::ImageFormat;
 use crate::mover::protocol::RestoredVolume;
 use crate::mover::share::Dir;
 
@@ -70,32 +69,51 @@ pub(in crate::mover) fn prepare(
     keep_previous: bool,
 ) -> Result<Vec<Prepared>, Failure> {
     let places = open(names(volumes)?)?;
-    for (place, wanted) in places.iter().zip(volumes) {
-        can_be_replaced(place.as_ref(), wanted.format)?;
-    }
-    if !keep_previous {
-        for (place, wanted) in places.iter().zip(volumes) {
-            place.loses_nothing(Name::Volume, wanted.format)?;
+    can_be_replaced(&places, volumes, keep_previous)?;
+    for place in &places {
+        if !place.unused(Name::Volume)? {
+            return Err(in_use(place.as_ref()));
         }
     }
     for place in &places {
         place.remove(Name::Fresh)?;
     }
-    let wanted = places.iter().zip(volumes).zip(data_bytes);
-    has_room(wanted.map(|((place, wanted), data)| place.room(wanted, *data)))?;
+    have_room(&places, volumes, data_bytes)?;
     places.into_iter().zip(volumes).map(|(place, wanted)| place.prepared(wanted)).collect()
 }
 
-fn can_be_replaced(place: &dyn Place, format: ImageFormat) -> Result<(), Failure> {
-    let (seen, shown) = (place.look()?, place.shown(Name::Volume));
-    if seen.previous {
-        return Err(Failure::new(Code::Internal, format!("`{shown}` was exchanged already")));
+/// The same, with nothing changed and no lock taken, which an instance that is started meanwhile would find: who uses a volume it does not
+/// say.
+pub(in crate::mover) fn look_at(
+    volumes: &[RestoredVolume],
+    data_bytes: &[u64],
+    keep_previous: bool,
+) -> Result<(), Failure> {
+    let places = open(names(volumes)?)?;
+    can_be_replaced(&places, volumes, keep_previous)?;
+    have_room(&places, volumes, data_bytes)
+}
+
+fn can_be_replaced(places: &[Box<dyn Place>], volumes: &[RestoredVolume], keep_previous: bool) -> Result<(), Failure> {
+    for (place, RestoredVolume { format, .. }) in places.iter().zip(volumes) {
+        let (seen, shown) = (place.look()?, place.shown(Name::Volume));
+        if seen.previous {
+            return Err(Failure::new(Code::Internal, format!("`{shown}` was exchanged already")));
+        }
+        if !seen.volume {
+            return Err(Failure::new(Code::VolumeIo, format!("there is no volume `{shown}`")));
+        }
+        place.fits(*format)?;
+        if !keep_previous {
+            place.loses_nothing(Name::Volume, *format)?;
+        }
     }
-    if !seen.volume {
-        return Err(Failure::new(Code::VolumeIo, format!("there is no volume `{shown}`")));
-    }
-    place.fits(format)?;
-    if place.unused(Name::Volume)? { Ok(()) } else { Err(in_use(place)) }
+    Ok(())
+}
+
+fn have_room(places: &[Box<dyn Place>], volumes: &[RestoredVolume], data_bytes: &[u64]) -> Result<(), Failure> {
+    let wanted = places.iter().zip(volumes).zip(data_bytes);
+    has_room(wanted.map(|((place, wanted), data)| place.room(wanted, *data)))
 }
 
 /// All of them fit together, as several may share one storage. `volume_full`: they don't.

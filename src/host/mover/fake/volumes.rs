@@ -75,6 +75,19 @@ impl Volumes {
 
     /// The new volumes are made, unless one of the old ones is not as a restore needs it.
     pub fn restore(&mut self, volumes: &[RestoredVolume], backup: BackupId) -> Result<(), Failure> {
+        self.can_be_replaced(volumes)?;
+        for (volume, ..) in volumes.iter().map(names) {
+            self.may_be_replaced(volume)?;
+        }
+        for wanted in volumes {
+            let (_, fresh, _) = names(wanted);
+            self.standing.insert(fresh.to_owned(), FakeVolume::Restored { backup, disk: wanted.disk.clone() });
+        }
+        Ok(())
+    }
+
+    /// The old volumes are there, and the names of the new ones beside them.
+    pub fn can_be_replaced(&self, volumes: &[RestoredVolume]) -> Result<(), Failure> {
         for wanted in volumes {
             let (volume, fresh, previous) = names(wanted);
             let beside = |path: &Path| path.is_absolute() && path.parent() == volume.parent();
@@ -85,11 +98,6 @@ impl Volumes {
             if !self.has(volume) {
                 return Err(Failure::new(Code::VolumeIo, format!("there is no `{}`", volume.display())));
             }
-            self.may_be_replaced(volume)?;
-        }
-        for wanted in volumes {
-            let (_, fresh, _) = names(wanted);
-            self.standing.insert(fresh.to_owned(), FakeVolume::Restored { backup, disk: wanted.disk.clone() });
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::job::restore::result::DryRun;
 use crate::job::restore::tell::{WEIGH_SECONDS_MAX, weigh};
 use crate::job::restore::would;
-use crate::mover::protocol::ToWeigh;
+use crate::mover::protocol::{ToMake, ToWeigh};
 use crate::saga::step::{Commit, Named};
 
 /// Says it.
@@ -34,8 +34,7 @@ impl Commit<Context> for Tell {
         let wanted = ToWeigh {
             instance: context.plan.instance_id,
             backup: context.plan.backup_id,
-            disks: choice.new.disks().cloned().collect(),
-            new: Some(choice.new.clone()),
+            to_make: ToMake::New(choice.new.clone()),
         };
         let data_bytes = weigh(&mut context.common, wanted).await?;
         let would = would::elsewhere(&context.plan, &manifest, &choice, &data_bytes);

@@ -7,7 +7,7 @@ use crate::failure::{Code, Failure};
 use crate::host::mover::fake::volumes::Volumes;
 use crate::model::destination::below;
 use crate::model::id::{BackupId, InstanceId};
-use crate::mover::protocol::{NewContent, NewFile, NewFiles, Reply, ToWeigh};
+use crate::mover::protocol::{NewContent, NewFile, NewFiles, Reply, ToMake, ToWeigh};
 
 /// How far it has come with one file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,9 +80,10 @@ impl FakeMover {
 
     pub(super) fn weigh(&mut self, wanted: &ToWeigh) -> Result<Reply, Failure> {
         let of_disk = |disk| self.share(|share| share.data_bytes(wanted.instance, wanted.backup, disk));
-        let data_bytes = wanted.disks.iter().map(of_disk).collect::<Result<_, _>>()?;
-        if let Some(new) = &wanted.new {
-            self.may_be_made(new)?;
+        let data_bytes = wanted.to_make.disks().into_iter().map(of_disk).collect::<Result<_, _>>()?;
+        match &wanted.to_make {
+            ToMake::New(new) => self.may_be_made(new)?,
+            ToMake::InPlace { volumes, .. } => self.movers.world().volumes.can_be_replaced(volumes)?,
         }
         Ok(Reply::Weighed { data_bytes })
     }
