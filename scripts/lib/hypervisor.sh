@@ -5,6 +5,7 @@
 # shellcheck shell=bash
 
 libvirt_start_seconds=30
+libvirt_stop_seconds=15
 libvirt_dir=$lab_dir/$libvirt_which
 virsh_program=$lab_dir/bin/virsh
 [ "$libvirt_which" = libvirt ] || virsh_program+=-$libvirt_which
@@ -74,9 +75,24 @@ libvirt_inside() {
 
 libvirt_launch() {
     write_libvirt_files
+    libvirt_begin
+}
+
+# On the files that are there: a daemon that follows a killed one finds the guests by them. Its namespace is another, in which the same
+# folders of the laboratory are at the same paths.
+libvirt_begin() {
     LONGSHORE_LAB_MARK=$lab_mark setsid unshare --mount --propagation slave -- \
         "$root/scripts/lab" inside-libvirt >"$libvirt_dir/output" 2>&1 </dev/null ||
         { cat "$libvirt_dir/output" >&2; die "cannot start libvirtd"; }
+}
+
+# By the pid file that it wrote itself.
+libvirt_kill() {
+    local pid
+    pid=$(cat "$libvirt_dir/run/libvirtd.pid" 2>/dev/null) || return 0
+    carries_mark "$pid" || return 0
+    kill -KILL "$pid"
+    wait_until "$libvirt_stop_seconds" "libvirt's daemon ($pid) ends after SIGKILL" process_is_gone "$pid"
 }
 
 virsh_lab() { "$virsh_program" "$@"; }
