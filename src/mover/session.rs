@@ -101,6 +101,18 @@ impl Session {
 
     /// Does what is asked. `broken_off` ends a copy, a comparison, a merge, a sealing, a validation and a watch of somebody else's lease.
     pub async fn serve(&mut self, request: Request, broken_off: &CancellationToken) -> Result<Reply, Failure> {
+        let under_the_lease = is_work_under_the_lease(&request);
+        let served = self.answer(request, broken_off).await;
+        // Whoever has taken it over moves and removes what is worked on, which looks like a broken share or a damaged backup.
+        match (served, self.lease.as_ref().map(Lease::check)) {
+            (Err(failure), Some(Err(lost))) if under_the_lease && failure.code != lost.code => {
+                Err(lost.because_of(&failure))
+            }
+            (served, _) => served,
+        }
+    }
+
+    async fn answer(&mut self, request: Request, broken_off: &CancellationToken) -> Result<Reply, Failure> {
         match request {
             Request::Open { repository, same_device_ok, need_bytes, writer } => {
                 self.open(repository, same_device_ok, need_bytes, writer).await
@@ -347,6 +359,29 @@ impl Session {
     fn staging(&self) -> Result<Arc<Staging>, Failure> {
         self.staging.clone().ok_or_else(|| out_of_order("write", "stage"))
     }
+}
+
+/// Reads or writes what whoever takes the lease over may move and remove. What commits, undoes or is about volumes alone says for itself what
+/// came of it, whosever the lease is.
+fn is_work_under_the_lease(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Stage { .. }
+            | Request::Record { .. }
+            | Request::Copy { .. }
+            | Request::Expose { .. }
+            | Request::Inspect { .. }
+            | Request::Compare
+            | Request::SourcesUnchanged
+            | Request::Seal
+            | Request::Find { .. }
+            | Request::Latest { .. }
+            | Request::Restore { .. }
+            | Request::ReadRecord { .. }
+            | Request::MakeNew { .. }
+            | Request::Chains { .. }
+            | Request::Merge { .. }
+    )
 }
 
 /// Nothing of those names is there any more, and what will be is ours.
