@@ -13,8 +13,12 @@ mod contract;
 #[allow(dead_code)]
 mod volumes;
 
+#[path = "support/damaged.rs"]
+mod damaged;
 #[path = "support/fleet.rs"]
 mod fleet;
+#[path = "support/gate.rs"]
+mod gate;
 #[path = "support/heard.rs"]
 mod heard;
 #[path = "support/image.rs"]
@@ -50,8 +54,6 @@ mod control;
 mod delete;
 #[path = "live_worker/elsewhere.rs"]
 mod elsewhere;
-#[path = "live_worker/gate.rs"]
-mod gate;
 #[path = "live_worker/hotplug.rs"]
 mod hotplug;
 #[path = "live_worker/incremental.rs"]

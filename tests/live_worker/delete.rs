@@ -19,7 +19,7 @@ use crate::slate::processes_of;
 const MIB: u64 = 1 << 20;
 
 /// A full backup and two on top of it, of an instance that nobody has any more.
-struct Chain<'f> {
+pub struct Chain<'f> {
     fleet: &'f Fleet,
     share: &'f Share,
     bare: &'f LabInstance,
@@ -28,7 +28,7 @@ struct Chain<'f> {
 }
 
 impl<'f> Chain<'f> {
-    fn new(fleet: &'f Fleet, share: &'f Share, bare: &'f LabInstance) -> Self {
+    pub fn new(fleet: &'f Fleet, share: &'f Share, bare: &'f LabInstance) -> Self {
         let instances = instances(share);
         let full = put_full(&instances, share.id.parse().unwrap(), &[("vda", 32 * MIB, &["write -P 1 0 24M"])]);
         let middle = put_child(&instances, &full, &[Next::writes("vda", &["write -P 2 4M 12M", "write -z 0 1M"])]);
@@ -39,9 +39,14 @@ impl<'f> Chain<'f> {
     }
 
     fn job(&self, point: usize, mode: &str) -> JobMessage {
+        self.job_of(self.fleet, point, mode)
+    }
+
+    /// Likewise, of another host's worker.
+    pub fn job_of(&self, fleet: &Fleet, point: usize, mode: &str) -> JobMessage {
         let id = self.backups[point].instance_id.to_string();
         deletion(
-            self.fleet,
+            fleet,
             self.share,
             self.bare,
             InstancePart { id: Some(id), name: None },
@@ -51,7 +56,7 @@ impl<'f> Chain<'f> {
     }
 
     /// Which of them are left. Those hold what they held.
-    fn left(&self) -> Vec<usize> {
+    pub fn left(&self) -> Vec<usize> {
         let instances = instances(self.share);
         let there = |point: &usize| directory(&instances, &self.backups[*point]).join(Manifest::FILE).exists();
         let left: Vec<_> = (0..3).filter(there).collect();
@@ -69,7 +74,7 @@ fn instances(share: &Share) -> PathBuf {
     share.backups_of(&"").parent().unwrap().join("instances")
 }
 
-fn deletion(
+pub fn deletion(
     fleet: &Fleet,
     share: &Share,
     bare: &LabInstance,

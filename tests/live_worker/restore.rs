@@ -1,88 +1,23 @@
 //! The restore of a stopped instance in place: what is put back is what was backed up, and whatever goes wrong, the volumes are
 //! those of before or those of the backup, all of them.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use longshore::message::event::{BackupSummary, RunDetail};
+use longshore::message::event::RunDetail;
 use longshore::model::id::JobId;
 
+use crate::damaged::Damaged;
 use crate::fleet::{Fleet, JOB};
-use crate::image::{equal, qemu_img};
+use crate::image::{equal, qemu_img, qemu_io};
 use crate::lab::{LabInstance, eventually, virsh};
 use crate::share::Share;
 use crate::slate::processes_of;
 
 /// The next worker waits until the dead one's lease has stood still for two minutes.
 const TAKEN_OVER: Duration = Duration::from_secs(240);
-
-/// A stopped instance with a backup, its volumes damaged since.
-struct Damaged {
-    bare: LabInstance,
-    backup: BackupSummary,
-    files: BTreeSet<PathBuf>,
-}
-
-impl Damaged {
-    fn new(fleet: &Fleet, share: &Share) -> Self {
-        let bare = LabInstance::bare();
-        bare.stop();
-        fs::copy(bare.folder.join("vda.qcow2"), bare.folder.join("vda.reference.qcow2")).unwrap();
-        let backup = fleet.completed(fleet.back_up(&bare, share, "off"));
-        for (disk, format) in [("vda.qcow2", "qcow2"), ("vdb.raw", "raw")] {
-            qemu_io(&bare.folder.join(disk), format, "write -P 0xee 1M 3M");
-        }
-        let files = files_of(&bare.folder);
-        let damaged = Self { bare, backup, files };
-        assert!(!damaged.is_as_at_the_backup());
-        damaged
-    }
-
-    fn volumes(&self) -> [(PathBuf, &'static str, PathBuf); 2] {
-        let at = |name: &str| self.bare.folder.join(name);
-        [(at("vda.qcow2"), "qcow2", at("vda.reference.qcow2")), (at("vdb.raw"), "raw", at("vdb.reference.raw"))]
-    }
-
-    /// Looked at past the code under test.
-    fn is_as_at_the_backup(&self) -> bool {
-        self.volumes().iter().all(|(volume, format, reference)| same(volume, reference, format))
-    }
-
-    fn has_no_other_files(&self) {
-        assert_eq!(files_of(&self.bare.folder), self.files);
-    }
-
-    /// Every volume as it was after the damage, by what the damage left there.
-    fn is_still_damaged(&self) {
-        for (volume, format, _) in self.volumes() {
-            qemu_io(&volume, format, "read -P 0xee 1M 3M");
-        }
-        self.has_no_other_files();
-    }
-}
-
-fn files_of(folder: &Path) -> BTreeSet<PathBuf> {
-    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
-}
-
-fn same(one: &Path, other: &Path, format: &str) -> bool {
-    let (one, other) = (one.to_str().unwrap(), other.to_str().unwrap());
-    let compare = ["compare", "-q", "-f", format, "-F", format, one, other];
-    match std::process::Command::new("qemu-img").args(compare).status().unwrap().code() {
-        Some(0) => true,
-        Some(1) => false,
-        other => panic!("qemu-img compare: {other:?}"),
-    }
-}
-
-fn qemu_io(image: &Path, format: &str, command: &str) {
-    let output = std::process::Command::new("qemu-io").args(["-f", format, "-c", command]).arg(image).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && !said.contains("failed"), "{command} on {}: {said}", image.display());
-}
 
 #[test]
 fn every_volume_is_put_back_as_it_was_and_the_instance_starts() {
@@ -126,8 +61,8 @@ fn the_old_volumes_are_kept_where_the_job_says_so_and_one_disk_alone_can_be_rest
     let [volume] = &completed.restore.unwrap().volumes[..] else { panic!("one disk was asked for") };
     let [(vda, ..), (vdb, _, reference)] = damaged.volumes();
     equal(&vdb, "raw", &reference, "raw");
-    qemu_io(&vda, "qcow2", "read -P 0xee 1M 3M");
-    qemu_io(Path::new(volume.previous.as_ref().unwrap()), "raw", "read -P 0xee 1M 3M");
+    qemu_io(&vda, "qcow2", &["read -P 0xee 1M 3M"]);
+    qemu_io(Path::new(volume.previous.as_ref().unwrap()), "raw", &["read -P 0xee 1M 3M"]);
     fleet.finish(&[&damaged.bare], &[&share]);
 }
 

@@ -126,7 +126,7 @@ impl Fleet {
             "host = \"{host}\"\n\
              [broker]\nuri = \"{broker_uri}\"\nheartbeat_seconds = 5\ncontrollers = {controllers:?}\n\
              [libvirt]\nuri = \"{libvirt_uri}\"\n\
-             [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 4\nheartbeat_seconds = {heartbeat_seconds}\n\
+             [worker]\nstate_dir = \"{folder}/state\"\nrun_dir = \"{folder}/run\"\nslots = 6\nheartbeat_seconds = {heartbeat_seconds}\n\
              drain_seconds = {drain_seconds}\n\
              [scratch]\ndir = \"{folder}/scratch\"\n\
              [credentials]\ndir = \"{folder}/credentials\"\n\

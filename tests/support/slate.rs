@@ -63,14 +63,25 @@ pub fn share_is_clean(share: &Share, instances: &[&LabInstance]) {
 
 /// Command lines of all processes that name `folder`: worker, movers, and the tools that a mover runs.
 pub fn processes_of(folder: &Path) -> Vec<String> {
+    // A guest's QEMU names its disks, which are elsewhere.
+    processes_that_name(folder).into_iter().map(|(_, line)| line).collect()
+}
+
+/// Process ids of the movers of the worker that has that folder, and of their tools.
+pub fn movers_of(folder: &Path) -> Vec<i32> {
+    processes_that_name(&folder.join("run")).into_iter().map(|(pid, _)| pid).collect()
+}
+
+fn processes_that_name(folder: &Path) -> Vec<(i32, String)> {
     let folder = folder.to_str().unwrap();
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let pid = path.file_name()?.to_str()?.parse().ok()?;
         // One that ends between listing and reading is gone, which is what is asked about.
-        let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
-        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+        let line = std::fs::read(path.join("cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
     });
-    // A guest's QEMU names its disks, which are elsewhere.
-    processes.filter(|line| line.contains(folder)).collect()
+    processes.filter(|(_, line)| line.contains(folder)).collect()
 }
 
 /// The process id of the one QEMU whose command line has that word.
