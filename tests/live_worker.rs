@@ -54,6 +54,8 @@ mod control;
 mod delete;
 #[path = "live_worker/elsewhere.rs"]
 mod elsewhere;
+#[path = "live_worker/fenced.rs"]
+mod fenced;
 #[path = "live_worker/hotplug.rs"]
 mod hotplug;
 #[path = "live_worker/incremental.rs"]
@@ -84,5 +86,7 @@ mod stopped;
 mod stopping;
 #[path = "live_worker/tracked.rs"]
 mod tracked;
+#[path = "live_worker/two_hosts.rs"]
+mod two_hosts;
 #[path = "live_worker/validate.rs"]
 mod validate;
