@@ -114,7 +114,7 @@ codes! {
     BackupHasChildren = "backup_has_children", Permanent, "other backups are based on the one to be deleted, and the job's mode does not take them along";
     BackupPinned = "backup_pinned", Permanent, "a backup that would be deleted has a pin";
     BackupDamaged = "backup_damaged", Permanent, "what the repository holds of the backup is not what was backed up, or is not all there";
-    RestoreUnfinished = "restore_unfinished", Permanent, "it could not be found out whether a restore's volumes have taken their places, or somebody has them already; look at the files that its warnings name before the instance is started";
+    RestoreUnfinished = "restore_unfinished", Permanent, "it could not be found out whether a restore's volumes have taken their places, somebody has them already, or a block device was being written over; look at what its warnings name before the instance is started";
     PathNotAllowed = "path_not_allowed", Permanent, "a new volume would be outside the directories that the host's configuration allows, or a link leads there";
     VolumeExists = "volume_exists", Permanent, "a file of a new volume's name is there already, or is a disk of an instance of this host";
     InstanceExists = "instance_exists", Permanent, "an instance of this host has the name, the uuid or a MAC address that a new one was to get";

@@ -10,6 +10,8 @@ mod chains;
 mod contract;
 #[path = "live_mover/delete.rs"]
 mod delete;
+#[path = "live_mover/device.rs"]
+mod device;
 #[path = "live_mover/exchange.rs"]
 mod exchange;
 #[path = "live_mover/push.rs"]
@@ -51,6 +53,8 @@ use nix::unistd::Pid;
 const DISK_BYTES: u64 = 8 << 20;
 
 struct Real {
+    /// What is to be there for as long as this is, and goes first.
+    kept: std::sync::Mutex<Vec<Box<dyn std::any::Any>>>,
     folder: tempfile::TempDir,
     movers: ProcessMovers,
     repository: Repository,
@@ -84,7 +88,7 @@ impl Real {
         disk[2 << 20..5 << 20].fill(0);
         fs::write(folder.path().join("disk.raw"), disk).unwrap();
         let movers = ProcessMovers::new(env!("CARGO_BIN_EXE_longshore").into(), folder.path().join("run"), nowhere());
-        Self { folder, movers, repository }
+        Self { kept: std::sync::Mutex::default(), folder, movers, repository }
     }
 
     fn share(&self) -> PathBuf {
@@ -308,6 +312,21 @@ deletion_contract! {
     a_child_takes_over_what_its_parent_held
     a_pinned_backup_stays_and_what_is_not_leased_as_well
     what_cannot_be_merged_is_refused_and_nothing_is_made
+}
+
+macro_rules! devices_contract {
+    ($($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            contract::devices::$name(&Real::new()).await;
+        })*
+    };
+}
+
+devices_contract! {
+    a_device_is_written_over_once_it_was_read_and_claimed_and_never_twice
+    a_device_that_is_in_use_is_not_written_over
+    what_was_read_is_not_written_once_something_else_was_asked_for
 }
 
 macro_rules! new_files_contract {

@@ -8,13 +8,14 @@ mod contract;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use contract::devices::Devices;
 use contract::{Stands, World, done, opened, record, refused, sealed, stage};
 use longshore::failure::{Code, Failure};
 use longshore::host::mover::{FakeMovers, FakeVolume, Movers};
 use longshore::model::id::{BackupId, InstanceId, RepositoryId};
 use longshore::model::manifest::{BasedOn, ChangesFoundBy, Manifest};
 use longshore::model::repository::{Repository, RepositoryType};
-use longshore::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
+use longshore::mover::protocol::{BlockDevice, ByteSource, CopyDisk, DeviceNumbers, Reply, Request};
 
 const ADDRESS: &str = "/mnt/nas";
 const VOLUME: &str = "/images/web.qcow2";
@@ -129,6 +130,38 @@ impl World for FakeWorld {
     }
 }
 
+/// Where its block device is.
+const DEVICE: &str = "/dev/sdx";
+const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840 };
+
+impl Devices for FakeWorld {
+    fn device(&self) -> PathBuf {
+        self.movers.add_device(Path::new(DEVICE), BlockDevice::Bare { numbers: NUMBERS, bytes: 1 << 20 });
+        DEVICE.into()
+    }
+
+    fn holds(&self, device: &Path) -> Stands {
+        self.stands(device)
+    }
+
+    fn use_device(&self, device: &Path) -> Box<dyn std::any::Any> {
+        self.use_volume(device)
+    }
+
+    fn open_device(&self, _device: &Path, numbers: DeviceNumbers) -> Box<dyn std::any::Any> {
+        self.movers.use_device(numbers.device, true);
+        Box::new(OpenDevice(self.movers.clone(), numbers.device))
+    }
+}
+
+struct OpenDevice(FakeMovers, u64);
+
+impl Drop for OpenDevice {
+    fn drop(&mut self) {
+        self.0.use_device(self.1, false);
+    }
+}
+
 macro_rules! contract {
     ($($name:ident)*) => {
         $(#[tokio::test]
@@ -170,6 +203,21 @@ deletion_contract! {
     a_child_takes_over_what_its_parent_held
     a_pinned_backup_stays_and_what_is_not_leased_as_well
     what_cannot_be_merged_is_refused_and_nothing_is_made
+}
+
+macro_rules! devices_contract {
+    ($($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            contract::devices::$name(&FakeWorld::new()).await;
+        })*
+    };
+}
+
+devices_contract! {
+    a_device_is_written_over_once_it_was_read_and_claimed_and_never_twice
+    a_device_that_is_in_use_is_not_written_over
+    what_was_read_is_not_written_once_something_else_was_asked_for
 }
 
 macro_rules! new_files_contract {

@@ -10,7 +10,7 @@ use crate::model::id::InstanceId;
 #[command(group = ArgGroup::new("to").args(["new_instance", "volume"]))]
 pub struct ToArgs {
     /// Make a new instance of that name from the definition in the backup
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["onto", "keep_previous"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["onto", "keep_previous", "overwrite"])]
     new_instance: Option<String>,
     /// Uuid of the new instance; drawn when absent
     #[arg(long, value_name = "UUID", requires = "new_instance")]
@@ -28,7 +28,7 @@ pub struct ToArgs {
     #[arg(long, requires = "new_instance")]
     start: bool,
     /// Make a new volume of one disk, at that path
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["onto", "keep_previous"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["onto", "keep_previous", "overwrite"])]
     volume: Option<String>,
     /// Format of the volume
     #[arg(long, default_value = "qcow2", value_parser = ["qcow2", "raw"], requires = "volume")]

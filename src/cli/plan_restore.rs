@@ -1,5 +1,6 @@
 //! `longshore backup plan-restore`: what a restore would do on this host, in place or elsewhere. Nothing is changed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -26,10 +27,10 @@ use crate::model::job::{Job, RestoreNewSpec, RestoreSpec, RetryPolicy, RunKey, W
 use crate::model::manifest::Manifest;
 use crate::model::repository::{Repository, RepositoryType};
 use crate::model::restoration::PlannedRestore;
-use crate::mover::new_files;
 use crate::mover::protocol::{ToMake, ToWeigh};
 use crate::mover::share::find_backup;
 use crate::mover::weigh::weigh_at;
+use crate::mover::{block_device, new_files};
 
 #[derive(Debug, Args)]
 pub struct PlanRestoreArgs {
@@ -48,6 +49,9 @@ pub struct PlanRestoreArgs {
     /// In place: keep the old volumes
     #[arg(long)]
     keep_previous: bool,
+    /// In place: write over block devices that are no logical volumes of LVM
+    #[arg(long, conflicts_with = "keep_previous")]
+    overwrite: bool,
     #[command(flatten)]
     to: ToArgs,
     /// The plan as one JSON object
@@ -112,6 +116,7 @@ fn work(args: &PlanRestoreArgs) -> Result<Work, CliError> {
         onto: args.onto.iter().cloned().collect(),
         keep_previous: args.keep_previous,
         dry_run: true,
+        overwrite: args.overwrite,
     };
     part.check().map(Work::Restore).map_err(CliError::usage)
 }
@@ -147,7 +152,12 @@ impl Asked<'_> {
     async fn in_place(&self, spec: &RestoreSpec) -> Result<Told, CliError> {
         let instance = self.hypervisor.find(&InstanceRef::Id(self.manifest.instance_id)).await?;
         let plan = plan::plan(&self.attempt, spec, &instance)?;
-        let mapping = mapping::map(&plan, spec, &self.manifest)?;
+        let mut devices = BTreeMap::new();
+        for path in mapping::devices(&plan, spec, &self.manifest)? {
+            let device = block_device::look(&path).await?;
+            devices.insert(path, device);
+        }
+        let mapping = mapping::map(&plan, spec, &self.manifest, &devices)?;
         let data_bytes = self.weigh(would::to_make(&mapping, spec.keep_previous))?;
         let would = would::in_place(&self.manifest, &mapping, &data_bytes);
         Ok(Told { would, warnings: would::remarks(&plan, &mapping) })

@@ -186,6 +186,10 @@ pub struct RestoreArgs {
     /// Restore nothing, and say what would be restored
     #[arg(long)]
     dry_run: bool,
+    /// Write over block devices that are no logical volumes of LVM, for which there is no way back: no second one can take their place.
+    /// Without it they are refused
+    #[arg(long, conflicts_with = "keep_previous")]
+    overwrite: bool,
     #[command(flatten)]
     to: ToArgs,
 }
@@ -329,6 +333,7 @@ impl RestoreArgs {
             onto: self.onto.iter().cloned().collect(),
             keep_previous: self.keep_previous,
             dry_run: self.dry_run,
+            overwrite: self.overwrite,
         };
         JobMessage { restore: Some(restore), ..self.job.message(JobKind::Restore, instance) }
     }

@@ -167,6 +167,9 @@ pub struct RestoreSpec {
     pub keep_previous: bool,
     /// Only says what it would do.
     pub dry_run: bool,
+    /// Block devices beside which no second one can be made are written over.
+    #[serde(default)]
+    pub overwrite: bool,
 }
 
 /// What a job asks for that makes of a backup what was not there.

@@ -48,6 +48,9 @@ pub struct PlannedVolume {
     pub data_bytes: u64,
     /// It would take the place of the volume that is there.
     pub replaces: bool,
+    /// It would be written over the block device that is there, for which there is no way back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overwrites: bool,
 }
 
 /// An instance that would take part.

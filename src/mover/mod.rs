@@ -8,7 +8,7 @@
 //!   open ─▶ lease ─▶ stage ─▶ record… ─▶ copy ─▶ compare ──────┬─▶ seal ─▶ publish ─▶ release ─▶ close
 //!                      │                └▶ expose, (QEMU) ▶ inspect ┘     │
 //!                      └────────────── discard, at any point ─────────────┘
-//!                └─▶ restore ─▶ compare ─▶ exchange ─▶ remove the previous volumes
+//!                └─▶ restore ─▶ compare ─▶ [claim ─▶ overwrite] ─▶ exchange ─▶ remove the previous volumes
 //!                      └──── or remove the new ones
 //!                └─▶ make new files ─▶ compare ─▶ place them
 //!                      └──── or take them back, and remove them
@@ -16,11 +16,13 @@
 //!   open to look ─▶ validate ─▶ sweep ─▶ close
 //! ```
 
+pub mod block_device;
 pub mod command;
 pub mod delete;
 mod device;
 pub mod image;
 mod lease;
+mod lvm;
 mod mount;
 mod namespace;
 pub mod nbd;

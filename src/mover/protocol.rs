@@ -7,6 +7,7 @@
 //! its answer comes all the same, and then the next is begun. The end of stdin means that the worker is gone: the mover
 //! exits at once, and its lease ages until somebody takes it over.
 
+mod device;
 pub mod frame;
 mod new_files;
 mod reply;
@@ -26,6 +27,7 @@ use crate::model::manifest::{BasedOn, Manifest};
 use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
+pub use device::{BlockDevice, DeviceNumbers, MAPPER_NAME_BYTES_MAX, mapper_name, sys};
 pub use new_files::{NewContent, NewFile, NewFiles};
 pub use reply::Reply;
 pub use validation::WantedValidation;
@@ -240,7 +242,7 @@ pub enum Request {
     },
     /// Makes new volumes of a published backup beside those whose place they will take, and refuses where somebody has one of
     /// those open for writing. What is read is held against the hashes that were taken when the backup was made; what was written is
-    /// durable. [`Notice::Progress`] meanwhile. Answer: [`Reply::Copied`].
+    /// durable. Of what will be written over a block device everything is read, and nothing written yet. [`Notice::Progress`] meanwhile. Answer: [`Reply::Copied`].
     Restore {
         /// The instance whose backup it is.
         instance: InstanceId,
@@ -251,6 +253,18 @@ pub enum Request {
         /// The old volumes will stay. Else one that holds what the new one can't, such as internal snapshots, is refused.
         keep_previous: bool,
     },
+    /// Looks what those block devices are, and opens none. Needs no repository. Answer: [`Reply::Devices`].
+    LookAtDevices {
+        /// As definitions name them.
+        paths: Vec<PathBuf>,
+    },
+    /// Takes, after a `Restore`, the block devices for the mover alone that are to be written over, or refuses where the host uses one
+    /// itself. Nothing is written. Answer: [`Reply::Done`].
+    Claim,
+    /// Writes the block devices over that were claimed, and reads back past the cache what was written, which is held against the hashes that
+    /// were taken when the backup was made. There is no way back, and another mover can't go on with it. [`Notice::Progress`] meanwhile.
+    /// Answer: [`Reply::Done`].
+    Overwrite,
     /// Puts every new volume in the place of the old one, which goes to `previous`: all of them or none. While they are exchanged at
     /// least one place is empty, so that nobody can start the instance with some of each. Needs no repository. Asked again, also
     /// of another mover, it goes on wherever it was cut off; with `only_go_on` it fails as `interrupted` where it had not begun, since

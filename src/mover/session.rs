@@ -99,7 +99,7 @@ impl Session {
         }
     }
 
-    /// Does what is asked. `broken_off` ends a copy, a comparison, a merge, a sealing, a validation and a watch of somebody else's lease.
+    /// Does what is asked. `broken_off` ends a copy, a comparison, a writing over, a merge, a sealing, a validation and a watch of somebody else's lease.
     pub async fn serve(&mut self, request: Request, broken_off: &CancellationToken) -> Result<Reply, Failure> {
         let under_the_lease = is_work_under_the_lease(&request);
         let served = self.answer(request, broken_off).await;
@@ -156,6 +156,9 @@ impl Session {
             Request::Restore { instance, backup, volumes, keep_previous } => {
                 self.restore(instance, backup, volumes, keep_previous, broken_off).await
             }
+            Request::LookAtDevices { paths } => restore::look_at_devices(paths).await,
+            Request::Claim => self.claim().await,
+            Request::Overwrite => self.overwrite(broken_off).await,
             // Neither is broken off: what is begun is brought to an end.
             Request::Exchange { volumes, only_go_on } => self.exchange(volumes, only_go_on).await,
             Request::RemoveFresh { volumes } => self.remove_fresh(volumes).await,

@@ -2,6 +2,8 @@
 
 #[path = "deletion.rs"]
 pub mod deletion;
+#[path = "devices.rs"]
+pub mod devices;
 #[path = "new_files.rs"]
 pub mod new_files;
 
@@ -607,7 +609,7 @@ pub async fn what_cannot_be_restored_is_refused_and_nothing_is_made(world: &dyn 
         wanted
     };
     let elsewhere = other(&|wanted| {
-        let VolumePlace::File { fresh, .. } = &mut wanted.place;
+        let VolumePlace::File { fresh, .. } = &mut wanted.place else { unreachable!() };
         *fresh = "/elsewhere/fresh".into();
     });
     for (of, wanted, code) in [

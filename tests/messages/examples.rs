@@ -156,6 +156,20 @@ pub fn restore_job() -> Job {
         onto: [("vda".parse().unwrap(), "vdb".parse().unwrap())].into(),
         keep_previous: true,
         dry_run: false,
+        overwrite: false,
+    };
+    Job { work: Work::Restore(spec), ..job() }
+}
+
+/// Onto block devices.
+pub fn overwriting_job() -> Job {
+    let spec = RestoreSpec {
+        backup_id: "019a0f3e-8000-7000-8000-000000000002".parse().unwrap(),
+        disks: Vec::new(),
+        onto: Default::default(),
+        keep_previous: false,
+        dry_run: false,
+        overwrite: true,
     };
     Job { work: Work::Restore(spec), ..job() }
 }
@@ -336,6 +350,7 @@ pub fn more() -> Vec<(&'static str, Value)> {
         ("longshore.job.v1.restore-new.instance", Value::Job(Box::new(new_instance_job()))),
         ("longshore.event.completed.v1.restore-new", Value::Event(Box::new(elsewhere))),
         ("longshore.job.v1.restore-new.volume", Value::Job(Box::new(new_volume_job()))),
+        ("longshore.job.v1.restore.overwrite", Value::Job(Box::new(overwriting_job()))),
         ("longshore.job.v1.repo-validate", Value::Job(Box::new(validate_job()))),
         ("longshore.event.completed.v1.repo-validate", Value::Event(Box::new(validated))),
         ("longshore.job.v1.backup-delete", Value::Job(Box::new(delete_job()))),

@@ -343,6 +343,10 @@ fn a_restore_with_a_wrong_value_is_refused_by_the_name_of_its_field() {
             json!({"backup_id": backup, "disks": ["vda"], "onto": {"vdb": "vdb"}}),
             "`restore.onto` has a value that is not allowed: `vdb` is none of the disks to be restored",
         ),
+        (
+            json!({"backup_id": backup, "keep_previous": true, "overwrite": true}),
+            "`restore.overwrite` has a value that is not allowed: of what is written over nothing can be kept",
+        ),
     ] {
         let refusal = refused(part);
         assert_eq!((refusal.code, refusal.kind), (Code::InvalidField, Some(longshore::model::job::JobKind::Restore)));

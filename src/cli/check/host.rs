@@ -42,6 +42,7 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
         findings.extend(hypervisor(config, doors.hypervisor.as_ref()).await);
         findings.extend(qemu::check(config, doors.hypervisor.as_ref()).await);
         findings.extend(TOOLS.map(tool));
+        findings.push(lvm());
         findings.extend(shares::check());
         findings.push(scratch(&config.scratch.dir));
         findings.push(mover(&doors).await);
@@ -112,6 +113,17 @@ fn tool(name: &str) -> Finding {
     match command::find(name) {
         Some(path) => Finding::ok("tool", path.display().to_string()),
         None => Finding::fail("tool", format!("`{name}` is missing"), "install the package `qemu-utils`"),
+    }
+}
+
+/// Only what is on logical volumes needs it.
+fn lvm() -> Finding {
+    match command::find("lvs") {
+        Some(path) => Finding::ok("lvm", path.display().to_string()),
+        None => {
+            let remedy = "install the package `lvm2` if instances of this host have logical volumes";
+            Finding::warn("lvm", "`lvs` is missing: no instance on logical volumes can be restored in place", remedy)
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use super::{Mover, MoverName, Movers};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId, RepositoryId};
 use crate::model::manifest::{Manifest, TransferUsed};
-use crate::mover::protocol::Reply;
+use crate::mover::protocol::{BlockDevice, DeviceNumbers, Reply};
 use mover::FakeMover;
 pub use repository::FakeRepository;
 use repository::Holder;
@@ -228,6 +228,23 @@ impl FakeMovers {
         };
     }
 
+    /// Puts a block device at a path of the host, as it was before any restore.
+    pub fn add_device(&self, path: &Path, device: BlockDevice) {
+        let mut world = self.world();
+        world.volumes.make(path, FakeVolume::Old);
+        world.volumes.devices.insert(path.to_owned(), device);
+    }
+
+    /// A process of the host has the block device of that number open, or no more.
+    pub fn use_device(&self, device: u64, used: bool) {
+        let users = &mut self.world().volumes.used;
+        if used {
+            users.insert(device, "process 1 (`qemu`)".to_owned())
+        } else {
+            users.remove(&device)
+        };
+    }
+
     /// The images of a backup rot.
     pub fn damage(&self, address: &str, backup: BackupId) {
         self.repository(address, |repository| repository.damage(backup));
@@ -299,6 +316,11 @@ impl Movers for FakeMovers {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn user_of(&self, devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String)>, Failure> {
+        self.must_not_fail("user_of")?;
+        Ok(self.world().volumes.user_of(devices))
     }
 
     async fn lives(&self, name: &MoverName) -> Result<bool, Failure> {

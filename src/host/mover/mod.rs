@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::failure::Failure;
 use crate::model::id::InvalidName;
-use crate::mover::protocol::{Reply, Request};
+use crate::mover::protocol::{DeviceNumbers, Reply, Request};
 
 pub use fake::{FakeMovers, FakeVolume};
 pub use process::{
@@ -86,6 +86,11 @@ pub trait Movers: Send + Sync {
     /// wait for the client's state manager, of which the mount knows nothing. What comes after waits anew, but on CephFS and FUSE,
     /// where the mount is of no use any more.
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure>;
+
+    /// A process of this host that has one of those block devices open, or a disk or partition that it is a part of: which of them, and
+    /// who, in words. A mover sees no process but its own, so the worker looks.
+    async fn user_of(&self, devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String)>, Failure>;
+
     /// Whether a mover of that name lives, whoever started it: that of a worker that was killed may still be at work.
     async fn lives(&self, name: &MoverName) -> Result<bool, Failure>;
 }

@@ -16,11 +16,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Mover, MoverName, Movers, Progress};
 use crate::failure::{Code, Failure};
 use crate::host::remains;
-use crate::mover::protocol::{CredentialPlaces, Reply, Request, SUBCOMMAND, ToMover, frame};
+use crate::mover::protocol::{CredentialPlaces, DeviceNumbers, Reply, Request, SUBCOMMAND, ToMover, frame};
 
 pub(super) mod exposed;
 mod listener;
 pub(super) mod sweep;
+mod users;
 use listener::{Heard, Listener};
 
 /// A mover is up within this, or never: it mounts nothing but its own directory.
@@ -101,6 +102,10 @@ impl Movers for ProcessMovers {
 
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure> {
         exposed::cut_off(&self.program, place).await
+    }
+
+    async fn user_of(&self, devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String)>, Failure> {
+        users::of(devices).await
     }
 
     async fn lives(&self, name: &MoverName) -> Result<bool, Failure> {

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::overwrite;
 use super::plan::RestorePlan;
 use crate::failure::{Code, Failure};
 use crate::job::common::{Common, JobContext};
 use crate::job::settings::JobSettings;
 use crate::job::{Attempt, Doors, JobProgress};
 use crate::model::id::DiskTarget;
-use crate::mover::protocol::{CopiedDisk, RestoredVolume, VolumePlace};
+use crate::mover::protocol::{CopiedDisk, RestoredVolume};
 use crate::saga::{End, Outcome};
 
 /// What was decided once the backup was seen. It stands in the records, so that a later worker can take it back or bring it to its
@@ -42,6 +43,8 @@ pub(super) struct Context {
     pub choice: Option<Choice>,
     /// What the new volumes hold; after a crash from the records.
     pub copied: Vec<CopiedDisk>,
+    /// Block devices are written over, or were; after a crash, may have been.
+    pub overwriting: bool,
     /// The volumes' exchange was asked for; after a crash, may have been.
     pub exchange_asked: bool,
     /// The task that watches over the instance.
@@ -62,6 +65,7 @@ impl Context {
             plan: Arc::new(plan),
             choice: None,
             copied: Vec::new(),
+            overwriting: false,
             exchange_asked: false,
             watch: None,
         }
@@ -76,6 +80,9 @@ impl Context {
 
     /// Adds what the steps could only warn of, and where to look when nobody knows what became of the volumes.
     pub fn finish(self, mut outcome: Outcome) -> Outcome {
+        if let (true, Some(choice)) = (self.overwriting, &self.choice) {
+            outcome = overwrite::end(outcome, &choice.volumes);
+        }
         if let (End::Failed { failure }, Some(choice)) = (&outcome.end, &self.choice)
             && failure.code == Code::RestoreUnfinished
         {
@@ -87,11 +94,18 @@ impl Context {
 }
 
 fn whereabouts(volume: &RestoredVolume) -> Failure {
-    let VolumePlace::File { volume, fresh, previous } = &volume.place;
-    let [place, fresh, previous] = [volume, fresh, previous].map(|path| path.display());
-    let text = format!(
-        "the old volume is `{previous}` if that is there, else `{place}`; the new one is `{fresh}` if that is there"
-    );
+    let place = volume.place.volume().display();
+    let text = match (volume.place.fresh(), volume.place.previous()) {
+        (Some(fresh), Some(previous)) => {
+            let [fresh, previous] = [fresh, previous].map(|path| path.display());
+            format!(
+                "the old volume is `{previous}` if that is there, else `{place}`; the new one is `{fresh}` if that is there"
+            )
+        }
+        _ => {
+            format!("`{place}` was to be written over, and may hold a part of the backup and a part of what was there")
+        }
+    };
     Failure::new(Code::RestoreUnfinished, text)
 }
 

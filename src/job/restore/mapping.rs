@@ -5,18 +5,16 @@
 //! never the target or the size alone: a volume that was written over by another's content is lost, a refusal is not.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::place::place;
 use super::plan::{InstanceDisk, RestorePlan};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
 use crate::model::instance::DiskSource;
 use crate::model::job::RestoreSpec;
 use crate::model::manifest::{Manifest, ManifestDisk};
-use crate::mover::protocol::{RestoredVolume, VolumePlace};
-
-/// Longest name of a file, bytes (`NAME_MAX`).
-const FILE_NAME_BYTES_MAX: usize = 255;
+use crate::mover::protocol::{BlockDevice, RestoredVolume, VolumePlace};
 
 /// Which disks become which, in the order of the backup, and what is unusual about that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +25,62 @@ pub struct Mapping {
     pub warnings: Vec<String>,
 }
 
-/// Maps the disks that the job wants.
-pub fn map(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Result<Mapping, Failure> {
+/// The block devices that disks of the backup would become, which have to be looked at before they are [mapped](map()).
+pub fn devices(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Result<Vec<PathBuf>, Failure> {
+    let pairs = pairs(plan, spec, manifest)?;
+    let device = |(_, onto): &(&ManifestDisk, &InstanceDisk)| match (&onto.fixed, &onto.source) {
+        (None, Some(DiskSource::Block { path, .. })) => Some(path.clone()),
+        _ => None,
+    };
+    Ok(pairs.iter().filter_map(device).collect())
+}
+
+/// Maps the disks that the job wants, where each block device among them is what `devices` says.
+pub fn map(
+    plan: &RestorePlan,
+    spec: &RestoreSpec,
+    manifest: &Manifest,
+    devices: &BTreeMap<PathBuf, BlockDevice>,
+) -> Result<Mapping, Failure> {
+    let pairs = pairs(plan, spec, manifest)?;
+    let (mut volumes, mut warnings): (Vec<(DiskTarget, RestoredVolume)>, _) = (Vec::new(), Vec::new());
+    for (disk, onto) in &pairs {
+        let volume = volume(plan, disk, onto, devices)?;
+        warnings.extend(another_size(disk, onto, &volume.place));
+        if let Some((other, _)) = volumes.iter().find(|(_, other)| other.place.overlaps(&volume.place)) {
+            let text =
+                format!("disks `{other}` and `{}` of instance `{}` have one volume", onto.target, plan.instance_name);
+            let path = volume.place.volume().display().to_string();
+            return Err(Failure::new(Code::DiskAmbiguous, text).caused_by(path));
+        }
+        volumes.push((onto.target.clone(), volume));
+    }
+    let is_left = |disk: &&InstanceDisk| disk.is_own && !pairs.iter().any(|(_, onto)| onto.target == disk.target);
+    let left = plan.disks.iter().filter(is_left);
+    warnings.extend(left.map(|disk| format!("disk `{}` of the instance was left as it is", disk.target)));
+    Ok(Mapping { volumes, warnings })
+}
+
+/// What is said of a disk that had another size than that of the backup.
+fn another_size(disk: &ManifestDisk, onto: &InstanceDisk, place: &VolumePlace) -> Option<String> {
+    let now = onto.virtual_bytes.filter(|now| *now != disk.virtual_bytes)?;
+    let (target, before) = (&onto.target, disk.virtual_bytes);
+    Some(match place {
+        VolumePlace::File { .. } | VolumePlace::Logical { .. } => {
+            format!("disk `{target}` had {now} bytes and has {before} again, as at the backup")
+        }
+        VolumePlace::Device { .. } => {
+            format!("disk `{target}` had {before} bytes at the backup and has {now}: those beyond are left as they are")
+        }
+    })
+}
+
+/// Which disk of the backup becomes which of the instance.
+fn pairs<'p>(
+    plan: &'p RestorePlan,
+    spec: &RestoreSpec,
+    manifest: &'p Manifest,
+) -> Result<Vec<(&'p ManifestDisk, &'p InstanceDisk)>, Failure> {
     if manifest.instance_id != plan.instance_id {
         let text = format!(
             "backup `{}` is of instance `{}` and not of `{}`",
@@ -39,7 +91,7 @@ pub fn map(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Resul
     must_be_in(manifest, spec.onto.keys())?;
     let wanted = wanted(&spec.disks, manifest)?;
     let mut taken: BTreeMap<&DiskTarget, &DiskTarget> = BTreeMap::new();
-    let (mut volumes, mut warnings) = (Vec::new(), Vec::new());
+    let mut pairs = Vec::with_capacity(wanted.len());
     for disk in wanted {
         let onto = onto(plan, spec, disk)?;
         if let Some(other) = taken.insert(&onto.target, &disk.target) {
@@ -49,25 +101,9 @@ pub fn map(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Resul
             );
             return Err(Failure::new(Code::DiskAmbiguous, text));
         }
-        if let Some(now) = onto.virtual_bytes.filter(|now| *now != disk.virtual_bytes) {
-            warnings.push(format!(
-                "disk `{}` had {now} bytes and has {} again, as at the backup",
-                onto.target, disk.virtual_bytes
-            ));
-        }
-        let volume = volume(plan, disk, onto)?;
-        let path = volume.place.volume();
-        if let Some((other, _)) = volumes.iter().find(|(_, other): &&(_, RestoredVolume)| other.place.volume() == path)
-        {
-            let text =
-                format!("disks `{other}` and `{}` of instance `{}` have one volume", onto.target, plan.instance_name);
-            return Err(Failure::new(Code::DiskAmbiguous, text).caused_by(path.display().to_string()));
-        }
-        volumes.push((onto.target.clone(), volume));
+        pairs.push((disk, onto));
     }
-    let left = plan.disks.iter().filter(|disk| disk.is_own && !taken.contains_key(&disk.target));
-    warnings.extend(left.map(|disk| format!("disk `{}` of the instance was left as it is", disk.target)));
-    Ok(Mapping { volumes, warnings })
+    Ok(pairs)
 }
 
 /// Those of the backup's disks that are named; all of them where none is.
@@ -116,36 +152,34 @@ fn is_of_the_same_volume(found: &InstanceDisk, disk: &ManifestDisk) -> bool {
     by_name || found.source.as_ref() == Some(&disk.source)
 }
 
-fn volume(plan: &RestorePlan, disk: &ManifestDisk, onto: &InstanceDisk) -> Result<RestoredVolume, Failure> {
-    let unsupported = |why: &str| {
+fn volume(
+    plan: &RestorePlan,
+    disk: &ManifestDisk,
+    onto: &InstanceDisk,
+    devices: &BTreeMap<PathBuf, BlockDevice>,
+) -> Result<RestoredVolume, Failure> {
+    let device = match &onto.source {
+        Some(DiskSource::Block { path, .. }) => devices.get(path),
+        _ => None,
+    };
+    let placed = match &onto.fixed {
+        Some(why) => Err(why.clone()),
+        None => place(plan, onto, disk.virtual_bytes, device),
+    };
+    let (place, format) = placed.map_err(|why| {
         let text = format!(
             "the volume of disk `{}` of instance `{}` cannot be replaced: {why}",
             onto.target, plan.instance_name
         );
         Failure::new(Code::DiskUnsupported, text)
-    };
-    if let Some(why) = &onto.fixed {
-        return Err(unsupported(why));
-    }
-    let Some(DiskSource::File { path, format }) = &onto.source else {
-        return Err(unsupported("it is no file"));
-    };
-    let beside = |what: &str| beside(path, plan, what).ok_or_else(|| unsupported("its name is too long"));
+    })?;
     Ok(RestoredVolume {
         disk: disk.target.clone(),
         virtual_bytes: disk.virtual_bytes,
         content_root: disk.content_root.clone(),
-        // As the definition has it, by which the instance's QEMU opens the file.
-        format: *format,
-        place: VolumePlace::File { volume: path.clone(), fresh: beside("new")?, previous: beside("previous")? },
+        format,
+        place,
     })
-}
-
-/// `<file>.longshore-<mover's name>.<what>`: no other attempt's, and plain to whoever finds it.
-fn beside(path: &Path, plan: &RestorePlan, what: &str) -> Option<PathBuf> {
-    let mut name = path.file_name()?.to_owned();
-    name.push(format!(".longshore-{}.{what}", plan.mover_name));
-    (name.len() <= FILE_NAME_BYTES_MAX).then(|| path.with_file_name(name))
 }
 
 #[cfg(test)]
@@ -207,7 +241,13 @@ mod tests {
             onto: onto.iter().map(|(disk, target)| (disk.parse().unwrap(), target.parse().unwrap())).collect(),
             keep_previous: false,
             dry_run: false,
+            overwrite: false,
         }
+    }
+
+    /// No block device is there.
+    fn map(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Result<Mapping, Failure> {
+        super::map(plan, spec, manifest, &BTreeMap::new())
     }
 
     /// Which disk becomes which volume.

@@ -3,7 +3,8 @@
 //!
 //! It promises: until every new volume is whole, proven and durable the old ones are not touched; then all of them are replaced, or
 //! none is; the instance cannot be started with some of each; the old volumes are there until the new ones have taken their places, and
-//! longer if the job wants so. The instance's definition stays as it is, and its firmware's variables as well.
+//! longer if the job wants so. That holds for files and for logical volumes of LVM. A bare block device has no second one: only where the
+//! job asks for that it is [written over](overwrite), once the backup was read and found good, and of that nothing is taken back. The instance's definition stays as it is, and its firmware's variables as well.
 //!
 //! It deliberately never guesses which disk is which (see [`mapping`]), and touches no volume itself, which is its mover's to do: a
 //! volume may lie on a share as well, and not answer.
@@ -11,7 +12,7 @@
 //! ```text
 //!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► stays stopped
 //!                                                                     │
-//!                       done ◄── remove previous ◄── forget checkpoints ◄── exchange ◄── compare ◄── restore
+//!      done ◄── remove previous ◄── forget checkpoints ◄── exchange ◄── [overwrite] ◄── compare ◄── restore
 //!
 //!   a dry run:      mover ─► repository, only to look ─► tell
 //! ```
@@ -21,6 +22,8 @@ mod context;
 pub mod elsewhere;
 pub mod mapping;
 mod names;
+mod overwrite;
+mod place;
 pub mod plan;
 mod result;
 mod steps;
@@ -35,6 +38,7 @@ pub use result::{DryRun, Named, RestoreResult, RestoreValue, Volume};
 
 use self::checkpoints::ForgetCheckpoints;
 use self::context::Context;
+use self::overwrite::Overwrite;
 use self::steps::{Choose, Compare, Exchange, RemovePrevious, Restore, StaysStopped};
 use self::tell::Tell;
 use super::settings::JobSettings;
@@ -80,6 +84,7 @@ pub async fn unwind(
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
     context.choice = Record::done_value(records, Choose::NAME);
     context.copied = Record::done_value(records, Restore::NAME).unwrap_or_default();
+    context.overwriting = records.iter().any(Overwrite::is_begun);
     context.exchange_asked = records.iter().any(|record| matches!(record, Record::Committing { .. }));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
     context.finish(outcome)
@@ -91,7 +96,11 @@ fn recipe(plan: &RestorePlan, attempt: &Attempt) -> Vec<Step<Context>> {
         return vec![within(MoverProcess, vec![within(OpenToLook, vec![commit(Tell)])])];
     }
     let deadline = attempt.job.deadline;
-    let replace = vec![make(Restore { deadline }), make(Compare { deadline }), commit(Exchange)];
+    let mut replace = vec![make(Restore { deadline }), make(Compare { deadline })];
+    if plan.overwrite {
+        replace.push(make(Overwrite { deadline }));
+    }
+    replace.push(commit(Exchange));
     let mut under_the_lease = vec![make(Choose), within(StaysStopped, replace)];
     under_the_lease.push(make(ForgetCheckpoints));
     if !plan.keep_previous {

@@ -8,7 +8,7 @@ use crate::job::Attempt;
 use crate::job::common::Wants;
 use crate::job::names::mover_name;
 use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
-use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PoolVolume, PowerState};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PoolVolume, PowerState};
 use crate::model::job::{RestoreSpec, RunKey};
 
 /// What will be done, and under which names.
@@ -34,6 +34,9 @@ pub struct RestorePlan {
     /// Of a dry run: why the restore would be refused as the instance is now, in a sentence, if it would.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_now: Option<String>,
+    /// Block devices may be written over.
+    #[serde(default)]
+    pub overwrite: bool,
     /// Name of the mover.
     pub mover_name: String,
 }
@@ -82,6 +85,7 @@ pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Resul
         keep_previous: spec.keep_previous,
         dry_run: spec.dry_run,
         refused_now,
+        overwrite: spec.overwrite,
         mover_name: mover_name(attempt),
     })
 }
@@ -151,10 +155,10 @@ fn fixed(disk: &Disk) -> Option<String> {
             "its definition lets the instance start without it (`startupPolicy`), so that nothing would keep it from starting amid the \
              exchange"
         }
-        Some(DiskSource::File { .. }) => return None,
-        Some(DiskSource::Block { .. }) => "it is on a block device, and only files are replaced",
+        Some(DiskSource::File { .. } | DiskSource::Block { format: ImageFormat::Raw, .. }) => return None,
+        Some(DiskSource::Block { .. }) => "it is an image on a block device, and only raw ones are replaced",
         Some(DiskSource::Network { protocol, .. }) => {
-            return Some(format!("its source is `{protocol}`, and only files are replaced"));
+            return Some(format!("its source is `{protocol}`, and only files and block devices are replaced"));
         }
         Some(DiskSource::Other { .. }) if let Some(PoolVolume { pool, volume }) = &disk.pool_volume => {
             return Some(format!(
@@ -162,7 +166,7 @@ fn fixed(disk: &Disk) -> Option<String> {
             ));
         }
         Some(DiskSource::Other { kind }) => {
-            return Some(format!("its source is of type `{kind}`, and only files are replaced"));
+            return Some(format!("its source is of type `{kind}`, and only files and block devices are replaced"));
         }
     };
     Some(why.to_owned())

@@ -8,8 +8,9 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::context::{Choice, Context};
-use super::mapping::{Mapping, map};
+use super::mapping::{Mapping, devices, map};
 use super::names::{NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence, may_be_there};
+use super::overwrite::{look_at, refuse_users};
 use super::plan::refuse_if_changed;
 use super::result::RestoreResult;
 use crate::failure::{Class, Code, Failure};
@@ -23,8 +24,8 @@ use crate::model::manifest::Manifest;
 use crate::mover::protocol::{Reply, Request, RestoredVolume, VolumePlace};
 use crate::saga::step::{Commit, Held, Hold, Make, Named};
 
-/// Longest time for reading the backup's manifest.
-pub(super) const CHOOSE_SECONDS_MAX: u64 = 60;
+/// Longest time for reading the backup's manifest, and for looking at block devices.
+pub(super) const CHOOSE_SECONDS_MAX: u64 = 120;
 
 /// Longest time for looking whether the instance is stopped.
 const WATCH_SECONDS_MAX: u64 = 60;
@@ -57,7 +58,8 @@ impl Named for Choose {
 impl Make<Context> for Choose {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let (manifest, Mapping { volumes, warnings }) = see(context).await?;
-        let (targets, volumes) = volumes.into_iter().unzip();
+        let (targets, volumes): (_, Vec<_>) = volumes.into_iter().unzip();
+        refuse_users(context.common.doors.movers.as_ref(), &volumes).await?;
         let choice = Choice { number: manifest.number, taken_at: manifest.taken_at, targets, volumes, warnings };
         let value = serde_json::to_value(&choice)
             .map_err(|error| Failure::new(Code::Internal, "cannot write down what is restored").because(&error))?;
@@ -75,12 +77,15 @@ pub(super) async fn see(context: &mut Context) -> Result<(Box<Manifest>, Mapping
     let Work::Restore(spec) = context.common.job.work.clone() else {
         return Err(Failure::new(Code::Internal, "a job that is no restore was taken for one"));
     };
+    let limit = Duration::from_secs(CHOOSE_SECONDS_MAX);
     let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
-    let manifest = match context.common.session.ask(request, Duration::from_secs(CHOOSE_SECONDS_MAX)).await? {
+    let manifest = match context.common.session.ask(request, limit).await? {
         Reply::Found { manifest } => manifest,
         other => return Err(unexpected("find", &other)),
     };
-    let mapping = map(&context.plan, &spec, &manifest)?;
+    let devices = devices(&context.plan, &spec, &manifest)?;
+    let devices = look_at(&mut context.common.session, devices, limit).await?;
+    let mapping = map(&context.plan, &spec, &manifest, &devices)?;
     Ok((manifest, mapping))
 }
 
@@ -267,7 +272,7 @@ impl Commit<Context> for Exchange {
 }
 
 /// The instance as it is now. A libvirt that is just being restarted is not worth all that was written.
-async fn found_again(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<Instance, Failure> {
+pub(super) async fn found_again(hypervisor: &dyn Hypervisor, instance: InstanceId) -> Result<Instance, Failure> {
     let id = InstanceRef::Id(instance);
     for _ in 1..FIND_TRIES_MAX {
         match hypervisor.find(&id).await {

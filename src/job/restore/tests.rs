@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+mod devices;
+
 use super::*;
 use crate::failure::Code;
 use crate::host::guard::fake::FakeGuards;
@@ -45,6 +47,16 @@ impl World {
 
     async fn keeping(keep_previous: bool) -> Self {
         let instance = FakeInstance::shut_off("web").disk("vda", 1 << 30).disk("vdb", 1 << 20);
+        let mut world = Self::of(instance).await;
+        world.spec().keep_previous = keep_previous;
+        for disk in ["vda", "vdb"] {
+            world.movers.add_volume(&volume(disk));
+        }
+        world
+    }
+
+    /// With no volumes yet.
+    async fn of(instance: FakeInstance) -> Self {
         let id = instance.id();
         let hypervisor = FakeHypervisor::new().with_instance(instance);
         let movers = FakeMovers::new();
@@ -82,16 +94,14 @@ impl World {
         };
         let mut attempt = Attempt { job, attempt: 1, backup_id: BackupId::draw() };
         let manifest = back_up(&doors(&hypervisor, &movers), &settings, &attempt).await;
-        for disk in ["vda", "vdb"] {
-            movers.add_volume(&volume(disk));
-        }
         attempt.job.key.job_id = JobId::draw();
         attempt.job.work = Work::Restore(RestoreSpec {
             backup_id: manifest.backup_id,
             disks: Vec::new(),
             onto: Default::default(),
-            keep_previous,
+            keep_previous: false,
             dry_run: false,
+            overwrite: false,
         });
         Self { hypervisor, movers, settings, instance: id, attempt, manifest, _directory: directory }
     }

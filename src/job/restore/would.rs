@@ -9,7 +9,7 @@ use super::plan::RestorePlan;
 use crate::model::id::DiskTarget;
 use crate::model::manifest::Manifest;
 use crate::model::restoration::{PlannedInstance, PlannedRestore, PlannedVolume};
-use crate::mover::protocol::{NewContent, NewFile, ToMake};
+use crate::mover::protocol::{NewContent, NewFile, ToMake, VolumePlace};
 
 /// Of a restore in place. `data_bytes` are what the backup holds of each disk as data, with what it is based on, in the mapping's order.
 pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> PlannedRestore {
@@ -21,6 +21,7 @@ pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> P
         virtual_bytes: volume.virtual_bytes,
         data_bytes: *data_bytes,
         replaces: true,
+        overwrites: matches!(volume.place, VolumePlace::Device { .. }),
     });
     planned(manifest, volumes.collect())
 }
@@ -49,6 +50,7 @@ pub fn elsewhere(plan: &ElsewherePlan, manifest: &Manifest, choice: &Choice, dat
                 virtual_bytes: *virtual_bytes,
                 data_bytes: data_bytes.next().copied().unwrap_or(0),
                 replaces: false,
+                overwrites: false,
             }),
             NewContent::Record { .. } => files.push(shown(path)),
         }

@@ -282,6 +282,10 @@ impl RestorePart {
     pub(crate) fn check(&self) -> Result<RestoreSpec, Refusal> {
         at_most("restore.disks (count)", self.disks.len(), RESTORED_DISKS_MAX)?;
         at_most("restore.onto (count)", self.onto.len(), RESTORED_DISKS_MAX)?;
+        if self.overwrite && self.keep_previous {
+            let rule = format_args!("of what is written over nothing can be kept, as `keep_previous` asks for");
+            return Err(invalid("restore.overwrite", rule));
+        }
         let disks: Vec<DiskTarget> = targets("restore.disks", &self.disks)?;
         let mut onto = BTreeMap::new();
         for (disk, target) in &self.onto {
@@ -297,6 +301,7 @@ impl RestorePart {
             onto,
             keep_previous: self.keep_previous,
             dry_run: self.dry_run,
+            overwrite: self.overwrite,
         })
     }
 }

@@ -92,6 +92,7 @@ impl From<&RestoreSpec> for RestorePart {
             onto: spec.onto.iter().map(|(disk, target)| (disk.to_string(), target.to_string())).collect(),
             keep_previous: spec.keep_previous,
             dry_run: spec.dry_run,
+            overwrite: spec.overwrite,
         }
     }
 }

@@ -230,6 +230,10 @@ pub struct RestorePart {
     /// Nothing is restored: the `completed` event says in `restore_plan` what would be, also while the instance runs.
     #[serde(default)]
     pub dry_run: bool,
+    /// A block device that is no logical volume of LVM is written over, which nothing can take back: there is no second one to take its
+    /// place. Without it such a disk is refused. Not together with `keep_previous`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overwrite: bool,
 }
 
 /// What a validation asks for: the repository is looked at, as far as `level` says, and what is found comes as data in the `completed`

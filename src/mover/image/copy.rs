@@ -32,6 +32,8 @@ pub(super) struct Ends<'c> {
     pub since: Option<&'c Arc<Blocks>>,
     /// What is read has to be; none where nobody knows.
     pub expected: Option<&'c Expected>,
+    /// What is written to holds anything, so that zeros are written as well.
+    pub zeros_too: bool,
 }
 
 /// What a disk has to hold, and what it means where it doesn't. Nothing else is written.
@@ -113,14 +115,14 @@ pub(super) fn inside(run: &Range<u64>, start: u64) -> Range<usize> {
     within(run.start)..within(run.end)
 }
 
-/// Copies everything that does not read as zeros, or of a disk with a base every block that is another now, and returns the hashes
+/// Copies everything that does not read as zeros, or all where `zeros_too`, or of a disk with a base every block that is another now, and returns the hashes
 /// and the bytes that are data. `report` gets bytes passed and bytes of data so far.
 pub(super) async fn copy(
     disk: &str,
     ends: Ends<'_>,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Blocks, u64), Failure> {
-    let Ends { source, source_device, target, base, since, expected } = ends;
+    let Ends { source, source_device, target, base, since, expected, zeros_too } = ends;
     let read_failed = || format!("cannot read disk `{disk}`");
     let mut blocks = Blocks::new(source.export().size)
         .map_err(|error| Failure::new(Code::DiskUnsupported, read_failed()).because(&error))?;
@@ -136,6 +138,13 @@ pub(super) async fn copy(
                 expected.map_or(Ok(()), |expected| expected.must_be(disk, index, hash.as_ref()))?;
                 if let Some(hash) = hash {
                     blocks.set(index, hash);
+                } else if let Some((target, device)) = target.filter(|_| zeros_too) {
+                    while let Some(copied) = pipeline.make_room().await? {
+                        settle(copied, &mut blocks, &mut buffers, &mut passed, &mut data);
+                        report(passed, data);
+                    }
+                    pipeline.start(write_zero_block(disk.to_owned(), (Arc::clone(target), device), index, bytes));
+                    continue;
                 }
                 passed += bytes;
                 if index % PASSED_BLOCKS_A_REPORT == 0 {
@@ -155,6 +164,7 @@ pub(super) async fn copy(
             base: base.cloned(),
             only,
             expected: expected.cloned(),
+            zeros_too,
         };
         pipeline.start(copy_block(disk.to_owned(), ways, index, buffers.take(bytes)));
     }
@@ -188,10 +198,11 @@ struct Ways {
     /// The parts of the block outside of which it is what it was in the base.
     only: Option<Vec<Range<usize>>>,
     expected: Option<Expected>,
+    zeros_too: bool,
 }
 
 async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Result<Copied, Failure> {
-    let Ways { source, source_device, target, base, only, expected } = ways;
+    let Ways { source, source_device, target, base, only, expected, zeros_too } = ways;
     let start = index * BLOCK_BYTES;
     let read = source.read(start, buffer).await;
     let buffer = read.map_err(|error| error.failure(source_device, format!("cannot read disk `{disk}` at {start}")))?;
@@ -201,7 +212,7 @@ async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Re
     if base.as_ref().is_some_and(|base| same(base, index, hash.as_ref(), position(buffer.len()))) {
         return Ok(Copied { index, hash, data_bytes: 0, buffer });
     }
-    let zeros = if base.is_some() { gaps(&runs, buffer.len()) } else { Vec::new() };
+    let zeros = if base.is_some() || zeros_too { gaps(&runs, buffer.len()) } else { Vec::new() };
     let (runs, zeros) = match only {
         Some(only) => (common(&runs, &only), common(&zeros, &only)),
         None => (runs, zeros),
@@ -219,7 +230,20 @@ async fn copy_block(disk: String, ways: Ways, index: u64, buffer: Vec<u8>) -> Re
     Ok(Copied { index, hash, data_bytes, buffer })
 }
 
-/// Writes the runs of data of a block, and the zeros that have to hide what is below. An error comes with its offset.
+/// Writes a block that is all zeros.
+async fn write_zero_block(
+    disk: String,
+    (target, device): (Arc<Connection>, Code),
+    index: u64,
+    bytes: u64,
+) -> Result<Copied, Failure> {
+    let start = index * BLOCK_BYTES;
+    let written = target.write_zeroes(start, bytes).await;
+    written.map_err(|error| error.failure(device, format!("cannot write zeros to disk `{disk}` at {start}")))?;
+    Ok(Copied { index, hash: None, data_bytes: 0, buffer: Vec::new() })
+}
+
+/// Writes the runs of data of a block, and the zeros that have to hide what is below or was there. An error comes with its offset.
 async fn write_block(
     target: &Connection,
     start: u64,

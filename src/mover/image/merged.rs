@@ -166,6 +166,7 @@ impl ToMerge {
                     base: None,
                     since: None,
                     expected: Some(&expected),
+                    zeros_too: false,
                 };
                 copy::copy(self.disk.as_str(), ends, report).await?.1
             }
@@ -227,6 +228,7 @@ impl ToMerge {
             base: None,
             since: None,
             expected: Some(expected),
+            zeros_too: false,
         };
         copy::copy(self.disk.as_str(), ends, report).await.map(drop)
     }

@@ -32,6 +32,7 @@ mod extent_map;
 mod flusher;
 mod merged;
 mod original;
+mod over;
 mod overlaid;
 mod pace;
 mod pipeline;
@@ -63,7 +64,7 @@ pub(super) use merged::{MergedImage, ToMerge, merge};
 pub(super) use original::{Original, Wanted};
 pub(super) use pace::Pace;
 pub(super) use pushed::{PushedSet, ToPush};
-pub(super) use restored::{Planned, RestoredSet};
+pub(super) use restored::{Fresh, Planned, RestoredSet};
 use server::Besides;
 pub(super) use server::Sockets;
 use source::{Opened, Source};
@@ -224,6 +225,7 @@ impl ImageSet {
             base: base.as_ref(),
             since: since.as_ref(),
             expected: None,
+            zeros_too: false,
         };
         let (blocks, data_bytes) = copy::copy(name, ends, report).await?;
         sole(writing)?.disconnect().await;

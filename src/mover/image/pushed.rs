@@ -233,6 +233,7 @@ impl Image {
                 base: None,
                 since: None,
                 expected: None,
+                zeros_too: false,
             };
             return copy::copy(self.disk.as_str(), ends, report).await;
         };

@@ -3,12 +3,14 @@
 //! It promises that after [`RestoredSet::restore`] each new file holds, byte for byte, what was hashed while its backup was made, is
 //! durable, and belongs to whom the old volume does, if there is one; and after [`RestoredSet::compare`] that the storage gives that back past this
 //! host's cache. A block that is not what was hashed is never written. A method that fails leaves files behind, which their
-//! owner removes. It knows neither where the new files go from here nor what becomes of the old ones.
+//! owner removes. It knows neither where the new files go from here nor what becomes of the old ones. What is written over is only read by
+//! then, and [written later](super::over).
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::blocks::Blocks;
 use super::copy::{self, Ends, Expected};
 use super::original::Original;
 use super::server::{Besides, Server, Sockets};
@@ -32,25 +34,56 @@ pub(in crate::mover) struct Planned {
     pub images: Vec<PathBuf>,
     /// Format of the new file.
     pub format: ImageFormat,
-    /// Where it is made: nothing is there, and no link is followed.
-    pub fresh: PathBuf,
-    /// The file whose owner, mode and label it gets; without one it is ours alone.
-    pub old: Option<File>,
+    /// Where it is made.
+    pub fresh: Fresh,
+}
+
+/// Where a new volume is made.
+#[derive(Debug)]
+pub(in crate::mover) enum Fresh {
+    /// In a file.
+    File {
+        /// Nothing is there, and no link is followed.
+        path: PathBuf,
+        /// The file whose owner, mode and label it gets; without one it is ours alone.
+        old: Option<File>,
+    },
+    /// On a block device.
+    Device {
+        /// Where it can be opened.
+        node: PathBuf,
+        /// It is open since nobody else could write to it.
+        file: Arc<File>,
+        /// It reads as zeros; else it holds anything.
+        blank: bool,
+    },
+    /// Nowhere yet: an old one is written over, later.
+    None,
 }
 
 /// The new volumes of one job.
 #[derive(Debug)]
 pub(in crate::mover) struct RestoredSet {
-    sockets: Sockets,
+    pub(super) sockets: Sockets,
     volumes: Vec<Restored>,
+    /// What is to be written over, in the order in which it was asked for.
+    pub(super) unwritten: Vec<Unwritten>,
+}
+
+/// A volume that was read, and found to be what was backed up, and not written.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    pub disk: DiskTarget,
+    pub original: Original,
+    pub images: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
-struct Restored {
-    disk: DiskTarget,
-    format: ImageFormat,
-    original: Original,
-    target: Target,
+pub(super) struct Restored {
+    pub disk: DiskTarget,
+    pub format: ImageFormat,
+    pub original: Original,
+    pub target: Target,
 }
 
 impl RestoredSet {
@@ -61,7 +94,8 @@ impl RestoredSet {
         planned: Vec<Planned>,
         progress: Progress<'_>,
     ) -> Result<(Self, Vec<CopiedDisk>), Failure> {
-        let mut set = Self { sockets: Sockets::new(sockets), volumes: Vec::with_capacity(planned.len()) };
+        let (volumes, unwritten) = (Vec::with_capacity(planned.len()), Vec::new());
+        let mut set = Self { sockets: Sockets::new(sockets), volumes, unwritten };
         let mut opened = Vec::with_capacity(planned.len());
         for volume in planned {
             let served = volume.original.serve(&volume.images, &mut set.sockets).await;
@@ -102,31 +136,25 @@ impl RestoredSet {
         connection: Connection,
         report: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<u64, Failure> {
-        let Planned { disk, original, format, fresh, old, images: _ } = volume;
+        let Planned { disk, original, format, fresh, images } = volume;
         let virtual_bytes = original.blocks.virtual_bytes();
-        let target =
-            Target::create(New { path: fresh, virtual_bytes, format, backing: None, device: Code::VolumeIo }).await?;
-        let (writer, writing) = target.serve_to_write(&mut self.sockets).await?;
-        let (reading, writing) = (Arc::new(connection), Arc::new(writing));
-        let expected = Expected {
-            blocks: original.blocks.clone(),
-            code: Code::BackupDamaged,
-            differs: "what the repository holds there is not what was backed up",
+        let (target, old) = match fresh {
+            Fresh::File { path, old } => {
+                let new = New { path, virtual_bytes, format, backing: None, device: Code::VolumeIo };
+                (Target::create(new).await?, old)
+            }
+            Fresh::Device { node, file, blank } => (Target::device(node, file, virtual_bytes, blank).await?, None),
+            Fresh::None => {
+                let (_, data_bytes) = pass(&disk, &original, (server, connection), None, report).await?;
+                self.unwritten.push(Unwritten { disk, original, images });
+                return Ok(data_bytes);
+            }
         };
-        let ends = Ends {
-            source: &reading,
-            source_device: Code::RepositoryIo,
-            target: Some((&writing, Code::VolumeIo)),
-            base: None,
-            since: None,
-            expected: Some(&expected),
-        };
-        let (_, data_bytes) = copy::copy(disk.as_str(), ends, report).await?;
-        sole(writing)?.disconnect().await;
-        writer.end().await?;
-        sole(reading)?.disconnect().await;
-        server.end().await?;
-        if format == ImageFormat::Raw {
+        let (_, data_bytes) =
+            pass(&disk, &original, (server, connection), Some((&target, &mut self.sockets)), report).await?;
+        if target.holds_anything() {
+            target.zero_beyond(virtual_bytes).await?;
+        } else if format == ImageFormat::Raw {
             // QEMU rounds the end of a file up to what the storage writes at once.
             target.has_length(virtual_bytes).await?;
         }
@@ -142,8 +170,47 @@ impl RestoredSet {
     }
 }
 
+/// Reads what the backup holds, holds it against its hashes, and writes it where there is somewhere to write it to.
+pub(super) async fn pass(
+    disk: &DiskTarget,
+    original: &Original,
+    (server, connection): (Server, Connection),
+    to: Option<(&Target, &mut Sockets)>,
+    report: &(dyn Fn(u64, u64) + Sync),
+) -> Result<(Blocks, u64), Failure> {
+    let zeros_too = to.as_ref().is_some_and(|(target, _)| target.holds_anything());
+    let writer = match to {
+        Some((target, sockets)) => Some(target.serve_to_write(sockets).await?),
+        None => None,
+    };
+    let reading = Arc::new(connection);
+    let writer = writer.map(|(writer, writing)| (writer, Arc::new(writing)));
+    let expected = Expected {
+        blocks: original.blocks.clone(),
+        code: Code::BackupDamaged,
+        differs: "what the repository holds there is not what was backed up",
+    };
+    let ends = Ends {
+        source: &reading,
+        source_device: Code::RepositoryIo,
+        target: writer.as_ref().map(|(_, writing)| (writing, Code::VolumeIo)),
+        base: None,
+        since: None,
+        expected: Some(&expected),
+        zeros_too,
+    };
+    let passed = copy::copy(disk.as_str(), ends, report).await?;
+    if let Some((writer, writing)) = writer {
+        sole(writing)?.disconnect().await;
+        writer.end().await?;
+    }
+    sole(reading)?.disconnect().await;
+    server.end().await?;
+    Ok(passed)
+}
+
 impl Restored {
-    async fn compare(&self, sockets: &mut Sockets, report: &(dyn Fn(u64, u64) + Sync)) -> Result<(), Failure> {
+    pub async fn compare(&self, sockets: &mut Sockets, report: &(dyn Fn(u64, u64) + Sync)) -> Result<(), Failure> {
         self.target.is_still_ours().await?;
         let (server, connection) = self.target.serve_from_storage(sockets, Besides::Nothing).await?;
         let blocks = self.original.blocks.clone();
@@ -165,6 +232,7 @@ impl Restored {
             base: None,
             since: None,
             expected: Some(&expected),
+            zeros_too: false,
         };
         copy::copy(self.disk.as_str(), ends, report).await?;
         sole(connection)?.disconnect().await;

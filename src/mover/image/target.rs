@@ -1,4 +1,4 @@
-//! The files that a disk is written into, in the staging directory or beside a volume, and the descriptors by which we learn whether they were really written.
+//! The files and devices that a disk is written into, in the staging directory or beside a volume, and the descriptors by which we learn whether they were really written.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::unistd::{Whence, lseek};
 use serde_json::{Value, json};
 
 use super::server::{Besides, Cache, Serve, Server, Sockets, pseudo_name};
@@ -60,6 +61,16 @@ pub(super) struct Target {
     /// Open since before anybody else wrote to the file. A write that fails late, after the writer has closed the file, is told
     /// to those who had it open then and call fsync; a descriptor opened afterwards learns nothing.
     held: Arc<File>,
+    kind: Kind,
+}
+
+/// What a target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A file that we made.
+    File,
+    /// A block device, which holds anything until it is written to unless it is blank.
+    Device { blank: bool },
 }
 
 impl Target {
@@ -74,7 +85,7 @@ impl Target {
         let file = json!({"driver": "file", "filename": name});
         if format == ImageFormat::Raw {
             let node = json!({"driver": "raw", "file": file});
-            let target = Self { path, device, node, cache, held };
+            let target = Self { path, device, node, cache, held, kind: Kind::File };
             target.has_length(virtual_bytes).await?;
             return Ok(target);
         }
@@ -91,7 +102,7 @@ impl Target {
         let created = create.run_to_success(Duration::from_secs(CREATE_DEADLINE_SECONDS)).await;
         let backing = backing.map(|backing| backing.node);
         let node = json!({"driver": "qcow2", "backing": backing, "file": file});
-        let target = Self { path, device, node, cache, held };
+        let target = Self { path, device, node, cache, held, kind: Kind::File };
         match (target.leads_to_ours().await, created) {
             (Ok(true), Ok(_)) => Ok(target),
             // What was put in its place explains why the tool failed.
@@ -105,8 +116,44 @@ impl Target {
         }
     }
 
-    /// Makes the file exactly so long; what is new of it reads as zeros and takes no room.
+    /// A block device that is there, of which only the first `virtual_bytes` are written. `node` leads to it, whatever else is renamed.
+    pub(super) async fn device(
+        node: PathBuf,
+        held: Arc<File>,
+        virtual_bytes: u64,
+        blank: bool,
+    ) -> Result<Self, Failure> {
+        let Some(name) = node.to_str().map(str::to_owned) else {
+            return Err(Failure::new(Code::Internal, format!("`{}` is no path in UTF-8", node.display())));
+        };
+        let file = json!({"driver": "host_device", "filename": name});
+        let opened = json!({"driver": "raw", "size": virtual_bytes, "file": file});
+        let cache = cache_of(&node).await;
+        Ok(Self { path: node, device: Code::VolumeIo, node: opened, cache, held, kind: Kind::Device { blank } })
+    }
+
+    /// What is not written of it does not read as zeros.
+    pub(super) fn holds_anything(&self) -> bool {
+        self.kind == Kind::Device { blank: false }
+    }
+
+    /// Lets everything of a device that lies beyond read as zeros.
+    pub(super) async fn zero_beyond(&self, bytes: u64) -> Result<(), Failure> {
+        let zeroed = on_file(&self.held, move |file| {
+            let (start, end) = (i64::try_from(bytes).map_err(io::Error::other)?, lseek(file, 0, Whence::SeekEnd)?);
+            if start < end {
+                fallocate(file, FallocateFlags::FALLOC_FL_ZERO_RANGE, start, end - start)?;
+            }
+            Ok(())
+        });
+        zeroed.await.map_err(|error| self.failed("write zeros to the end of", &error))
+    }
+
+    /// Makes the file exactly so long; what is new of it reads as zeros and takes no room. A device has the length that it has.
     pub(super) async fn has_length(&self, bytes: u64) -> Result<(), Failure> {
+        if self.kind != Kind::File {
+            return Ok(());
+        }
         let lengthened = on_file(&self.held, move |file| match file.metadata()?.len() {
             length if length == bytes => Ok(()),
             _ => file.set_len(bytes),

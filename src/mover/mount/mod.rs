@@ -136,12 +136,17 @@ const BIND_FLAGS: MsFlags = MsFlags::MS_NOSUID
 
 /// Binds the directory itself, whatever has its name by now, on `place`. What is mounted below it is not there.
 fn bind(dir: &Dir, place: &Path) -> nix::Result<()> {
-    let none = None::<&Path>;
-    // The kernel's own link from a descriptor to what it is open on; no name is looked up.
-    let source = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
-    nix::mount::mount(Some(Path::new(&source)), place, none, MsFlags::MS_BIND, none)?;
+    bind_file(dir, place)?;
     // The flags of a bind mount can only be set in a second step.
     restrict(dir, place)
+}
+
+/// With the flags of the mount that it was opened through.
+fn bind_file(file: &impl AsFd, place: &Path) -> nix::Result<()> {
+    let none = None::<&Path>;
+    // The kernel's own link from a descriptor to what it is open on; no name is looked up.
+    let source = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    nix::mount::mount(Some(Path::new(&source)), place, none, MsFlags::MS_BIND, none)
 }
 
 /// Restricts what is mounted at `place`, which `dir` is, or is the source of; where that is read-only it stays so.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CopiedDisk, SealedFile};
+use super::{BlockDevice, CopiedDisk, SealedFile};
 use crate::failure::Failure;
 use crate::model::deletion::Member;
 use crate::model::id::{DiskTarget, InstanceId};
@@ -64,6 +64,11 @@ pub enum Reply {
         /// What it holds.
         #[serde(with = "serde_bytes")]
         content: Vec<u8>,
+    },
+    /// What the block devices are.
+    Devices {
+        /// Each of them, in the order in which they were named.
+        devices: Vec<BlockDevice>,
     },
     /// Nothing is there yet.
     Places {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::DeviceNumbers;
 use crate::model::id::DiskTarget;
 use crate::model::instance::ImageFormat;
 
@@ -35,27 +36,65 @@ pub enum VolumePlace {
         /// Where the old one goes: beside it too, under a name that is this attempt's alone.
         previous: PathBuf,
     },
+    /// A logical volume of LVM. All three are in one volume group.
+    Logical {
+        /// The device, as the definition names it: a name that the new one has once it is in its place.
+        volume: PathBuf,
+        /// The volume group.
+        group: String,
+        /// The volume's name there.
+        name: String,
+        /// The new one's device: `/dev/<group>/` and a name that is this attempt's alone.
+        fresh: PathBuf,
+        /// The old one's device, likewise.
+        previous: PathBuf,
+    },
+    /// A block device that is written over, for want of a second one.
+    Device {
+        /// The device, as the definition names it.
+        volume: PathBuf,
+        /// What it was when the restore was planned.
+        numbers: DeviceNumbers,
+    },
 }
 
 impl VolumePlace {
     /// The volume, as the instance's definition names it.
     pub fn volume(&self) -> &Path {
         match self {
-            VolumePlace::File { volume, .. } => volume,
+            VolumePlace::File { volume, .. }
+            | VolumePlace::Logical { volume, .. }
+            | VolumePlace::Device { volume, .. } => volume,
         }
     }
 
     /// The new volume until it takes its place; none where there is never a second one.
     pub fn fresh(&self) -> Option<&Path> {
         match self {
-            VolumePlace::File { fresh, .. } => Some(fresh),
+            VolumePlace::File { fresh, .. } | VolumePlace::Logical { fresh, .. } => Some(fresh),
+            VolumePlace::Device { .. } => None,
         }
     }
 
     /// The old volume once its place is taken; none where it is written over.
     pub fn previous(&self) -> Option<&Path> {
         match self {
-            VolumePlace::File { previous, .. } => Some(previous),
+            VolumePlace::File { previous, .. } | VolumePlace::Logical { previous, .. } => Some(previous),
+            VolumePlace::Device { .. } => None,
         }
+    }
+    /// What is written to one of them may be seen in the other.
+    pub fn overlaps(&self, other: &VolumePlace) -> bool {
+        let same = match (self, other) {
+            (
+                VolumePlace::Logical { group, name, .. },
+                VolumePlace::Logical { group: other_group, name: other_name, .. },
+            ) => (group, name) == (other_group, other_name),
+            (VolumePlace::Device { numbers, .. }, VolumePlace::Device { numbers: other, .. }) => {
+                numbers.overlaps(other)
+            }
+            _ => false,
+        };
+        same || self.volume() == other.volume()
     }
 }

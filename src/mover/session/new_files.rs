@@ -12,7 +12,7 @@ use super::{Session, out_of_order};
 use crate::failure::Failure;
 use crate::model::id::{BackupId, InstanceId};
 use crate::mover::blocking;
-use crate::mover::image::{Backups, Original, Planned, Wanted};
+use crate::mover::image::{Backups, Fresh, Original, Planned, Wanted};
 use crate::mover::new_files::{self, Outcome};
 use crate::mover::protocol::{NewContent, NewFiles, Reply, ToWeigh};
 use crate::mover::share::Dir;
@@ -110,7 +110,8 @@ fn begin(root: &Dir, instance: InstanceId, backup: BackupId, new: &NewFiles, own
                 let Some(original) = originals.next() else { continue };
                 let images = original.links.iter().map(|link| places.of(&link.dir).join(&link.image)).collect();
                 let fresh = places.of(&prepared.dir).join(prepared.fresh);
-                planned.push(Planned { disk: disk.clone(), original, images, format: *format, fresh, old: None });
+                let fresh = Fresh::File { path: fresh, old: None };
+                planned.push(Planned { disk: disk.clone(), original, images, format: *format, fresh });
             }
         }
     }

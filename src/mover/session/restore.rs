@@ -3,7 +3,9 @@
 //! The backup's directory and those of the volumes are bound, by their descriptors, on places of the mover's own, as a staging
 //! directory is: the tools find there what was looked at, and follow no link.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -11,11 +13,13 @@ use super::places::{Places, unbind};
 use super::{SOCKETS, Session, or_broken_off, out_of_order, reporter};
 use crate::failure::Failure;
 use crate::model::id::{BackupId, InstanceId};
+use crate::mover::block_device;
 use crate::mover::blocking;
-use crate::mover::image::{Backups, Original, Planned, RestoredSet, Wanted};
+use crate::mover::image::{Backups, Fresh, Original, Planned, RestoredSet, Wanted};
 use crate::mover::mount::Pinned;
-use crate::mover::protocol::{Reply, RestoredVolume};
+use crate::mover::protocol::{Reply, RestoredVolume, VolumePlace};
 use crate::mover::share::Dir;
+use crate::mover::volume::device::{Use, claim};
 use crate::mover::volume::{self, Outcome, Prepared};
 
 /// What a mover holds of a restore.
@@ -23,6 +27,16 @@ use crate::mover::volume::{self, Outcome, Prepared};
 pub(super) struct Restore {
     made: Option<RestoredSet>,
     pinned: Vec<Pinned>,
+    /// What is to be written over.
+    over: Vec<Over>,
+    claimed: Vec<(PathBuf, Arc<File>)>,
+}
+
+/// A block device that is to be written over.
+struct Over {
+    path: PathBuf,
+    device: u64,
+    bytes: u64,
 }
 
 /// A restore that can begin.
@@ -46,8 +60,11 @@ impl Session {
         self.leave_restored().await;
         let own = self.directory.clone();
         // Not broken off: what its thread binds after that, nobody would give up.
+        let over = volumes.iter().filter_map(over).collect();
         let begun = blocking(move || begin(&root, instance, backup, &volumes, keep_previous, &own)).await?;
-        self.restore_begun(begun, broken_off).await
+        let restored = self.restore_begun(begun, broken_off).await?;
+        self.restored.over = over;
+        Ok(restored)
     }
 
     /// Makes the volumes that can be made.
@@ -64,6 +81,36 @@ impl Session {
         // Only now: what was made in part is not compared.
         self.restored.made = Some(made);
         Ok(Reply::Copied { disks, warnings: Vec::new() })
+    }
+
+    /// Claims what is to be written over.
+    pub(super) async fn claim(&mut self) -> Result<Reply, Failure> {
+        if self.restored.made.is_none() || self.restored.over.is_empty() {
+            return Err(out_of_order("claim", "restore"));
+        }
+        let (over, own) = (std::mem::take(&mut self.restored.over), self.directory.clone());
+        let claimed = blocking(move || {
+            let mut places = Places::of_claimed(&own);
+            let claimed = over.into_iter().map(|Over { path, device, bytes }| {
+                let file = Arc::new(claim(&path, device, bytes, Use::Write)?);
+                Ok((places.of_device(&file), file))
+            });
+            let claimed = claimed.collect::<Result<Vec<_>, Failure>>()?;
+            Ok((places.bind()?, claimed))
+        });
+        let (pinned, claimed) = claimed.await?;
+        self.restored.pinned.extend(pinned);
+        self.restored.claimed = claimed;
+        Ok(Reply::Done)
+    }
+
+    /// Writes over what was claimed: once, since nobody knows what happens after that.
+    pub(super) async fn overwrite(&mut self, broken_off: &CancellationToken) -> Result<Reply, Failure> {
+        let claimed = std::mem::take(&mut self.restored.claimed);
+        let report = reporter(&self.progress);
+        let made = self.restored.made.as_mut().filter(|_| !claimed.is_empty());
+        let made = made.ok_or_else(|| out_of_order("overwrite", "claim"))?;
+        or_broken_off(broken_off, made.overwrite(claimed, &report)).await.map(|()| Reply::Done)
     }
 
     /// None where nothing was restored.
@@ -92,10 +139,10 @@ impl Session {
 
     /// Ends the tools and gives the bound paths up; the new volumes stay.
     pub(super) async fn leave_restored(&mut self) {
-        let Restore { made, pinned } = std::mem::take(&mut self.restored);
+        let Restore { made, pinned, claimed, .. } = std::mem::take(&mut self.restored);
         let leave = move || {
             // Before their places: nothing of it may be open there.
-            drop(made);
+            drop((made, claimed));
             unbind(pinned);
             Ok(())
         };
@@ -103,6 +150,24 @@ impl Session {
             tracing::warn!(failure = format!("{failure:#}"), "cannot give up the places of a restore");
         }
     }
+}
+
+fn over(volume: &RestoredVolume) -> Option<Over> {
+    match &volume.place {
+        VolumePlace::Device { volume: path, numbers } => {
+            Some(Over { path: path.clone(), device: numbers.device, bytes: volume.virtual_bytes })
+        }
+        VolumePlace::File { .. } | VolumePlace::Logical { .. } => None,
+    }
+}
+
+/// What each of those block devices is.
+pub(super) async fn look_at_devices(paths: Vec<PathBuf>) -> Result<Reply, Failure> {
+    let mut devices = Vec::with_capacity(paths.len());
+    for path in paths {
+        devices.push(block_device::look(&path).await?);
+    }
+    Ok(Reply::Devices { devices })
 }
 
 /// Looks at everything that can be looked at before a byte is written. Blocks.
@@ -127,10 +192,15 @@ fn begin(
     let mut planned = Vec::with_capacity(volumes.len());
     for ((wanted, original), prepared) in volumes.iter().zip(originals).zip(prepared) {
         let images = original.links.iter().map(|link| places.of(&link.dir).join(&link.image)).collect();
-        let (fresh, old) = match prepared {
-            Prepared::File { dir, fresh, old } => (places.of(&dir).join(fresh), Some(old)),
+        let fresh = match prepared {
+            Prepared::File { dir, fresh, old } => Fresh::File { path: places.of(&dir).join(fresh), old: Some(old) },
+            Prepared::Device { file, blank } => {
+                let file = Arc::new(file);
+                Fresh::Device { node: places.of_device(&file), file, blank }
+            }
+            Prepared::Overwritten => Fresh::None,
         };
-        planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh, old });
+        planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh });
     }
     places.bind().map(|pinned| Begun { planned, pinned })
 }

@@ -31,6 +31,9 @@ pub(in crate::mover) fn exchange(volumes: &[RestoredVolume], only_go_on: bool) -
         Ok(looked) => looked,
         Err(failure) => return Ok(Outcome::NotKnown(failure)),
     };
+    if places.is_empty() {
+        return Ok(Outcome::Done);
+    }
     if only_go_on && seen.iter().all(|one| one.state() == State::Untouched) {
         return Err(Failure::new(Code::Interrupted, "the exchange of the volumes had not begun"));
     }

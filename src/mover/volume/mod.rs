@@ -13,11 +13,15 @@
 //! ([`put_back`](exchange::put_back)). So the instance never finds some of each. That is the same for every kind of storage; what a
 //! name is there, and how one is looked at, moved and removed, is said by a [`Place`] of that kind. Everything here blocks, for as long
 //! as the storage does.
+//!
+//! What is written over has one name, and is [claimed](device) instead.
 
+pub(in crate::mover) mod device;
 mod exchange;
 mod file;
 pub(in crate::mover) mod likeness;
 pub(in crate::mover) mod locks;
+mod logical;
 mod old_image;
 mod prepare;
 mod remove;
@@ -88,9 +92,10 @@ type Places = Vec<Box<dyn Place>>;
 #[derive(Debug, PartialEq, Eq)]
 enum Named {
     File(file::Names),
+    Logical(logical::LogicalPlace),
 }
 
-/// The names of all volumes. `internal`: one is not as its kind has it, or there twice.
+/// The names of all volumes that have three, which those do not that are written over. `internal`: one is not as its kind has it, or there twice.
 fn names(volumes: &[RestoredVolume]) -> Result<Vec<Named>, Failure> {
     let mut taken = BTreeSet::new();
     let mut all = Vec::with_capacity(volumes.len());
@@ -99,6 +104,11 @@ fn names(volumes: &[RestoredVolume]) -> Result<Vec<Named>, Failure> {
         let once = paths.iter().all(|path| taken.insert(path.to_path_buf()));
         let named = match place {
             VolumePlace::File { volume, fresh, previous } => file::Names::of(volume, fresh, previous).map(Named::File),
+            VolumePlace::Logical { group, name, fresh, previous, .. } => {
+                logical::LogicalPlace::of(group, name, fresh, previous).map(Named::Logical)
+            }
+            VolumePlace::Device { .. } if once => continue,
+            VolumePlace::Device { .. } => None,
         };
         let text = || {
             let shown: Vec<_> = paths.iter().map(|path| format!("`{}`", path.display())).collect();
@@ -109,12 +119,18 @@ fn names(volumes: &[RestoredVolume]) -> Result<Vec<Named>, Failure> {
     Ok(all)
 }
 
+/// Those that have three names.
+fn exchanged(volumes: &[RestoredVolume]) -> impl Iterator<Item = &RestoredVolume> {
+    volumes.iter().filter(|volume| volume.place.fresh().is_some())
+}
+
 /// Opens what the names are in.
 fn open(names: Vec<Named>) -> Result<Places, Failure> {
     let mut directories: BTreeMap<PathBuf, _> = BTreeMap::new();
     let open = |named| -> Result<Box<dyn Place>, Failure> {
         match named {
             Named::File(names) => Ok(Box::new(names.open(&mut directories)?)),
+            Named::Logical(place) => Ok(Box::new(place)),
         }
     };
     names.into_iter().map(open).collect()

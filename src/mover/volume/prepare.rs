@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::sync::Arc;
 
-use super::{Name, Place, in_use, names, open};
+use super::device::{Use, claim};
+use super::{Name, Place, exchanged, in_use, names, open};
 use crate::failure::{Code, Failure};
-use crate::mover::protocol::RestoredVolume;
+use crate::mover::protocol::{RestoredVolume, VolumePlace};
 use crate::mover::share::Dir;
 
 /// Room that is left to others, and taken by what an image has besides its data, for each volume, bytes.
@@ -28,6 +29,15 @@ pub(in crate::mover) enum Prepared {
         /// The old one.
         old: File,
     },
+    /// Into a new block device, which is open for us alone.
+    Device {
+        /// The device.
+        file: File,
+        /// It reads as zeros; else it holds anything.
+        blank: bool,
+    },
+    /// Not yet: an old one is written over.
+    Overwritten,
 }
 
 /// What a new volume takes of one storage.
@@ -52,8 +62,13 @@ impl Room {
             storage: format!("file system {device}"),
             shown: dir.path().display().to_string(),
             free: dir.free_bytes().map_err(io)?,
-            needed: data_bytes.saturating_add(data_bytes / MARGIN_PART).saturating_add(MARGIN_BYTES),
+            needed: Self::with_margin(data_bytes),
         })
+    }
+
+    /// What so many bytes of data take.
+    pub fn with_margin(data_bytes: u64) -> u64 {
+        data_bytes.saturating_add(data_bytes / MARGIN_PART).saturating_add(MARGIN_BYTES)
     }
 }
 
@@ -70,6 +85,11 @@ pub(in crate::mover) fn prepare(
 ) -> Result<Vec<Prepared>, Failure> {
     let places = open(names(volumes)?)?;
     can_be_replaced(&places, volumes, keep_previous)?;
+    for RestoredVolume { place, virtual_bytes, .. } in volumes {
+        if let VolumePlace::Device { volume, numbers } = place {
+            claim(volume, numbers.device, *virtual_bytes, Use::Look)?;
+        }
+    }
     for place in &places {
         if !place.unused(Name::Volume)? {
             return Err(in_use(place.as_ref()));
@@ -79,7 +99,12 @@ pub(in crate::mover) fn prepare(
         place.remove(Name::Fresh)?;
     }
     have_room(&places, volumes, data_bytes)?;
-    places.into_iter().zip(volumes).map(|(place, wanted)| place.prepared(wanted)).collect()
+    let mut places = places.into_iter();
+    let prepared = |wanted: &RestoredVolume| match wanted.place {
+        VolumePlace::Device { .. } => Some(Ok(Prepared::Overwritten)),
+        VolumePlace::File { .. } | VolumePlace::Logical { .. } => Some(places.next()?.prepared(wanted)),
+    };
+    volumes.iter().filter_map(prepared).collect()
 }
 
 /// The same, with nothing changed and no lock taken, which an instance that is started meanwhile would find: who uses a volume it does not
@@ -95,7 +120,7 @@ pub(in crate::mover) fn look_at(
 }
 
 fn can_be_replaced(places: &[Box<dyn Place>], volumes: &[RestoredVolume], keep_previous: bool) -> Result<(), Failure> {
-    for (place, RestoredVolume { format, .. }) in places.iter().zip(volumes) {
+    for (place, RestoredVolume { format, .. }) in places.iter().zip(exchanged(volumes)) {
         let (seen, shown) = (place.look()?, place.shown(Name::Volume));
         if seen.previous {
             return Err(Failure::new(Code::Internal, format!("`{shown}` was exchanged already")));
@@ -112,8 +137,8 @@ fn can_be_replaced(places: &[Box<dyn Place>], volumes: &[RestoredVolume], keep_p
 }
 
 fn have_room(places: &[Box<dyn Place>], volumes: &[RestoredVolume], data_bytes: &[u64]) -> Result<(), Failure> {
-    let wanted = places.iter().zip(volumes).zip(data_bytes);
-    has_room(wanted.map(|((place, wanted), data)| place.room(wanted, *data)))
+    let wanted = volumes.iter().zip(data_bytes).filter(|(volume, _)| volume.place.fresh().is_some());
+    has_room(places.iter().zip(wanted).map(|(place, (wanted, data))| place.room(wanted, *data)))
 }
 
 /// All of them fit together, as several may share one storage. `volume_full`: they don't.

@@ -2,7 +2,7 @@
 
 use super::exchange::put_back;
 use super::state::{Seen, all_in_place, cut_off};
-use super::{Name, Place, look_at_all, names, open, sync};
+use super::{Name, Place, exchanged, look_at_all, names, open, sync};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::RestoredVolume;
 
@@ -29,7 +29,9 @@ pub(in crate::mover) fn remove_previous(volumes: &[RestoredVolume]) -> Result<()
     let places = open(names(volumes)?)?;
     let seen = look_at_all(&places)?;
     let in_place = all_in_place(&seen);
-    for ((place, seen), wanted) in places.iter().zip(&seen).zip(volumes).filter(|((_, seen), _)| seen.previous) {
+    for ((place, seen), wanted) in
+        places.iter().zip(&seen).zip(exchanged(volumes)).filter(|((_, seen), _)| seen.previous)
+    {
         if !in_place {
             let failure = kept(place.as_ref(), Name::Previous, *seen, "not every new volume is in its place");
             return Err(Failure { code: Code::Internal, ..failure });

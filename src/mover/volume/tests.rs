@@ -16,7 +16,7 @@ impl Storage {
         let storage = Self(tempfile::tempdir().unwrap());
         for (volume, names) in storage.volumes().iter().zip(states) {
             let moved = !names.contains('v') || (names.contains('p') && !names.contains('f'));
-            let VolumePlace::File { volume, fresh, previous } = &volume.place;
+            let VolumePlace::File { volume, fresh, previous } = &volume.place else { unreachable!() };
             for (name, path) in [('v', volume), ('f', fresh), ('p', previous)] {
                 let old = name == 'p' || (name == 'v' && !(moved && names.contains('v')));
                 if names.contains(name) {
@@ -226,7 +226,7 @@ fn names_are_absolute_beside_each_other_and_each_is_there_once() {
     assert_eq!(names(&good).unwrap().len(), 2);
     let other = |change: &dyn Fn(&mut PathBuf, &mut PathBuf, &mut PathBuf)| {
         let mut volumes = storage.volumes();
-        let VolumePlace::File { volume, fresh, previous } = &mut volumes[1].place;
+        let VolumePlace::File { volume, fresh, previous } = &mut volumes[1].place else { unreachable!() };
         change(volume, fresh, previous);
         names(&volumes).map(|_| ()).unwrap_err().code
     };

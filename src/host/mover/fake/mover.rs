@@ -1,5 +1,6 @@
 //! One fake mover: what each request does to the world.
 
+mod devices;
 mod new_files;
 mod pushed;
 
@@ -37,6 +38,7 @@ pub(super) struct FakeMover {
     pushed: Option<Vec<PushTarget>>,
     inspected: bool,
     restored_bytes: Option<u64>,
+    over: devices::Over,
     merged: Option<(InstanceId, String)>,
 }
 
@@ -61,6 +63,7 @@ impl FakeMover {
             pushed: None,
             inspected: false,
             restored_bytes: None,
+            over: devices::Over::default(),
             merged: None,
         }
     }
@@ -132,6 +135,9 @@ impl FakeMover {
             }
             Request::Publish { manifest } => self.publish(*manifest),
             Request::Restore { instance, backup, volumes, .. } => self.restore(instance, backup, &volumes),
+            Request::LookAtDevices { paths } => self.look_at_devices(&paths),
+            Request::Claim => self.claim(),
+            Request::Overwrite => self.overwrite(),
             Request::Exchange { volumes, only_go_on } => {
                 self.restored_bytes = None;
                 self.movers.world().volumes.exchange(&volumes, only_go_on).map(|()| Reply::Done)
@@ -346,6 +352,7 @@ impl FakeMover {
         let total = disks.iter().map(|disk| disk.virtual_bytes).sum();
         self.report(total);
         self.restored_bytes = Some(total);
+        self.over = devices::Over::of(volumes, backup);
         Ok(Reply::Copied { disks, warnings: Vec::new() })
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget};
-use crate::mover::protocol::{RestoredVolume, VolumePlace};
+use crate::mover::protocol::{BlockDevice, DeviceNumbers, RestoredVolume};
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,10 @@ pub(super) struct Volumes {
     made: u64,
     /// How often another directory has come into the place of one.
     remounts: BTreeMap<PathBuf, u64>,
+    /// What there is of block devices, which stand among the volumes as well.
+    pub devices: BTreeMap<PathBuf, BlockDevice>,
+    /// Those that a process has open.
+    pub used: BTreeMap<u64, String>,
 }
 
 impl Volumes {
@@ -76,11 +80,10 @@ impl Volumes {
     /// The new volumes are made, unless one of the old ones is not as a restore needs it.
     pub fn restore(&mut self, volumes: &[RestoredVolume], backup: BackupId) -> Result<(), Failure> {
         self.can_be_replaced(volumes)?;
-        for (volume, ..) in volumes.iter().map(names) {
+        for (volume, ..) in volumes.iter().filter_map(names) {
             self.may_be_replaced(volume)?;
         }
-        for wanted in volumes {
-            let (_, fresh, _) = names(wanted);
+        for (wanted, (_, fresh, _)) in volumes.iter().filter_map(|wanted| Some((wanted, names(wanted)?))) {
             self.standing.insert(fresh.to_owned(), FakeVolume::Restored { backup, disk: wanted.disk.clone() });
         }
         Ok(())
@@ -88,8 +91,10 @@ impl Volumes {
 
     /// The old volumes are there, and the names of the new ones beside them.
     pub fn can_be_replaced(&self, volumes: &[RestoredVolume]) -> Result<(), Failure> {
-        for wanted in volumes {
-            let (volume, fresh, previous) = names(wanted);
+        for wanted in volumes.iter().filter(|wanted| names(wanted).is_none()) {
+            self.device(wanted.place.volume())?;
+        }
+        for (volume, fresh, previous) in volumes.iter().filter_map(names) {
             let beside = |path: &Path| path.is_absolute() && path.parent() == volume.parent();
             if !beside(volume) || !beside(fresh) || !beside(previous) || self.has(previous) {
                 let text = format!("`{}` cannot be restored with those names", volume.display());
@@ -107,14 +112,16 @@ impl Volumes {
         if self.all_in_place(volumes) {
             return Ok(());
         }
-        let untouched = |one: &RestoredVolume| {
-            let (volume, fresh, previous) = names(one);
+        let untouched = |(volume, fresh, previous): (&Path, &Path, &Path)| {
             self.has(volume) && self.has(fresh) && !self.has(previous)
         };
-        if only_go_on && volumes.iter().all(untouched) {
+        if volumes.iter().all(|one| names(one).is_none()) {
+            return Ok(());
+        }
+        if only_go_on && volumes.iter().filter_map(names).all(untouched) {
             return Err(Failure::new(Code::Interrupted, "the exchange of the volumes had not begun"));
         }
-        for (volume, fresh, previous) in volumes.iter().map(names) {
+        for (volume, fresh, previous) in volumes.iter().filter_map(names) {
             match (self.has(volume), self.has(fresh), self.has(previous)) {
                 (true, true, false) => self.may_be_replaced(volume)?,
                 (false, true, true) | (true, false, true) => {}
@@ -124,7 +131,7 @@ impl Volumes {
                 _ => return Err(Failure::new(Code::VolumeIo, format!("`{}` is not as it was", volume.display()))),
             }
         }
-        for (volume, fresh, previous) in volumes.iter().map(names) {
+        for (volume, fresh, previous) in volumes.iter().filter_map(names) {
             let Some(new) = self.standing.remove(fresh) else { continue };
             if let Some(old) = self.standing.insert(volume.to_owned(), new) {
                 self.standing.insert(previous.to_owned(), old);
@@ -138,7 +145,7 @@ impl Volumes {
         if self.all_in_place(volumes) {
             return;
         }
-        for (volume, fresh, previous) in volumes.iter().map(names) {
+        for (volume, fresh, previous) in volumes.iter().filter_map(names) {
             if let Some(old) = self.standing.remove(previous) {
                 self.standing.insert(volume.to_owned(), old);
             }
@@ -148,12 +155,38 @@ impl Volumes {
 
     /// Refused where an exchange is not done.
     pub fn remove_previous(&mut self, volumes: &[RestoredVolume]) -> Result<(), Failure> {
-        let left: Vec<_> = volumes.iter().filter(|one| self.has(names(one).2)).collect();
+        let left: Vec<_> = volumes.iter().filter_map(names).filter(|(.., previous)| self.has(previous)).collect();
         if !left.is_empty() && !self.all_in_place(volumes) {
             return Err(Failure::new(Code::Internal, "the old volumes were to be removed before they were exchanged"));
         }
-        volumes.iter().for_each(|one| drop(self.standing.remove(names(one).2)));
+        volumes.iter().filter_map(names).for_each(|(.., previous)| drop(self.standing.remove(previous)));
         Ok(())
+    }
+
+    /// What stands there as a block device.
+    pub fn device(&self, path: &Path) -> Result<BlockDevice, Failure> {
+        let none = || Failure::new(Code::DiskUnsupported, format!("`{}` is no block device", path.display()));
+        self.devices.get(path).cloned().ok_or_else(none)
+    }
+
+    /// The host uses none of those that are written over.
+    pub fn claim(&self, volumes: &[RestoredVolume]) -> Result<(), Failure> {
+        volumes.iter().filter(|one| names(one).is_none()).try_for_each(|one| self.may_be_replaced(one.place.volume()))
+    }
+
+    /// They are written over.
+    pub fn overwrite(&mut self, volumes: &[RestoredVolume], backup: BackupId) {
+        for one in volumes.iter().filter(|one| names(one).is_none()) {
+            let restored = FakeVolume::Restored { backup, disk: one.disk.clone() };
+            self.standing.insert(one.place.volume().to_owned(), restored);
+        }
+    }
+
+    /// Who has one of those devices open, and which.
+    pub fn user_of(&self, devices: &[DeviceNumbers]) -> Option<(DeviceNumbers, String)> {
+        let used = |device: &&DeviceNumbers| self.used.contains_key(&device.device);
+        let device = devices.iter().find(used)?;
+        Some((*device, self.used.get(&device.device)?.clone()))
     }
 
     fn has(&self, path: &Path) -> bool {
@@ -162,7 +195,7 @@ impl Volumes {
 
     /// Also once the removal of the old ones has begun.
     fn all_in_place(&self, volumes: &[RestoredVolume]) -> bool {
-        let seen = || volumes.iter().map(names);
+        let seen = || volumes.iter().filter_map(names);
         seen().all(|(volume, fresh, _)| self.has(volume) && !self.has(fresh))
             && seen().any(|(_, _, previous)| self.has(previous))
     }
@@ -175,8 +208,8 @@ impl Volumes {
     }
 }
 
-fn names(wanted: &RestoredVolume) -> (&Path, &Path, &Path) {
-    match &wanted.place {
-        VolumePlace::File { volume, fresh, previous } => (volume, fresh, previous),
-    }
+/// None for what is written over. A logical volume is one device, whichever of its names the definition has.
+fn names(wanted: &RestoredVolume) -> Option<(&Path, &Path, &Path)> {
+    let (fresh, previous) = (wanted.place.fresh()?, wanted.place.previous()?);
+    Some((wanted.place.volume(), fresh, previous))
 }

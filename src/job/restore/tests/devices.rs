@@ -1,0 +1,247 @@
+//! A restore of an instance on a block device that is written over and a logical volume that is exchanged.
+
+use super::*;
+use crate::failure::Class;
+use crate::model::instance::{DiskSource, ImageFormat};
+use crate::mover::protocol::{BlockDevice, DeviceNumbers};
+use crate::saga::Stopper;
+
+const DEVICE: &str = "/dev/sdx";
+const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840 };
+const LOGICAL: &str = "/dev/vg/web";
+
+/// A host with such an instance, whose device is only written over where the job asks for that.
+async fn world(overwrite: bool) -> World {
+    let block = |path: &str| DiskSource::Block { path: path.into(), format: ImageFormat::Raw };
+    let instance = FakeInstance::shut_off("web").disk_at("vda", 1 << 30, block(DEVICE));
+    let mut world = World::of(instance.disk_at("vdb", 1 << 20, block(LOGICAL))).await;
+    world.spec().overwrite = overwrite;
+    world.movers.add_device(Path::new(DEVICE), BlockDevice::Bare { numbers: NUMBERS, bytes: 2 << 30 });
+    let logical = BlockDevice::Logical { group: "vg".to_owned(), name: "web".to_owned(), bytes: 1 << 20 };
+    world.movers.add_device(Path::new(LOGICAL), logical);
+    world
+}
+
+impl World {
+    /// What stands at each path but what should; none for what may hold anything.
+    fn wrong_on_devices(&self, device: Option<&FakeVolume>, logical: &FakeVolume) -> Vec<String> {
+        let mut wrong: Vec<_> = self.movers.running().into_iter().map(|name| format!("mover {name}")).collect();
+        wrong.extend(self.movers.is_leased(SHARE, self.instance).then(|| "a lease".to_owned()));
+        wrong.extend(self.hypervisor.leftovers());
+        let mut standing = self.standing();
+        let found = standing.remove(Path::new(DEVICE));
+        wrong.extend(device.filter(|wanted| found.as_ref() != Some(wanted)).map(|_| format!("{DEVICE} is {found:?}")));
+        let found = standing.remove(Path::new(LOGICAL));
+        wrong.extend((found.as_ref() != Some(logical)).then(|| format!("{LOGICAL} is {found:?}")));
+        wrong.extend(standing.into_keys().map(|path| format!("{} is there", path.display())));
+        wrong
+    }
+
+    fn restored_as(&self, disk: &str) -> FakeVolume {
+        FakeVolume::Restored { backup: self.manifest.backup_id, disk: disk.parse().unwrap() }
+    }
+
+    fn all_old(&self) -> Vec<String> {
+        self.wrong_on_devices(Some(&FakeVolume::Old), &FakeVolume::Old)
+    }
+}
+
+/// Such a restore; the world is the one of the latest beginning.
+struct WithDevices(Mutex<Arc<World>>);
+
+impl WithDevices {
+    async fn new() -> Self {
+        Self(Mutex::new(Arc::new(world(true).await)))
+    }
+
+    fn world(&self) -> Arc<World> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Case for WithDevices {
+    type Context = Context;
+
+    async fn begin(&self) -> Context {
+        let world = Arc::new(world(true).await);
+        let context = world.context(world.plan().await);
+        *self.0.lock().unwrap() = world;
+        context
+    }
+
+    fn steps(&self) -> Vec<Step<Context>> {
+        let plan = serde_json::from_str(include_str!("../../../../tests/fixtures/restore-plan.json")).unwrap();
+        recipe(&RestorePlan { overwrite: true, ..plan }, &self.world().attempt)
+    }
+
+    async fn reopen(&self, crashed: Context) -> Context {
+        let (plan, choice, copied) = ((*crashed.plan).clone(), crashed.choice.clone(), crashed.copied.clone());
+        let overwriting = crashed.overwriting;
+        drop(crashed);
+        let mut context = self.world().context(plan);
+        (context.choice, context.copied, context.overwriting) = (choice, copied, overwriting);
+        context
+    }
+
+    /// What is written over has no way back.
+    async fn stains(&self, context: &mut Context) -> Vec<String> {
+        let device = Some(&FakeVolume::Old).filter(|_| !context.overwriting);
+        self.world().wrong_on_devices(device, &FakeVolume::Old)
+    }
+
+    async fn shortcomings(&self, _context: &mut Context) -> Vec<String> {
+        let world = self.world();
+        world.wrong_on_devices(Some(&world.restored_as("vda")), &world.restored_as("vdb"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_onto_devices_stands_the_harness() {
+    let case = WithDevices::new().await;
+    harness::completes(&case).await;
+    harness::unwinds_from_every_step(&case).await;
+    harness::every_step_may_run_twice(&case).await;
+    harness::stopped_after_every_record_it_recovers(&case).await;
+}
+
+/// The run has failed for good, and names the device.
+fn unfinished(outcome: &Outcome, cause: &str) {
+    let failure = failed(outcome);
+    assert_eq!((failure.code, failure.class()), (Code::RestoreUnfinished, Class::Permanent), "{failure:#}");
+    assert!(failure.text.contains(DEVICE) && !failure.text.contains(LOGICAL), "{failure:#}");
+    assert!(format!("{failure:#}").contains(cause), "{failure:#}");
+    let warned = outcome.warnings.iter().any(|warning| warning.text.contains(DEVICE));
+    assert!(warned && outcome.left_over.is_empty(), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_device_is_written_over_and_the_logical_volume_exchanged() {
+    let world = world(true).await;
+    let outcome = world.run().await;
+    let result = result(&outcome);
+    let volumes: Vec<_> = result.volumes.iter().map(|one| (one.volume.to_str().unwrap(), &one.previous)).collect();
+    assert_eq!(volumes, [(DEVICE, &None), (LOGICAL, &None)]);
+    assert_eq!(world.wrong_on_devices(Some(&world.restored_as("vda")), &world.restored_as("vdb")), [""; 0]);
+    assert_eq!(
+        result.warnings,
+        ["disk `vda` had 1073741824 bytes at the backup and has 2147483648: those beyond are left as they are"; 0]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_alone_needs_no_exchange() {
+    let mut world = world(true).await;
+    world.spec().disks = vec!["vda".parse().unwrap()];
+    result(&world.run().await);
+    assert_eq!(world.wrong_on_devices(Some(&world.restored_as("vda")), &FakeVolume::Old), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_may_not_be_written_over_is_refused_and_named() {
+    let world = world(false).await;
+    let outcome = world.run().await;
+    let failure = failed(&outcome);
+    assert_eq!(failure.code, Code::DiskUnsupported);
+    assert!(failure.text.contains("`overwrite`") && failure.text.contains("`vda`"), "{failure:#}");
+    assert_eq!(world.all_old(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_the_writing_begins_everything_can_be_taken_back() {
+    let damaged = || Failure::new(Code::BackupDamaged, "disk `vda` at offset 0");
+    for word in ["look_at_devices", "restore", "compare", "claim"] {
+        let world = world(true).await;
+        world.movers.fail(word, 1, damaged());
+        assert_eq!(failed(&world.run().await).code, Code::BackupDamaged, "{word}");
+        assert_eq!(world.all_old(), [""; 0], "{word}");
+    }
+    let world = world(true).await;
+    world.movers.use_device(NUMBERS.device, true);
+    let outcome = world.run().await;
+    assert_eq!(failed(&outcome).code, Code::InUseElsewhere);
+    assert!(failed(&outcome).text.contains("process 1 (`qemu`)"), "{outcome:?}");
+    assert_eq!(world.all_old(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_opens_the_device_later_is_found_before_it_is_written_to() {
+    let world = world(true).await;
+    world.movers.hang("compare");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        while world.standing().len() < 3 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        world.movers.use_device(NUMBERS.device, true);
+        world.movers.unhang("compare");
+    });
+    assert_eq!(failed(&outcome).code, Code::InUseElsewhere);
+    assert_eq!(world.all_old(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_ends_it_once_the_writing_has_begun_leaves_it_unfinished() {
+    for (word, code) in
+        [("overwrite", Code::VolumeIo), ("overwrite", Code::MoverDied), ("exchange", Code::InUseElsewhere)]
+    {
+        let world = world(true).await;
+        world.movers.fail(word, 1, Failure::new(code, "here it ends"));
+        unfinished(&world.run().await, "here it ends");
+        assert_eq!(world.wrong_on_devices(None, &FakeVolume::Old), [""; 0], "{word}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_or_a_stop_amid_the_writing_ends_it() {
+    let world = world(true).await;
+    world.movers.hang("overwrite");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        while !world.movers.is_hanging("overwrite") {
+            sleep(Duration::from_millis(100)).await;
+        }
+        world.hypervisor.set_state(world.instance, PowerState::Running);
+    });
+    unfinished(&outcome, "was started");
+    assert_eq!(world.all_old(), [""; 0], "the fake had written nothing yet");
+    let world = self::world(true).await;
+    world.movers.hang("overwrite");
+    let (progress, _) = watch::channel(JobProgress::default());
+    let log = MemoryLog::default();
+    let hooks = Hooks { log: &log, progress: &progress };
+    let (stopper, stop) = Stopper::new();
+    let doors = world.doors();
+    let running = run(&doors, &world.settings, &world.attempt, world.plan().await, hooks, &stop);
+    let (outcome, ()) = tokio::join!(running, async {
+        while !world.movers.is_hanging("overwrite") {
+            sleep(Duration::from_millis(100)).await;
+        }
+        stopper.stop(Failure::new(Code::HostDraining, "the host is drained"));
+    });
+    unfinished(&outcome, "the host is drained");
+}
+
+/// What was chosen, and whether the writing had begun, is known from the records alone.
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_nothing_is_written_again() {
+    for (word, begun) in [("compare", false), ("overwrite", true), ("exchange", true)] {
+        let world = world(true).await;
+        let (progress, _) = watch::channel(JobProgress::default());
+        let log = MemoryLog::default();
+        let hooks = Hooks { log: &log, progress: &progress };
+        let (doors, never, plan) = (world.doors(), Stop::never(), world.plan().await);
+        world.movers.hang(word);
+        let running = run(&doors, &world.settings, &world.attempt, plan.clone(), hooks, &never);
+        assert!(timeout(Duration::from_secs(30), running).await.is_err(), "it hangs in `{word}`, and is dropped");
+        world.movers.unhang(word);
+        let records = log.records();
+        let before = world.standing().remove(Path::new(DEVICE)).unwrap();
+        let log = MemoryLog::default();
+        let hooks = Hooks { log: &log, progress: &progress };
+        let outcome = unwind(&doors, &world.settings, &world.attempt, plan, &records, hooks).await;
+        match begun {
+            true => unfinished(&outcome, ""),
+            false => assert_eq!(failed(&outcome).code, Code::Interrupted),
+        }
+        assert_eq!(world.wrong_on_devices(Some(&before), &FakeVolume::Old), [""; 0], "{word}");
+    }
+}

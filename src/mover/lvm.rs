@@ -1,0 +1,59 @@
+//! Asking the host's lvm2 for logical volumes, and having it make, rename and remove them. Its configuration is left as it is.
+
+mod report;
+
+use std::time::Duration;
+
+use super::command::Command;
+use crate::failure::{Code, Failure};
+
+pub use report::LogicalVolume;
+
+/// The tag of each volume that a restore makes, by which `lvs @longshore` finds them.
+pub(super) const TAG: &str = "longshore";
+/// Longest time for a look: lvm2 reads every disk that may be a part of a group.
+const LOOK_DEADLINE_SECONDS: u64 = 60;
+/// Longest time for a change, which may wait for udev and for other changes of the group.
+const CHANGE_DEADLINE_SECONDS: u64 = 120;
+
+/// The volumes that `selection` names: a group, or lvm2's options.
+///
+/// Not with `--readonly`, which can't tell whether one is open.
+pub(super) async fn volumes(selection: &[&str], shown: &str) -> Result<Vec<LogicalVolume>, Failure> {
+    let failed = || format!("cannot look at {shown}");
+    let lvs = Command::new("lvs").args(["--reportformat", "json", "--units", "b", "--nosuffix", "-o", report::COLUMNS]);
+    let finished = lvs.args(selection).run_to_success(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
+    let finished = finished.map_err(|error| error.failure(Code::VolumeIo, failed()))?;
+    report::parse(&finished.stdout).map_err(|error| Failure::new(Code::VolumeIo, failed()).because(&error))
+}
+
+/// Makes a volume of at least so many bytes, in that thin pool or in the group's free extents.
+pub(super) async fn create(group: &str, name: &str, bytes: u64, pool: Option<&str>) -> Result<(), Failure> {
+    let create = Command::new("lvcreate").args(["--yes", "--quiet", "--addtag", TAG, "--name", name]);
+    let create = match pool {
+        None => create.args(["--type", "linear", "--size"]).arg(format!("{bytes}b")).arg(group),
+        Some(pool) => create
+            .args(["--type", "thin", "--virtualsize"])
+            .arg(format!("{bytes}b"))
+            .args(["--thinpool", pool])
+            .arg(group),
+    };
+    change(create, format!("cannot make the logical volume `{group}/{name}`")).await
+}
+
+/// Gives a volume another name in its group.
+pub(super) async fn rename(group: &str, from: &str, to: &str) -> Result<(), Failure> {
+    let text = format!("cannot rename the logical volume `{group}/{from}` to `{to}`");
+    change(Command::new("lvrename").args(["--quiet", group, from, to]), text).await
+}
+
+/// Removes a volume. One that is open stays.
+pub(super) async fn remove(group: &str, name: &str) -> Result<(), Failure> {
+    let text = format!("cannot remove the logical volume `{group}/{name}`");
+    change(Command::new("lvremove").args(["--yes", "--quiet"]).arg(format!("{group}/{name}")), text).await
+}
+
+async fn change(command: Command, failed: String) -> Result<(), Failure> {
+    let changed = command.run_to_success(Duration::from_secs(CHANGE_DEADLINE_SECONDS)).await;
+    changed.map(drop).map_err(|error| error.failure(Code::VolumeIo, failed))
+}

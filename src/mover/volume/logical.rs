@@ -1,0 +1,223 @@
+//! Volumes that are logical volumes of LVM: the three names are in one volume group, and the device mapper says who has one open.
+//!
+//! Nothing keeps others from opening one: QEMU locks the device's node in a `/dev` of its own, and no lock reaches there. So it is
+//! looked again after a volume was moved away, from when on nobody finds it any more.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use tokio::runtime::Handle;
+
+use super::state::Seen;
+use super::{Name, Place, Prepared, Room, in_use};
+use crate::failure::{Code, Failure};
+use crate::model::instance::ImageFormat;
+use crate::mover::lvm::{self, LogicalVolume};
+use crate::mover::protocol::RestoredVolume;
+
+/// How often it is looked whether somebody has a volume open: udev opens each that was just closed, for a moment.
+const OPEN_LOOKS_MAX: u32 = 5;
+/// Pause between those looks.
+const OPEN_PAUSE_MILLISECONDS: u64 = 200;
+
+/// The names as they were asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LogicalPlace {
+    group: String,
+    volume: String,
+    fresh: String,
+    previous: String,
+}
+
+impl LogicalPlace {
+    /// None where they are not those of devices of one group.
+    pub fn of(group: &str, volume: &str, fresh: &Path, previous: &Path) -> Option<Self> {
+        let directory = Path::new("/dev").join(group);
+        let plain = |name: &str| {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'_' | b'.' | b'-');
+            !name.is_empty() && !name.starts_with(['-', '.']) && name.bytes().all(fits)
+        };
+        let name = |path: &Path| {
+            let name = path.file_name().filter(|_| path.parent() == Some(&directory))?.to_str()?;
+            plain(name).then(|| name.to_owned())
+        };
+        (plain(group) && plain(volume)).then_some(())?;
+        Some(Self {
+            group: group.to_owned(),
+            volume: volume.to_owned(),
+            fresh: name(fresh)?,
+            previous: name(previous)?,
+        })
+    }
+
+    fn name(&self, name: Name) -> &str {
+        match name {
+            Name::Volume => &self.volume,
+            Name::Fresh => &self.fresh,
+            Name::Previous => &self.previous,
+        }
+    }
+
+    /// Those of the group that `wanted` selects (lvmreport(7)): all of a large group are more than is kept of a tool's words.
+    fn select(&self, wanted: &str) -> Result<Vec<LogicalVolume>, Failure> {
+        let shown = format!("the volume group `{}`", self.group);
+        wait_for(lvm::volumes(&["--select", wanted, &self.group], &shown))
+    }
+
+    /// What there is under the three names, and the snapshots of the volume.
+    fn all(&self) -> Result<Vec<LogicalVolume>, Failure> {
+        let Self { volume, fresh, previous, .. } = self;
+        let names = [volume, fresh, previous].map(|name| format!("lv_name=\"{name}\""));
+        self.select(&format!("{} || origin=\"{volume}\"", names.join(" || ")))
+    }
+
+    fn find(&self, name: Name) -> Result<Option<LogicalVolume>, Failure> {
+        Ok(self.select(&format!("lv_name=\"{}\"", self.name(name)))?.pop())
+    }
+
+    fn volume(&self) -> Result<LogicalVolume, Failure> {
+        let text = || format!("there is no volume `{}`", self.shown(Name::Volume));
+        self.find(Name::Volume)?.ok_or_else(|| Failure::new(Code::VolumeIo, text()))
+    }
+
+    /// Opens the new volume for us alone.
+    fn claim(&self) -> Result<File, Failure> {
+        let path = self.shown(Name::Fresh);
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_EXCL.bits()).open(&path);
+        opened.map_err(|error| Failure::new(Code::VolumeIo, format!("cannot open `{path}`")).because(&error))
+    }
+}
+
+impl Place for LogicalPlace {
+    fn shown(&self, name: Name) -> String {
+        format!("/dev/{}/{}", self.group, self.name(name))
+    }
+
+    fn look(&self) -> Result<Seen, Failure> {
+        let all = self.all()?;
+        let there = |name| all.iter().any(|volume| volume.name == self.name(name));
+        Ok(Seen { volume: there(Name::Volume), fresh: there(Name::Fresh), previous: there(Name::Previous) })
+    }
+
+    fn unused(&self, name: Name) -> Result<bool, Failure> {
+        for _ in 1..OPEN_LOOKS_MAX {
+            if !self.find(name)?.is_some_and(|volume| volume.is_open()) {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(OPEN_PAUSE_MILLISECONDS));
+        }
+        Ok(!self.find(name)?.is_some_and(|volume| volume.is_open()))
+    }
+
+    fn lock(&self) -> Result<Option<File>, Failure> {
+        if self.unused(Name::Volume)? { Ok(None) } else { Err(in_use(self)) }
+    }
+
+    /// lvm2's error says nothing about whether it happened: then both names are looked at.
+    fn rename(&self, from: Name, to: Name) -> Result<(), Failure> {
+        if let Err(failure) = wait_for(lvm::rename(&self.group, self.name(from), self.name(to))) {
+            let all = self.all().unwrap_or_default();
+            let there = |name| all.iter().any(|volume| volume.name == self.name(name));
+            if there(from) || !there(to) {
+                return Err(failure);
+            }
+        }
+        // Whoever opened it a moment before would go on with what is no volume of the instance any more.
+        match (from, to) {
+            (Name::Volume, Name::Previous) if !self.unused(Name::Previous)? => Err(in_use(self)),
+            _ => Ok(()),
+        }
+    }
+
+    fn remove(&self, name: Name) -> Result<(), Failure> {
+        let Some(found) = self.find(name)? else { return Ok(()) };
+        if name == Name::Fresh && !found.has_tag(lvm::TAG) {
+            let text = format!("`{}` was not made by a restore, and is not removed", self.shown(name));
+            return Err(Failure::new(Code::VolumeIo, text));
+        }
+        wait_for(lvm::remove(&self.group, self.name(name)))
+    }
+
+    /// lvm2 writes its metadata through.
+    fn sync(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn fits(&self, format: ImageFormat) -> Result<(), Failure> {
+        let all = self.all()?;
+        let volume = all.iter().find(|volume| volume.name == self.volume);
+        let fixed = match format {
+            ImageFormat::Qcow2 => Some("only one that is raw can be".to_owned()),
+            ImageFormat::Raw => volume.and_then(|volume| volume.fixed(&all)),
+        };
+        match fixed {
+            None => Ok(()),
+            Some(why) => {
+                let text = format!("the logical volume `{}` cannot be exchanged: {why}", self.shown(Name::Volume));
+                Err(Failure::new(Code::DiskUnsupported, text))
+            }
+        }
+    }
+
+    fn loses_nothing(&self, _name: Name, _format: ImageFormat) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn room(&self, wanted: &RestoredVolume, data_bytes: u64) -> Result<Room, Failure> {
+        let volume = self.volume()?;
+        let extents = wanted.virtual_bytes.div_ceil(volume.extent_bytes.max(1));
+        let whole = extents.saturating_mul(volume.extent_bytes);
+        let Some(pool) = &volume.pool else {
+            return Ok(Room {
+                storage: format!("volume group {}", self.group),
+                shown: format!("/dev/{}", self.group),
+                free: volume.group_free_bytes,
+                needed: whole,
+            });
+        };
+        let found = self.select(&format!("lv_name=\"{pool}\""))?.pop();
+        Ok(Room {
+            storage: format!("thin pool {}/{pool}", self.group),
+            shown: format!("/dev/{}/{pool}", self.group),
+            free: found.map_or(0, |pool| pool.free_of_pool()),
+            // A pool that runs full stops every instance on it.
+            needed: if volume.is_blank_when_new() { Room::with_margin(data_bytes) } else { Room::with_margin(whole) },
+        })
+    }
+
+    fn prepared(self: Box<Self>, wanted: &RestoredVolume) -> Result<Prepared, Failure> {
+        let old = self.volume()?;
+        wait_for(lvm::create(&self.group, &self.fresh, wanted.virtual_bytes, old.pool.as_deref()))?;
+        Ok(Prepared::Device { file: self.claim()?, blank: old.is_blank_when_new() })
+    }
+}
+
+/// Runs a tool to its end on this thread, which is one that may block.
+fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = Handle::try_current().map_err(|error| {
+        Failure::new(Code::Internal, "a logical volume was looked at outside of a mover").because(&error)
+    })?;
+    runtime.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_one_group() {
+        let of = |group: &str, volume: &str, fresh: &str, previous: &str| {
+            LogicalPlace::of(group, volume, Path::new(fresh), Path::new(previous)).is_some()
+        };
+        assert!(of("vg", "a", "/dev/vg/a.new", "/dev/vg/a.old"));
+        assert!(!of("vg", "a", "/dev/other/a.new", "/dev/vg/a.old"));
+        assert!(!of("vg", "a", "/dev/vg/a.new", "/dev/vg/sub/a.old"));
+        assert!(!of("vg", "a", "/dev/vg/a new", "/dev/vg/a.old"));
+        assert!(!of("vg", "--yes", "/dev/vg/a.new", "/dev/vg/a.old"));
+        assert!(!of("..", "a", "/dev/../a.new", "/dev/../a.old"));
+        assert!(!of("@all", "a", "/dev/@all/a.new", "/dev/@all/a.old"));
+    }
+}
