@@ -15,6 +15,8 @@ mod volumes;
 
 #[path = "live_shares/cephfs.rs"]
 mod cephfs;
+#[path = "live_shares/lvm.rs"]
+mod lvm;
 
 use std::fs;
 use std::io::Write;

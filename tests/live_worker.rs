@@ -40,6 +40,8 @@ mod agentless;
 mod bad_share;
 #[path = "live_worker/between.rs"]
 mod between;
+#[path = "live_worker/block.rs"]
+mod block;
 #[path = "live_worker/broker_lost.rs"]
 mod broker_lost;
 #[path = "live_worker/by_hand.rs"]

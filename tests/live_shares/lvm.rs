@@ -1,0 +1,258 @@
+//! Logical volumes of LVM, which a restore exchanges, on the device mapper of the virtual host's kernel.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use longshore::failure::Code;
+use longshore::host::mover::Mover;
+use longshore::model::instance::ImageFormat;
+use longshore::model::manifest::Manifest;
+use longshore::mover::protocol::{BlockDevice, Reply, Request, RestoredVolume, VolumePlace};
+
+use super::Remote;
+use super::contract::{SOON, done, exchange, published, refused, restore, restored, started};
+use super::volumes::{Loop, tool};
+
+/// What every byte of the group held before.
+const OLD: u8 = 0xee;
+/// Of the disk that the group is on.
+const GROUP_BYTES: u64 = 96 << 20;
+/// Of a volume: two extents, where the backup's disk needs a part of one.
+const VOLUME_BYTES: u64 = 8 << 20;
+
+/// A volume group with the volumes `web` and `data`.
+struct Group {
+    name: String,
+    _disk: Loop,
+}
+
+impl Group {
+    fn new(remote: &Remote) -> Self {
+        let disk = Loop::new(remote.folder.path().join("pv"), GROUP_BYTES, OLD);
+        // As no other test has it.
+        let name = format!("g{}", disk.path.file_name().unwrap().to_str().unwrap());
+        tool("vgcreate", &["--yes", &name, disk.path.to_str().unwrap()]);
+        let group = Self { name, _disk: disk };
+        for volume in ["web", "data"] {
+            group.linear(volume, VOLUME_BYTES);
+        }
+        group
+    }
+
+    fn linear(&self, name: &str, bytes: u64) {
+        let options = ["--yes", "--zero", "n", "--wipesignatures", "n", "--name", name, "--size"];
+        tool("lvcreate", &[&options[..], &[&format!("{bytes}b"), &self.name]].concat());
+    }
+
+    fn path(&self, volume: &str) -> PathBuf {
+        Path::new("/dev").join(&self.name).join(volume)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) {
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        tool("lvrename", &[&self.name, &name(from), &name(to)]);
+    }
+
+    /// The names of all volumes.
+    fn volumes(&self) -> Vec<String> {
+        self.report("lv_name")
+    }
+
+    fn report(&self, column: &str) -> Vec<String> {
+        let said = tool("lvs", &["--noheadings", "--options", column, &self.name]);
+        let mut lines: Vec<_> = said.lines().map(|line| line.trim().to_owned()).collect();
+        lines.sort();
+        lines
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        tool("vgremove", &["--yes", "--force", &self.name]);
+    }
+}
+
+async fn onto(mover: &mut Box<dyn Mover>, manifest: &Manifest, path: &Path) -> RestoredVolume {
+    let reply = mover.ask(Request::LookAtDevices { paths: vec![path.to_owned()] }, SOON).await.unwrap();
+    let Reply::Devices { devices } = &reply else { panic!("{reply:?}") };
+    let [BlockDevice::Logical { group, name, .. }] = &devices[..] else { panic!("{devices:?}") };
+    let beside = |what: &str| Path::new("/dev").join(group).join(format!("{name}.{what}"));
+    let place = VolumePlace::Logical {
+        volume: path.to_owned(),
+        group: group.clone(),
+        name: name.clone(),
+        fresh: beside("new"),
+        previous: beside("previous"),
+    };
+    RestoredVolume { format: ImageFormat::Raw, place, ..restored(manifest, path) }
+}
+
+async fn two(mover: &mut Box<dyn Mover>, manifest: &Manifest, group: &Group) -> [RestoredVolume; 2] {
+    // The one by its name in the group, the other by that of the device mapper.
+    let mapped = Path::new("/dev/mapper").join(format!("{}-data", group.name));
+    [onto(mover, manifest, &group.path("web")).await, onto(mover, manifest, &mapped).await]
+}
+
+async fn made(mover: &mut Box<dyn Mover>, manifest: &Manifest, volumes: &[RestoredVolume]) {
+    let reply = mover.ask(restore(manifest, volumes), SOON).await;
+    assert!(matches!(reply, Ok(Reply::Copied { .. })), "{reply:?}");
+    done(mover, Request::Compare).await;
+}
+
+fn content(path: &Path) -> Vec<u8> {
+    let mut content = Vec::new();
+    File::open(path).unwrap().read_to_end(&mut content).unwrap();
+    content
+}
+
+fn is_old(path: &Path) -> bool {
+    content(path).iter().all(|byte| *byte == OLD)
+}
+
+/// It holds the disk, and zeros beyond that.
+fn is_restored(remote: &Remote, path: &Path) -> bool {
+    let disk = fs::read(remote.folder.path().join("disk.raw")).unwrap();
+    let content = content(path);
+    let (restored, beyond) = content.split_at(disk.len());
+    assert!(!beyond.is_empty(), "it is rounded up to whole extents");
+    restored == disk && beyond.iter().all(|byte| *byte == 0)
+}
+
+fn names(volumes: &[RestoredVolume]) -> (&Path, &Path, &Path) {
+    let place = &volumes[0].place;
+    (place.volume(), place.fresh().unwrap(), place.previous().unwrap())
+}
+
+#[tokio::test]
+async fn two_logical_volumes_are_exchanged_and_the_old_ones_are_there_until_they_are_removed() {
+    let remote = Remote::nfs();
+    let group = Group::new(&remote);
+    let (mut mover, manifest) = published(&remote, "exchanges").await;
+    let volumes = two(&mut mover, &manifest, &group).await;
+    for _twice in 0..2 {
+        made(&mut mover, &manifest, &volumes).await;
+        let (old, fresh, _) = names(&volumes);
+        assert!(is_old(old) && is_restored(&remote, fresh));
+        assert_eq!(tool("lvs", &["--noheadings", "-o", "lv_name", "@longshore"]).lines().count(), 2);
+    }
+    for _twice in 0..2 {
+        done(&mut mover, exchange(&volumes)).await;
+    }
+    for volume in &volumes {
+        assert!(is_restored(&remote, volume.place.volume()) && is_old(volume.place.previous().unwrap()));
+    }
+    assert_eq!(group.volumes(), ["data", "data.previous", "web", "web.previous"]);
+    let mut next = started(&remote, "removes").await;
+    for _twice in 0..2 {
+        done(&mut next, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+        done(&mut next, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+        assert_eq!(group.volumes(), ["data", "web"]);
+    }
+    assert!(volumes.iter().all(|volume| is_restored(&remote, volume.place.volume())));
+    next.stop().await.unwrap();
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_exchange_of_logical_volumes_that_was_cut_off_is_gone_on_with_or_given_up() {
+    let remote = Remote::nfs();
+    let group = Group::new(&remote);
+    let (mut mover, manifest) = published(&remote, "cut-off").await;
+    let volumes = two(&mut mover, &manifest, &group).await;
+    for goes_on in [false, true] {
+        made(&mut mover, &manifest, &volumes).await;
+        // It lets go of the new ones, as it does before it exchanges them. There is nothing to remove yet.
+        done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+        let (_, fresh, previous) = names(&volumes);
+        group.rename(&group.path("web"), previous);
+        group.rename(fresh, &group.path("web"));
+        group.rename(&group.path("data"), volumes[1].place.previous().unwrap());
+        let mut next = started(&remote, "next").await;
+        if goes_on {
+            done(&mut next, Request::Exchange { volumes: volumes.to_vec(), only_go_on: true }).await;
+            assert!(volumes.iter().all(|volume| is_restored(&remote, volume.place.volume())));
+            assert!(volumes.iter().all(|volume| is_old(volume.place.previous().unwrap())));
+        } else {
+            done(&mut next, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+            assert!(volumes.iter().all(|volume| is_old(volume.place.volume())));
+            assert_eq!(group.volumes(), ["data", "web"]);
+        }
+        next.stop().await.unwrap();
+    }
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_logical_volume_that_is_open_or_cannot_be_exchanged_is_left_alone() {
+    let remote = Remote::nfs();
+    let group = Group::new(&remote);
+    let (mut mover, manifest) = published(&remote, "refuses").await;
+    let volumes = two(&mut mover, &manifest, &group).await;
+    let user = File::open(group.path("data")).unwrap();
+    assert_eq!(refused(&mut mover, restore(&manifest, &volumes)).await.code, Code::InUseElsewhere);
+    assert_eq!(group.volumes(), ["data", "web"]);
+    drop(user);
+    made(&mut mover, &manifest, &volumes).await;
+    let user = File::open(group.path("data")).unwrap();
+    assert_eq!(refused(&mut mover, exchange(&volumes)).await.code, Code::InUseElsewhere);
+    assert_eq!(group.volumes(), ["data", "data.new", "web", "web.new"]);
+    drop(user);
+    done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+    // What has the name of the new one and is not ours.
+    group.linear("web.new", 4 << 20);
+    assert_eq!(refused(&mut mover, restore(&manifest, &volumes)).await.code, Code::VolumeIo);
+    assert_eq!(group.volumes(), ["data", "web", "web.new"]);
+    tool("lvremove", &["--yes", &format!("{}/web.new", group.name)]);
+    // Nothing is left for a second one.
+    group.linear("rest", 72 << 20);
+    assert_eq!(refused(&mut mover, restore(&manifest, &volumes)).await.code, Code::VolumeFull);
+    tool("lvremove", &["--yes", &format!("{}/rest", group.name)]);
+    let web = format!("{}/web", group.name);
+    tool("lvcreate", &["--yes", "--snapshot", "--size", "4m", "--name", "moment", &web]);
+    let refusal = refused(&mut mover, restore(&manifest, &volumes)).await;
+    assert!(refusal.code == Code::DiskUnsupported && refusal.text.contains("`moment`"), "{refusal:#}");
+    let moment = [onto(&mut mover, &manifest, &group.path("moment")).await];
+    let refusal = refused(&mut mover, restore(&manifest, &moment)).await;
+    assert!(refusal.code == Code::DiskUnsupported && refusal.text.contains("snapshot of `web`"), "{refusal:#}");
+    assert_eq!(group.volumes(), ["data", "moment", "web"]);
+    assert!(is_old(&group.path("web")) && is_old(&group.path("data")));
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_thin_volume_comes_to_be_in_the_same_pool() {
+    let remote = Remote::nfs();
+    let group = Group::new(&remote);
+    let pool = format!("{}/pool", group.name);
+    tool("lvcreate", &["--yes", "--type", "thin-pool", "--size", "40m", &pool]);
+    tool("lvcreate", &["--yes", "--type", "thin", "--virtualsize", "8m", "--name", "thin", "--thinpool", &pool]);
+    fs::write(group.path("thin"), vec![OLD; usize::try_from(VOLUME_BYTES).unwrap()]).unwrap();
+    let (mut mover, manifest) = published(&remote, "thin").await;
+    let volumes = [onto(&mut mover, &manifest, &group.path("thin")).await];
+    made(&mut mover, &manifest, &volumes).await;
+    done(&mut mover, exchange(&volumes)).await;
+    let (volume, _, previous) = names(&volumes);
+    assert!(is_restored(&remote, volume) && is_old(previous));
+    assert_eq!(group.report("pool_lv").iter().filter(|pool| *pool == "pool").count(), 2);
+    done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+    assert_eq!(group.volumes(), ["data", "pool", "thin", "web"]);
+    let used = tool("lvs", &["--noheadings", "--options", "data_percent", &format!("{}/thin", group.name)]);
+    // 1.25 MiB of data in one extent.
+    assert_eq!(used.trim(), "31.25", "zeros take no room in the pool");
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_killed_mover_leaves_of_logical_volumes_is_removed_by_another() {
+    let remote = Remote::nfs();
+    let group = Group::new(&remote);
+    let (mut mover, manifest) = published(&remote, "killed").await;
+    let volumes = two(&mut mover, &manifest, &group).await;
+    made(&mut mover, &manifest, &volumes).await;
+    drop(mover);
+    let mut next = started(&remote, "next").await;
+    done(&mut next, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+    assert_eq!(group.volumes(), ["data", "web"]);
+    next.stop().await.unwrap();
+}

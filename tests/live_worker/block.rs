@@ -1,0 +1,163 @@
+//! The restore in place of an instance on a bare block device, which is written over: only where the job asks for that, and never twice.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use longshore::message::event::{BackupSummary, RunDetail};
+use longshore::message::job::JobMessage;
+
+use crate::fleet::{Fleet, JOB};
+use crate::lab::{LabInstance, virsh};
+use crate::share::Share;
+use crate::volumes::{Loop, User};
+
+/// The next worker waits until the dead one's lease has stood still for two minutes.
+const TAKEN_OVER: Duration = Duration::from_secs(240);
+
+/// A stopped instance whose first disk is a block device, with a backup, and both disks damaged since.
+struct OnDevice {
+    bare: LabInstance,
+    device: Loop,
+    backup: BackupSummary,
+    references: [Vec<u8>; 2],
+}
+
+impl OnDevice {
+    fn new(fleet: &Fleet, share: &Share) -> Self {
+        let bare = LabInstance::bare_off_with("vda:raw:8,vdb:raw:4");
+        let device = Loop::of(bare.folder.join("vda.raw"));
+        let definition = virsh(&["dumpxml", "--inactive", &bare.name]);
+        let of_file = format!("file='{}'", device.file.display());
+        let (before, after) = definition.split_once(&of_file).expect("the disk is in the definition");
+        let (before, kept) = before.rsplit_once("type='file'").unwrap();
+        let definition = format!("{before}type='block'{kept}dev='{}'{after}", device.path.display());
+        let file = bare.folder.join("on-device.xml");
+        fs::write(&file, definition).unwrap();
+        virsh(&["define", file.to_str().unwrap()]);
+        fs::remove_file(file).unwrap();
+        let backup = fleet.completed(fleet.back_up(&bare, share, "off"));
+        let on_device = Self {
+            references: [device.content(), fs::read(bare.folder.join("vdb.raw")).unwrap()],
+            bare,
+            device,
+            backup,
+        };
+        for path in [&on_device.device.path, &on_device.file()] {
+            let mut content = fs::read(path).unwrap();
+            content[1 << 20..3 << 20].fill(0xee);
+            fs::write(path, content).unwrap();
+        }
+        assert_eq!(on_device.is_restored(), [false; 2]);
+        on_device
+    }
+
+    fn file(&self) -> PathBuf {
+        self.bare.folder.join("vdb.raw")
+    }
+
+    fn is_restored(&self) -> [bool; 2] {
+        [self.device.content() == self.references[0], fs::read(self.file()).unwrap() == self.references[1]]
+    }
+
+    fn job(&self, fleet: &Fleet, share: &Share, overwrite: bool) -> JobMessage {
+        let mut job = fleet.restore_job(&self.bare, share, &self.backup);
+        job.restore.as_mut().unwrap().overwrite = overwrite;
+        job
+    }
+
+    fn has_no_other_files(&self) {
+        let names = fs::read_dir(&self.bare.folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names.filter(|name| name.to_string_lossy().contains("longshore-")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn a_block_device_is_written_over_where_the_job_asks_for_that_and_nobody_has_it_open() {
+    let fleet = Fleet::start("on-device");
+    let share = fleet.share();
+    let on_device = OnDevice::new(&fleet, &share);
+    let refused = fleet.failed(fleet.publish(&on_device.job(&fleet, &share, false))).failure;
+    assert_eq!(refused.code, "disk_unsupported");
+    assert!(refused.text.contains("`overwrite`") && refused.text.contains("`vda`"), "{refused:?}");
+    let user = User::of(&on_device.device.path, "raw");
+    let mut used = on_device.job(&fleet, &share, true);
+    used.retry.as_mut().unwrap().attempts = Some(1);
+    let refused = fleet.failed(fleet.publish(&used)).failure;
+    assert_eq!(refused.code, "in_use_elsewhere");
+    assert!(refused.text.contains("qemu-io"), "{refused:?}");
+    drop(user);
+    assert_eq!(on_device.is_restored(), [false; 2]);
+    let (directory, backup) = (share.path.to_str().unwrap(), on_device.backup.backup_id.to_string());
+    let plan = |options: &[&str]| {
+        let arguments = [&["backup", "plan-restore", directory, &backup], options].concat();
+        let output = fleet.command_on_host(&arguments).output().unwrap();
+        (output.status.code(), [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat())
+    };
+    let (code, said) = plan(&[]);
+    assert!(code == Some(1) && said.contains("disk_unsupported"), "{said}");
+    let (code, said) = plan(&["--overwrite"]);
+    let device = on_device.device.path.display();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains(&format!("would write over  {device} (raw)")) && said.contains("there is no way back"),
+        "{said}"
+    );
+    assert!(said.contains(&format!("would replace  {} (raw)", on_device.file().display())), "{said}");
+    assert_eq!(on_device.is_restored(), [false; 2]);
+    let restored = fleet.restored(fleet.publish(&on_device.job(&fleet, &share, true)));
+    let volumes: Vec<_> = restored.volumes.iter().map(|volume| (volume.volume.as_str(), &volume.previous)).collect();
+    assert_eq!(
+        volumes,
+        [(on_device.device.path.to_str().unwrap(), &None), (on_device.file().to_str().unwrap(), &None)]
+    );
+    assert_eq!(on_device.is_restored(), [true; 2]);
+    on_device.has_no_other_files();
+    on_device.bare.start();
+    on_device.bare.stop();
+    fleet.finish(&[&on_device.bare], &[&share]);
+}
+
+#[test]
+fn a_start_amid_the_writing_ends_it_for_good_and_another_run_restores_all() {
+    let fleet = Fleet::start("device-started");
+    let share = Share::faulty("device-started");
+    let on_device = OnDevice::new(&fleet, &share);
+    share.order(r#"{"bw_mb": 1}"#);
+    let job = fleet.publish(&on_device.job(&fleet, &share, true));
+    fleet.is_moving(job, "overwrite");
+    on_device.bare.start();
+    let failed = fleet.failed(job);
+    assert_eq!((failed.failure.code.as_str(), failed.attempts), ("restore_unfinished", 1));
+    assert!(failed.failure.text.contains(on_device.device.path.to_str().unwrap()), "{failed:?}");
+    assert!(!on_device.is_restored()[1], "the file is as it was");
+    on_device.bare.stop();
+    share.heal();
+    fleet.restored(fleet.publish(&on_device.job(&fleet, &share, true)));
+    assert_eq!(on_device.is_restored(), [true; 2]);
+    on_device.has_no_other_files();
+    fleet.finish(&[&on_device.bare], &[&share]);
+}
+
+#[test]
+fn a_worker_that_is_killed_amid_the_writing_is_followed_by_one_that_writes_nothing() {
+    let mut fleet = Fleet::start("device-killed");
+    let share = Share::faulty("device-killed");
+    let on_device = OnDevice::new(&fleet, &share);
+    share.order(r#"{"bw_mb": 1}"#);
+    let job = fleet.publish(&on_device.job(&fleet, &share, true));
+    fleet.is_moving(job, "overwrite");
+    fleet.kill_worker();
+    share.heal();
+    fleet.start_worker();
+    let RunDetail::Failed(failed) = fleet.heard.end_of(job, JOB) else { panic!("it did not fail") };
+    assert_eq!(failed.failure.code, "restore_unfinished");
+    assert!(failed.failure.text.contains(on_device.device.path.to_str().unwrap()), "{failed:?}");
+    assert!(!on_device.is_restored()[1]);
+    on_device.has_no_other_files();
+    let again = fleet.publish(&on_device.job(&fleet, &share, true));
+    let RunDetail::Completed(_) = fleet.heard.end_of(again, TAKEN_OVER) else { panic!("it did not complete") };
+    assert_eq!(on_device.is_restored(), [true; 2]);
+    fleet.finish(&[&on_device.bare], &[&share]);
+}
