@@ -6,11 +6,15 @@ use crate::model::restoration::{PlannedInstance, PlannedRestore};
 /// A line for each thing that would be made.
 pub fn print(planned: &PlannedRestore) -> Result<(), CliError> {
     for volume in &planned.volumes {
-        let word = if volume.replaces { "would replace" } else { "would make" };
+        let (word, end) = match (volume.overwrites, volume.replaces) {
+            (true, _) => ("would write over", "; there is no way back"),
+            (false, true) => ("would replace", ""),
+            (false, false) => ("would make", ""),
+        };
         let (path, format) = (printable(&volume.path), volume.format.as_str());
         let [size, data] = [volume.virtual_bytes, volume.data_bytes].map(output::bytes);
         let of = format!("disk {} of the backup", volume.disk);
-        output::line(&format!("{word:<13}  {path} ({format}): {of}, {size}, at most {data} of data"))?;
+        output::line(&format!("{word:<13}  {path} ({format}): {of}, {size}, at most {data} of data{end}"))?;
     }
     for file in &planned.files {
         output::line(&format!("would make     {}", printable(file)))?;

@@ -138,6 +138,7 @@ fn planned() -> RunDetail {
                 virtual_bytes: 10 << 30,
                 data_bytes: 3 << 30,
                 replaces: true,
+                overwrites: false,
             }],
             files: Vec::new(),
             data_bytes: 3 << 30,
@@ -276,6 +277,7 @@ fn deleted() -> RunDetail {
             backup_id,
             mode: DeleteMode::Only,
             dry_run: true,
+            overwrite: false,
             deleted: vec![DeletedBackup { backup_id, number: Some(12), bytes: 3 << 30 }],
             merged: vec![MergedBackup {
                 backup_id: "019a0f3e-8000-7000-8000-000000000003".parse().unwrap(),
