@@ -99,7 +99,7 @@ codes! {
     MountDenied = "mount_denied", Permanent, "the share refuses this host or its credentials";
     MountTimedOut = "mount_timed_out", Transient, "mounting the share got no answer in its time";
     MountTypeUnsupported = "mount_type_unsupported", Permanent, "this host cannot mount a repository of that type: its program is missing, or the kernel lacks it";
-    CredentialsUnreadable = "credentials_unreadable", Permanent, "the file that the credentials refer to is missing, readable by others or malformed, or sealed ones do not open with this host's key";
+    CredentialsUnreadable = "credentials_unreadable", Permanent, "the file that the credentials refer to is missing, readable by others or malformed, sealed ones do not open with this host's key, or libvirt has no secret of the name that a disk's definition says, or gives it to nobody";
     RepositoryNotFound = "repository_not_found", Permanent, "no repository at that address: missing directory or no `longshore.json`";
     RepositoryIdentityMismatch = "repository_identity_mismatch", Permanent, "the share holds another repository than the job names";
     RepositoryNotSeparate = "repository_not_separate", Permanent, "the address is on the same device as its parent: nothing is mounted there";
@@ -122,6 +122,7 @@ codes! {
     DiskTargetInUse = "disk_target_in_use", Permanent, "the instance to which a volume was to be attached has a disk of that target or serial number already";
     VolumeFull = "volume_full", Transient, "too little room for the new volumes where the instance's are";
     VolumeIo = "volume_io", Transient, "a volume could not be made, read back, replaced or removed";
+    VolumeDenied = "volume_denied", Permanent, "the storage of a volume does not take the key that libvirt has for it, or lets its user not do that";
     SourceReadFailed = "source_read_failed", Transient, "a disk of the instance could not be read";
     NbdProtocol = "nbd_protocol", Transient, "an NBD server answered against the protocol";
     ImageToolFailed = "image_tool_failed", Transient, "qemu-img or qemu-nbd failed";

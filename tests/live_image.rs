@@ -371,7 +371,7 @@ async fn a_volume_with_a_writer_is_in_use_elsewhere() {
 async fn sources_that_cannot_be_read_say_why_before_a_byte_is_written() {
     let scene = Scene::new();
     let raw = scene.raw("raw");
-    let network = DiskSource::Network { protocol: "rbd".into(), name: "pool/disk".into() };
+    let network = serde_json::from_str(r#"{"network":{"protocol":"nfs","name":"export/disk"}}"#).unwrap();
     let disk =
         |source| CopyDisk { source: ByteSource::Volume { source, bitmap: None }, ..volume(&raw, ImageFormat::Raw) };
     let file = |path| DiskSource::File { path, format: ImageFormat::Raw };

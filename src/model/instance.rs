@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::id::{DiskTarget, InstanceId, InstanceName};
+use super::network::{NetworkAccess, SecretRef};
 
 /// What an instance is doing, as far as a backup cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -83,6 +84,12 @@ pub enum DiskSource {
         protocol: String,
         /// Pool and image, or the protocol's own name.
         name: String,
+        /// Stored format.
+        #[serde(default = "raw", skip_serializing_if = "is_raw")]
+        format: ImageFormat,
+        /// How it is reached.
+        #[serde(default, skip_serializing_if = "unsaid")]
+        access: Box<NetworkAccess>,
     },
     /// A source this version does not know how to name.
     Other {
@@ -98,6 +105,40 @@ pub struct PoolVolume {
     pub pool: String,
     /// The volume in it.
     pub volume: String,
+}
+
+/// What a volume on the network is as a rule, and was taken for before its format was written down.
+fn raw() -> ImageFormat {
+    ImageFormat::Raw
+}
+
+fn is_raw(format: &ImageFormat) -> bool {
+    *format == ImageFormat::Raw
+}
+
+fn unsaid(access: &NetworkAccess) -> bool {
+    access.is_unsaid()
+}
+
+impl DiskSource {
+    /// Whether both are the same volume: by which way one on the network is reached may change.
+    pub fn is_same_place(&self, other: &DiskSource) -> bool {
+        match (self, other) {
+            (
+                DiskSource::Network { protocol, name, format, access },
+                DiskSource::Network { protocol: others, name: its_name, format: its_format, access: its_access },
+            ) => (protocol, name, format, &access.snapshot) == (others, its_name, its_format, &its_access.snapshot),
+            _ => self == other,
+        }
+    }
+
+    /// The secret without which it is not given.
+    pub fn secret(&self) -> Option<&SecretRef> {
+        match self {
+            DiskSource::Network { access, .. } => access.secret.as_ref(),
+            DiskSource::File { .. } | DiskSource::Block { .. } | DiskSource::Other { .. } => None,
+        }
+    }
 }
 
 /// One disk of an instance.

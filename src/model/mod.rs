@@ -8,6 +8,7 @@ pub mod id;
 pub mod instance;
 pub mod job;
 pub mod manifest;
+pub mod network;
 pub mod owner;
 pub mod pin;
 pub mod repository;

@@ -30,6 +30,7 @@ pub mod new_files;
 pub mod private_file;
 pub mod protocol;
 mod publish;
+mod rbd;
 mod seal;
 pub mod sealed;
 mod serve;

@@ -9,6 +9,7 @@
 
 mod device;
 pub mod frame;
+mod key;
 mod new_files;
 mod reply;
 mod validation;
@@ -28,6 +29,7 @@ use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
 pub use device::{BlockDevice, DeviceNumbers, MAPPER_NAME_BYTES_MAX, mapper_name, sys};
+pub use key::{NamedKey, StorageKey};
 pub use new_files::{NewContent, NewFile, NewFiles};
 pub use reply::Reply;
 pub use validation::WantedValidation;
@@ -158,6 +160,12 @@ pub enum Request {
         repository: Repository,
         /// The address may be on the device of its parent directory.
         same_device_ok: bool,
+    },
+    /// Keeps these keys to the storage of volumes, in place of those it was given before. A volume whose source names a secret is neither read
+    /// nor made without. Needs no repository. Answer: [`Reply::Done`].
+    Keys {
+        /// The keys.
+        keys: Vec<NamedKey>,
     },
     /// Takes the instance's lease, or fails with `lease_held`. The lease of a holder that died is taken over, which takes
     /// 2 minutes and at worst 6; its staging directories are fenced and removed. Answer: [`Reply::Leased`].

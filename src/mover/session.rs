@@ -25,6 +25,7 @@ use super::image::{ImageSet, PushedSet};
 use super::lease::{self, Lease, LeaseTimes};
 use super::mount::{Mounted, Pinned, Place};
 use super::protocol::{CredentialPlaces, Notice, Reply, Request};
+use super::rbd::Keys;
 use super::share::{Dir, Staging, latest_chain};
 use super::{blocking, publish, seal};
 use crate::failure::{Code, Failure};
@@ -55,6 +56,7 @@ pub(super) struct Places {
 pub(super) struct Session {
     directory: PathBuf,
     credentials: CredentialPlaces,
+    keys: Keys,
     host: Arc<OwnedFd>,
     notices: mpsc::Sender<Notice>,
     progress: watch::Sender<Option<Notice>>,
@@ -79,6 +81,7 @@ impl Session {
     /// Nothing is mounted or held yet. Progress goes into `progress`, the loss of the lease into `notices`.
     pub fn new(places: Places, notices: mpsc::Sender<Notice>, progress: watch::Sender<Option<Notice>>) -> Self {
         Self {
+            keys: Keys::new(places.directory.clone()),
             directory: places.directory,
             credentials: places.credentials,
             host: Arc::new(places.host),
@@ -118,6 +121,10 @@ impl Session {
                 self.open(repository, same_device_ok, need_bytes, writer).await
             }
             Request::OpenToLook { repository, same_device_ok } => self.open_to_look(repository, same_device_ok).await,
+            Request::Keys { keys } => {
+                self.keys.replace(keys);
+                Ok(Reply::Done)
+            }
             Request::Lease { instance, holder } => {
                 let root = self.root()?;
                 if self.lease.as_ref().is_none_or(|lease| lease.instance() != instance) {

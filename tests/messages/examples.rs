@@ -114,7 +114,7 @@ fn nfs_job() -> Job {
 fn dry_run_job() -> Job {
     let backup_id = "019a0f3e-8000-7000-8000-000000000002".parse().unwrap();
     let (disks, onto) = (Vec::new(), Default::default());
-    let spec = RestoreSpec { backup_id, disks, onto, keep_previous: false, dry_run: true };
+    let spec = RestoreSpec { backup_id, disks, onto, keep_previous: false, dry_run: true, overwrite: false };
     Job { work: Work::Restore(spec), ..directory_job() }
 }
 
@@ -277,7 +277,6 @@ fn deleted() -> RunDetail {
             backup_id,
             mode: DeleteMode::Only,
             dry_run: true,
-            overwrite: false,
             deleted: vec![DeletedBackup { backup_id, number: Some(12), bytes: 3 << 30 }],
             merged: vec![MergedBackup {
                 backup_id: "019a0f3e-8000-7000-8000-000000000003".parse().unwrap(),

@@ -22,7 +22,9 @@ pub use self::additions::{Identity, NewDisk, NewInstance};
 use crate::failure::Failure;
 use crate::model::id::{DiskTarget, InstanceId, InstanceName, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
+use crate::model::network::SecretRef;
 use crate::model::owner::Owner;
+use crate::mover::protocol::StorageKey;
 
 /// A version as major, minor, release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -313,6 +315,10 @@ pub trait Hypervisor: Send + Sync {
 
     /// Whether a file is that disk of an instance, in its definition and in what it runs with. Errors as of [`Hypervisor::attach`].
     async fn is_attached(&self, instance: InstanceId, disk: &NewDisk) -> Result<bool, Failure>;
+
+    /// The key that the hypervisor keeps under that name, which goes to a mover and nowhere else. `credentials_unreadable`: it keeps none,
+    /// or gives it to nobody.
+    async fn secret(&self, secret: &SecretRef) -> Result<StorageKey, Failure>;
 
     /// Hints about one instance from now on; at most [`WATCH_EVENTS_MAX`] wait, further ones are dropped.
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure>;

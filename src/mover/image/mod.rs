@@ -51,6 +51,7 @@ use crate::model::id::DiskTarget;
 use crate::model::instance::ImageFormat;
 use crate::mover::nbd::Connection;
 use crate::mover::protocol::{CopiedDisk, CopyDisk};
+use crate::mover::rbd::Keys;
 use crate::mover::share::Sent;
 
 pub use base::ToCopy;
@@ -82,6 +83,7 @@ pub type Progress<'p> = &'p (dyn Fn(u64, u64, u64) + Sync);
 pub struct ImageSet {
     staging: PathBuf,
     sockets: Sockets,
+    keys: Keys,
     images: Vec<Image>,
 }
 
@@ -102,7 +104,13 @@ impl ImageSet {
     /// For disks below `staging`, the absolute path of the existing staging directory, with sockets in `sockets`, a private
     /// directory with a short path.
     pub fn new(staging: PathBuf, sockets: PathBuf) -> Self {
-        Self { staging, sockets: Sockets::new(sockets), images: Vec::new() }
+        Self { staging, sockets: Sockets::new(sockets), keys: Keys::default(), images: Vec::new() }
+    }
+
+    /// With the keys to the storage of the sources.
+    #[must_use]
+    pub(super) fn with_keys(self, keys: Keys) -> Self {
+        Self { keys, ..self }
     }
 
     /// Copies the disks one after another, writing `<target>.qcow2` and `<target>.blocks` for each. All sources are looked
@@ -110,7 +118,7 @@ impl ImageSet {
     pub async fn copy(&mut self, disks: Vec<ToCopy>, progress: Progress<'_>) -> Result<Vec<CopiedDisk>, Failure> {
         let mut opened = Vec::new();
         for ToCopy { disk, base } in disks {
-            let source = Source::probe(&disk).await.map_err(|failure| of_disk(failure, &disk.target))?;
+            let source = Source::probe(&disk, &self.keys).await.map_err(|failure| of_disk(failure, &disk.target))?;
             let open = self.open(&disk, &source).await.map_err(|failure| of_disk(failure, &disk.target))?;
             let base = base::fitting(base, open.connection.export().size);
             opened.push((disk, base, source, open));

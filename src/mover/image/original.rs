@@ -66,6 +66,7 @@ impl Original {
     ) -> Result<(Server, Connection), Failure> {
         let top = images.first().cloned().unwrap_or_default();
         let serve = Serve {
+            key: None,
             node: &chain::node(images)?,
             writable: false,
             cache: target::cache_of(&top).await,

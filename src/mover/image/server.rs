@@ -10,6 +10,7 @@ use crate::failure::{Code, Failure};
 use crate::mover::command::{Command, Finished, Running, shown_end};
 use crate::mover::device;
 use crate::mover::nbd::{ALLOCATION, Connection, DEPTH, DIRTY_BITMAP, Limits, NbdError};
+use crate::mover::rbd;
 
 /// How long a server may take to open its image; on a share, opening reads from it.
 const START_DEADLINE_SECONDS: u64 = 60;
@@ -60,6 +61,8 @@ pub(super) enum Besides<'a> {
 pub(super) struct Serve<'a> {
     /// QEMU's description of the image: options as in `blockdev-add`, which leaves no character of a path special.
     pub node: &'a Value,
+    /// The file with the key that its storage asks for.
+    pub key: Option<&'a Path>,
     /// Written to, with discards passed down; else read-only.
     pub writable: bool,
     /// Through the cache or past it.
@@ -89,7 +92,7 @@ impl Server {
             Besides::Depth => (vec!["--allocation-depth"], Some(DEPTH.to_owned())),
             Besides::Changes(bitmap) => (vec!["--bitmap", bitmap], Some(format!("{DIRTY_BITMAP}{bitmap}"))),
         };
-        let command = Command::new("qemu-nbd")
+        let command = with_key(Command::new("qemu-nbd"), serve.key)
             .envs(&KEEPS_BUFFERS)
             .args(["--persistent", "--shared=1", "--cache", serve.cache.word(), "--socket"])
             .arg(socket)
@@ -166,6 +169,14 @@ fn complaint(finished: &Finished, device: Code) -> Option<(Code, String)> {
     let full = words.iter().any(|line| line.contains("No space left") || line.contains("quota exceeded"));
     let code = if full { device::full(device) } else { device };
     Some((code, format!("{}: {}", finished.status, shown_end(&words.join("\n")))))
+}
+
+/// Lets one of QEMU's tools read the key that a node asks for from a file.
+pub(super) fn with_key(command: Command, key: Option<&Path>) -> Command {
+    match key {
+        Some(key) => command.arg("--object").arg(rbd::object(key)),
+        None => command,
+    }
 }
 
 /// A node's description as a file name that every QEMU tool takes.

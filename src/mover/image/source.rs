@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::server::{Besides, Cache, Serve, Server, Sockets, pseudo_name};
+use super::server::{Besides, Cache, Serve, Server, Sockets, pseudo_name, with_key};
 use crate::failure::{Code, Failure};
 use crate::model::instance::{DiskSource, ImageFormat};
 use crate::mover::command::{Command, shown_end};
 use crate::mover::nbd::{ALLOCATION, Connection, Limits};
 use crate::mover::protocol::{ByteSource, CopyDisk};
+use crate::mover::rbd::{self, Keys};
 
 /// How long `qemu-img info` on a volume may take.
 const PROBE_DEADLINE_SECONDS: u64 = 60;
+/// QEMU has no such driver, or not on this host.
+const NO_DRIVER: &str = "Unknown driver";
 /// Longest chain of backing files that is followed.
 const CHAIN_MAX: usize = 64;
 
@@ -45,13 +48,13 @@ pub(super) enum Source {
 
 impl Source {
     /// Looks at the source before it is read: a volume must exist, be known, and have no writer.
-    pub(super) async fn probe(disk: &CopyDisk) -> Result<Self, Failure> {
+    pub(super) async fn probe(disk: &CopyDisk, keys: &Keys) -> Result<Self, Failure> {
         match &disk.source {
             ByteSource::Export { socket, name, dirty } => {
                 Ok(Source::Export { socket: socket.clone(), name: name.clone(), dirty: dirty.clone() })
             }
             ByteSource::Volume { source, bitmap } => {
-                Volume::probe(source, disk.format, bitmap.as_deref()).await.map(Source::Volume)
+                Volume::probe(source, disk.format, bitmap.as_deref(), keys).await.map(Source::Volume)
             }
         }
     }
@@ -70,11 +73,12 @@ impl Source {
         };
         let serve = Serve {
             node: &volume.shared_node(),
+            key: volume.key(),
             writable: false,
             cache: volume.cache,
             besides: volume.bitmap.as_deref().map_or(Besides::Nothing, Besides::Changes),
             device: Code::SourceReadFailed,
-            shown: format!("`{}`", volume.path.display()),
+            shown: format!("`{}`", volume.shown),
         };
         let (server, connection) = Server::start(serve, &sockets.next()).await?;
         Ok(Opened { connection, server: Some(server) })
@@ -84,7 +88,8 @@ impl Source {
 /// A volume of a stopped instance, as it was before the first byte of it was read.
 #[derive(Debug)]
 pub(super) struct Volume {
-    path: PathBuf,
+    /// Its place, for errors.
+    shown: String,
     node: Value,
     cache: Cache,
     /// The bitmap in its image that is to be believed.
@@ -93,21 +98,33 @@ pub(super) struct Volume {
     stamps: Vec<Stamp>,
     /// A part of its chain has no times that a write would change: whether it stood still only a comparison can say.
     pub(super) timeless: bool,
+    /// The image that it is, where that is no file or device of the host's.
+    rbd: Option<rbd::Image>,
 }
 
 impl Volume {
-    async fn probe(source: &DiskSource, format: Option<ImageFormat>, bitmap: Option<&str>) -> Result<Self, Failure> {
-        let (path, format) = match source {
+    async fn probe(
+        source: &DiskSource,
+        format: Option<ImageFormat>,
+        bitmap: Option<&str>,
+        keys: &Keys,
+    ) -> Result<Self, Failure> {
+        match source {
             DiskSource::File { path, format: known } | DiskSource::Block { path, format: known } => {
-                (path.clone(), format.unwrap_or(*known))
+                Self::probe_path(path, format.unwrap_or(*known), bitmap).await
             }
-            DiskSource::Network { protocol, .. } => return Err(unsupported(format!("a `{protocol}` volume"))),
-            DiskSource::Other { kind } => return Err(unsupported(format!("a volume of type `{kind}`"))),
-        };
-        let node = node(&path, format).await?;
-        let images = images(&path, &node).await?;
-        let chain = chain(&path, &images);
-        let bitmap = bitmap.filter(|bitmap| images.first().is_some_and(|top| records(top, bitmap))).map(str::to_owned);
+            DiskSource::Network { format: known, .. } => {
+                Self::probe_rbd(rbd::Image::of(source, keys)?, format.unwrap_or(*known), bitmap).await
+            }
+            DiskSource::Other { kind } => Err(unsupported(format!("a volume of type `{kind}`"))),
+        }
+    }
+
+    async fn probe_path(path: &Path, format: ImageFormat, bitmap: Option<&str>) -> Result<Self, Failure> {
+        let node = node(path, format).await?;
+        let shown = path.display().to_string();
+        let images = images(&shown, &node, None).await?;
+        let chain = chain(path, &images);
         let files: Vec<PathBuf> = chain.iter().flatten().cloned().collect();
         super::writer::refuse(&files).await?;
         let (mut stamps, mut timeless) = (Vec::new(), files.len() < chain.len());
@@ -117,8 +134,22 @@ impl Volume {
                 None => timeless = true,
             }
         }
-        let cache = super::target::cache_of(&path).await;
-        Ok(Self { path, node, cache, bitmap, stamps, timeless })
+        let cache = super::target::cache_of(path).await;
+        Ok(Self { shown, node, cache, bitmap: believed(&images, bitmap), stamps, timeless, rbd: None })
+    }
+
+    /// The cluster is asked by its own program first, which gives up one that does not answer; QEMU would wait for minutes. An image has
+    /// no times, and who opened it to write to it later is not told from who reads it.
+    async fn probe_rbd(image: rbd::Image, format: ImageFormat, bitmap: Option<&str>) -> Result<Self, Failure> {
+        image.must_be_unused(Code::SourceReadFailed).await?;
+        let (shown, node) = (image.spec(), json!({"driver": format.as_str(), "file": image.node()}));
+        let images = images(&shown, &node, image.key()).await?;
+        let bitmap = believed(&images, bitmap);
+        Ok(Self { shown, node, cache: Cache::Direct, bitmap, stamps: Vec::new(), timeless: true, rbd: Some(image) })
+    }
+
+    fn key(&self) -> Option<&Path> {
+        self.rbd.as_ref().and_then(rbd::Image::key)
     }
 
     /// The node opened so that it keeps nobody from starting the instance.
@@ -129,8 +160,11 @@ impl Volume {
         node
     }
 
-    /// Every file of the chain is the one it was, with the times and the size it had.
+    /// Every file of the chain is the one it was, with the times and the size it had; an image on a cluster is open nowhere.
     pub(super) async fn unchanged(&self) -> Result<(), Failure> {
+        if let Some(image) = &self.rbd {
+            image.must_be_unused(Code::SourceReadFailed).await?;
+        }
         for stamp in &self.stamps {
             let now = Stamp::take(&stamp.path).await?;
             if now.as_ref() != Some(stamp) {
@@ -160,27 +194,25 @@ async fn node(path: &Path, format: ImageFormat) -> Result<Value, Failure> {
         (_, true) => "host_device",
         _ => return Err(unsupported(format!("`{name}`, neither a file nor a block device,"))),
     };
-    let format = match format {
-        ImageFormat::Qcow2 => "qcow2",
-        ImageFormat::Raw => "raw",
-    };
-    Ok(json!({"driver": format, "file": {"driver": protocol, "filename": name}}))
+    Ok(json!({"driver": format.as_str(), "file": {"driver": protocol, "filename": name}}))
 }
 
 /// What `qemu-img info` says of the images of the volume's chain, the topmost first. Takes no locks (`-U`), or an instance that is started
 /// meanwhile would be refused its own disk; whether there is a writer is looked at without any.
-async fn images(path: &Path, node: &Value) -> Result<Vec<Value>, Failure> {
-    let failed = || format!("cannot look at the volume `{}`", path.display());
-    let info = Command::new("qemu-img").args(["info", "-U", "--backing-chain", "--output=json"]).arg(pseudo_name(node));
-    let info = info.run(Duration::from_secs(PROBE_DEADLINE_SECONDS)).await;
+async fn images(shown: &str, node: &Value, key: Option<&Path>) -> Result<Vec<Value>, Failure> {
+    let failed = || format!("cannot look at the volume `{shown}`");
+    let info = Command::new("qemu-img").args(["info", "-U", "--backing-chain", "--output=json"]);
+    let info = with_key(info, key).arg(pseudo_name(node)).run(Duration::from_secs(PROBE_DEADLINE_SECONDS)).await;
     let info = info.map_err(|error| error.failure(Code::SourceReadFailed, failed()))?;
     if !info.status.success() {
-        return Err(Failure::new(Code::SourceReadFailed, failed()).caused_by(shown_end(&info.stderr)));
+        // It is a module of QEMU's that not every host has.
+        let code = if info.stderr.contains(NO_DRIVER) { Code::DiskUnsupported } else { Code::SourceReadFailed };
+        return Err(Failure::new(code, failed()).caused_by(shown_end(&info.stderr)));
     }
     let images: Vec<Value> = serde_json::from_slice(&info.stdout)
         .map_err(|error| Failure::new(Code::ImageToolFailed, failed()).because(&error))?;
     if images.is_empty() || images.len() > CHAIN_MAX {
-        return Err(unsupported(format!("`{}` with {} images in its chain", path.display(), images.len())));
+        return Err(unsupported(format!("`{shown}` with {} images in its chain", images.len())));
     }
     Ok(images)
 }
@@ -199,6 +231,11 @@ fn chain(path: &Path, images: &[Value]) -> Vec<Option<PathBuf>> {
         }
     }
     files
+}
+
+/// The bitmap, if the topmost image has it and it is to be believed.
+fn believed(images: &[Value], bitmap: Option<&str>) -> Option<String> {
+    bitmap.filter(|bitmap| images.first().is_some_and(|top| records(top, bitmap))).map(str::to_owned)
 }
 
 /// Whether an image has a bitmap of that name in which every QEMU that has written to it has kept what it wrote. One that was killed has

@@ -306,7 +306,7 @@ impl Target {
 
     fn serve<'s>(&'s self, writable: bool, besides: Besides<'s>) -> Serve<'s> {
         let shown = format!("`{}`", self.path.display());
-        Serve { node: &self.node, writable, cache: self.cache, besides, device: self.device, shown }
+        Serve { node: &self.node, key: None, writable, cache: self.cache, besides, device: self.device, shown }
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Failure {

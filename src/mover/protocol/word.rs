@@ -8,6 +8,7 @@ impl Request {
         match self {
             Request::Open { .. } => "open",
             Request::OpenToLook { .. } => "open_to_look",
+            Request::Keys { .. } => "keys",
             Request::Lease { .. } => "lease",
             Request::Stage { .. } => "stage",
             Request::Record { .. } => "record",

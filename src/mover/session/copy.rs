@@ -40,7 +40,7 @@ impl Session {
         let (disks, bases) = looked.await?;
         self.bases = bases;
         let place = self.pinned.as_ref().ok_or_else(|| out_of_order("copy", "stage"))?.place().to_owned();
-        let mut images = ImageSet::new(place, self.directory.join(SOCKETS));
+        let mut images = ImageSet::new(place, self.directory.join(SOCKETS)).with_keys(self.keys.clone());
         let copied = or_broken_off(broken_off, images.copy(disks, &reporter(&self.progress))).await?;
         for (file, sent) in images.blocks_sent() {
             staged.note_made(&file, Some(sent));

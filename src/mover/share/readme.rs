@@ -82,9 +82,10 @@ fn convert_line(disk: &ManifestDisk) -> String {
             // -n: a block device is there already and can't be made.
             format!("qemu-img convert -p -n -f qcow2 -O {} {file} {}", word(*format), quote_path(path))
         }
-        DiskSource::Network { protocol, name } => {
+        DiskSource::Network { protocol, name, format, .. } => {
             let target = quote(&format!("{protocol}:{name}"));
-            format!("qemu-img convert -p -n -f qcow2 -O raw {file} {target}    # add the options of your storage")
+            let word = word(*format);
+            format!("qemu-img convert -p -n -f qcow2 -O {word} {file} {target}    # add the options of your storage")
         }
         DiskSource::Other { .. } => format!("qemu-img convert -p -f qcow2 -O raw {file} PATH"),
     }
@@ -130,7 +131,7 @@ mod tests {
         let paths = ["/var/lib/libvirt/images/web 1's.qcow2", "/dev/vg0/data"];
         manifest.disks[0].source = DiskSource::File { path: paths[0].into(), format: ImageFormat::Qcow2 };
         manifest.disks[1].source = DiskSource::Block { path: paths[1].into(), format: ImageFormat::Raw };
-        manifest.disks[2].source = DiskSource::Network { protocol: "rbd".into(), name: "pool/web".into() };
+        manifest.disks[2].source = serde_json::from_str(r#"{"network":{"protocol":"rbd","name":"pool/web"}}"#).unwrap();
         manifest.disks[3].source = DiskSource::Other { kind: "vhostuser".into() };
         let text = restore_readme(&manifest);
         for line in [

@@ -18,7 +18,9 @@ use super::{CALL_DEADLINE, FAKE_MEMORY_BYTES, FAKE_QEMU, FakeHypervisor, JOB_END
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
+use crate::model::network::SecretRef;
 use crate::model::owner::Owner;
+use crate::mover::protocol::StorageKey;
 
 impl FakeHypervisor {
     /// Every call begins here: it may be scripted to fail or hang.
@@ -383,6 +385,14 @@ impl Hypervisor for FakeHypervisor {
 
     async fn is_attached(&self, instance: InstanceId, disk: &NewDisk) -> Result<bool, Failure> {
         self.on("is_attached", instance, |domain| disk.is_among(&domain.instance.disks)).await
+    }
+
+    async fn secret(&self, secret: &SecretRef) -> Result<StorageKey, Failure> {
+        self.enter("secret", None, CALL_DEADLINE).await?;
+        self.lock().secrets.get(secret).cloned().ok_or_else(|| {
+            let text = format!("cannot read the secret `{secret}`, which a disk needs: there is none");
+            Failure::new(Code::CredentialsUnreadable, text)
+        })
     }
 
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {

@@ -33,7 +33,9 @@ use super::{DomainEvent, DomainJob, Version, Versions};
 use crate::failure::Failure;
 use crate::model::id::InstanceId;
 use crate::model::instance::PowerState;
+use crate::model::network::SecretRef;
 use crate::model::owner::Owner;
+use crate::mover::protocol::StorageKey;
 
 /// How long a hung call keeps its caller before it fails as `hypervisor_timed_out`; agent calls have their own timeout.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -77,6 +79,7 @@ struct World {
     script: Script,
     versions: Versions,
     qemu_owner: Option<Owner>,
+    secrets: BTreeMap<SecretRef, StorageKey>,
 }
 
 impl Default for FakeHypervisor {
@@ -89,7 +92,13 @@ impl FakeHypervisor {
     /// One without instances, as new as the newest release this was written against.
     pub fn new() -> Self {
         let versions = Versions { libvirt: Version(11, 3, 0), qemu: Version(10, 0, 2) };
-        let world = World { domains: BTreeMap::new(), script: Script::default(), versions, qemu_owner: None };
+        let world = World {
+            domains: BTreeMap::new(),
+            script: Script::default(),
+            versions,
+            qemu_owner: None,
+            secrets: BTreeMap::new(),
+        };
         Self { world: Arc::new(Mutex::new(world)) }
     }
 
@@ -111,6 +120,14 @@ impl FakeHypervisor {
     #[must_use]
     pub fn with_qemu_owner(self, owner: Owner) -> Self {
         self.lock().qemu_owner = Some(owner);
+        self
+    }
+
+    /// With a key that it gives away, in base64.
+    #[must_use]
+    pub fn with_secret(self, secret: SecretRef, key: &str) -> Self {
+        let key = StorageKey::new(key.to_owned().into());
+        self.lock().secrets.insert(secret, key);
         self
     }
 

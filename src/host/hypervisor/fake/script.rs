@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::model::id::InstanceId;
 
 /// Every call that can be named, which are the door's methods.
-const CALLS: [&str; 32] = [
+const CALLS: [&str; 33] = [
     "versions",
     "qemu_process",
     "memory_bytes",
@@ -43,6 +43,7 @@ const CALLS: [&str; 32] = [
     "start",
     "attach",
     "is_attached",
+    "secret",
     "watch",
 ];
 

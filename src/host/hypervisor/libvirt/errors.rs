@@ -72,6 +72,11 @@ pub(super) fn is_no_checkpoint(error: &Error) -> bool {
     error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_CHECKPOINT
 }
 
+/// Whether libvirt says that it has no such secret, or none that it gives away.
+pub(super) fn is_no_secret(error: &Error) -> bool {
+    matches!(error.code().to_raw(), sys::VIR_ERR_NO_SECRET | sys::VIR_ERR_INVALID_SECRET)
+}
+
 /// Whether libvirt says that it can't read its own description of what a job may look like. libxml2 makes its table of types when the
 /// first thread needs it, and a second one at that moment finds it half made (seen with libvirt 11.3 and libxml2 2.9.14).
 pub(super) fn is_unread_schema(error: &Error) -> bool {

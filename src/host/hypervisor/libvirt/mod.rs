@@ -11,6 +11,7 @@
 //!
 //! It keeps nothing between calls, so a libvirtd that restarts costs the calls that were under way and no more.
 
+mod access;
 mod additions;
 mod agent;
 mod calls;
@@ -24,6 +25,7 @@ mod parse;
 mod pools;
 mod raw;
 mod render;
+mod secret;
 mod stats;
 
 use std::sync::Arc;
@@ -45,7 +47,9 @@ use super::{
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceRef};
 use crate::model::instance::{Instance, PowerState};
+use crate::model::network::SecretRef;
 use crate::model::owner::Owner;
+use crate::mover::protocol::StorageKey;
 
 /// Longest time for a call that only asks.
 const QUERY_DEADLINE: Duration = Duration::from_secs(15);
@@ -342,6 +346,11 @@ impl Hypervisor for Libvirt {
         self.ordinary
             .on("is_attached", instance, QUERY_DEADLINE, move |domain| additions::is_attached(domain, &disk))
             .await
+    }
+
+    async fn secret(&self, secret: &SecretRef) -> Result<StorageKey, Failure> {
+        let wanted = secret.clone();
+        self.ordinary.on_host("secret", QUERY_DEADLINE, move |connect| secret::value(connect, &wanted)).await
     }
 
     async fn watch(&self, instance: InstanceId) -> Result<mpsc::Receiver<DomainEvent>, Failure> {

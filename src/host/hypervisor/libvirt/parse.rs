@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::super::DomainJob;
+use super::access;
 use super::pools::{Place, Pools};
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceName};
@@ -239,11 +240,13 @@ fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>, pools: &dyn Pools) -> O
             Some(Place::Device(path)) => DiskSource::Block { path, format },
             None => DiskSource::Other { kind: kind.to_owned() },
         },
-        ("network", _) => DiskSource::Network {
+        ("network", Some(format)) => DiskSource::Network {
             protocol: attribute(source, "protocol").unwrap_or_default().to_owned(),
             name: attribute(source, "name").unwrap_or_default().to_owned(),
+            format,
+            access: Box::new(access::of(disk, source)),
         },
-        ("file" | "block" | "volume", None) => DiskSource::Other { kind: format!("{kind} in format {format}") },
+        ("file" | "block" | "volume" | "network", None) => DiskSource::Other { kind: format!("{kind} in format {format}") },
         _ => DiskSource::Other { kind: kind.to_owned() },
     })
 }

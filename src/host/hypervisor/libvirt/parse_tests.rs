@@ -187,9 +187,10 @@ fn an_instance_is_read_with_its_disks_in_order() {
     assert!(data.shareable && !root.shareable);
     assert!(matches!(data.source, Some(DiskSource::Block { format: ImageFormat::Raw, .. })));
     assert!(rbd.transient);
-    assert!(
-        matches!(&rbd.source, Some(DiskSource::Network { protocol, name }) if protocol == "rbd" && name == "pool/image")
-    );
+    assert!(matches!(
+        &rbd.source,
+        Some(DiskSource::Network { protocol, name, .. }) if protocol == "rbd" && name == "pool/image"
+    ));
     assert_eq!(vmdk.source, Some(DiskSource::Other { kind: "file in format vmdk".into() }));
     assert_eq!((cdrom.device, cdrom.read_only, &cdrom.source), (DiskDevice::Cdrom, true, &None));
 }

@@ -10,6 +10,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use nix::libc;
+use secrecy::zeroize::{Zeroize, Zeroizing};
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -229,6 +230,46 @@ pub(super) fn delete_checkpoint(
         let outcome = not_negative(sys::virDomainCheckpointDelete(checkpoint, flags));
         sys::virDomainCheckpointFree(checkpoint);
         outcome.map(drop)
+    }
+}
+
+/// What a secret holds, by its uuid.
+pub(super) fn secret_by_uuid(connect: &Connect, uuid: Uuid) -> Result<Zeroizing<Vec<u8>>, Error> {
+    // SAFETY: the handle outlives the call, and the uuid has libvirt's VIR_UUID_BUFLEN of 16 bytes; a handle that comes back is ours.
+    unsafe { owned_secret(sys::virSecretLookupByUUID(connect.as_ptr(), uuid.as_bytes().as_ptr())) }
+}
+
+/// What a secret for Ceph holds, by the name of what it is used for.
+pub(super) fn secret_of_ceph(connect: &Connect, name: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let name = CString::new(name)?;
+    let kind = sys::VIR_SECRET_USAGE_TYPE_CEPH as c_int;
+    // SAFETY: the handle and the string outlive the call; a handle that comes back is ours.
+    unsafe { owned_secret(sys::virSecretLookupByUsage(connect.as_ptr(), kind, name.as_ptr())) }
+}
+
+/// # Safety
+/// `secret` is null after an error, or a handle of ours.
+unsafe fn owned_secret(secret: sys::virSecretPtr) -> Result<Zeroizing<Vec<u8>>, Error> {
+    if secret.is_null() {
+        return Err(Error::last_error());
+    }
+    let mut size = 0;
+    // SAFETY: by the caller's word the handle is valid. The error is read before the handle is freed, since freeing resets it. What
+    // comes back is `size` bytes that libvirt allocated with malloc, of which nothing is left in memory that is free.
+    unsafe {
+        let value = sys::virSecretGetValue(secret, &mut size, 0);
+        let read = match value.is_null() {
+            true => Err(Error::last_error()),
+            false => {
+                let bytes = std::slice::from_raw_parts_mut(value, usize::try_from(size).unwrap_or(0));
+                let copy = Zeroizing::new(bytes.to_vec());
+                bytes.zeroize();
+                libc::free(value.cast());
+                Ok(copy)
+            }
+        };
+        sys::virSecretFree(secret);
+        read
     }
 }
 

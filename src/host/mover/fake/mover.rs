@@ -1,6 +1,7 @@
 //! One fake mover: what each request does to the world.
 
 mod devices;
+mod keys;
 mod new_files;
 mod pushed;
 
@@ -20,6 +21,7 @@ use crate::model::repository::Repository;
 use crate::mover::protocol::{
     ByteSource, CopiedDisk, CopyDisk, Merger, PushTarget, Reply, Request, RestoredVolume, SealedFile,
 };
+use keys::Keys;
 
 /// Size of a disk that nobody gave one.
 const VIRTUAL_BYTES: u64 = 64 << 20;
@@ -40,6 +42,7 @@ pub(super) struct FakeMover {
     restored_bytes: Option<u64>,
     over: devices::Over,
     merged: Option<(InstanceId, String)>,
+    keys: Keys,
 }
 
 impl FakeMover {
@@ -65,6 +68,7 @@ impl FakeMover {
             restored_bytes: None,
             over: devices::Over::default(),
             merged: None,
+            keys: Keys::default(),
         }
     }
 
@@ -96,6 +100,10 @@ impl FakeMover {
             }
             Request::OpenToLook { repository, same_device_ok } => {
                 self.mount(&repository, same_device_ok, |_| Ok(())).map(|()| Reply::Done)
+            }
+            Request::Keys { keys } => {
+                self.keys = Keys(keys);
+                Ok(Reply::Done)
             }
             Request::Lease { instance, .. } => {
                 let (key, again) = (self.key, self.lease == Some(instance));
@@ -259,6 +267,9 @@ impl FakeMover {
 
     fn copy(&mut self, disks: &[CopyDisk]) -> Result<Reply, Failure> {
         for disk in disks {
+            if let ByteSource::Volume { source, .. } = &disk.source {
+                self.keys.must_open(source)?;
+            }
             self.write(format!("{}.qcow2", disk.target), FakeFile::Image(IMAGE_BYTES))?;
         }
         let sizes = disks.iter().map(|disk| (disk.target.clone(), disk.virtual_bytes.unwrap_or(VIRTUAL_BYTES)));

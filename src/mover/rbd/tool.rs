@@ -1,0 +1,179 @@
+//! What the program `rbd` is asked of an image, and what its answers mean.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{Cluster, Image};
+use crate::failure::{Code, Failure};
+use crate::mover::command::{Command, Finished, find, shown_end};
+
+/// The program, and the package that has it.
+const PROGRAM: &str = "rbd";
+const PACKAGE: &str = "ceph-common";
+
+/// How long a cluster may take to let a client in, and how long to do one thing, before the program gives it up by itself.
+const CLUSTER_SECONDS: u64 = 30;
+/// How long the program may run in all.
+const RUN_SECONDS_MAX: u64 = 2 * CLUSTER_SECONDS + 15;
+/// How long a cluster goes on to name a client that was killed: its `osd_client_watch_timeout` of 30 s, and some.
+const WATCHERS_GO_SECONDS: u64 = 45;
+/// Pause between two looks.
+const LOOK_AGAIN_SECONDS: u64 = 3;
+
+/// `EPERM` and `EACCES` as exit statuses.
+const DENIED: [i32; 2] = [1, 13];
+/// A monitor does not take the key; where it is asked by both of its protocols the program goes on until it gives the cluster up.
+const BAD_KEY: &str = "handle_auth_bad_method";
+
+impl Image {
+    /// Nobody has it open but to be read by force, which the cluster does not tell from others: `in_use_elsewhere`. A client that was killed,
+    /// such as the one of a mover or of an instance, is given the time that the cluster takes to notice. `device` is the code of a
+    /// failure that lies in the cluster.
+    pub async fn must_be_unused(&self, device: Code) -> Result<(), Failure> {
+        let until = Instant::now() + Duration::from_secs(WATCHERS_GO_SECONDS);
+        loop {
+            let watchers = self.watchers(device).await?;
+            if watchers.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let text = format!("another process or host has the RBD image `{}` open", self.spec());
+                let failure = Failure::new(Code::InUseElsewhere, text);
+                return Err(watchers.iter().fold(failure, |failure, watcher| failure.caused_by(watcher.clone())));
+            }
+            sleep(Duration::from_secs(LOOK_AGAIN_SECONDS)).await;
+        }
+    }
+
+    /// Who has it open, a line each.
+    async fn watchers(&self, device: Code) -> Result<Vec<String>, Failure> {
+        let failed = || format!("cannot see who has the RBD image `{}` open", self.spec());
+        let finished = self.cluster.run(&["status", "--format=json", &self.spec()], device, &failed).await?;
+        if !finished.status.success() {
+            return Err(refused(&finished, device, failed()));
+        }
+        let status: Value = serde_json::from_slice(&finished.stdout)
+            .map_err(|error| Failure::new(Code::ImageToolFailed, failed()).because(&error))?;
+        watchers(&status).ok_or_else(|| Failure::new(Code::ImageToolFailed, failed()))
+    }
+}
+
+impl Cluster {
+    /// Runs the program to its end.
+    async fn run(
+        &self,
+        arguments: &[&str],
+        device: Code,
+        failed: &(dyn Fn() -> String + Sync),
+    ) -> Result<Finished, Failure> {
+        if find(PROGRAM).is_none() {
+            let failure = Failure::new(Code::DiskUnsupported, failed());
+            return Err(failure.caused_by(format!("`{PROGRAM}` is missing: install the package `{PACKAGE}`")));
+        }
+        let command = Command::new(PROGRAM).args(self.arguments()).args(arguments);
+        let run = command.run(Duration::from_secs(RUN_SECONDS_MAX)).await;
+        run.map_err(|error| error.failure(device, failed()))
+    }
+
+    /// By which the program finds the cluster and is let in, as QEMU does.
+    fn arguments(&self) -> Vec<String> {
+        let Cluster { access, key } = self;
+        let mut arguments = vec![
+            format!("--client-mount-timeout={CLUSTER_SECONDS}"),
+            format!("--rados-osd-op-timeout={CLUSTER_SECONDS}"),
+            format!("--rados-mon-op-timeout={CLUSTER_SECONDS}"),
+        ];
+        let monitors = access.hosts.iter().map(|host| {
+            let name = if host.name.contains(':') { format!("[{}]", host.name) } else { host.name.clone() };
+            host.port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"))
+        });
+        let monitors = monitors.collect::<Vec<_>>().join(",");
+        if !monitors.is_empty() {
+            arguments.push(format!("--mon-host={monitors}"));
+        }
+        arguments.extend(access.config.as_ref().map(|path| format!("--conf={}", path.display())));
+        arguments.extend(access.user.as_ref().map(|user| format!("--id={user}")));
+        arguments.extend(key.as_ref().map(|key| format!("--keyfile={}", key.path().display())));
+        arguments
+    }
+}
+
+/// What the program failed for.
+fn refused(finished: &Finished, device: Code, text: String) -> Failure {
+    let is_denied = finished.status.code().is_some_and(|status| DENIED.contains(&status));
+    let code = if is_denied || finished.stderr.contains(BAD_KEY) { Code::VolumeDenied } else { device };
+    Failure::new(code, text).caused_by(format!("{}: {}", finished.status, shown_end(&finished.stderr)))
+}
+
+/// The watchers in what `rbd status` says, which versions before 14 wrote as a map.
+fn watchers(status: &Value) -> Option<Vec<String>> {
+    let shown = |watcher: &Value| {
+        let field = |name| watcher.get(name).map(Value::to_string).unwrap_or_default();
+        format!("client {} at {}", field("client"), field("address"))
+    };
+    match status.get("watchers")? {
+        Value::Array(list) => Some(list.iter().map(shown).collect()),
+        Value::Object(map) => Some(map.values().map(shown).collect()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use serde_json::json;
+
+    use super::super::tests::source;
+    use super::super::{Image, Keys};
+    use super::*;
+    use crate::model::network::{NetworkAccess, NetworkHost};
+
+    #[test]
+    fn whoever_has_it_open_is_found_in_what_each_version_says() {
+        assert_eq!(watchers(&json!({"watchers": []})).unwrap(), Vec::<String>::new());
+        let watcher = json!({"address": "192.0.2.1:0/15", "client": 4139, "cookie": 1});
+        let expected = ["client 4139 at \"192.0.2.1:0/15\""];
+        assert_eq!(watchers(&json!({"watchers": [watcher]})).unwrap(), expected);
+        assert_eq!(watchers(&json!({"watchers": {"watcher": watcher}})).unwrap(), expected);
+        assert_eq!(watchers(&json!({})), None);
+    }
+
+    #[test]
+    fn a_key_that_is_not_taken_is_told_from_a_cluster_that_does_not_answer() {
+        let code = |status: i32, stderr: &str| {
+            let status = ExitStatus::from_raw(status << 8);
+            let finished = Finished { status, stdout: Vec::new(), stderr: stderr.to_owned() };
+            refused(&finished, Code::SourceReadFailed, String::new()).code
+        };
+        assert_eq!(code(13, "rbd: couldn't connect to the cluster!"), Code::VolumeDenied);
+        assert_eq!(code(1, "rbd: error opening image"), Code::VolumeDenied);
+        assert_eq!(
+            code(110, "monclient(hunting): handle_auth_bad_method server allowed_methods [2]"),
+            Code::VolumeDenied
+        );
+        assert_eq!(code(110, "rbd: couldn't connect to the cluster!"), Code::SourceReadFailed);
+        assert_eq!(code(2, "(2) No such file or directory"), Code::SourceReadFailed);
+    }
+
+    #[test]
+    fn the_cluster_is_found_by_what_the_definition_says_and_nothing_else() {
+        let access = NetworkAccess {
+            hosts: vec![
+                NetworkHost { name: "mon1".into(), port: Some(6321) },
+                NetworkHost { name: "::1".into(), port: None },
+            ],
+            user: Some("vm".into()),
+            ..NetworkAccess::default()
+        };
+        let image = Image::of(&source("pool/image", access), &Keys::default()).unwrap();
+        let arguments = image.cluster.arguments();
+        assert!(arguments.contains(&"--mon-host=mon1:6321,[::1]".to_owned()), "{arguments:?}");
+        assert!(arguments.contains(&"--id=vm".to_owned()), "{arguments:?}");
+        assert!(!arguments.iter().any(|one| one.contains("key") || one.contains("conf")), "{arguments:?}");
+    }
+}
