@@ -13,6 +13,7 @@
 pub mod backup;
 mod common;
 pub mod delete;
+mod keys;
 mod names;
 pub mod restore;
 mod session;

@@ -51,6 +51,7 @@ use std::process::ExitCode;
 
 use crate::failure::{Code, Failure};
 pub use mount::{KINDS, Kind};
+pub use rbd::missing as missing_for_rbd;
 use protocol::{CredentialPlaces, FromMover};
 use session::Places;
 

@@ -20,7 +20,7 @@ use crate::host::mover::MoverName;
 use crate::job::Doors;
 use crate::model::id::{HostId, InstanceRef};
 use crate::model::instance::PowerState;
-use crate::mover::command;
+use crate::mover::{command, missing_for_rbd};
 use crate::mover::sealed::HostKey;
 
 /// Longest wait for one part of the host.
@@ -43,6 +43,7 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
         findings.extend(qemu::check(config, doors.hypervisor.as_ref()).await);
         findings.extend(TOOLS.map(tool));
         findings.push(lvm());
+        findings.push(rbd().await);
         findings.extend(shares::check());
         findings.push(scratch(&config.scratch.dir));
         findings.push(mover(&doors).await);
@@ -125,6 +126,18 @@ fn lvm() -> Finding {
             Finding::warn("lvm", "`lvs` is missing: no instance on logical volumes can be restored in place", remedy)
         }
     }
+}
+
+/// What it takes to read an RBD image of an instance that is shut off, and to restore one. Most hosts have none.
+async fn rbd() -> Finding {
+    let missing = missing_for_rbd().await;
+    if missing.is_empty() {
+        return Finding::ok("rbd", "RBD images of stopped instances can be read and restored");
+    }
+    let names = missing.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" and ");
+    let packages = missing.iter().map(|(_, package)| format!("`{package}`")).collect::<Vec<_>>().join(" and ");
+    let text = format!("RBD images of stopped instances can be neither read nor restored: {names} is missing");
+    Finding::warn("rbd", text, format!("install {packages} if instances of this host are on RBD"))
 }
 
 fn scratch(directory: &Path) -> Finding {

@@ -153,7 +153,7 @@ fn since<'b>(
             Proof::Structure => plan.push().is_some(),
             Proof::Unverified => false,
         };
-        if !proven || known.source != disk.source {
+        if !proven || !known.source.is_same_place(&disk.source) {
             return None;
         }
         if let Some(checkpoint) = &known.checkpoint {

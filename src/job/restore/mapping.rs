@@ -149,7 +149,7 @@ fn onto<'p>(plan: &'p RestorePlan, spec: &RestoreSpec, disk: &ManifestDisk) -> R
 /// A volume of a pool is known by its name there, wherever the pool has it on this host.
 fn is_of_the_same_volume(found: &InstanceDisk, disk: &ManifestDisk) -> bool {
     let by_name = found.pool_volume.is_some() && found.pool_volume == disk.pool_volume;
-    by_name || found.source.as_ref() == Some(&disk.source)
+    by_name || found.source.as_ref().is_some_and(|source| source.is_same_place(&disk.source))
 }
 
 fn volume(

@@ -16,8 +16,6 @@ use crate::mover::rbd::{self, Keys};
 
 /// How long `qemu-img info` on a volume may take.
 const PROBE_DEADLINE_SECONDS: u64 = 60;
-/// QEMU has no such driver, or not on this host.
-const NO_DRIVER: &str = "Unknown driver";
 /// Longest chain of backing files that is followed.
 const CHAIN_MAX: usize = 64;
 
@@ -206,7 +204,7 @@ async fn images(shown: &str, node: &Value, key: Option<&Path>) -> Result<Vec<Val
     let info = info.map_err(|error| error.failure(Code::SourceReadFailed, failed()))?;
     if !info.status.success() {
         // It is a module of QEMU's that not every host has.
-        let code = if info.stderr.contains(NO_DRIVER) { Code::DiskUnsupported } else { Code::SourceReadFailed };
+        let code = if info.stderr.contains(rbd::NO_DRIVER) { Code::DiskUnsupported } else { Code::SourceReadFailed };
         return Err(Failure::new(code, failed()).caused_by(shown_end(&info.stderr)));
     }
     let images: Vec<Value> = serde_json::from_slice(&info.stdout)

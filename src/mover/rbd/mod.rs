@@ -12,6 +12,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 pub(super) use keys::{KeyFile, Keys};
+pub(super) use tool::NO_DRIVER;
+pub use tool::missing;
 
 use crate::failure::{Code, Failure};
 use crate::model::instance::DiskSource;

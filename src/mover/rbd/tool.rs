@@ -9,6 +9,8 @@ use super::{Cluster, Image};
 use crate::failure::{Code, Failure};
 use crate::mover::command::{Command, Finished, find, shown_end};
 
+/// What QEMU's tools say of a driver that they do not have.
+pub(in crate::mover) const NO_DRIVER: &str = "Unknown driver";
 /// The program, and the package that has it.
 const PROGRAM: &str = "rbd";
 const PACKAGE: &str = "ceph-common";
@@ -26,6 +28,19 @@ const LOOK_AGAIN_SECONDS: u64 = 3;
 const DENIED: [i32; 2] = [1, 13];
 /// A monitor does not take the key; where it is asked by both of its protocols the program goes on until it gives the cluster up.
 const BAD_KEY: &str = "handle_auth_bad_method";
+
+/// How long a tool of QEMU's may take to say whether it has a driver.
+const ASK_SECONDS_MAX: u64 = 20;
+
+/// What this host lacks for RBD images, each with the package that has it.
+pub async fn missing() -> Vec<(&'static str, &'static str)> {
+    // Where there is the driver, it fails for the configuration that there is not.
+    let node = r#"json:{"driver":"rbd","pool":"none","image":"none","conf":"/dev/null/none"}"#;
+    let asked = Command::new("qemu-img").args(["info", node]).run(Duration::from_secs(ASK_SECONDS_MAX)).await;
+    let has_driver = asked.is_ok_and(|asked| !asked.stderr.contains(NO_DRIVER));
+    let program = find(PROGRAM).is_none().then_some(("`rbd`", PACKAGE));
+    program.into_iter().chain((!has_driver).then_some(("QEMU's RBD driver", "qemu-block-extra"))).collect()
+}
 
 impl Image {
     /// Nobody has it open but to be read by force, which the cluster does not tell from others: `in_use_elsewhere`. A client that was killed,

@@ -14,6 +14,9 @@ use crate::model::id::DiskTarget;
 use crate::model::instance::{Disk, DiskDevice, DiskSource, Instance, PoolVolume, PowerState};
 use crate::model::manifest::{SkippedDisk, TransferUsed};
 
+/// libvirt's word for an image of Ceph's, which is read as well while the instance is stopped.
+const RBD: &str = "rbd";
+
 /// A disk that will be in the backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedDisk {
@@ -117,8 +120,13 @@ fn plan_disk(
         (DiskSource::Other { kind }, TransferUsed::Stopped) => {
             return Err(unsupported(format!("its source of type `{kind}` is only read while the instance runs")));
         }
-        (DiskSource::Network { protocol, .. }, TransferUsed::Stopped) => {
+        (DiskSource::Network { protocol, .. }, TransferUsed::Stopped) if protocol != RBD => {
             return Err(unsupported(format!("its `{protocol}` source is only read while the instance runs")));
+        }
+        (DiskSource::Network { access, .. }, TransferUsed::Stopped) if access.snapshot.is_some() => {
+            return Err(unsupported(
+                "it is a snapshot of an RBD image, which is only read while the instance runs".to_owned(),
+            ));
         }
         // libvirt refuses block jobs on the old `sd` bus of emulated SD cards.
         (_, TransferUsed::Pull | TransferUsed::Push) if disk.bus.as_deref() == Some("sd") => {

@@ -315,10 +315,11 @@ fn plan_freeze(requested: Quiesce, instance: &Instance) -> Result<FreezePlan, Fa
     }
 }
 
-/// A block device has no modification time worth looking at: only comparing shows that it stood still. A push has nothing to be
+/// A block device has no modification time worth looking at, nor has what is on the network: only comparing shows that it stood still. A push has nothing to be
 /// compared with, and without its proof is no backup: libvirt calls an empty one a success.
 fn choose_proof(asked: Verification, transfer: TransferUsed, disks: &[PlannedDisk]) -> Proof {
-    let on_devices = disks.iter().any(|disk| matches!(disk.source, DiskSource::Block { .. }));
+    let is_timeless = |disk: &PlannedDisk| matches!(disk.source, DiskSource::Block { .. } | DiskSource::Network { .. });
+    let on_devices = disks.iter().any(is_timeless);
     match (transfer, asked) {
         (TransferUsed::Push, _) => Proof::Structure,
         (TransferUsed::Stopped, _) if on_devices => Proof::Compared,

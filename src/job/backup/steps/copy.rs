@@ -12,6 +12,7 @@ use super::super::tracking::{self, Tracking};
 use super::watch::{Source, real_cause};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::dirty_context;
+use crate::job::keys;
 use crate::job::steps::unexpected;
 use crate::model::instance::DiskSource;
 use crate::mover::protocol::{ByteSource, CopyDisk, Reply, Request};
@@ -45,6 +46,11 @@ impl Make<Context> for Copy {
             let copied = |disk: &PlannedDisk| copy_disk(disk, &plan, &context.basis, &context.tracking);
             plan.disks.iter().map(copied).collect()
         };
+        if plan.source == SourcePlan::Stopped {
+            let common = &mut context.common;
+            let sources = plan.disks.iter().map(|disk| &disk.source);
+            keys::give(&mut common.session, common.doors.hypervisor.as_ref(), sources).await?;
+        }
         let reply = ask_moving(context, self, Request::Copy { disks }).await?;
         note_copied(context, self.name(), reply)
     }
@@ -80,8 +86,10 @@ fn copy_disk(disk: &PlannedDisk, plan: &BackupPlan, basis: &Basis, tracking: &Tr
 
 fn stored_format(source: &DiskSource) -> Option<crate::model::instance::ImageFormat> {
     match source {
-        DiskSource::File { format, .. } | DiskSource::Block { format, .. } => Some(*format),
-        DiskSource::Network { .. } | DiskSource::Other { .. } => None,
+        DiskSource::File { format, .. } | DiskSource::Block { format, .. } | DiskSource::Network { format, .. } => {
+            Some(*format)
+        }
+        DiskSource::Other { .. } => None,
     }
 }
 

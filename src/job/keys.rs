@@ -1,0 +1,32 @@
+//! The keys to the storage of an instance's volumes: from the hypervisor's store to the mover, each time that one is going to need them.
+//! They are in no plan and no record.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::session::Session;
+use crate::failure::Failure;
+use crate::host::hypervisor::Hypervisor;
+use crate::model::instance::DiskSource;
+use crate::mover::protocol::{NamedKey, Request};
+
+/// How long the mover may take to keep them.
+const GIVE_SECONDS_MAX: u64 = 15;
+
+/// Gives the mover the keys that these sources ask for, if they do.
+pub(super) async fn give<'s>(
+    session: &mut Session,
+    hypervisor: &dyn Hypervisor,
+    sources: impl Iterator<Item = &'s DiskSource>,
+) -> Result<(), Failure> {
+    let wanted: BTreeSet<_> = sources.filter_map(DiskSource::secret).collect();
+    let mut keys = Vec::with_capacity(wanted.len());
+    for secret in wanted {
+        let key = hypervisor.secret(secret).await?;
+        keys.push(NamedKey { secret: secret.clone(), key });
+    }
+    if !keys.is_empty() {
+        session.ask(Request::Keys { keys }, Duration::from_secs(GIVE_SECONDS_MAX)).await?;
+    }
+    Ok(())
+}
