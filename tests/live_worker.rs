@@ -29,6 +29,8 @@ mod lab;
 mod rabbit;
 #[path = "support/raw.rs"]
 mod raw;
+#[path = "support/rbd.rs"]
+mod rbd_images;
 #[path = "support/share.rs"]
 mod share;
 #[path = "support/slate.rs"]
@@ -76,6 +78,8 @@ mod pools;
 mod push;
 #[path = "live_worker/push_changes.rs"]
 mod push_changes;
+#[path = "live_worker/rbd.rs"]
+mod rbd;
 #[path = "live_worker/restore.rs"]
 mod restore;
 #[path = "live_worker/running.rs"]

@@ -7,6 +7,9 @@ ceph_dir=$lab_dir/ceph
 ceph_fs=longshore
 # Whom the tests mount as; `admin` may do everything.
 ceph_user=backup
+# Where RBD images are, and as whom instances open them. What is done to the second pool hurts nobody in the first.
+ceph_rbd_pools="volumes hanging"
+ceph_rbd_user=instances
 
 # ceph_daemon PROGRAM ARGUMENT...
 ceph_daemon() {
@@ -104,6 +107,8 @@ CONF
             # As `ceph fs authorize longshore client.backup /good rw /read-only r` gives them.
             ceph_key "client.$ceph_user" "mon = \"allow r fsname=$ceph_fs\"" "osd = \"allow rw tag cephfs data=$ceph_fs\"" \
                 "mds = \"allow rw fsname=$ceph_fs path=/good, allow r fsname=$ceph_fs path=/read-only\""
+            ceph_key "client.$ceph_rbd_user" 'mon = "profile rbd"' \
+                "osd = \"$(printf 'profile rbd pool=%s, ' $ceph_rbd_pools | sed 's/, $//')\""
         } >"$ceph_dir/keyring"
     )
 }
@@ -132,6 +137,10 @@ ceph_launch() {
     ceph_daemon ceph-mds -i a
     for pool in metadata data; do ceph_asked osd pool create "$pool" >/dev/null; done
     ceph_asked fs new "$ceph_fs" metadata data >/dev/null
+    for pool in $ceph_rbd_pools; do
+        ceph_asked osd pool create "$pool" >/dev/null
+        ceph_asked osd pool application enable "$pool" rbd >/dev/null
+    done
     wait_until "$ceph_start_seconds" "CephFS is served" ceph_serves
     wait_until "$ceph_start_seconds" "Ceph knows its room" ceph_knows_its_room
     ceph_exports "$port" >"$ceph_dir/exports.new"
@@ -156,5 +165,7 @@ export LONGSHORE_LAB_CEPH_PORTS='$(ceph_ports)'
 export LONGSHORE_LAB_CEPH_USER=$ceph_user
 export LONGSHORE_LAB_CEPH_SECRET=$(ceph_secret "$ceph_user")
 export LONGSHORE_LAB_CEPH_ADMIN_SECRET=$(ceph_secret admin)
+export LONGSHORE_LAB_CEPH_CONF=$ceph_dir/ceph.conf
+export LONGSHORE_LAB_RBD_USER=$ceph_rbd_user
 EXPORTS
 }

@@ -109,7 +109,7 @@ fn nothing_holds(fleet: &Fleet, secret: &str) {
     }
 }
 
-fn holds(content: &[u8], secret: &str) -> bool {
+pub fn holds(content: &[u8], secret: &str) -> bool {
     let words = std::iter::once(secret.to_owned()).chain((0..3).map(|shift| in_base64(secret, shift)));
     let is_in = |word: String| content.windows(word.len()).any(|window| window == word.as_bytes());
     words.into_iter().any(is_in)
@@ -122,7 +122,7 @@ fn in_base64(secret: &str, shift: usize) -> String {
     text[4..text.len() - 4].to_owned()
 }
 
-fn files_below(folder: &Path) -> Vec<PathBuf> {
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .flat_map(|entry| match entry.file_type().unwrap() {
@@ -134,7 +134,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// That file of every process that there is.
-fn of_processes(file: &str) -> Vec<(PathBuf, Vec<u8>)> {
+pub fn of_processes(file: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join(file));
     processes.filter_map(|path| fs::read(&path).ok().map(|content| (path, content))).collect()
 }
