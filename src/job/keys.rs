@@ -7,19 +7,19 @@ use std::time::Duration;
 use super::session::Session;
 use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
-use crate::model::instance::DiskSource;
+use crate::model::network::SecretRef;
 use crate::mover::protocol::{NamedKey, Request};
 
 /// How long the mover may take to keep them.
 const GIVE_SECONDS_MAX: u64 = 15;
 
-/// Gives the mover the keys that these sources ask for, if they do.
+/// Gives the mover the keys of those names, if there are any.
 pub(super) async fn give<'s>(
     session: &mut Session,
     hypervisor: &dyn Hypervisor,
-    sources: impl Iterator<Item = &'s DiskSource>,
+    secrets: impl Iterator<Item = &'s SecretRef>,
 ) -> Result<(), Failure> {
-    let wanted: BTreeSet<_> = sources.filter_map(DiskSource::secret).collect();
+    let wanted: BTreeSet<_> = secrets.collect();
     let mut keys = Vec::with_capacity(wanted.len());
     for secret in wanted {
         let key = hypervisor.secret(secret).await?;

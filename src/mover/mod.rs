@@ -51,8 +51,8 @@ use std::process::ExitCode;
 
 use crate::failure::{Code, Failure};
 pub use mount::{KINDS, Kind};
-pub use rbd::missing as missing_for_rbd;
 use protocol::{CredentialPlaces, FromMover};
+pub use rbd::missing as missing_for_rbd;
 use session::Places;
 
 /// The whole life of a mover process. `arguments` are those after the subcommand. To be called before the process has a

@@ -64,7 +64,9 @@ fn a_stopped_instance_is_backed_up_from_rbd_and_its_key_is_seen_by_nobody() {
 
     let contents = || files_below(&fleet.folder).into_iter().map(|file| (fs::read(&file).unwrap_or_default(), file));
     assert!(contents().any(|(content, _)| holds(&content, &on_rbd.secret.uuid)), "what is no secret can be found");
-    for (content, file) in contents().chain(files_below(&share.path).into_iter().map(|file| (fs::read(&file).unwrap(), file))) {
+    for (content, file) in
+        contents().chain(files_below(&share.path).into_iter().map(|file| (fs::read(&file).unwrap(), file)))
+    {
         assert!(!holds(&content, &cluster().key), "the key is in `{}`", file.display());
     }
     for body in fleet.heard.bodies() {

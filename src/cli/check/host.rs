@@ -20,8 +20,8 @@ use crate::host::mover::MoverName;
 use crate::job::Doors;
 use crate::model::id::{HostId, InstanceRef};
 use crate::model::instance::PowerState;
-use crate::mover::{command, missing_for_rbd};
 use crate::mover::sealed::HostKey;
+use crate::mover::{command, missing_for_rbd};
 
 /// Longest wait for one part of the host.
 const PART_MAX: Duration = Duration::from_secs(20);

@@ -66,7 +66,7 @@ fn another_size(disk: &ManifestDisk, onto: &InstanceDisk, place: &VolumePlace) -
     let now = onto.virtual_bytes.filter(|now| *now != disk.virtual_bytes)?;
     let (target, before) = (&onto.target, disk.virtual_bytes);
     Some(match place {
-        VolumePlace::File { .. } | VolumePlace::Logical { .. } => {
+        VolumePlace::File { .. } | VolumePlace::Logical { .. } | VolumePlace::Rbd { .. } => {
             format!("disk `{target}` had {now} bytes and has {before} again, as at the backup")
         }
         VolumePlace::Device { .. } => {

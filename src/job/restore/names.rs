@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::failure::{Code, Failure, Remains};
 use crate::host::mover::MoverName;
 use crate::job::common::Common;
+use crate::job::keys;
+use crate::model::network::SecretRef;
 use crate::mover::protocol::{Reply, Request};
 
 /// Longest time for exchanging, naming or removing volumes: names alone, but the storage may be slow to free what a large volume took.
@@ -22,11 +24,23 @@ pub(super) fn is_silence(failure: &Failure) -> bool {
 /// Names what was to be removed.
 pub(super) fn may_be_there(failure: Failure, names: &[String]) -> Failure {
     let failure = names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")));
-    match (&failure.remains, names.first()) {
+    // By a path alone it can be looked for; an image on a cluster has none.
+    match (&failure.remains, names.iter().find(|name| name.starts_with('/'))) {
         // By one of them it can be seen whether they are gone.
         (None, Some(name)) => failure.leaving(Remains::Path(name.into())),
         _ => failure,
     }
+}
+
+/// What the storage of the volumes asks for.
+fn secrets_of(request: &Request) -> impl Iterator<Item = &SecretRef> {
+    let volumes = match request {
+        Request::Exchange { volumes, .. } | Request::RemoveFresh { volumes } | Request::RemovePrevious { volumes } => {
+            volumes.as_slice()
+        }
+        _ => &[],
+    };
+    volumes.iter().filter_map(|volume| volume.place.secret())
 }
 
 /// Asks the job's mover for something that needs neither repository nor lease or, where that one does not answer, another one that is
@@ -51,6 +65,11 @@ pub(super) async fn ask_about_names(common: &mut Common, request: Request) -> Re
         return Err(Failure::new(Code::MoverUnresponsive, text));
     }
     common.aside.start(movers.as_ref(), &name).await?;
+    let given = keys::give(&mut common.aside, common.doors.hypervisor.as_ref(), secrets_of(&request)).await;
+    if let Err(failure) = given {
+        // Nothing was asked, and nobody knows what the first one did.
+        return Err(Failure { code: Code::HostIo, ..failure });
+    }
     // Nobody knows what has happened since the first one was asked.
     let request = match request {
         Request::Exchange { volumes, .. } => Request::Exchange { volumes, only_go_on: true },

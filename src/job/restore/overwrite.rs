@@ -112,7 +112,7 @@ pub(super) async fn refuse_users(movers: &dyn Movers, volumes: &[RestoredVolume]
 fn devices(volumes: &[RestoredVolume]) -> Vec<(PathBuf, DeviceNumbers)> {
     let device = |volume: &RestoredVolume| match &volume.place {
         VolumePlace::Device { volume, numbers } => Some((volume.clone(), *numbers)),
-        VolumePlace::File { .. } | VolumePlace::Logical { .. } => None,
+        VolumePlace::File { .. } | VolumePlace::Logical { .. } | VolumePlace::Rbd { .. } => None,
     };
     volumes.iter().filter_map(device).collect()
 }

@@ -1,4 +1,4 @@
-//! Where a restored volume comes to be: beside the old file or logical volume, or over a block device. Pure.
+//! Where a restored volume comes to be: beside the old file, logical volume or RBD image, or over a block device. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,12 @@ pub(super) fn place(
             let (fresh, previous) = (beside("new")?, beside("previous")?);
             Ok((VolumePlace::File { volume: path.clone(), fresh, previous }, *format))
         }
+        (Some(DiskSource::Network { name, format, access, .. }), _) => {
+            let volume = PathBuf::from(name);
+            let beside = |what: &str| beside(&volume, plan, what).ok_or("its name is too long");
+            let (fresh, previous) = (beside("new")?, beside("previous")?);
+            Ok((VolumePlace::Rbd { access: access.clone(), volume, fresh, previous }, *format))
+        }
         (Some(DiskSource::Block { path, format }), Some(BlockDevice::Logical { group, name, .. })) => {
             logical(plan, path, group, name).map(|place| (place, *format))
         }
@@ -43,7 +49,7 @@ pub(super) fn place(
     }
 }
 
-/// `<file>.longshore-<mover's name>.<what>`: no other attempt's, and plain to whoever finds it.
+/// `<file>.longshore-<mover's name>.<what>`: no other attempt's, and plain to whoever finds it. The name of an RBD image may be as long.
 fn beside(path: &Path, plan: &RestorePlan, what: &str) -> Option<PathBuf> {
     let mut name = path.file_name()?.to_owned();
     name.push(format!(".longshore-{}.{what}", plan.mover_name));

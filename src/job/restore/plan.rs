@@ -11,6 +11,9 @@ use crate::model::id::{BackupId, DiskTarget, InstanceId, InstanceName};
 use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PoolVolume, PowerState};
 use crate::model::job::{RestoreSpec, RunKey};
 
+/// libvirt's word for an image of Ceph's.
+const RBD: &str = "rbd";
+
 /// What will be done, and under which names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestorePlan {
@@ -157,14 +160,21 @@ fn fixed(disk: &Disk) -> Option<String> {
         }
         Some(DiskSource::File { .. } | DiskSource::Block { format: ImageFormat::Raw, .. }) => return None,
         Some(DiskSource::Block { .. }) => "it is an image on a block device, and only raw ones are replaced",
-        Some(DiskSource::Network { protocol, .. }) => {
-            return Some(format!("its source is `{protocol}`, and only files and block devices are replaced"));
+        Some(DiskSource::Network { protocol, .. }) if protocol != RBD => {
+            return Some(format!(
+                "its source is `{protocol}`, and only files, block devices and RBD images are replaced"
+            ));
         }
         Some(DiskSource::Other { .. }) if let Some(PoolVolume { pool, volume }) = &disk.pool_volume => {
             return Some(format!(
                 "the hypervisor does not say which file volume `{volume}` of the storage pool `{pool}` is; a pool has to be active"
             ));
         }
+        Some(DiskSource::Network { format: ImageFormat::Qcow2, .. }) => {
+            "it is a qcow2 image on RBD, where only those that are raw are replaced"
+        }
+        Some(DiskSource::Network { access, .. }) if access.snapshot.is_some() => "it is a snapshot of an RBD image",
+        Some(DiskSource::Network { .. }) => return None,
         Some(DiskSource::Other { kind }) => {
             return Some(format!("its source is of type `{kind}`, and only files and block devices are replaced"));
         }

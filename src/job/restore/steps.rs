@@ -16,6 +16,7 @@ use super::result::RestoreResult;
 use crate::failure::{Class, Code, Failure};
 use crate::host::hypervisor::Hypervisor;
 use crate::job::common::JobContext;
+use crate::job::keys;
 use crate::job::steps::{self, unexpected};
 use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::Instance;
@@ -163,6 +164,9 @@ impl Make<Context> for Restore {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
         let (volumes, keep_previous) = (context.choice()?.volumes.clone(), context.plan.keep_previous);
+        let common = &mut context.common;
+        let secrets = volumes.iter().filter_map(|volume| volume.place.secret());
+        keys::give(&mut common.session, common.doors.hypervisor.as_ref(), secrets).await?;
         let request = Request::Restore { instance, backup, volumes, keep_previous };
         match context.common.ask_moving(self, request).await? {
             Reply::Copied { disks, warnings } => {

@@ -31,6 +31,7 @@ mod examined;
 mod extent_map;
 mod flusher;
 mod merged;
+mod on_rbd;
 mod original;
 mod over;
 mod overlaid;

@@ -34,7 +34,8 @@ impl RestoredSet {
             let served = original.serve(&images, &mut self.sockets).await;
             let served = served.map_err(|failure| of_disk(failure, &disk))?;
             let target = Target::device(node, file, virtual_bytes, false).await?;
-            let (_, data) = pass(&disk, &original, served, Some((&target, &mut self.sockets)), &report).await?;
+            let writer = target.serve_to_write(&mut self.sockets).await?;
+            let (_, data) = pass(&disk, &original, served, Some(writer), true, &report).await?;
             target.sync().await?;
             before += virtual_bytes;
             data_before += data;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::blocks::Blocks;
 use super::copy::{self, Ends, Expected};
+use super::on_rbd::OnRbd;
 use super::original::Original;
 use super::server::{Besides, Server, Sockets};
 use super::target::{New, Target};
@@ -21,6 +22,7 @@ use crate::model::id::DiskTarget;
 use crate::model::instance::ImageFormat;
 use crate::mover::nbd::Connection;
 use crate::mover::protocol::CopiedDisk;
+use crate::mover::rbd::Image;
 use crate::mover::volume::likeness;
 
 /// One volume that is to be made.
@@ -59,6 +61,8 @@ pub(in crate::mover) enum Fresh {
     },
     /// Nowhere yet: an old one is written over, later.
     None,
+    /// In an RBD image that is empty.
+    Rbd(Image),
 }
 
 /// The new volumes of one job.
@@ -66,6 +70,7 @@ pub(in crate::mover) enum Fresh {
 pub(in crate::mover) struct RestoredSet {
     pub(super) sockets: Sockets,
     volumes: Vec<Restored>,
+    on_rbd: Vec<OnRbd>,
     /// What is to be written over, in the order in which it was asked for.
     pub(super) unwritten: Vec<Unwritten>,
 }
@@ -95,7 +100,7 @@ impl RestoredSet {
         progress: Progress<'_>,
     ) -> Result<(Self, Vec<CopiedDisk>), Failure> {
         let (volumes, unwritten) = (Vec::with_capacity(planned.len()), Vec::new());
-        let mut set = Self { sockets: Sockets::new(sockets), volumes, unwritten };
+        let mut set = Self { sockets: Sockets::new(sockets), volumes, on_rbd: Vec::new(), unwritten };
         let mut opened = Vec::with_capacity(planned.len());
         for volume in planned {
             let served = volume.original.serve(&volume.images, &mut set.sockets).await;
@@ -118,9 +123,16 @@ impl RestoredSet {
 
     /// Reads every new volume back from the storage and holds it against the hashes; an image has to pass its check too.
     pub async fn compare(&mut self, progress: Progress<'_>) -> Result<(), Failure> {
-        let total: u64 = self.volumes.iter().map(|volume| volume.original.blocks.virtual_bytes()).sum();
+        let originals = self.volumes.iter().map(|volume| &volume.original);
+        let originals = originals.chain(self.on_rbd.iter().map(|volume| &volume.original));
+        let total: u64 = originals.map(|original| original.blocks.virtual_bytes()).sum();
         let mut before = 0;
         for volume in &self.volumes {
+            let report = |passed: u64, _: u64| progress(before + passed, total, 0);
+            volume.compare(&mut self.sockets, &report).await?;
+            before += volume.original.blocks.virtual_bytes();
+        }
+        for volume in &self.on_rbd {
             let report = |passed: u64, _: u64| progress(before + passed, total, 0);
             volume.compare(&mut self.sockets, &report).await?;
             before += volume.original.blocks.virtual_bytes();
@@ -144,14 +156,20 @@ impl RestoredSet {
                 (Target::create(new).await?, old)
             }
             Fresh::Device { node, file, blank } => (Target::device(node, file, virtual_bytes, blank).await?, None),
+            Fresh::Rbd(image) => {
+                let source = (server, connection);
+                let made = OnRbd::make(disk, original, image, source, &mut self.sockets, report).await?;
+                self.on_rbd.push(made.0);
+                return Ok(made.1);
+            }
             Fresh::None => {
-                let (_, data_bytes) = pass(&disk, &original, (server, connection), None, report).await?;
+                let (_, data_bytes) = pass(&disk, &original, (server, connection), None, false, report).await?;
                 self.unwritten.push(Unwritten { disk, original, images });
                 return Ok(data_bytes);
             }
         };
-        let (_, data_bytes) =
-            pass(&disk, &original, (server, connection), Some((&target, &mut self.sockets)), report).await?;
+        let (source, writer) = ((server, connection), target.serve_to_write(&mut self.sockets).await?);
+        let (_, data_bytes) = pass(&disk, &original, source, Some(writer), target.holds_anything(), report).await?;
         if target.holds_anything() {
             target.zero_beyond(virtual_bytes).await?;
         } else if format == ImageFormat::Raw {
@@ -170,19 +188,16 @@ impl RestoredSet {
     }
 }
 
-/// Reads what the backup holds, holds it against its hashes, and writes it where there is somewhere to write it to.
+/// Reads what the backup holds, holds it against its hashes, and writes it where there is somewhere to write it to; zeros as well, where
+/// that holds anything.
 pub(super) async fn pass(
     disk: &DiskTarget,
     original: &Original,
     (server, connection): (Server, Connection),
-    to: Option<(&Target, &mut Sockets)>,
+    writer: Option<(Server, Connection)>,
+    zeros_too: bool,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Blocks, u64), Failure> {
-    let zeros_too = to.as_ref().is_some_and(|(target, _)| target.holds_anything());
-    let writer = match to {
-        Some((target, sockets)) => Some(target.serve_to_write(sockets).await?),
-        None => None,
-    };
     let reading = Arc::new(connection);
     let writer = writer.map(|(writer, writing)| (writer, Arc::new(writing)));
     let expected = Expected {

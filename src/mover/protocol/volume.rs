@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::DeviceNumbers;
 use crate::model::id::DiskTarget;
 use crate::model::instance::ImageFormat;
+use crate::model::network::{NetworkAccess, SecretRef};
 
 /// One volume that a restore makes of a backup's disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,17 @@ pub enum VolumePlace {
         /// What it was when the restore was planned.
         numbers: DeviceNumbers,
     },
+    /// An RBD image. All three are in one pool, and one namespace of it.
+    Rbd {
+        /// The way to its cluster.
+        access: Box<NetworkAccess>,
+        /// Pool and image, or pool, namespace and image.
+        volume: PathBuf,
+        /// The new one, likewise, under a name that is this attempt's alone.
+        fresh: PathBuf,
+        /// The old one, likewise.
+        previous: PathBuf,
+    },
 }
 
 impl VolumePlace {
@@ -64,6 +76,7 @@ impl VolumePlace {
         match self {
             VolumePlace::File { volume, .. }
             | VolumePlace::Logical { volume, .. }
+            | VolumePlace::Rbd { volume, .. }
             | VolumePlace::Device { volume, .. } => volume,
         }
     }
@@ -71,7 +84,9 @@ impl VolumePlace {
     /// The new volume until it takes its place; none where there is never a second one.
     pub fn fresh(&self) -> Option<&Path> {
         match self {
-            VolumePlace::File { fresh, .. } | VolumePlace::Logical { fresh, .. } => Some(fresh),
+            VolumePlace::File { fresh, .. } | VolumePlace::Logical { fresh, .. } | VolumePlace::Rbd { fresh, .. } => {
+                Some(fresh)
+            }
             VolumePlace::Device { .. } => None,
         }
     }
@@ -79,10 +94,21 @@ impl VolumePlace {
     /// The old volume once its place is taken; none where it is written over.
     pub fn previous(&self) -> Option<&Path> {
         match self {
-            VolumePlace::File { previous, .. } | VolumePlace::Logical { previous, .. } => Some(previous),
+            VolumePlace::File { previous, .. }
+            | VolumePlace::Logical { previous, .. }
+            | VolumePlace::Rbd { previous, .. } => Some(previous),
             VolumePlace::Device { .. } => None,
         }
     }
+
+    /// The secret without which nothing is done to it.
+    pub fn secret(&self) -> Option<&SecretRef> {
+        match self {
+            VolumePlace::Rbd { access, .. } => access.secret.as_ref(),
+            VolumePlace::File { .. } | VolumePlace::Logical { .. } | VolumePlace::Device { .. } => None,
+        }
+    }
+
     /// What is written to one of them may be seen in the other.
     pub fn overlaps(&self, other: &VolumePlace) -> bool {
         let same = match (self, other) {

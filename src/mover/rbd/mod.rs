@@ -3,6 +3,7 @@
 //! The key that a cluster asks for is in a file of the mover's own ([`keys`]) and in no argument. Everything that is asked of a cluster has
 //! a bound: one that hangs is given up, and the tool that waits for it killed.
 
+mod change;
 mod keys;
 mod tool;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+pub(super) use change::Info;
 pub(super) use keys::{KeyFile, Keys};
 pub(super) use tool::NO_DRIVER;
 pub use tool::missing;
@@ -51,6 +53,12 @@ impl Image {
         if protocol != PROTOCOL {
             return unsupported(format!("a `{protocol}` volume of a stopped instance cannot be read"));
         }
+        Self::named(name, access, keys)
+    }
+
+    /// The image of that name, reached so.
+    pub fn named(name: &str, access: &NetworkAccess, keys: &Keys) -> Result<Self, Failure> {
+        let unsupported = |text: String| Err(Failure::new(Code::DiskUnsupported, text));
         if let Some(snapshot) = &access.snapshot {
             return unsupported(format!("`{name}` is read at its snapshot `{snapshot}`, and not as it is"));
         }
@@ -68,8 +76,13 @@ impl Image {
             pool: pool.to_owned(),
             namespace: namespace.map(str::to_owned),
             name: image.to_owned(),
-            cluster: Arc::new(Cluster { access: access.as_ref().clone(), key }),
+            cluster: Arc::new(Cluster { access: access.clone(), key }),
         })
+    }
+
+    /// One of another name in the same pool and namespace.
+    pub fn beside(&self, name: &str) -> Option<Self> {
+        is_plain(name).then(|| Self { name: name.to_owned(), ..self.clone() })
     }
 
     /// Pool, namespace and image, as `rbd` and people write them.

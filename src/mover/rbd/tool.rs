@@ -1,4 +1,4 @@
-//! What the program `rbd` is asked of an image, and what its answers mean.
+//! Running the program `rbd`: what it is asked of an image, and what its answers mean.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ const PACKAGE: &str = "ceph-common";
 
 /// How long a cluster may take to let a client in, and how long to do one thing, before the program gives it up by itself.
 const CLUSTER_SECONDS: u64 = 30;
-/// How long the program may run in all.
-const RUN_SECONDS_MAX: u64 = 2 * CLUSTER_SECONDS + 15;
+/// How long the program may run in all for a small thing.
+pub(super) const RUN_SECONDS_MAX: u64 = 2 * CLUSTER_SECONDS + 15;
 /// How long a cluster goes on to name a client that was killed: its `osd_client_watch_timeout` of 30 s, and some.
 const WATCHERS_GO_SECONDS: u64 = 45;
 /// Pause between two looks.
@@ -26,6 +26,9 @@ const LOOK_AGAIN_SECONDS: u64 = 3;
 
 /// `EPERM` and `EACCES` as exit statuses.
 const DENIED: [i32; 2] = [1, 13];
+/// `ENOENT` as an exit status, of the image and not of its pool.
+const MISSING: i32 = 2;
+const MISSING_IMAGE: &str = "error opening image";
 /// A monitor does not take the key; where it is asked by both of its protocols the program goes on until it gives the cluster up.
 const BAD_KEY: &str = "handle_auth_bad_method";
 
@@ -43,17 +46,22 @@ pub async fn missing() -> Vec<(&'static str, &'static str)> {
 }
 
 impl Image {
-    /// Nobody has it open but to be read by force, which the cluster does not tell from others: `in_use_elsewhere`. A client that was killed,
+    /// Nobody has it open, not even to read it: `in_use_elsewhere`. A client that was killed,
     /// such as the one of a mover or of an instance, is given the time that the cluster takes to notice. `device` is the code of a
     /// failure that lies in the cluster.
     pub async fn must_be_unused(&self, device: Code) -> Result<(), Failure> {
-        let until = Instant::now() + Duration::from_secs(WATCHERS_GO_SECONDS);
+        self.must_be_unused_within(device, Duration::from_secs(WATCHERS_GO_SECONDS)).await
+    }
+
+    /// Likewise, with so much time for one that was killed.
+    pub async fn must_be_unused_within(&self, device: Code, limit: Duration) -> Result<(), Failure> {
+        let until = Instant::now() + limit;
         loop {
             let watchers = self.watchers(device).await?;
             if watchers.is_empty() {
                 return Ok(());
             }
-            if Instant::now() > until {
+            if Instant::now() >= until {
                 let text = format!("another process or host has the RBD image `{}` open", self.spec());
                 let failure = Failure::new(Code::InUseElsewhere, text);
                 return Err(watchers.iter().fold(failure, |failure, watcher| failure.caused_by(watcher.clone())));
@@ -65,13 +73,44 @@ impl Image {
     /// Who has it open, a line each.
     async fn watchers(&self, device: Code) -> Result<Vec<String>, Failure> {
         let failed = || format!("cannot see who has the RBD image `{}` open", self.spec());
-        let finished = self.cluster.run(&["status", "--format=json", &self.spec()], device, &failed).await?;
+        let status = self.asked(&["status"], device, &failed).await?;
+        let status = status.ok_or_else(|| Failure::new(device, failed()).caused_by("there is no such image"))?;
+        watchers(&status).ok_or_else(|| Failure::new(Code::ImageToolFailed, failed()))
+    }
+
+    /// What the program answers to a question about the image; none where there is no such image.
+    pub(super) async fn asked(
+        &self,
+        question: &[&str],
+        device: Code,
+        failed: &(dyn Fn() -> String + Sync),
+    ) -> Result<Option<Value>, Failure> {
+        let spec = self.spec();
+        let arguments = [question, &["--format=json", &spec]].concat();
+        let limit = Duration::from_secs(RUN_SECONDS_MAX);
+        let finished = self.cluster.run(&arguments, limit, device, failed).await?;
+        if finished.status.code() == Some(MISSING) && finished.stderr.contains(MISSING_IMAGE) {
+            return Ok(None);
+        }
         if !finished.status.success() {
             return Err(refused(&finished, device, failed()));
         }
-        let status: Value = serde_json::from_slice(&finished.stdout)
-            .map_err(|error| Failure::new(Code::ImageToolFailed, failed()).because(&error))?;
-        watchers(&status).ok_or_else(|| Failure::new(Code::ImageToolFailed, failed()))
+        let answer = serde_json::from_slice(&finished.stdout);
+        answer.map(Some).map_err(|error| Failure::new(Code::ImageToolFailed, failed()).because(&error))
+    }
+
+    /// Has the program change something, within that time.
+    pub(super) async fn changed(
+        &self,
+        arguments: &[&str],
+        limit: Duration,
+        failed: &(dyn Fn() -> String + Sync),
+    ) -> Result<(), Failure> {
+        let finished = self.cluster.run(arguments, limit, Code::VolumeIo, failed).await?;
+        match finished.status.success() {
+            true => Ok(()),
+            false => Err(refused(&finished, Code::VolumeIo, failed())),
+        }
     }
 }
 
@@ -80,6 +119,7 @@ impl Cluster {
     async fn run(
         &self,
         arguments: &[&str],
+        limit: Duration,
         device: Code,
         failed: &(dyn Fn() -> String + Sync),
     ) -> Result<Finished, Failure> {
@@ -88,7 +128,7 @@ impl Cluster {
             return Err(failure.caused_by(format!("`{PROGRAM}` is missing: install the package `{PACKAGE}`")));
         }
         let command = Command::new(PROGRAM).args(self.arguments()).args(arguments);
-        let run = command.run(Duration::from_secs(RUN_SECONDS_MAX)).await;
+        let run = command.run(limit).await;
         run.map_err(|error| error.failure(device, failed()))
     }
 

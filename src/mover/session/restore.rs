@@ -18,6 +18,7 @@ use crate::mover::blocking;
 use crate::mover::image::{Backups, Fresh, Original, Planned, RestoredSet, Wanted};
 use crate::mover::mount::Pinned;
 use crate::mover::protocol::{Reply, RestoredVolume, VolumePlace};
+use crate::mover::rbd::Keys;
 use crate::mover::share::Dir;
 use crate::mover::volume::device::{Use, claim};
 use crate::mover::volume::{self, Outcome, Prepared};
@@ -58,10 +59,14 @@ impl Session {
         let lease = self.lease.as_ref().filter(|lease| lease.instance() == instance);
         lease.ok_or_else(|| out_of_order("restore", "lease"))?.check()?;
         self.leave_restored().await;
-        let own = self.directory.clone();
+        let (own, keys) = (self.directory.clone(), self.keys.clone());
         // Not broken off: what its thread binds after that, nobody would give up.
         let over = volumes.iter().filter_map(over).collect();
-        let begun = blocking(move || begin(&root, instance, backup, &volumes, keep_previous, &own)).await?;
+        let begun = blocking(move || {
+            let backup = (instance, backup);
+            begin(&root, backup, &volumes, keep_previous, &own, &keys)
+        });
+        let begun = begun.await?;
         let restored = self.restore_begun(begun, broken_off).await?;
         self.restored.over = over;
         Ok(restored)
@@ -121,7 +126,8 @@ impl Session {
 
     pub(super) async fn exchange(&mut self, volumes: Vec<RestoredVolume>, only_go_on: bool) -> Result<Reply, Failure> {
         self.leave_restored().await;
-        Ok(match blocking(move || volume::exchange(&volumes, only_go_on)).await? {
+        let keys = self.keys.clone();
+        Ok(match blocking(move || volume::exchange(&volumes, only_go_on, &keys)).await? {
             Outcome::Done => Reply::Done,
             Outcome::NotKnown(failure) => Reply::NotKnown { failure },
         })
@@ -129,12 +135,14 @@ impl Session {
 
     pub(super) async fn remove_fresh(&mut self, volumes: Vec<RestoredVolume>) -> Result<Reply, Failure> {
         self.leave_restored().await;
-        blocking(move || volume::remove_fresh(&volumes)).await.map(|()| Reply::Done)
+        let keys = self.keys.clone();
+        blocking(move || volume::remove_fresh(&volumes, &keys)).await.map(|()| Reply::Done)
     }
 
     pub(super) async fn remove_previous(&mut self, volumes: Vec<RestoredVolume>) -> Result<Reply, Failure> {
         self.leave_restored().await;
-        blocking(move || volume::remove_previous(&volumes)).await.map(|()| Reply::Done)
+        let keys = self.keys.clone();
+        blocking(move || volume::remove_previous(&volumes, &keys)).await.map(|()| Reply::Done)
     }
 
     /// Ends the tools and gives the bound paths up; the new volumes stay.
@@ -157,7 +165,7 @@ fn over(volume: &RestoredVolume) -> Option<Over> {
         VolumePlace::Device { volume: path, numbers } => {
             Some(Over { path: path.clone(), device: numbers.device, bytes: volume.virtual_bytes })
         }
-        VolumePlace::File { .. } | VolumePlace::Logical { .. } => None,
+        VolumePlace::File { .. } | VolumePlace::Logical { .. } | VolumePlace::Rbd { .. } => None,
     }
 }
 
@@ -173,11 +181,11 @@ pub(super) async fn look_at_devices(paths: Vec<PathBuf>) -> Result<Reply, Failur
 /// Looks at everything that can be looked at before a byte is written. Blocks.
 fn begin(
     root: &Dir,
-    instance: InstanceId,
-    backup: BackupId,
+    (instance, backup): (InstanceId, BackupId),
     volumes: &[RestoredVolume],
     keep_previous: bool,
     own: &Path,
+    keys: &Keys,
 ) -> Result<Begun, Failure> {
     let mut backups = Backups::new(root, instance);
     let originals: Vec<_> = volumes
@@ -187,7 +195,7 @@ fn begin(
         })
         .collect::<Result<_, _>>()?;
     let data: Vec<_> = originals.iter().map(|original| original.data_bytes).collect();
-    let prepared = volume::prepare(volumes, &data, keep_previous)?;
+    let prepared = volume::prepare(volumes, &data, keep_previous, keys)?;
     let mut places = Places::new(own);
     let mut planned = Vec::with_capacity(volumes.len());
     for ((wanted, original), prepared) in volumes.iter().zip(originals).zip(prepared) {
@@ -199,6 +207,7 @@ fn begin(
                 Fresh::Device { node: places.of_device(&file), file, blank }
             }
             Prepared::Overwritten => Fresh::None,
+            Prepared::Rbd(image) => Fresh::Rbd(image),
         };
         planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh });
     }

@@ -12,6 +12,7 @@ use super::state::{State, all_in_place};
 use super::{Name, Place, in_use, look_at_all, names, open, sync};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::RestoredVolume;
+use crate::mover::rbd::Keys;
 
 /// What an exchange came to, where it is not that every old volume is in its place.
 #[derive(Debug)]
@@ -24,9 +25,13 @@ pub(in crate::mover) enum Outcome {
 
 /// Exchanges all volumes, from wherever an earlier exchange was cut off. With `only_go_on`, one that had not begun is refused as
 /// `interrupted`.
-pub(in crate::mover) fn exchange(volumes: &[RestoredVolume], only_go_on: bool) -> Result<Outcome, Failure> {
+pub(in crate::mover) fn exchange(
+    volumes: &[RestoredVolume],
+    only_go_on: bool,
+    keys: &Keys,
+) -> Result<Outcome, Failure> {
     let names = names(volumes)?;
-    let looked = open(names).and_then(|places| look_at_all(&places).map(|seen| (places, seen)));
+    let looked = open(names, keys).and_then(|places| look_at_all(&places).map(|seen| (places, seen)));
     let (places, seen) = match looked {
         Ok(looked) => looked,
         Err(failure) => return Ok(Outcome::NotKnown(failure)),

@@ -24,6 +24,7 @@ pub(in crate::mover) mod locks;
 mod logical;
 mod old_image;
 mod prepare;
+mod rbd;
 mod remove;
 mod state;
 
@@ -37,6 +38,7 @@ pub(super) use prepare::{Prepared, Room, has_room, look_at, prepare};
 pub(super) use remove::{remove_fresh, remove_previous};
 
 use super::protocol::{RestoredVolume, VolumePlace};
+use super::rbd::Keys;
 use crate::failure::{Code, Failure};
 use crate::model::instance::ImageFormat;
 use state::Seen;
@@ -93,6 +95,7 @@ type Places = Vec<Box<dyn Place>>;
 enum Named {
     File(file::Names),
     Logical(logical::LogicalPlace),
+    Rbd(rbd::Names),
 }
 
 /// The names of all volumes that have three, which those do not that are written over. `internal`: one is not as its kind has it, or there twice.
@@ -104,6 +107,9 @@ fn names(volumes: &[RestoredVolume]) -> Result<Vec<Named>, Failure> {
         let once = paths.iter().all(|path| taken.insert(path.to_path_buf()));
         let named = match place {
             VolumePlace::File { volume, fresh, previous } => file::Names::of(volume, fresh, previous).map(Named::File),
+            VolumePlace::Rbd { access, volume, fresh, previous } => {
+                rbd::Names::of(access, volume, fresh, previous).map(Named::Rbd)
+            }
             VolumePlace::Logical { group, name, fresh, previous, .. } => {
                 logical::LogicalPlace::of(group, name, fresh, previous).map(Named::Logical)
             }
@@ -112,7 +118,7 @@ fn names(volumes: &[RestoredVolume]) -> Result<Vec<Named>, Failure> {
         };
         let text = || {
             let shown: Vec<_> = paths.iter().map(|path| format!("`{}`", path.display())).collect();
-            format!("{} are not absolute names beside each other, each there once", shown.join(", "))
+            format!("{} are not whole names beside each other, each there once", shown.join(", "))
         };
         all.push(named.filter(|_| once).ok_or_else(|| Failure::new(Code::Internal, text()))?);
     }
@@ -124,13 +130,14 @@ fn exchanged(volumes: &[RestoredVolume]) -> impl Iterator<Item = &RestoredVolume
     volumes.iter().filter(|volume| volume.place.fresh().is_some())
 }
 
-/// Opens what the names are in.
-fn open(names: Vec<Named>) -> Result<Places, Failure> {
+/// Opens what the names are in, with the keys that it takes.
+fn open(names: Vec<Named>, keys: &Keys) -> Result<Places, Failure> {
     let mut directories: BTreeMap<PathBuf, _> = BTreeMap::new();
     let open = |named| -> Result<Box<dyn Place>, Failure> {
         match named {
             Named::File(names) => Ok(Box::new(names.open(&mut directories)?)),
             Named::Logical(place) => Ok(Box::new(place)),
+            Named::Rbd(names) => Ok(Box::new(names.open(keys)?)),
         }
     };
     names.into_iter().map(open).collect()

@@ -10,6 +10,7 @@ use super::device::{Use, claim};
 use super::{Name, Place, exchanged, in_use, names, open};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::{RestoredVolume, VolumePlace};
+use crate::mover::rbd::{Image, Keys};
 use crate::mover::share::Dir;
 
 /// Room that is left to others, and taken by what an image has besides its data, for each volume, bytes.
@@ -29,6 +30,8 @@ pub(in crate::mover) enum Prepared {
         /// The old one.
         old: File,
     },
+    /// Into an RBD image, which is there and empty.
+    Rbd(Image),
     /// Into a new block device, which is open for us alone.
     Device {
         /// The device.
@@ -82,8 +85,9 @@ pub(in crate::mover) fn prepare(
     volumes: &[RestoredVolume],
     data_bytes: &[u64],
     keep_previous: bool,
+    keys: &Keys,
 ) -> Result<Vec<Prepared>, Failure> {
-    let places = open(names(volumes)?)?;
+    let places = open(names(volumes)?, keys)?;
     can_be_replaced(&places, volumes, keep_previous)?;
     for RestoredVolume { place, virtual_bytes, .. } in volumes {
         if let VolumePlace::Device { volume, numbers } = place {
@@ -102,21 +106,26 @@ pub(in crate::mover) fn prepare(
     let mut places = places.into_iter();
     let prepared = |wanted: &RestoredVolume| match wanted.place {
         VolumePlace::Device { .. } => Some(Ok(Prepared::Overwritten)),
-        VolumePlace::File { .. } | VolumePlace::Logical { .. } => Some(places.next()?.prepared(wanted)),
+        VolumePlace::File { .. } | VolumePlace::Logical { .. } | VolumePlace::Rbd { .. } => {
+            Some(places.next()?.prepared(wanted))
+        }
     };
     volumes.iter().filter_map(prepared).collect()
 }
 
 /// The same, with nothing changed and no lock taken, which an instance that is started meanwhile would find: who uses a volume it does not
-/// say.
+/// say, nor anything of one that is on a cluster.
 pub(in crate::mover) fn look_at(
     volumes: &[RestoredVolume],
     data_bytes: &[u64],
     keep_previous: bool,
 ) -> Result<(), Failure> {
-    let places = open(names(volumes)?)?;
-    can_be_replaced(&places, volumes, keep_previous)?;
-    have_room(&places, volumes, data_bytes)
+    // A cluster is not asked: that needs a key, which nobody is given who only plans.
+    let here = volumes.iter().zip(data_bytes).filter(|(volume, _)| !matches!(volume.place, VolumePlace::Rbd { .. }));
+    let (volumes, data_bytes): (Vec<_>, Vec<_>) = here.map(|(volume, data)| (volume.clone(), *data)).unzip();
+    let places = open(names(&volumes)?, &Keys::default())?;
+    can_be_replaced(&places, &volumes, keep_previous)?;
+    have_room(&places, &volumes, &data_bytes)
 }
 
 fn can_be_replaced(places: &[Box<dyn Place>], volumes: &[RestoredVolume], keep_previous: bool) -> Result<(), Failure> {

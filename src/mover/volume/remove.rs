@@ -5,10 +5,11 @@ use super::state::{Seen, all_in_place, cut_off};
 use super::{Name, Place, exchanged, look_at_all, names, open, sync};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::RestoredVolume;
+use crate::mover::rbd::Keys;
 
 /// Removes the new volumes that have not taken their places. An exchange that was cut off is undone first; one that is over stays.
-pub(in crate::mover) fn remove_fresh(volumes: &[RestoredVolume]) -> Result<(), Failure> {
-    let places = open(names(volumes)?)?;
+pub(in crate::mover) fn remove_fresh(volumes: &[RestoredVolume], keys: &Keys) -> Result<(), Failure> {
+    let places = open(names(volumes)?, keys)?;
     if cut_off(&look_at_all(&places)?) {
         put_back(&places)?;
     }
@@ -25,8 +26,8 @@ pub(in crate::mover) fn remove_fresh(volumes: &[RestoredVolume]) -> Result<(), F
 
 /// Removes the old volumes once all new ones are in place. `internal`: they are not. `in_use_elsewhere`: somebody has one open, who
 /// would go on with a file that has no name. `disk_unsupported`: one was given what no backup holds while the new ones were made.
-pub(in crate::mover) fn remove_previous(volumes: &[RestoredVolume]) -> Result<(), Failure> {
-    let places = open(names(volumes)?)?;
+pub(in crate::mover) fn remove_previous(volumes: &[RestoredVolume], keys: &Keys) -> Result<(), Failure> {
+    let places = open(names(volumes)?, keys)?;
     let seen = look_at_all(&places)?;
     let in_place = all_in_place(&seen);
     for ((place, seen), wanted) in

@@ -61,7 +61,7 @@ impl Storage {
     }
 
     fn exchange(&self) -> Result<Outcome, Failure> {
-        exchange(&self.volumes(), false)
+        exchange(&self.volumes(), false, &Keys::default())
     }
 }
 
@@ -77,13 +77,13 @@ fn an_exchange_goes_on_wherever_it_was_cut_off() {
             assert!(matches!(storage.exchange().unwrap(), Outcome::Done), "{one} {other}");
             storage.must_hold(&EXCHANGED);
         }
-        remove_fresh(&storage.volumes()).unwrap();
+        remove_fresh(&storage.volumes(), &Keys::default()).unwrap();
         storage.must_hold(&EXCHANGED);
         for _twice in 0..2 {
-            remove_previous(&storage.volumes()).unwrap();
+            remove_previous(&storage.volumes(), &Keys::default()).unwrap();
             storage.must_hold(&[("a", "new"), ("b", "new")]);
         }
-        remove_fresh(&storage.volumes()).unwrap();
+        remove_fresh(&storage.volumes(), &Keys::default()).unwrap();
         storage.must_hold(&[("a", "new"), ("b", "new")]);
     }
 }
@@ -92,7 +92,7 @@ fn an_exchange_goes_on_wherever_it_was_cut_off() {
 fn who_only_goes_on_begins_none() {
     for (states, begun) in [(["vf", "vf"], false), (["fp", "vf"], true), (["vp", "vf"], true), (["vp", "vp"], true)] {
         let storage = Storage::new(states);
-        match exchange(&storage.volumes(), true) {
+        match exchange(&storage.volumes(), true, &Keys::default()) {
             Ok(Outcome::Done) if begun => storage.must_hold(&EXCHANGED),
             Err(failure) if !begun => {
                 assert_eq!(failure.code, Code::Interrupted);
@@ -114,7 +114,7 @@ fn what_was_cut_off_can_be_given_up_too() {
             continue;
         }
         for _twice in 0..2 {
-            remove_fresh(&storage.volumes()).unwrap();
+            remove_fresh(&storage.volumes(), &Keys::default()).unwrap();
             storage.must_hold(&OLD);
         }
     }
@@ -148,7 +148,7 @@ fn an_old_volume_that_is_gone_is_never_taken_for_one_that_is_back() {
         assert!(format!("{failure:#}").contains("is gone"), "{failure:#}");
     }
     let storage = Storage::new(["vf", "f"]);
-    assert_eq!(remove_fresh(&storage.volumes()).unwrap_err().code, Code::VolumeIo);
+    assert_eq!(remove_fresh(&storage.volumes(), &Keys::default()).unwrap_err().code, Code::VolumeIo);
     assert!(storage.0.path().join("b.new").exists(), "the only copy stays");
     let storage = Storage::new(["vf", "vf"]);
     let elsewhere = storage.0.path().with_extension("elsewhere");
@@ -162,11 +162,11 @@ fn the_previous_ones_stay_until_all_new_ones_are_in_place() {
     for states in [["vp", "fp"], ["vp", "vf"], ["fp", "fp"]] {
         let storage = Storage::new(states);
         let before = storage.holds();
-        assert_eq!(remove_previous(&storage.volumes()).unwrap_err().code, Code::Internal);
+        assert_eq!(remove_previous(&storage.volumes(), &Keys::default()).unwrap_err().code, Code::Internal);
         assert_eq!(storage.holds(), before);
     }
     let storage = Storage::new(["vf", "vf"]);
-    remove_previous(&storage.volumes()).unwrap();
+    remove_previous(&storage.volumes(), &Keys::default()).unwrap();
     assert_eq!(storage.holds().len(), 4);
 }
 
@@ -176,17 +176,17 @@ fn a_volume_that_somebody_uses_stays_where_it_is() {
     let theirs = fs::File::open(storage.0.path().join("b")).unwrap();
     assert!(locks::hold(&theirs).unwrap());
     assert_eq!(storage.exchange().unwrap_err().code, Code::InUseElsewhere);
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap_err().code, Code::InUseElsewhere);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap_err().code, Code::InUseElsewhere);
     storage.must_hold(&[("a", "old"), ("a.new", "new"), ("b", "old"), ("b.new", "new")]);
     drop(theirs);
     assert!(matches!(storage.exchange().unwrap(), Outcome::Done));
     // Opened by force while it was exchanged: it would go on with a file that has no name.
     let theirs = fs::File::open(storage.0.path().join("b.old")).unwrap();
     assert!(locks::hold(&theirs).unwrap());
-    assert_eq!(remove_previous(&storage.volumes()).unwrap_err().code, Code::InUseElsewhere);
+    assert_eq!(remove_previous(&storage.volumes(), &Keys::default()).unwrap_err().code, Code::InUseElsewhere);
     assert!(storage.0.path().join("b.old").exists());
     drop(theirs);
-    remove_previous(&storage.volumes()).unwrap();
+    remove_previous(&storage.volumes(), &Keys::default()).unwrap();
     storage.must_hold(&[("a", "new"), ("b", "new")]);
 }
 
@@ -199,24 +199,27 @@ fn an_image_with_snapshots_of_its_own_is_only_replaced_where_it_is_kept() {
     fs::write(storage.0.path().join("b"), header).unwrap();
     let volumes: Vec<_> =
         storage.volumes().into_iter().map(|volume| RestoredVolume { format: ImageFormat::Qcow2, ..volume }).collect();
-    let refused = prepare(&volumes, &[1, 1], false).unwrap_err();
+    let refused = prepare(&volumes, &[1, 1], false, &Keys::default()).unwrap_err();
     assert_eq!(refused.code, Code::DiskUnsupported);
     assert!(refused.text.contains("internal snapshots"), "{refused:#}");
-    assert_eq!(prepare(&volumes, &[1, 1], true).unwrap().len(), 2);
+    assert_eq!(prepare(&volumes, &[1, 1], true, &Keys::default()).unwrap().len(), 2);
 }
 
 #[test]
 fn a_restore_begins_only_where_the_old_volumes_are_and_there_is_room() {
     let storage = Storage::new(["vf", "v"]);
-    assert_eq!(prepare(&storage.volumes(), &[1, u64::MAX], false).unwrap_err().code, Code::VolumeFull);
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap().len(), 2);
+    assert_eq!(
+        prepare(&storage.volumes(), &[1, u64::MAX], false, &Keys::default()).unwrap_err().code,
+        Code::VolumeFull
+    );
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap().len(), 2);
     storage.must_hold(&OLD);
     fs::remove_file(storage.0.path().join("b")).unwrap();
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap_err().code, Code::VolumeIo);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap_err().code, Code::VolumeIo);
     symlink("a", storage.0.path().join("b")).unwrap();
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap_err().code, Code::DiskUnsupported);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap_err().code, Code::DiskUnsupported);
     let storage = Storage::new(["vp", "vp"]);
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false).unwrap_err().code, Code::Internal);
+    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap_err().code, Code::Internal);
 }
 
 #[test]

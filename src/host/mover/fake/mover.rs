@@ -148,6 +148,7 @@ impl FakeMover {
             Request::Overwrite => self.overwrite(),
             Request::Exchange { volumes, only_go_on } => {
                 self.restored_bytes = None;
+                volumes.iter().try_for_each(|volume| self.keys.must_have(volume.place.secret()))?;
                 self.movers.world().volumes.exchange(&volumes, only_go_on).map(|()| Reply::Done)
             }
             Request::RemoveFresh { volumes } => {
@@ -268,7 +269,7 @@ impl FakeMover {
     fn copy(&mut self, disks: &[CopyDisk]) -> Result<Reply, Failure> {
         for disk in disks {
             if let ByteSource::Volume { source, .. } = &disk.source {
-                self.keys.must_open(source)?;
+                self.keys.must_have(source.secret())?;
             }
             self.write(format!("{}.qcow2", disk.target), FakeFile::Image(IMAGE_BYTES))?;
         }
@@ -357,6 +358,7 @@ impl FakeMover {
     ) -> Result<Reply, Failure> {
         self.check_lease_of("restore", instance)?;
         self.restored_bytes = None;
+        volumes.iter().try_for_each(|volume| self.keys.must_have(volume.place.secret()))?;
         let wanted = volumes.iter().map(|volume| (&volume.disk, volume.virtual_bytes, volume.content_root.as_str()));
         let disks = self.share(|share| share.restorable(instance, backup, wanted))?;
         self.movers.world().volumes.restore(volumes, backup)?;

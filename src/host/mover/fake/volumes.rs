@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, DiskTarget};
-use crate::mover::protocol::{BlockDevice, DeviceNumbers, RestoredVolume};
+use crate::mover::protocol::{BlockDevice, DeviceNumbers, RestoredVolume, VolumePlace};
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,8 +94,11 @@ impl Volumes {
         for wanted in volumes.iter().filter(|wanted| names(wanted).is_none()) {
             self.device(wanted.place.volume())?;
         }
-        for (volume, fresh, previous) in volumes.iter().filter_map(names) {
-            let beside = |path: &Path| path.is_absolute() && path.parent() == volume.parent();
+        for wanted in volumes {
+            let Some((volume, fresh, previous)) = names(wanted) else { continue };
+            // An image's pool is no directory.
+            let is_whole = |path: &Path| path.is_absolute() || matches!(wanted.place, VolumePlace::Rbd { .. });
+            let beside = |path: &Path| is_whole(path) && path.parent() == volume.parent();
             if !beside(volume) || !beside(fresh) || !beside(previous) || self.has(previous) {
                 let text = format!("`{}` cannot be restored with those names", volume.display());
                 return Err(Failure::new(Code::Internal, text));

@@ -48,8 +48,8 @@ impl Make<Context> for Copy {
         };
         if plan.source == SourcePlan::Stopped {
             let common = &mut context.common;
-            let sources = plan.disks.iter().map(|disk| &disk.source);
-            keys::give(&mut common.session, common.doors.hypervisor.as_ref(), sources).await?;
+            let secrets = plan.disks.iter().filter_map(|disk| disk.source.secret());
+            keys::give(&mut common.session, common.doors.hypervisor.as_ref(), secrets).await?;
         }
         let reply = ask_moving(context, self, Request::Copy { disks }).await?;
         note_copied(context, self.name(), reply)

@@ -1,0 +1,208 @@
+//! Volumes that are RBD images: the three names are in one pool, and the cluster says who has one open.
+//!
+//! Nothing keeps others from opening one, and who had it open before it was renamed goes on with it. So it is looked again after an image
+//! was moved away, from when on nobody finds it any more. What room a cluster has is not looked at.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::state::Seen;
+use super::{Name, Place, Prepared, Room, in_use};
+use crate::failure::{Code, Failure};
+use crate::model::instance::ImageFormat;
+use crate::model::network::NetworkAccess;
+use crate::mover::protocol::RestoredVolume;
+use crate::mover::rbd::{Image, Info, Keys};
+
+/// The names as they were asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Names {
+    access: NetworkAccess,
+    volume: String,
+    fresh: String,
+    previous: String,
+}
+
+impl Names {
+    /// None where they are not of images beside each other.
+    pub fn of(access: &NetworkAccess, volume: &Path, fresh: &Path, previous: &Path) -> Option<Self> {
+        let name =
+            |path: &Path| path.file_name().filter(|_| path.parent() == volume.parent())?.to_str().map(str::to_owned);
+        let (fresh, previous) = (name(fresh)?, name(previous)?);
+        Some(Self { access: access.clone(), volume: volume.to_str()?.to_owned(), fresh, previous })
+    }
+
+    /// With the key that their cluster asks for.
+    pub fn open(self, keys: &Keys) -> Result<RbdPlace, Failure> {
+        let volume = Image::named(&self.volume, &self.access, keys)?;
+        let beside = |name: &str| {
+            let text = || format!("`{}` cannot be the name of an RBD image", name.escape_debug());
+            volume.beside(name).ok_or_else(|| Failure::new(Code::Internal, text()))
+        };
+        let (fresh, previous) = (beside(&self.fresh)?, beside(&self.previous)?);
+        Ok(RbdPlace { volume, fresh, previous })
+    }
+}
+
+/// An image's three names.
+#[derive(Debug)]
+pub(super) struct RbdPlace {
+    volume: Image,
+    fresh: Image,
+    previous: Image,
+}
+
+impl RbdPlace {
+    fn image(&self, name: Name) -> &Image {
+        match name {
+            Name::Volume => &self.volume,
+            Name::Fresh => &self.fresh,
+            Name::Previous => &self.previous,
+        }
+    }
+
+    fn info(&self, name: Name) -> Result<Option<Info>, Failure> {
+        wait_for(self.image(name).info())
+    }
+
+    fn volume(&self) -> Result<Info, Failure> {
+        let text = || format!("there is no volume `{}`", self.shown(Name::Volume));
+        self.info(Name::Volume)?.ok_or_else(|| Failure::new(Code::VolumeIo, text()))
+    }
+
+    fn unsupported(&self, why: &str) -> Failure {
+        Failure::new(
+            Code::DiskUnsupported,
+            format!("the RBD image `{}` cannot be exchanged: {why}", self.volume.spec()),
+        )
+    }
+}
+
+impl Place for RbdPlace {
+    fn shown(&self, name: Name) -> String {
+        self.image(name).spec()
+    }
+
+    /// A rename that was cut off may leave one image with two names.
+    fn look(&self) -> Result<Seen, Failure> {
+        let [volume, fresh, previous] = [Name::Volume, Name::Fresh, Name::Previous].map(|name| self.info(name));
+        let (volume, fresh, previous) = (volume?, fresh?, previous?);
+        let ids = [&volume, &fresh, &previous].map(|info| info.as_ref().and_then(Info::id));
+        let twice = ids.iter().flatten().any(|id| ids.iter().flatten().filter(|other| *other == id).count() > 1);
+        if twice {
+            let text = format!("the RBD image `{}` has two of the names of its exchange", self.volume.spec());
+            return Err(Failure::new(Code::VolumeIo, text).caused_by("`rbd ls` tells which of them is its name"));
+        }
+        Ok(Seen { volume: volume.is_some(), fresh: fresh.is_some(), previous: previous.is_some() })
+    }
+
+    /// A client that was killed is waited for, as long as the cluster takes to notice.
+    fn unused(&self, name: Name) -> Result<bool, Failure> {
+        is_unused(wait_for(self.image(name).must_be_unused(Code::VolumeIo)))
+    }
+
+    fn lock(&self) -> Result<Option<File>, Failure> {
+        if self.unused(Name::Volume)? { Ok(None) } else { Err(in_use(self)) }
+    }
+
+    /// An error says nothing about whether it happened: then both names are looked at.
+    fn rename(&self, from: Name, to: Name) -> Result<(), Failure> {
+        if let Err(failure) = wait_for(self.image(from).rename(self.image(to))) {
+            match (self.info(from), self.info(to)) {
+                (Ok(None), Ok(Some(_))) => {}
+                _ => return Err(failure),
+            }
+        }
+        if (from, to) != (Name::Volume, Name::Previous) {
+            return Ok(());
+        }
+        let now = self.previous.must_be_unused_within(Code::VolumeIo, Duration::ZERO);
+        if is_unused(wait_for(now))? { Ok(()) } else { Err(in_use(self)) }
+    }
+
+    fn remove(&self, name: Name) -> Result<(), Failure> {
+        if self.info(name)?.is_none() {
+            return Ok(());
+        }
+        let image = self.image(name);
+        wait_for(async {
+            image.must_be_unused(Code::VolumeIo).await?;
+            image.remove().await
+        })
+    }
+
+    /// What a cluster has answered is durable.
+    fn sync(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn fits(&self, format: ImageFormat) -> Result<(), Failure> {
+        match format {
+            ImageFormat::Qcow2 => Err(self.unsupported("only one that is raw can be")),
+            ImageFormat::Raw if self.volume()?.is_mirrored() => {
+                Err(self.unsupported("another cluster is kept like it, and would not be like the new one"))
+            }
+            ImageFormat::Raw => Ok(()),
+        }
+    }
+
+    fn loses_nothing(&self, name: Name, _format: ImageFormat) -> Result<(), Failure> {
+        match wait_for(self.image(name).snapshots())? {
+            0 => Ok(()),
+            count => {
+                let text = format!("`{}` holds {count} snapshots, which no backup does", self.shown(Name::Volume));
+                Err(Failure::new(Code::DiskUnsupported, text)
+                    .caused_by("`keep_previous` would leave it beside the new one"))
+            }
+        }
+    }
+
+    fn room(&self, _wanted: &RestoredVolume, _data_bytes: u64) -> Result<Room, Failure> {
+        let shown = self.shown(Name::Volume);
+        Ok(Room { storage: format!("RBD image {shown}"), shown, free: u64::MAX, needed: 0 })
+    }
+
+    fn prepared(self: Box<Self>, wanted: &RestoredVolume) -> Result<Prepared, Failure> {
+        let old = self.volume()?;
+        wait_for(self.fresh.create(wanted.virtual_bytes, &old))?;
+        Ok(Prepared::Rbd(self.fresh))
+    }
+}
+
+fn is_unused(looked: Result<(), Failure>) -> Result<bool, Failure> {
+    match looked {
+        Err(failure) if failure.code == Code::InUseElsewhere => Ok(false),
+        looked => looked.map(|()| true),
+    }
+}
+
+/// Asks the cluster on this thread, which is one that may block.
+fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = Handle::try_current().map_err(|error| {
+        Failure::new(Code::Internal, "an RBD image was looked at outside of a mover").because(&error)
+    })?;
+    runtime.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_one_pool_and_namespace() {
+        let of = |volume: &str, fresh: &str, previous: &str| {
+            let names = [volume, fresh, previous].map(Path::new);
+            let names = Names::of(&NetworkAccess::default(), names[0], names[1], names[2])?;
+            names.open(&Keys::default()).ok()
+        };
+        assert!(of("pool/a", "pool/a.new", "pool/a.old").is_some());
+        assert!(of("pool/space/a", "pool/space/a.new", "pool/space/a.old").is_some());
+        assert!(of("pool/a", "other/a.new", "pool/a.old").is_none());
+        assert!(of("pool/a", "pool/space/a.new", "pool/a.old").is_none());
+        assert!(of("pool/a", "pool/a@new", "pool/a.old").is_none());
+        assert!(of("a", "a.new", "a.old").is_none());
+    }
+}
