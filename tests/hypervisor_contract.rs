@@ -14,6 +14,7 @@ use longshore::host::hypervisor::Hypervisor;
 use longshore::host::hypervisor::fake::{FakeAgent, FakeHypervisor, FakeInstance};
 use longshore::model::id::InstanceId;
 use longshore::model::instance::PowerState;
+use longshore::model::network::SecretRef;
 
 const MIB: u64 = 1 << 20;
 const FOLDER: &str = "/nowhere";
@@ -44,6 +45,18 @@ async fn a_volume_of_a_pool_is_told_with_where_it_is() {
     let instance = FakeInstance::running("web").disk("vda", 64 * MIB).disk("vdb", 16 * MIB).in_pool("fast");
     let (id, door) = (instance.id(), FakeHypervisor::new().with_instance(instance));
     contract::a_volume_of_a_pool_is_told_with_where_it_is(&door, id, "fast").await;
+}
+
+#[tokio::test]
+async fn a_key_is_given_by_each_of_its_names_and_one_that_is_not_there_is_unreadable() {
+    let names = [SecretRef::Usage("client.vm".into()), SecretRef::Uuid(uuid::Uuid::from_u128(7))];
+    let door = names.iter().fold(FakeHypervisor::new(), |door, name| door.with_secret(name.clone(), "aHVudGVyMg=="));
+    contract::a_key_is_given_by_each_of_its_names_and_one_that_is_not_there_is_unreadable(
+        &door,
+        &names,
+        "aHVudGVyMg==",
+    )
+    .await;
 }
 
 contract!(who_qemu_runs_as_is_told_for_the_host_and_for_an_instance, |door, id| {

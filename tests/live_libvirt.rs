@@ -22,6 +22,7 @@ use longshore::host::hypervisor::{DomainEvent, Hypervisor};
 use longshore::job::backup::freeze::thaw_until_confirmed;
 use longshore::model::id::InstanceRef;
 use longshore::model::instance::PowerState;
+use longshore::model::network::SecretRef;
 use wire::Wire;
 
 const MIB: u64 = 1 << 20;
@@ -52,6 +53,37 @@ async fn a_volume_of_a_pool_is_told_with_where_it_is() {
 async fn who_qemu_runs_as_is_told_for_the_host_and_for_an_instance() {
     let bare = LabInstance::bare();
     contract::who_qemu_runs_as_is_told_for_the_host_and_for_an_instance(&door(), bare.id).await;
+}
+
+#[tokio::test]
+async fn a_key_is_given_by_each_of_its_names_and_one_that_is_not_there_is_unreadable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (uuid, name) = (uuid::Uuid::new_v4(), format!("client.test-{}", std::process::id()));
+    let define = |private: &str, uuid: uuid::Uuid, name: &str| {
+        let file = folder.path().join("secret.xml");
+        let usage = format!("<usage type='ceph'><name>{name}</name></usage>");
+        let xml = format!("<secret ephemeral='yes' private='{private}'><uuid>{uuid}</uuid>{usage}</secret>");
+        std::fs::write(&file, xml).unwrap();
+        lab::virsh(&["secret-define", file.to_str().unwrap()]);
+        let value = folder.path().join("value");
+        std::fs::write(&value, "aHVudGVyMg==").unwrap();
+        lab::virsh(&["secret-set-value", "--secret", &uuid.to_string(), "--file", value.to_str().unwrap()]);
+    };
+    define("no", uuid, &name);
+    let names = [SecretRef::Uuid(uuid), SecretRef::Usage(name)];
+    contract::a_key_is_given_by_each_of_its_names_and_one_that_is_not_there_is_unreadable(
+        &door(),
+        &names,
+        "aHVudGVyMg==",
+    )
+    .await;
+    lab::virsh(&["secret-undefine", &uuid.to_string()]);
+    // One that libvirt keeps to itself.
+    let (private, name) = (uuid::Uuid::new_v4(), format!("client.private-{}", std::process::id()));
+    define("yes", private, &name);
+    let refused = door().secret(&SecretRef::Uuid(private)).await.unwrap_err();
+    assert_eq!(refused.code, Code::CredentialsUnreadable, "{refused:#}");
+    lab::virsh(&["secret-undefine", &private.to_string()]);
 }
 
 #[tokio::test]

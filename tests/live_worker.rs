@@ -80,6 +80,8 @@ mod push;
 mod push_changes;
 #[path = "live_worker/rbd.rs"]
 mod rbd;
+#[path = "live_worker/rbd_restore.rs"]
+mod rbd_restore;
 #[path = "live_worker/restore.rs"]
 mod restore;
 #[path = "live_worker/running.rs"]

@@ -11,6 +11,7 @@ use longshore::host::hypervisor::{
 };
 use longshore::model::id::{DiskTarget, InstanceId, InstanceRef};
 use longshore::model::instance::{DiskSource, PowerState};
+use longshore::model::network::SecretRef;
 
 /// How long anything that happens by itself may take.
 const SOON: Duration = Duration::from_secs(20);
@@ -77,6 +78,22 @@ pub async fn a_volume_of_a_pool_is_told_with_where_it_is(door: &dyn Hypervisor, 
         let identities = door.identities().await.unwrap();
         let own = identities.iter().find(|identity| identity.id == id).unwrap();
         assert!(own.files.contains(path), "{own:?}");
+    }
+}
+
+/// `secrets` are all names of one, which holds `expected`.
+pub async fn a_key_is_given_by_each_of_its_names_and_one_that_is_not_there_is_unreadable(
+    door: &dyn Hypervisor,
+    secrets: &[SecretRef],
+    expected: &str,
+) {
+    for secret in secrets {
+        let key = door.secret(secret).await.unwrap();
+        assert_eq!(key.expose(), expected);
+        assert!(!format!("{key:?}").contains(expected));
+    }
+    for unknown in [SecretRef::Uuid(Default::default()), SecretRef::Usage("client.nobody-has-this".into())] {
+        assert_eq!(door.secret(&unknown).await.unwrap_err().code, Code::CredentialsUnreadable);
     }
 }
 

@@ -26,7 +26,7 @@ impl Drop for Forgotten {
     }
 }
 
-fn to(
+pub fn to(
     fleet: &Fleet,
     instance: &LabInstance,
     share: &Share,
@@ -41,7 +41,7 @@ fn to(
     job
 }
 
-fn new_instance(part: NewInstancePart) -> RestoreNewPart {
+pub fn new_instance(part: NewInstancePart) -> RestoreNewPart {
     RestoreNewPart { new_instance: Some(part), ..RestoreNewPart::default() }
 }
 
@@ -56,7 +56,7 @@ fn volume(path: &Path, format: &str, attach: Option<(&LabInstance, &str)>) -> Re
     RestoreNewPart { volume, ..RestoreNewPart::default() }
 }
 
-fn completed(fleet: &Fleet, job: JobId) -> (RestoreSummary, Vec<String>) {
+pub fn completed(fleet: &Fleet, job: JobId) -> (RestoreSummary, Vec<String>) {
     match fleet.heard.end_of(job, JOB) {
         RunDetail::Completed(Completed { restore, warnings, left_overs, .. }) => {
             assert!(left_overs.is_empty(), "{left_overs:?}");

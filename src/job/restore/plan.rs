@@ -145,7 +145,7 @@ fn disk(disk: &Disk) -> InstanceDisk {
     }
 }
 
-fn fixed(disk: &Disk) -> Option<String> {
+pub(super) fn fixed(disk: &Disk) -> Option<String> {
     let why = match &disk.source {
         None => "nothing is in it",
         Some(_) if disk.encrypted => "it is encrypted, and what was backed up is plain text",

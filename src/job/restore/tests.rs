@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 mod devices;
+mod rbd;
 
 use super::*;
 use crate::failure::Code;
@@ -28,6 +29,8 @@ use crate::saga::End;
 use crate::saga::harness::{self, Case, MemoryLog};
 
 const SHARE: &str = "/share";
+/// What the storage of volumes asks for, in base64.
+const KEY: &str = "aHVudGVyMg==";
 
 /// A host with a stopped instance and one backup of it.
 struct World {
@@ -58,7 +61,7 @@ impl World {
     /// With no volumes yet.
     async fn of(instance: FakeInstance) -> Self {
         let id = instance.id();
-        let hypervisor = FakeHypervisor::new().with_instance(instance);
+        let hypervisor = FakeHypervisor::new().with_instance(instance).with_secret(rbd::secret(), KEY);
         let movers = FakeMovers::new();
         let repository = movers.add_repository(SHARE);
         let directory = tempfile::tempdir().unwrap();
