@@ -288,6 +288,7 @@ contract! {
     a_published_backup_is_neither_staged_nor_published_again
     a_manifest_that_names_what_is_not_there_is_not_published
     what_was_not_copied_is_not_sealed
+    a_volume_is_not_read_without_its_key
     records_have_plain_names
     a_dropped_mover_is_gone_and_a_stopped_one_answers_no_more
     a_published_backup_takes_the_place_of_the_volume

@@ -21,7 +21,7 @@ use longshore::model::manifest::{
 use longshore::model::repository::Repository;
 use longshore::model::validation::{FindingCode, Validation, ValidationLevel};
 use longshore::mover::protocol::{
-    CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, RestoredVolume, SealedFile, VolumePlace,
+    ByteSource, CopiedDisk, CopyDisk, LeaseHolder, PushTarget, Reply, Request, RestoredVolume, SealedFile, VolumePlace,
     WantedValidation,
 };
 
@@ -369,6 +369,23 @@ pub async fn what_was_not_copied_is_not_sealed(world: &dyn World) {
     done(&mut mover, stage(instance, BackupId::draw())).await;
     done(&mut mover, record()).await;
     assert_eq!(refused(&mut mover, Request::Seal).await.code, Code::Internal);
+    done(&mut mover, Request::Discard).await;
+    done(&mut mover, Request::Release).await;
+    mover.stop().await.unwrap();
+}
+
+/// A volume whose storage asks for a key is not looked for without it.
+pub async fn a_volume_is_not_read_without_its_key(world: &dyn World) {
+    let mut mover = opened(world, "locked").await;
+    let instance = InstanceId::draw();
+    done(&mut mover, Request::Keys { keys: Vec::new() }).await;
+    done(&mut mover, lease(instance)).await;
+    done(&mut mover, stage(instance, BackupId::draw())).await;
+    let source = r#"{"network":{"protocol":"rbd","name":"pool/image","access":{"secret":{"usage":"client.nobody"}}}}"#;
+    let source = ByteSource::Volume { source: serde_json::from_str(source).unwrap(), bitmap: None };
+    let failure = refused(&mut mover, Request::Copy { disks: vec![CopyDisk { source, ..world.disk() }] }).await;
+    assert_eq!(failure.code, Code::Internal);
+    assert!(failure.text.contains("client.nobody"), "{failure:#}");
     done(&mut mover, Request::Discard).await;
     done(&mut mover, Request::Release).await;
     mover.stop().await.unwrap();

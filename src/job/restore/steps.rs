@@ -61,6 +61,9 @@ impl Make<Context> for Choose {
         let (manifest, Mapping { volumes, warnings }) = see(context).await?;
         let (targets, volumes): (_, Vec<_>) = volumes.into_iter().unzip();
         refuse_users(context.common.doors.movers.as_ref(), &volumes).await?;
+        // Before anything is made, or nobody could look what there is of it.
+        let (common, secrets) = (&mut context.common, volumes.iter().filter_map(|volume| volume.place.secret()));
+        keys::give(&mut common.session, common.doors.hypervisor.as_ref(), secrets).await?;
         let choice = Choice { number: manifest.number, taken_at: manifest.taken_at, targets, volumes, warnings };
         let value = serde_json::to_value(&choice)
             .map_err(|error| Failure::new(Code::Internal, "cannot write down what is restored").because(&error))?;
@@ -164,9 +167,6 @@ impl Make<Context> for Restore {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
         let (volumes, keep_previous) = (context.choice()?.volumes.clone(), context.plan.keep_previous);
-        let common = &mut context.common;
-        let secrets = volumes.iter().filter_map(|volume| volume.place.secret());
-        keys::give(&mut common.session, common.doors.hypervisor.as_ref(), secrets).await?;
         let request = Request::Restore { instance, backup, volumes, keep_previous };
         match context.common.ask_moving(self, request).await? {
             Reply::Copied { disks, warnings } => {

@@ -246,7 +246,9 @@ fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>, pools: &dyn Pools) -> O
             format,
             access: Box::new(access::of(disk, source)),
         },
-        ("file" | "block" | "volume" | "network", None) => DiskSource::Other { kind: format!("{kind} in format {format}") },
+        ("file" | "block" | "volume" | "network", None) => {
+            DiskSource::Other { kind: format!("{kind} in format {format}") }
+        }
         _ => DiskSource::Other { kind: kind.to_owned() },
     })
 }

@@ -94,6 +94,7 @@ impl FakeMover {
     }
 
     fn act(&mut self, request: Request) -> Result<Reply, Failure> {
+        self.keys.must_do_for(&request)?;
         match request {
             Request::Open { repository, same_device_ok, need_bytes, .. } => {
                 self.open(&repository, same_device_ok, need_bytes)
@@ -148,7 +149,6 @@ impl FakeMover {
             Request::Overwrite => self.overwrite(),
             Request::Exchange { volumes, only_go_on } => {
                 self.restored_bytes = None;
-                volumes.iter().try_for_each(|volume| self.keys.must_have(volume.place.secret()))?;
                 self.movers.world().volumes.exchange(&volumes, only_go_on).map(|()| Reply::Done)
             }
             Request::RemoveFresh { volumes } => {
@@ -268,9 +268,6 @@ impl FakeMover {
 
     fn copy(&mut self, disks: &[CopyDisk]) -> Result<Reply, Failure> {
         for disk in disks {
-            if let ByteSource::Volume { source, .. } = &disk.source {
-                self.keys.must_have(source.secret())?;
-            }
             self.write(format!("{}.qcow2", disk.target), FakeFile::Image(IMAGE_BYTES))?;
         }
         let sizes = disks.iter().map(|disk| (disk.target.clone(), disk.virtual_bytes.unwrap_or(VIRTUAL_BYTES)));
@@ -358,7 +355,6 @@ impl FakeMover {
     ) -> Result<Reply, Failure> {
         self.check_lease_of("restore", instance)?;
         self.restored_bytes = None;
-        volumes.iter().try_for_each(|volume| self.keys.must_have(volume.place.secret()))?;
         let wanted = volumes.iter().map(|volume| (&volume.disk, volume.virtual_bytes, volume.content_root.as_str()));
         let disks = self.share(|share| share.restorable(instance, backup, wanted))?;
         self.movers.world().volumes.restore(volumes, backup)?;

@@ -2,19 +2,33 @@
 
 use crate::failure::{Code, Failure};
 use crate::model::network::SecretRef;
-use crate::mover::protocol::NamedKey;
+use crate::mover::protocol::{ByteSource, CopyDisk, NamedKey, Request};
 
 #[derive(Default)]
 pub(super) struct Keys(pub Vec<NamedKey>);
 
 impl Keys {
     /// Without its key no volume is given.
-    pub fn must_have(&self, secret: Option<&SecretRef>) -> Result<(), Failure> {
-        match secret {
-            Some(secret) if !self.0.iter().any(|known| known.secret == *secret) => {
+    pub fn must_do_for(&self, request: &Request) -> Result<(), Failure> {
+        let secret_of = |disk: &CopyDisk| match &disk.source {
+            ByteSource::Volume { source, .. } => source.secret().cloned(),
+            ByteSource::Export { .. } => None,
+        };
+        let wanted: Vec<SecretRef> = match request {
+            Request::Copy { disks } => disks.iter().filter_map(secret_of).collect(),
+            Request::Restore { volumes, .. }
+            | Request::Exchange { volumes, .. }
+            | Request::RemoveFresh { volumes }
+            | Request::RemovePrevious { volumes } => {
+                volumes.iter().filter_map(|volume| volume.place.secret().cloned()).collect()
+            }
+            _ => Vec::new(),
+        };
+        match wanted.iter().find(|secret| !self.0.iter().any(|known| known.secret == **secret)) {
+            None => Ok(()),
+            Some(secret) => {
                 Err(Failure::new(Code::Internal, format!("the mover was given no key for the secret `{secret}`")))
             }
-            _ => Ok(()),
         }
     }
 }
