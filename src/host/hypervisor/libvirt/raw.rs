@@ -261,7 +261,7 @@ unsafe fn owned_secret(secret: sys::virSecretPtr) -> Result<Zeroizing<Vec<u8>>, 
         let read = match value.is_null() {
             true => Err(Error::last_error()),
             false => {
-                let bytes = std::slice::from_raw_parts_mut(value, usize::try_from(size).unwrap_or(0));
+                let bytes = std::slice::from_raw_parts_mut(value, size);
                 let copy = Zeroizing::new(bytes.to_vec());
                 bytes.zeroize();
                 libc::free(value.cast());
