@@ -20,16 +20,24 @@ pub(super) fn target<'a>(disk: Node<'a, '_>) -> Option<&'a str> {
 
 /// Every file or device that it is on: its own, and those of what backs it or is made of it.
 pub(super) fn all_files<'a, 'input: 'a>(disk: Node<'a, 'input>) -> impl Iterator<Item = PathBuf> {
-    let sources = disk.descendants().filter(|node| is(*node, "source") || is(*node, "dataStore"));
     let file = |source| attribute(source, "file").or_else(|| attribute(source, "dev")).map(PathBuf::from);
-    sources.filter_map(file)
+    all_sources(disk).filter_map(file)
 }
 
-/// The volume of a storage pool that it is on, if its definition names one.
-pub(super) fn pool_volume(disk: Node<'_, '_>) -> Option<PoolVolume> {
-    let source = child(disk, "source")?;
-    let name = |what| attribute(source, what).map(str::to_owned);
-    Some(PoolVolume { pool: name("pool")?, volume: name("volume")? })
+/// Every volume of a storage pool that it is on, in the same way.
+pub(super) fn all_pool_volumes<'a, 'input: 'a>(disk: Node<'a, 'input>) -> impl Iterator<Item = PoolVolume> {
+    all_sources(disk).filter_map(pool_volume)
+}
+
+fn all_sources<'a, 'input: 'a>(disk: Node<'a, 'input>) -> impl Iterator<Item = Node<'a, 'input>> {
+    disk.descendants().filter(|node| is(*node, "source") || is(*node, "dataStore"))
+}
+
+/// The volume of a storage pool that a source names, if it does. What QEMU is to reach past the host's devices (`mode='direct'`) is none.
+pub(in crate::host::hypervisor) fn pool_volume(source: Node<'_, '_>) -> Option<PoolVolume> {
+    let name = |what| attribute(source, what).filter(|name| !name.is_empty()).map(str::to_owned);
+    let direct = attribute(source, "mode") == Some("direct");
+    Some(PoolVolume { pool: name("pool")?, volume: name("volume")? }).filter(|_| !direct)
 }
 
 pub(super) fn change(devices: Node<'_, '_>, wanted: &Another<'_>, changes: &mut Changes) {

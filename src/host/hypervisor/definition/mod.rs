@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use roxmltree::Node;
 
+pub(super) use self::disks::pool_volume;
 use self::edits::{Edits, attribute, child, children, document, escaped, is, text_of};
 use self::plain::{refused, shown};
 use self::told::Warnings;
@@ -126,7 +127,7 @@ pub fn own(definition: &str) -> Result<Own, Failure> {
     Ok(Own {
         mac_addresses: mac_addresses(domain),
         files: on_disks.chain(nvram).collect(),
-        pool_volumes: disks().filter_map(disks::pool_volume).collect(),
+        pool_volumes: disks().flat_map(disks::all_pool_volumes).collect(),
         restored_by: marks(domain).find_map(|mark| attribute(mark, "by")).map(str::to_owned),
     })
 }

@@ -330,6 +330,11 @@ fn what_a_definition_has_of_its_own_is_told() {
     assert!(files.contains(Path::new("/var/lib/libvirt/qemu/nvram/i-2-34-VM_VARS.fd")));
     assert_eq!(restored_by.as_deref(), Some("an earlier one"));
     assert_eq!(own("<domain/>").unwrap(), Own::default());
+    let pooled = own("<domain><devices><disk type='volume'><source pool='files' volume='a'/>\
+                      <backingStore type='volume'><source pool='files' volume='base'/></backingStore></disk>\
+                      <disk type='volume'><source pool='luns' volume='unit:0:0:1' mode='direct'/></disk></devices></domain>");
+    let named = |volume: &str| PoolVolume { pool: "files".to_owned(), volume: volume.to_owned() };
+    assert_eq!(pooled.unwrap().pool_volumes, ["a", "base"].map(named).into());
     assert_eq!(own("<volume/>").unwrap_err().code, Code::BackupDamaged);
     let targets = disk_targets(RUNNING).unwrap();
     assert!(["vda", "sda", "vdc", "sdb", "fda"].iter().all(|target| targets.contains(*target)));

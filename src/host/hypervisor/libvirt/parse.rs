@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::super::DomainJob;
+use super::super::definition::pool_volume;
 use super::access;
 use super::pools::{Place, Pools};
 use crate::failure::{Code, Failure};
 use crate::model::id::{DiskTarget, InstanceId, InstanceName};
-use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PoolVolume, PowerState};
+use crate::model::instance::{Disk, DiskDevice, DiskSource, ImageFormat, Instance, PowerState};
 
 /// Longest description that is looked at, bytes; libvirt's own limit for one string over its wire is 4 MiB.
 const XML_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -251,13 +252,6 @@ fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>, pools: &dyn Pools) -> O
         }
         _ => DiskSource::Other { kind: kind.to_owned() },
     })
-}
-
-/// The volume of a pool that a source names, if it does. What QEMU is to reach past the host's devices (`mode='direct'`) is none.
-fn pool_volume(source: Node<'_, '_>) -> Option<PoolVolume> {
-    let name = |what| attribute(source, what).map(str::to_owned);
-    let direct = attribute(source, "mode") == Some("direct");
-    Some(PoolVolume { pool: name("pool")?, volume: name("volume")? }).filter(|_| !direct)
 }
 
 fn agent_target<'a, 'input>(channel: Node<'a, 'input>) -> Option<Node<'a, 'input>> {

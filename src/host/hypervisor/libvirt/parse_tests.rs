@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::instance::PoolVolume;
 
 const DOMAIN: &str = r#"<domain type='kvm' id='7'>
   <name>web &amp; db</name>
