@@ -14,7 +14,7 @@ use super::super::definition::{self, Own};
 use super::super::{Identity, NewDisk, NewInstance};
 use super::calls::Caller;
 use super::domain::{connection, description, despite_its_schema, has_saved_memory, power_state};
-use super::pools::{Place, Pools};
+use super::pools::{HostPools, Place, Pools};
 use super::{errors, parse, raw, render};
 use crate::failure::{Code, Failure};
 use crate::model::id::InstanceId;
@@ -22,9 +22,9 @@ use crate::model::instance::PowerState;
 
 pub(super) fn identities(connect: &Connect) -> Result<Vec<Identity>, Failure> {
     let failed = |error: Error| errors::failure("cannot list the instances", &error);
-    let mut identities = Vec::new();
+    let (mut identities, pools) = (Vec::new(), HostPools::of(connect));
     for domain in connect.list_all_domains(0).map_err(failed)? {
-        match identity(&domain) {
+        match identity(&domain, &pools) {
             Ok(identity) => identities.push(identity),
             // Undefined since it was listed.
             Err(failure) if failure.code == Code::InstanceNotHere => {}
@@ -34,7 +34,8 @@ pub(super) fn identities(connect: &Connect) -> Result<Vec<Identity>, Failure> {
     Ok(identities)
 }
 
-fn identity(domain: &Domain) -> Result<Identity, Failure> {
+/// A file that cannot be told just now is a failure: a new one could be made in its place.
+fn identity(domain: &Domain, pools: &dyn Pools) -> Result<Identity, Failure> {
     let failed = |error: Error| errors::failure("cannot ask an instance for its name", &error);
     let id = InstanceId(domain.uuid().map_err(failed)?);
     let name = domain.name().map_err(failed)?;
@@ -45,10 +46,11 @@ fn identity(domain: &Domain) -> Result<Identity, Failure> {
     mac_addresses.extend(now.mac_addresses);
     files.extend(now.files);
     pool_volumes.extend(now.pool_volumes);
-    let pools = connection(domain)?;
-    files.extend(pool_volumes.iter().filter_map(|volume| match pools.place(volume)? {
-        Place::File(path) | Place::Device(path) => Some(path),
-    }));
+    for volume in &pool_volumes {
+        if let Some(Place::File(path) | Place::Device(path)) = pools.place(volume).map_err(of_it)? {
+            files.insert(path);
+        }
+    }
     Ok(Identity { id, name, mac_addresses, files, restored_by })
 }
 
@@ -84,10 +86,10 @@ pub(super) fn define(connect: &Connect, new: &NewInstance, caller: &Caller<'_>) 
 /// `instance_exists`: another one is.
 fn is_there(connect: &Connect, new: &NewInstance) -> Result<bool, Failure> {
     let found = [connect.lookup_domain_by_uuid(new.id.0), connect.lookup_domain_by_name(new.name.as_str())];
-    let mut there = false;
+    let (mut there, pools) = (false, HostPools::of(connect));
     for found in found {
         let identity = match found {
-            Ok(domain) => identity(&domain),
+            Ok(domain) => identity(&domain, &pools),
             Err(error) => Err(errors::failure(format!("cannot look for instance `{}`", new.name), &error)),
         };
         match identity {
@@ -172,7 +174,8 @@ fn in_one_only(disk: &NewDisk) -> Failure {
 
 /// `disk_target_in_use`: another disk has its target or serial number.
 fn look(domain: &Domain, disk: &NewDisk) -> Result<Seen, Failure> {
-    let pools = connection(domain)?;
+    let connect = connection(domain)?;
+    let pools = HostPools::of(&connect);
     let is_in = |flags| disk.is_among(&parse::disks(&description(domain, flags)?, &pools)?);
     Ok(Seen { now: is_in(0)?, at_next_start: is_in(sys::VIR_DOMAIN_XML_INACTIVE)? })
 }

@@ -8,6 +8,7 @@ use virt_sys as sys;
 
 use super::super::{GuestInfo, InstanceSummary, NewCheckpoint, PullBackup, PushBackup, Version, Versions};
 use super::calls::Caller;
+use super::pools::HostPools;
 use super::{agent, errors, jobs, parse, raw, render, stats};
 use crate::failure::{Code, Failure};
 use crate::model::id::{InstanceId, InstanceRef};
@@ -134,7 +135,8 @@ pub(super) fn describe(domain: &Domain, with_sizes: bool) -> Result<Instance, Fa
     let live = description(domain, 0)?;
     // Neither has security information, which libvirt only gives when asked with VIR_DOMAIN_XML_SECURE.
     let definition = description(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
-    let pools = connection(domain)?;
+    let connect = connection(domain)?;
+    let pools = HostPools::of(&connect);
     let mut instance = parse::instance(&live, definition, state, has_saved_memory(domain, state)?, &pools)?;
     let failed = |error: virt::error::Error| errors::failure("cannot ask whether the domain has a definition", &error);
     instance.transient = !domain.is_persistent().map_err(failed)?;

@@ -77,6 +77,11 @@ pub(super) fn is_no_secret(error: &Error) -> bool {
     matches!(error.code().to_raw(), sys::VIR_ERR_NO_SECRET | sys::VIR_ERR_INVALID_SECRET)
 }
 
+/// Whether that number says of a volume that it is in no pool, or in one that is not active. Any other says nothing of where it is.
+pub(super) fn is_in_no_pool(number: sys::virErrorNumber) -> bool {
+    matches!(number, sys::VIR_ERR_NO_STORAGE_POOL | sys::VIR_ERR_NO_STORAGE_VOL | sys::VIR_ERR_OPERATION_INVALID)
+}
+
 /// Whether libvirt says that it can't read its own description of what a job may look like. libxml2 makes its table of types when the
 /// first thread needs it, and a second one at that moment finds it half made (seen with libvirt 11.3 and libxml2 2.9.14).
 pub(super) fn is_unread_schema(error: &Error) -> bool {
@@ -105,6 +110,15 @@ mod tests {
             (9999, qemu, Code::HypervisorFailed),
         ] {
             assert_eq!(code(number, raised_by), expected, "libvirt error {number} from {raised_by}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_not_there_is_in_no_pool() {
+        for (number, expected) in
+            [(49, true), (50, true), (55, true), (1, false), (3, false), (38, false), (39, false), (68, false)]
+        {
+            assert_eq!(is_in_no_pool(number), expected, "libvirt error {number}");
         }
     }
 }

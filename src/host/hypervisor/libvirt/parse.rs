@@ -122,26 +122,35 @@ pub(super) fn file_chains(live: &str, pools: &dyn Pools) -> Result<BTreeSet<Stri
     let document = document(live, "domain")?;
     let devices = child(document.root_element(), "devices");
     let disks = devices.iter().flat_map(|devices| children(*devices, "disk"));
-    let of_files = disks.filter(|disk| {
-        let mut image = Some(*disk);
-        while let Some(node) = image {
-            // The end of a chain is an element without a type.
-            let is_end = node.has_tag_name("backingStore") && attribute(node, "type").is_none();
-            let is_file = match attribute(node, "type") {
-                Some("volume") => matches!(
-                    child(node, "source").and_then(pool_volume).and_then(|name| pools.place(&name)),
-                    Some(Place::File(_))
-                ),
-                kind => kind == Some("file"),
-            };
-            if !is_end && !is_file {
-                return false;
-            }
-            image = child(node, "backingStore");
+    let mut of_files = BTreeSet::new();
+    for disk in disks {
+        if let (true, Some(target)) = (is_of_files(disk, pools)?, child(disk, "target")) {
+            of_files.extend(attribute(target, "dev").map(str::to_owned));
         }
-        true
-    });
-    Ok(of_files.filter_map(|disk| attribute(child(disk, "target")?, "dev")).map(str::to_owned).collect())
+    }
+    Ok(of_files)
+}
+
+fn is_of_files(disk: Node<'_, '_>, pools: &dyn Pools) -> Result<bool, Failure> {
+    let mut image = Some(disk);
+    while let Some(node) = image {
+        // The end of a chain is an element without a type.
+        let is_end = node.has_tag_name("backingStore") && attribute(node, "type").is_none();
+        let is_file = match attribute(node, "type") {
+            Some("volume") => matches!(place(child(node, "source"), pools)?, Some(Place::File(_))),
+            kind => kind == Some("file"),
+        };
+        if !is_end && !is_file {
+            return Ok(false);
+        }
+        image = child(node, "backingStore");
+    }
+    Ok(true)
+}
+
+/// Where the volume is that a source names, if it names one.
+fn place(source: Option<Node<'_, '_>>, pools: &dyn Pools) -> Result<Option<Place>, Failure> {
+    source.and_then(pool_volume).map_or(Ok(None), |volume| pools.place(&volume))
 }
 
 /// Disk targets of a domain in the order of its description, whatever they are.
@@ -217,14 +226,17 @@ fn disk(node: Node<'_, '_>, pools: &dyn Pools) -> Result<Disk, Failure> {
             .and_then(|source| attribute(source, "startupPolicy"))
             .is_some_and(|policy| policy != "mandatory"),
         encrypted: std::iter::once(node).chain(child(node, "source")).any(|of| child(of, "encryption").is_some()),
-        source: child(node, "source").and_then(|source| disk_source(node, source, pools)),
+        source: match child(node, "source") {
+            Some(source) => disk_source(node, source, pools)?,
+            None => None,
+        },
         pool_volume: child(node, "source").and_then(pool_volume),
         virtual_bytes: None,
         allocated_bytes: None,
     })
 }
 
-fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>, pools: &dyn Pools) -> Option<DiskSource> {
+fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>, pools: &dyn Pools) -> Result<Option<DiskSource>, Failure> {
     let kind = attribute(disk, "type").unwrap_or("file");
     let format = child(disk, "driver").and_then(|driver| attribute(driver, "type")).unwrap_or("raw");
     let stored = match format {
@@ -233,24 +245,24 @@ fn disk_source(disk: Node<'_, '_>, source: Node<'_, '_>, pools: &dyn Pools) -> O
         _ => None,
     };
     let path = |name| attribute(source, name).map(PathBuf::from);
-    Some(match (kind, stored) {
-        ("file", Some(format)) => DiskSource::File { path: path("file")?, format },
-        ("block", Some(format)) => DiskSource::Block { path: path("dev")?, format },
-        ("volume", Some(format)) => match pool_volume(source).and_then(|volume| pools.place(&volume)) {
+    Ok(match (kind, stored) {
+        ("file", Some(format)) => path("file").map(|path| DiskSource::File { path, format }),
+        ("block", Some(format)) => path("dev").map(|path| DiskSource::Block { path, format }),
+        ("volume", Some(format)) => Some(match place(Some(source), pools)? {
             Some(Place::File(path)) => DiskSource::File { path, format },
             Some(Place::Device(path)) => DiskSource::Block { path, format },
             None => DiskSource::Other { kind: kind.to_owned() },
-        },
-        ("network", Some(format)) => DiskSource::Network {
+        }),
+        ("network", Some(format)) => Some(DiskSource::Network {
             protocol: attribute(source, "protocol").unwrap_or_default().to_owned(),
             name: attribute(source, "name").unwrap_or_default().to_owned(),
             format,
             access: Box::new(access::of(disk, source)),
-        },
+        }),
         ("file" | "block" | "volume" | "network", None) => {
-            DiskSource::Other { kind: format!("{kind} in format {format}") }
+            Some(DiskSource::Other { kind: format!("{kind} in format {format}") })
         }
-        _ => DiskSource::Other { kind: kind.to_owned() },
+        _ => Some(DiskSource::Other { kind: kind.to_owned() }),
     })
 }
 

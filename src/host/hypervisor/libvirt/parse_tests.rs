@@ -29,21 +29,22 @@ const DOMAIN: &str = r#"<domain type='kvm' id='7'>
 struct NoPools;
 
 impl Pools for NoPools {
-    fn place(&self, _volume: &PoolVolume) -> Option<Place> {
-        None
+    fn place(&self, _volume: &PoolVolume) -> Result<Option<Place>, Failure> {
+        Ok(None)
     }
 }
 
-/// A host with a pool of files and one of devices.
+/// A host with a pool of files and one of devices, and one that nobody can be asked for just now.
 struct TwoPools;
 
 impl Pools for TwoPools {
-    fn place(&self, PoolVolume { pool, volume }: &PoolVolume) -> Option<Place> {
-        match pool.as_str() {
+    fn place(&self, PoolVolume { pool, volume }: &PoolVolume) -> Result<Option<Place>, Failure> {
+        Ok(match pool.as_str() {
             "files" => Some(Place::File(format!("/files/{volume}").into())),
             "devices" => Some(Place::Device(format!("/dev/vg/{volume}").into())),
+            "silent" => return Err(Failure::new(Code::HypervisorUnavailable, "no answer")),
             _ => None,
-        }
+        })
     }
 }
 
@@ -170,6 +171,11 @@ fn a_volume_of_a_pool_is_where_the_pool_has_it() {
     let named = |pool: &str, volume: &str| Some(PoolVolume { pool: pool.into(), volume: volume.into() });
     assert_eq!((&file.pool_volume, &nowhere.pool_volume), (&named("files", "a.qcow2"), &named("nowhere", "c")));
     assert_eq!(file_chains(&xml, &TwoPools).unwrap().into_iter().collect::<Vec<_>>(), ["vda"]);
+    // Where it is cannot be told just now: it is not taken for one of another kind.
+    let silent = with_devices(&format!("<devices>{}</devices>", disk("vda", "pool='silent' volume='a'", "raw")));
+    let failure = instance(&silent, silent.clone(), PowerState::Running, false, &TwoPools).unwrap_err();
+    assert_eq!(failure.code, Code::HypervisorUnavailable);
+    assert_eq!(file_chains(&silent, &TwoPools).unwrap_err().code, Code::HypervisorUnavailable);
 }
 
 #[test]
