@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!   plan ──► mover ─► repository ─► lease ─► choose ─► merge ─► delete ─► remove deleted
-//!               └─► repository, only to look ─► tell      (a dry run)
+//!               └─► repository, only to look ─► choose ─► report      (a dry run)
 //! ```
 
 mod context;
@@ -24,7 +24,7 @@ pub use plan::DeletePlan;
 pub use result::DeleteResult;
 
 use self::context::Context;
-use self::steps::{Choose, Delete, Merge, RemoveDeleted, Tell};
+use self::steps::{Choose, Delete, Merge, RemoveDeleted, Report};
 use super::settings::JobSettings;
 use super::steps::{Lease, MoverProcess, OpenRepository, OpenToLook};
 use super::{Attempt, Doors, Hooks};
@@ -85,7 +85,7 @@ fn recipe(plan: &DeletePlan, attempt: &Attempt) -> Vec<Step<Context>> {
     let deadline = attempt.job.deadline;
     // Where there is no room left one asks before one deletes.
     if plan.dry_run {
-        return vec![within(MoverProcess, vec![within(OpenToLook, vec![commit(Tell)])])];
+        return vec![within(MoverProcess, vec![within(OpenToLook, vec![make(Choose), commit(Report)])])];
     }
     let under_the_lease = vec![make(Choose), make(Merge { deadline }), commit(Delete), make(RemoveDeleted)];
     vec![within(MoverProcess, vec![within(OpenRepository, vec![within(Lease, under_the_lease)])])]

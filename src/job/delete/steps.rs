@@ -32,6 +32,9 @@ const DELETE_PAUSE_SECONDS: u64 = 5;
 /// Longest time for removing the files: a share may be slow to free what large images took.
 const REMOVE_SECONDS_MAX: u64 = 1800;
 
+/// Longest time for the commit of a dry run, which does nothing.
+const REPORT_SECONDS_MAX: u64 = 60;
+
 /// Reads what is based on what, and decides what goes.
 pub(super) struct Choose;
 
@@ -217,23 +220,22 @@ impl Make<Context> for RemoveDeleted {
     }
 }
 
-/// Says what would be deleted. Nothing is, and no lease is needed for it.
-pub(super) struct Tell;
+/// The end of a dry run, which needs no lease: what was chosen is the job's result, and nothing is deleted.
+pub(super) struct Report;
 
-impl Named for Tell {
+impl Named for Report {
     fn name(&self) -> &'static str {
-        "tell"
+        "report"
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(CHOOSE_SECONDS_MAX)
+        Duration::from_secs(REPORT_SECONDS_MAX)
     }
 }
 
 #[async_trait]
-impl Commit<Context> for Tell {
+impl Commit<Context> for Report {
     async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
-        choose(context, self.deadline()).await?;
         DeleteResult::of(context)?.to_value()
     }
 }

@@ -19,8 +19,8 @@ use crate::model::id::{BackupId, InstallationId, InstanceId, JobId};
 use crate::model::job::{BackupSpec, Job, RetryPolicy, RunKey, Work};
 use crate::model::manifest::{BasedOn, ChangesFoundBy, Manifest};
 use crate::model::repository::{Repository, RepositoryType};
-use crate::saga::End;
 use crate::saga::harness::{self, Case, MemoryLog};
+use crate::saga::{End, Stopper};
 
 const SHARE: &str = "/share";
 
@@ -168,18 +168,20 @@ fn child_of(parent: &Manifest, number: u64) -> Manifest {
 struct Deletion {
     place: usize,
     mode: DeleteMode,
+    dry_run: bool,
     left: &'static [(usize, Option<usize>)],
     world: Mutex<Option<Arc<World>>>,
 }
 
 impl Deletion {
     fn new(place: usize, mode: DeleteMode, left: &'static [(usize, Option<usize>)]) -> Self {
-        Self { place, mode, left, world: Mutex::default() }
+        Self { place, mode, dry_run: false, left, world: Mutex::default() }
     }
 
-    /// Every way in which a backup can go.
-    fn all() -> [Self; 4] {
+    /// Every way in which a backup can go, and a dry run.
+    fn all() -> [Self; 5] {
         [
+            Self { dry_run: true, ..Self::new(1, DeleteMode::Only, UNTOUCHED) },
             Self::new(1, DeleteMode::Only, &[(0, None), (2, Some(0))]),
             Self::new(0, DeleteMode::Only, &[(1, None), (2, Some(1))]),
             Self::new(2, DeleteMode::LeafOnly, &[(0, None), (1, Some(0))]),
@@ -201,16 +203,18 @@ impl Case for Deletion {
     type Context = Context;
 
     async fn begin(&self) -> Context {
-        let world = Arc::new(World::new(self.place, self.mode).await);
+        let mut world = World::new(self.place, self.mode).await;
+        world.attempt.job.work = Work::Delete(DeleteSpec { dry_run: self.dry_run, ..world.spec() });
         let context = world.context(world.plan().await);
-        *self.world.lock().unwrap() = Some(world);
+        *self.world.lock().unwrap() = Some(Arc::new(world));
         context
     }
 
     fn steps(&self) -> Vec<Step<Context>> {
         let text = include_str!("../../../tests/fixtures/delete-plan.json");
         let attempt = self.world.lock().unwrap().as_ref().map(|world| world.attempt.clone());
-        recipe(&serde_json::from_str(text).unwrap(), &attempt.unwrap())
+        let plan = DeletePlan { dry_run: self.dry_run, ..serde_json::from_str(text).unwrap() };
+        recipe(&plan, &attempt.unwrap())
     }
 
     async fn reopen(&self, crashed: Context) -> Context {
@@ -297,6 +301,35 @@ async fn a_dry_run_says_the_same_changes_nothing_and_needs_no_lease() {
         assert_eq!(told.plan.merged.is_some(), mode == DeleteMode::Only);
         assert_eq!(world.wrong(UNTOUCHED), ["a lease"], "that of the other worker");
     }
+}
+
+/// The worker that comes after a crash has no mover. One that is asked to stop does not wait for an answer.
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_that_is_cut_off_says_the_same_and_hears_a_stop() {
+    let mut world = World::new(1, DeleteMode::Only).await;
+    world.attempt.job.work = Work::Delete(DeleteSpec { dry_run: true, ..world.spec() });
+    let (progress, _) = watch::channel(JobProgress::default());
+    let log = MemoryLog::default();
+    let hooks = || Hooks { log: &log, progress: &progress };
+    let (doors, plan) = (world.doors(), world.plan().await);
+    let told = run(&doors, &world.settings, &world.attempt, plan.clone(), hooks(), &Stop::never()).await;
+    assert!(result(&told).dry_run);
+    let committing = log.records().iter().position(|record| matches!(record, Record::Committing { .. })).unwrap();
+    let records = &log.records()[..=committing];
+    assert_eq!(unwind(&doors, &world.settings, &world.attempt, plan.clone(), records, hooks()).await, told);
+
+    world.movers.hang("chains");
+    let (stopper, stop) = Stopper::new();
+    let running = run(&doors, &world.settings, &world.attempt, plan, hooks(), &stop);
+    let somebody = async {
+        while !world.movers.is_hanging("chains") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stopper.stop(Failure::new(Code::Cancelled, "not wanted any more"));
+    };
+    let (outcome, ()) = tokio::join!(running, somebody);
+    assert!(matches!(&outcome.end, End::Stopped { failure } if failure.code == Code::Cancelled), "{outcome:?}");
+    assert_eq!(world.wrong(UNTOUCHED), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::overwrite;
 use super::plan::RestorePlan;
+use super::result::DryRun;
 use crate::failure::{Code, Failure};
 use crate::job::common::{Common, JobContext};
 use crate::job::settings::JobSettings;
@@ -45,6 +46,8 @@ pub(super) struct Context {
     pub copied: Vec<CopiedDisk>,
     /// Block devices are written over, or were; after a crash, may have been.
     pub overwriting: bool,
+    /// What a dry run says; after a crash from the records.
+    pub told: Option<DryRun>,
     /// The volumes' exchange was asked for; after a crash, may have been.
     pub exchange_asked: bool,
     /// The task that watches over the instance.
@@ -66,6 +69,7 @@ impl Context {
             choice: None,
             copied: Vec::new(),
             overwriting: false,
+            told: None,
             exchange_asked: false,
             watch: None,
         }

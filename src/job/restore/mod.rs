@@ -14,7 +14,7 @@
 //!                                                                     │
 //!      done ◄── remove previous ◄── forget checkpoints ◄── exchange ◄── [overwrite] ◄── compare ◄── restore
 //!
-//!   a dry run:      mover ─► repository, only to look ─► tell
+//!   a dry run:      mover ─► repository, only to look ─► tell ─► report
 //! ```
 
 mod checkpoints;
@@ -40,7 +40,7 @@ use self::checkpoints::ForgetCheckpoints;
 use self::context::Context;
 use self::overwrite::Overwrite;
 use self::steps::{Choose, Compare, Exchange, RemovePrevious, Restore, StaysStopped};
-use self::tell::Tell;
+use self::tell::{Report, Tell};
 use super::settings::JobSettings;
 use super::steps::{Lease, MoverProcess, OpenRepository, OpenToLook};
 use super::{Attempt, Doors, Hooks};
@@ -85,6 +85,7 @@ pub async fn unwind(
     context.choice = Record::done_value(records, Choose::NAME);
     context.copied = Record::done_value(records, Restore::NAME).unwrap_or_default();
     context.overwriting = records.iter().any(Overwrite::is_begun);
+    context.told = Record::done_value(records, Tell::NAME);
     context.exchange_asked = records.iter().any(|record| matches!(record, Record::Committing { .. }));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
     context.finish(outcome)
@@ -93,7 +94,7 @@ pub async fn unwind(
 /// The recipe.
 fn recipe(plan: &RestorePlan, attempt: &Attempt) -> Vec<Step<Context>> {
     if plan.dry_run {
-        return vec![within(MoverProcess, vec![within(OpenToLook, vec![commit(Tell)])])];
+        return vec![within(MoverProcess, vec![within(OpenToLook, vec![make(Tell), commit(Report)])])];
     }
     let deadline = attempt.job.deadline;
     let mut replace = vec![make(Restore { deadline }), make(Compare { deadline })];

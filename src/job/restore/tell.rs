@@ -1,4 +1,6 @@
-//! Saying what a restore would do: the end of a dry run, which needs no lease and changes nothing.
+//! Saying what a restore would do: a dry run, which needs no lease and changes nothing.
+//!
+//! All that asks anybody comes before the commit, so that it can be stopped, and a worker that comes after a crash has nothing to ask.
 
 use std::time::Duration;
 
@@ -7,33 +9,44 @@ use serde_json::Value;
 
 use super::context::Context;
 use super::result::DryRun;
-use super::steps::{CHOOSE_SECONDS_MAX, see};
+use super::steps::see;
 use super::would;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::job::common::Common;
 use crate::job::steps::unexpected;
 use crate::mover::protocol::{Reply, Request, ToWeigh};
-use crate::saga::step::{Commit, Named};
+use crate::saga::step::{Commit, Make, Named};
 
 /// Longest time for reading what each image of the backup's chain holds.
 pub(super) const WEIGH_SECONDS_MAX: u64 = 120;
 
-/// Says what a restore in place would do.
+/// Longest time for that and for reading the manifest, with what either answer may be late.
+const TELL_SECONDS_MAX: u64 = 240;
+
+/// Longest time for the commit, which does nothing.
+const REPORT_SECONDS_MAX: u64 = 60;
+
+/// Finds out what a restore in place would do.
 pub(super) struct Tell;
+
+impl Tell {
+    /// The step's name, under which that stands in the records.
+    pub const NAME: &'static str = "tell";
+}
 
 impl Named for Tell {
     fn name(&self) -> &'static str {
-        "tell"
+        Self::NAME
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(CHOOSE_SECONDS_MAX + WEIGH_SECONDS_MAX)
+        Duration::from_secs(TELL_SECONDS_MAX)
     }
 }
 
 #[async_trait]
-impl Commit<Context> for Tell {
-    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
+impl Make<Context> for Tell {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let (manifest, mapping) = see(context).await?;
         let wanted = ToWeigh {
             instance: context.plan.instance_id,
@@ -44,7 +57,11 @@ impl Commit<Context> for Tell {
         let would = would::in_place(&manifest, &mapping, &data_bytes);
         let mut warnings = would::remarks(&context.plan, &mapping);
         warnings.append(&mut context.common.warnings);
-        DryRun { would, warnings }.to_value()
+        context.told.insert(DryRun { would, warnings }).to_value()
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
     }
 }
 
@@ -54,4 +71,29 @@ pub(super) async fn weigh(common: &mut Common, wanted: ToWeigh) -> Result<Vec<u6
         Reply::Weighed { data_bytes } => Ok(data_bytes),
         other => Err(unexpected("weigh", &other)),
     }
+}
+
+/// The end: what it would do is the job's result.
+pub(super) struct Report;
+
+impl Named for Report {
+    fn name(&self) -> &'static str {
+        "report"
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(REPORT_SECONDS_MAX)
+    }
+}
+
+#[async_trait]
+impl Commit<Context> for Report {
+    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
+        reported(context.told.as_ref())
+    }
+}
+
+pub(super) fn reported(told: Option<&DryRun>) -> Result<Value, Failure> {
+    let unknown = || Failure::new(Code::Internal, "what a restore would do was to be told before it was known");
+    told.ok_or_else(unknown)?.to_value()
 }

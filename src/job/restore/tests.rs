@@ -1,6 +1,8 @@
 //! The harness that every saga has to stand, for a restore on the fakes; then what is particular to it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod dry_run;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -192,12 +194,17 @@ async fn back_up(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -> Ma
 
 /// A restore; the world is the one of the latest beginning.
 struct InPlace {
+    dry_run: bool,
     world: Mutex<Arc<World>>,
 }
 
 impl InPlace {
     async fn new() -> Self {
-        Self { world: Mutex::new(Arc::new(World::new().await)) }
+        Self::of(false).await
+    }
+
+    async fn of(dry_run: bool) -> Self {
+        Self { dry_run, world: Mutex::new(Arc::new(World::new().await)) }
     }
 
     fn world(&self) -> Arc<World> {
@@ -210,24 +217,27 @@ impl Case for InPlace {
     type Context = Context;
 
     async fn begin(&self) -> Context {
-        let world = Arc::new(World::new().await);
+        let mut world = World::new().await;
+        world.spec().dry_run = self.dry_run;
         let context = world.context(world.plan().await);
-        *self.world.lock().unwrap() = world;
+        *self.world.lock().unwrap() = Arc::new(world);
         context
     }
 
     fn steps(&self) -> Vec<Step<Context>> {
         let world = self.world();
         let text = include_str!("../../../tests/fixtures/restore-plan.json");
-        recipe(&serde_json::from_str(text).unwrap(), &world.attempt)
+        let plan = RestorePlan { dry_run: self.dry_run, ..serde_json::from_str(text).unwrap() };
+        recipe(&plan, &world.attempt)
     }
 
     async fn reopen(&self, crashed: Context) -> Context {
         // Not from memory: what was chosen and written is in the records, before anything that needs it.
         let (plan, choice, copied) = ((*crashed.plan).clone(), crashed.choice.clone(), crashed.copied.clone());
+        let told = crashed.told.clone();
         drop(crashed);
         let mut context = self.world().context(plan);
-        (context.choice, context.copied) = (choice, copied);
+        (context.choice, context.copied, context.told) = (choice, copied, told);
         context
     }
 
@@ -237,7 +247,7 @@ impl Case for InPlace {
 
     async fn shortcomings(&self, _context: &mut Context) -> Vec<String> {
         let world = self.world();
-        world.wrong(&world.restored())
+        world.wrong(&if self.dry_run { FakeVolume::Old } else { world.restored() })
     }
 }
 

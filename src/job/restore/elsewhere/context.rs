@@ -10,7 +10,7 @@ use super::names::GiveNames;
 use super::plan::ElsewherePlan;
 use crate::failure::{Code, Failure};
 use crate::job::common::{Common, JobContext};
-use crate::job::restore::result::{Named, RestoreResult, Volume};
+use crate::job::restore::result::{DryRun, Named, RestoreResult, Volume};
 use crate::job::settings::JobSettings;
 use crate::job::{Attempt, Doors, JobProgress};
 use crate::mover::protocol::{CopiedDisk, NewContent, NewFile, NewFiles};
@@ -35,6 +35,8 @@ pub(in crate::job::restore) struct Context {
     pub choice: Option<Choice>,
     /// The new files, once they are made; after a crash from the records.
     pub made: Made,
+    /// What a dry run says; after a crash from the records.
+    pub told: Option<DryRun>,
     /// Libvirt may have been asked for what the files become; after a crash, whenever it is found out.
     pub place_begun: bool,
     /// The worker that began it is gone, and nothing is known of what has happened on the host since.
@@ -57,6 +59,7 @@ impl Context {
             plan: Arc::new(plan),
             choice: None,
             made: Made::default(),
+            told: None,
             place_begun: false,
             is_found_out: false,
             names_may_be_given: false,

@@ -14,7 +14,7 @@
 //! ```text
 //!   gather ──► plan ──► mover ─► repository ─► lease ─► choose ─► make ─► compare ─► look again ─► names ─► place ─► start
 //!
-//!   a dry run:      mover ─► repository, only to look ─► tell
+//!   a dry run:      mover ─► repository, only to look ─► tell ─► report
 //! ```
 
 pub mod choose;
@@ -35,6 +35,7 @@ use self::place::{Place, Start};
 use self::steps::{Choose, MakeFiles};
 use self::tell::Tell;
 use super::steps::Compare;
+use super::tell::Report;
 use crate::failure::Failure;
 use crate::job::settings::JobSettings;
 use crate::job::steps::{Lease, MoverProcess, OpenRepository, OpenToLook};
@@ -99,6 +100,7 @@ pub async fn unwind(
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
     context.choice = Record::done_value(records, Choose::NAME);
     context.made = Record::done_value(records, MakeFiles::NAME).unwrap_or_default();
+    context.told = Record::done_value(records, Tell::NAME);
     context.place_begun = true;
     context.is_found_out = true;
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;
@@ -108,7 +110,7 @@ pub async fn unwind(
 /// The recipe.
 fn recipe(plan: &ElsewherePlan, attempt: &Attempt) -> Vec<Step<Context>> {
     if plan.dry_run {
-        return vec![within(MoverProcess, vec![within(OpenToLook, vec![commit(Tell)])])];
+        return vec![within(MoverProcess, vec![within(OpenToLook, vec![make(Tell), commit(Report)])])];
     }
     let deadline = attempt.job.deadline;
     let mut under_the_lease =

@@ -1,4 +1,4 @@
-//! Saying what a restore to elsewhere would do: the end of a dry run, which needs no lease and changes nothing.
+//! Saying what a restore to elsewhere would do: a dry run, which needs no lease and changes nothing.
 
 use std::time::Duration;
 
@@ -9,17 +9,22 @@ use super::context::Context;
 use super::steps::{CHOOSE_SECONDS_MAX, see};
 use crate::failure::Failure;
 use crate::job::restore::result::DryRun;
-use crate::job::restore::tell::{WEIGH_SECONDS_MAX, weigh};
+use crate::job::restore::tell::{Report, WEIGH_SECONDS_MAX, reported, weigh};
 use crate::job::restore::would;
 use crate::mover::protocol::{ToMake, ToWeigh};
-use crate::saga::step::{Commit, Named};
+use crate::saga::step::{Commit, Make, Named};
 
-/// Says it.
+/// Finds it out.
 pub(super) struct Tell;
+
+impl Tell {
+    /// The step's name, under which what was found out stands in the records.
+    pub const NAME: &'static str = "tell";
+}
 
 impl Named for Tell {
     fn name(&self) -> &'static str {
-        "tell"
+        Self::NAME
     }
 
     fn deadline(&self) -> Duration {
@@ -28,8 +33,8 @@ impl Named for Tell {
 }
 
 #[async_trait]
-impl Commit<Context> for Tell {
-    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
+impl Make<Context> for Tell {
+    async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let (manifest, choice) = see(context).await?;
         let wanted = ToWeigh {
             instance: context.plan.instance_id,
@@ -39,6 +44,17 @@ impl Commit<Context> for Tell {
         let data_bytes = weigh(&mut context.common, wanted).await?;
         let would = would::elsewhere(&context.plan, &manifest, &choice, &data_bytes);
         let warnings = choice.warnings.into_iter().chain(context.common.warnings.drain(..)).collect();
-        DryRun { would, warnings }.to_value()
+        context.told.insert(DryRun { would, warnings }).to_value()
+    }
+
+    async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Commit<Context> for Report {
+    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
+        reported(context.told.as_ref())
     }
 }

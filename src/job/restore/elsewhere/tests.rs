@@ -1,6 +1,7 @@
 //! The harness that every saga has to stand, for restores to elsewhere on the fakes; then what is particular to them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod dry_run;
 mod particular;
 mod unfinished;
 
@@ -272,14 +273,20 @@ async fn back_up(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -> Ma
 /// A restore; the world is the one of the latest beginning.
 struct Elsewhere {
     to: To,
+    dry_run: bool,
     world: Mutex<(Arc<World>, ElsewherePlan)>,
 }
 
 impl Elsewhere {
     async fn new(to: To) -> Self {
-        let world = World::new(to).await;
+        Self::of(to, false).await
+    }
+
+    async fn of(to: To, dry_run: bool) -> Self {
+        let mut world = World::new(to).await;
+        world.spec().dry_run = dry_run;
         let plan = world.prepare().await.unwrap();
-        Self { to, world: Mutex::new((Arc::new(world), plan)) }
+        Self { to, dry_run, world: Mutex::new((Arc::new(world), plan)) }
     }
 
     fn world(&self) -> (Arc<World>, ElsewherePlan) {
@@ -292,7 +299,8 @@ impl Case for Elsewhere {
     type Context = Context;
 
     async fn begin(&self) -> Context {
-        let world = World::new(self.to).await;
+        let mut world = World::new(self.to).await;
+        world.spec().dry_run = self.dry_run;
         let plan = world.prepare().await.unwrap();
         let context = world.context(plan.clone());
         *self.world.lock().unwrap() = (Arc::new(world), plan);
@@ -307,9 +315,10 @@ impl Case for Elsewhere {
     async fn reopen(&self, crashed: Context) -> Context {
         // Not from memory: what was chosen and written is in the records, before anything that needs it.
         let (plan, choice, made) = ((*crashed.plan).clone(), crashed.choice.clone(), crashed.made.clone());
+        let told = crashed.told.clone();
         drop(crashed);
         let mut context = self.world().0.context(plan);
-        (context.choice, context.made, context.place_begun) = (choice, made, true);
+        (context.choice, context.made, context.told, context.place_begun) = (choice, made, told, true);
         context
     }
 
@@ -318,11 +327,11 @@ impl Case for Elsewhere {
     }
 
     async fn shortcomings(&self, _context: &mut Context) -> Vec<String> {
-        self.world().0.wrong(true).await
+        self.world().0.wrong(!self.dry_run).await
     }
 
     async fn touched(&self, _context: &mut Context) -> Option<Vec<String>> {
-        (!matches!(self.to, To::File)).then_some(())?;
+        (!self.dry_run && !matches!(self.to, To::File)).then_some(())?;
         Some(self.world().0.touched().await)
     }
 }
