@@ -30,14 +30,24 @@ fn secret(secret: Node<'_, '_>) -> Option<SecretRef> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::pools::{Place, Pools};
     use super::*;
-    use crate::model::instance::{DiskSource, ImageFormat};
+    use crate::failure::Failure;
+    use crate::model::instance::{DiskSource, ImageFormat, PoolVolume};
+
+    struct NoPools;
+
+    impl Pools for NoPools {
+        fn place(&self, _volume: &PoolVolume) -> Result<Option<Place>, Failure> {
+            Ok(None)
+        }
+    }
 
     fn access(disk: &str) -> NetworkAccess {
         let xml = format!(
             "<domain><devices><disk type='network'><driver type='qcow2'/><target dev='vda'/>{disk}</disk></devices></domain>"
         );
-        let disks = super::super::parse::disks(&xml).unwrap();
+        let disks = super::super::parse::disks(&xml, &NoPools).unwrap();
         match disks.into_iter().next().unwrap().source.unwrap() {
             DiskSource::Network { protocol, name, format: ImageFormat::Qcow2, access } => {
                 assert_eq!((protocol.as_str(), name.as_str()), ("rbd", "pool/space/image"));
