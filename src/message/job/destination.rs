@@ -36,7 +36,8 @@ pub struct RestoreNewPart {
     /// One disk in a file.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "named_option")]
     pub volume: Option<NewVolumePart>,
-    /// Nothing is made: the `completed` event says in `restore_plan` what would be.
+    /// Nothing is made: the `completed` event says in `restore_plan` what would be. A worker that does not know this field skips it, and
+    /// restores: which version a worker has, its `worker.online` tells.
     #[serde(default)]
     pub dry_run: bool,
 }

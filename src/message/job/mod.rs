@@ -227,7 +227,8 @@ pub struct RestorePart {
     /// The old volumes stay beside the new ones, under names that the `completed` event tells.
     #[serde(default)]
     pub keep_previous: bool,
-    /// Nothing is restored: the `completed` event says in `restore_plan` what would be, also while the instance runs.
+    /// Nothing is restored: the `completed` event says in `restore_plan` what would be, also while the instance runs. A worker that does
+    /// not know this field skips it, and restores: which version a worker has, its `worker.online` tells.
     #[serde(default)]
     pub dry_run: bool,
     /// A block device that is no logical volume of LVM is written over, which nothing can take back: there is no second one to take its
