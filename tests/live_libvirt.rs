@@ -21,7 +21,7 @@ use longshore::host::hypervisor::libvirt::Libvirt;
 use longshore::host::hypervisor::{DomainEvent, Hypervisor};
 use longshore::job::backup::freeze::thaw_until_confirmed;
 use longshore::model::id::InstanceRef;
-use longshore::model::instance::PowerState;
+use longshore::model::instance::{DiskSource, PowerState};
 use longshore::model::network::SecretRef;
 use wire::Wire;
 
@@ -47,6 +47,24 @@ async fn a_volume_of_a_pool_is_told_with_where_it_is() {
     contract::a_volume_of_a_pool_is_told_with_where_it_is(&door(), bare.id, &pool.0).await;
     bare.start();
     contract::a_volume_of_a_pool_is_told_with_where_it_is(&door(), bare.id, &pool.0).await;
+}
+
+#[tokio::test]
+async fn a_volume_whose_pool_is_not_there_or_not_active_is_nowhere_and_hides_no_other() {
+    let bare = LabInstance::bare_off_with("vda:qcow2:16");
+    let pool = lab::Pool::over(&bare.name, &bare.folder);
+    bare.put_into_pool(&pool.0);
+    drop(pool);
+    let not_there = (door().find(&InstanceRef::Id(bare.id)).await, door().identities().await);
+    lab::virsh(&["pool-define-as", &bare.name, "dir", "--target", bare.folder.to_str().unwrap()]);
+    let not_active = (door().find(&InstanceRef::Id(bare.id)).await, door().identities().await);
+    lab::virsh(&["pool-undefine", &bare.name]);
+    for (found, identities) in [not_there, not_active] {
+        let found = found.unwrap();
+        assert_eq!(found.disks[0].source, Some(DiskSource::Other { kind: "volume".to_owned() }));
+        assert!(found.disks[0].pool_volume.is_some());
+        assert!(identities.unwrap().iter().any(|identity| identity.id == bare.id && identity.files.is_empty()));
+    }
 }
 
 #[tokio::test]
