@@ -6,6 +6,8 @@
 
 libvirt_start_seconds=30
 libvirt_stop_seconds=15
+# Longest time that a QEMU takes to answer what libvirt has asked it before it is killed.
+libvirt_answers_seconds=1
 libvirt_dir=$lab_dir/$libvirt_which
 virsh_program=$lab_dir/bin/virsh
 [ "$libvirt_which" = libvirt ] || virsh_program+=-$libvirt_which
@@ -86,12 +88,29 @@ libvirt_begin() {
         { cat "$libvirt_dir/output" >&2; die "cannot start libvirtd"; }
 }
 
-# By the pid file that it wrote itself.
-libvirt_kill() {
+# Workers and guards, which ask libvirt again and again.
+who_asks_libvirt() {
     local pid
+    for pid in $(marked_processes); do
+        case $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) in
+        *longshore\ worker* | *longshore\ guard*) echo "$pid" ;;
+        esac
+    done
+}
+
+# By the pid file that it wrote itself. Nobody asks it anything in that moment: a daemon that follows one which was killed amid a question to
+# a QEMU takes the answer for that to its own first one, and ends the guest (libvirt 11.3: "unexpected type returned by QEMU command").
+libvirt_kill() {
+    local pid asking
     pid=$(cat "$libvirt_dir/run/libvirtd.pid" 2>/dev/null) || return 0
     carries_mark "$pid" || return 0
+    asking=$(who_asks_libvirt)
+    # shellcheck disable=SC2086  # a list of numbers
+    [ -z "$asking" ] || kill -STOP $asking 2>/dev/null || true
+    sleep "$libvirt_answers_seconds"
     kill -KILL "$pid"
+    # shellcheck disable=SC2086  # likewise
+    [ -z "$asking" ] || kill -CONT $asking 2>/dev/null || true
     wait_until "$libvirt_stop_seconds" "libvirt's daemon ($pid) ends after SIGKILL" process_is_gone "$pid"
 }
 

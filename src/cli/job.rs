@@ -14,7 +14,8 @@ pub enum JobCommand {
     /// Follow a job to its end: a progress bar, or with --json its events, one a line
     Watch(watch::WatchArgs),
     /// Cancel a run of a job: one that has not come to its host yet, that waits, or that is at work, which is taken back first. One that
-    /// is past its commit completes. Needs a broker user who is one of the host's `broker.controllers`
+    /// is past its commit completes. Needs a broker user who is one of the host's
+    /// `broker.controllers`; `job watch` of an event reader shows the end
     Cancel(cancel::CancelArgs),
 }
 

@@ -183,7 +183,7 @@ pub struct RestoreArgs {
     /// Keep the old volumes beside the new ones, as `<volume>.longshore-….previous`. Needed where one holds internal snapshots
     #[arg(long)]
     keep_previous: bool,
-    /// Restore nothing, and say what would be restored
+    /// Restore nothing, and say in the last event what would be restored: use --watch
     #[arg(long)]
     dry_run: bool,
     /// Write over block devices that are no logical volumes of LVM, for which there is no way back: no second one can take their place.

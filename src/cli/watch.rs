@@ -239,9 +239,11 @@ fn show(event: &RunEvent, bar: &ProgressBar, json: bool) -> Result<Option<Exit>,
             }
             return Ok(Some(Exit::JobFailed));
         }
-        RunDetail::Cancelled(_) => {
+        RunDetail::Cancelled(cancelled) => {
             bar.abandon();
-            say("cancelled".to_owned());
+            let by = cancelled.requested_by.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
+            let why = cancelled.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            say(format!("cancelled{by}{why}"));
             return Ok(Some(Exit::JobFailed));
         }
     }

@@ -33,15 +33,19 @@ pub struct Cancel {
     /// The job.
     pub job_id: JobId,
     /// Which run of it; no other one is touched.
+    #[schemars(range(min = 1))]
     pub run: u32,
     /// Who wants it, in the controller's words, 1 to 1024 bytes. Told in the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
     pub requested_by: Option<String>,
     /// Why, in the controller's words, 1 to 1024 bytes. Told in the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
     pub reason: Option<String>,
     /// How long it is remembered for a run that has not come, seconds, at most a year; 30 days where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 31_536_000))]
     pub remember_seconds: Option<u64>,
 }
 

@@ -44,7 +44,7 @@ pub struct PlannedVolume {
     pub format: ImageFormat,
     /// Size that the guest would see, bytes.
     pub virtual_bytes: u64,
-    /// Bytes that would be written as data, at most; the rest would read as zeros.
+    /// Bytes that would be written as data, at most; the rest would read as zeros. Of what is written over: all of it.
     pub data_bytes: u64,
     /// It would take the place of the volume that is there.
     pub replaces: bool,

@@ -40,7 +40,7 @@ pub struct SetupArgs {
     /// and at least one `.` or `_`, so that it is no host's: fleet.planner
     #[arg(long = "publisher", value_name = "NAME")]
     publishers: Vec<String>,
-    /// User who will command workers (`broker.controllers` of their configuration); this version knows no command yet
+    /// User who commands workers (`broker.controllers` of their configuration): `longshore job cancel`
     #[arg(long = "controller", value_name = "NAME")]
     controllers: Vec<String>,
     /// User who reads events; a publisher may be one, to watch its jobs

@@ -9,7 +9,7 @@ use super::plan::RestorePlan;
 use crate::model::id::DiskTarget;
 use crate::model::manifest::Manifest;
 use crate::model::restoration::{PlannedInstance, PlannedRestore, PlannedVolume};
-use crate::mover::protocol::{NewContent, NewFile, ToMake, VolumePlace};
+use crate::mover::protocol::{NewContent, NewFile, RestoredVolume, ToMake, VolumePlace};
 
 /// Of a restore in place. `data_bytes` are what the backup holds of each disk as data, with what it is based on, in the mapping's order.
 pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> PlannedRestore {
@@ -19,9 +19,10 @@ pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> P
         path: shown(volume.place.volume()),
         format: volume.format,
         virtual_bytes: volume.virtual_bytes,
-        data_bytes: *data_bytes,
+        // Zeros as well: it holds anything.
+        data_bytes: if is_device(volume) { volume.virtual_bytes } else { *data_bytes },
         replaces: true,
-        overwrites: matches!(volume.place, VolumePlace::Device { .. }),
+        overwrites: is_device(volume),
     });
     planned(manifest, volumes.collect())
 }
@@ -85,6 +86,10 @@ fn attached_as(becomes: &Becomes) -> Option<&DiskTarget> {
         Becomes::Disk { disk, .. } => Some(&disk.target),
         Becomes::Instance(_) | Becomes::File => None,
     }
+}
+
+fn is_device(volume: &RestoredVolume) -> bool {
+    matches!(volume.place, VolumePlace::Device { .. })
 }
 
 fn shown(path: &Path) -> String {
