@@ -132,7 +132,7 @@ impl World for FakeWorld {
 
 /// Where its block device is.
 const DEVICE: &str = "/dev/sdx";
-const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840 };
+const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840, sequence: None };
 
 impl Devices for FakeWorld {
     fn device(&self) -> PathBuf {

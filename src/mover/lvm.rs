@@ -47,10 +47,18 @@ pub(super) async fn rename(group: &str, from: &str, to: &str) -> Result<(), Fail
     change(Command::new("lvrename").args(["--quiet", group, from, to]), text).await
 }
 
-/// Removes a volume. One that is open stays.
+/// lvm2's selection of what has no snapshots that would be removed with it: they are of no thin volume (lvs(8), the first character).
+const NO_ORIGIN: &str = "lv_attr!~\"^[oO]\"";
+
+/// Removes a volume. One that is open stays, which is an error, and so does one with snapshots, which is none: lvm2 looks for those while nobody
+/// else changes the group.
 pub(super) async fn remove(group: &str, name: &str) -> Result<(), Failure> {
     let text = format!("cannot remove the logical volume `{group}/{name}`");
-    change(Command::new("lvremove").args(["--yes", "--quiet"]).arg(format!("{group}/{name}")), text).await
+    change(
+        Command::new("lvremove").args(["--yes", "--quiet", "--select", NO_ORIGIN]).arg(format!("{group}/{name}")),
+        text,
+    )
+    .await
 }
 
 async fn change(command: Command, failed: String) -> Result<(), Failure> {

@@ -206,7 +206,7 @@ async fn who_has_a_device_open_is_found_wherever_it_has_its_name() {
     drop(elsewhere);
     assert_eq!(user_of(ours).await, None);
     // A partition of it is a part of it, and it of them.
-    let partition = DeviceNumbers { device: u64::MAX, whole: ours.device };
+    let partition = DeviceNumbers { device: u64::MAX, whole: ours.device, sequence: None };
     let open = File::open(&device.path).unwrap();
     assert_eq!(user_of(partition).await.unwrap().0, partition);
     drop(open);

@@ -221,6 +221,73 @@ async fn a_logical_volume_that_is_open_or_cannot_be_exchanged_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_is_taken_meanwhile_stays() {
+    let remote = Remote::nfs();
+    let group = Group::new(&remote);
+    let (mut mover, manifest) = published(&remote, "snapshots").await;
+    let volumes = two(&mut mover, &manifest, &group).await;
+    let snapshot = |of: &str| {
+        let of = format!("{}/{of}", group.name);
+        tool("lvcreate", &["--yes", "--snapshot", "--size", "4m", "--name", "cron", &of]);
+    };
+    made(&mut mover, &manifest, &volumes).await;
+    snapshot("web");
+    let refusal = refused(&mut mover, exchange(&volumes)).await;
+    assert!(refusal.code == Code::DiskUnsupported && refusal.text.contains("`cron`"), "{refusal:#}");
+    assert_eq!(group.volumes(), ["cron", "data", "data.new", "web", "web.new"]);
+    tool("lvremove", &["--yes", &format!("{}/cron", group.name)]);
+    done(&mut mover, exchange(&volumes)).await;
+    snapshot("web.previous");
+    let refusal = refused(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+    assert!(refusal.code == Code::DiskUnsupported && refusal.text.contains("`cron`"), "{refusal:#}");
+    assert!(is_old(&group.path("cron")) && is_old(&group.path("web.previous")));
+    // What a removal does that has not seen it.
+    let origin = format!("{}/web.previous", group.name);
+    tool("lvremove", &["--yes", "--quiet", "--select", "lv_attr!~\"^[oO]\"", &origin]);
+    assert!(group.volumes().contains(&"cron".to_owned()) && group.volumes().contains(&"web.previous".to_owned()));
+    tool("lvremove", &["--yes", &format!("{}/cron", group.name)]);
+    done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+    assert_eq!(group.volumes(), ["data", "web"]);
+    mover.stop().await.unwrap();
+}
+
+/// As QEMU opens an old one by a node that libvirt made of its number before it was moved away.
+#[tokio::test]
+async fn who_opens_an_old_volume_amid_the_exchange_gets_it_back_or_is_told_of() {
+    let remote = Remote::nfs();
+    let group = Group::new(&remote);
+    let (mut mover, manifest) = published(&remote, "opened").await;
+    let volumes = two(&mut mover, &manifest, &group).await;
+    for new_too in [true, false] {
+        made(&mut mover, &manifest, &volumes).await;
+        done(&mut mover, exchange(&volumes)).await;
+        let old = File::open(volumes[1].place.previous().unwrap()).unwrap();
+        let new = new_too.then(|| File::open(group.path("web")).unwrap());
+        let refusal = refused(&mut mover, exchange(&volumes)).await;
+        match new_too {
+            true => {
+                assert_eq!(refusal.code, Code::RestoreUnfinished, "{refusal:#}");
+                assert!(volumes.iter().all(|volume| is_restored(&remote, volume.place.volume())));
+                assert!(volumes.iter().all(|volume| is_old(volume.place.previous().unwrap())));
+            }
+            false => {
+                assert_eq!(refusal.code, Code::InUseElsewhere, "{refusal:#}");
+                assert!(volumes.iter().all(|volume| is_old(volume.place.volume())));
+                assert_eq!(group.volumes(), ["data", "data.new", "web", "web.new"]);
+            }
+        }
+        drop((old, new));
+        if new_too {
+            done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+            for volume in ["web", "data"] {
+                fs::write(group.path(volume), vec![OLD; usize::try_from(VOLUME_BYTES).unwrap()]).unwrap();
+            }
+        }
+    }
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_thin_volume_comes_to_be_in_the_same_pool() {
     let remote = Remote::nfs();
     let group = Group::new(&remote);

@@ -46,7 +46,7 @@ pub fn map(
     let (mut volumes, mut warnings): (Vec<(DiskTarget, RestoredVolume)>, _) = (Vec::new(), Vec::new());
     for (disk, onto) in &pairs {
         let volume = volume(plan, disk, onto, devices)?;
-        warnings.extend(another_size(disk, onto, &volume.place));
+        warnings.extend(another_size(disk, onto, &volume.place, devices));
         if let Some((other, _)) = volumes.iter().find(|(_, other)| other.place.overlaps(&volume.place)) {
             let text =
                 format!("disks `{other}` and `{}` of instance `{}` have one volume", onto.target, plan.instance_name);
@@ -62,8 +62,18 @@ pub fn map(
 }
 
 /// What is said of a disk that had another size than that of the backup.
-fn another_size(disk: &ManifestDisk, onto: &InstanceDisk, place: &VolumePlace) -> Option<String> {
-    let now = onto.virtual_bytes.filter(|now| *now != disk.virtual_bytes)?;
+fn another_size(
+    disk: &ManifestDisk,
+    onto: &InstanceDisk,
+    place: &VolumePlace,
+    devices: &BTreeMap<PathBuf, BlockDevice>,
+) -> Option<String> {
+    // What was looked at now counts more than what libvirt says of a device.
+    let looked = match devices.get(place.volume()) {
+        Some(BlockDevice::Bare { bytes, .. }) => Some(*bytes),
+        Some(BlockDevice::Logical { .. }) | None => None,
+    };
+    let now = looked.or(onto.virtual_bytes).filter(|now| *now != disk.virtual_bytes)?;
     let (target, before) = (&onto.target, disk.virtual_bytes);
     Some(match place {
         VolumePlace::File { .. } | VolumePlace::Logical { .. } | VolumePlace::Rbd { .. } => {

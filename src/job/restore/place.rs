@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_bare_device_is_written_over_only_where_that_was_asked_for_and_it_is_large_enough() {
-        let numbers = DeviceNumbers { device: 7, whole: 7 };
+        let numbers = DeviceNumbers { device: 7, whole: 7, sequence: None };
         let found = |bytes| Some(BlockDevice::Bare { numbers, bytes });
         let placed = |overwrite, bytes: u64| place(&plan(overwrite), &on("/dev/sdx"), GIB, found(bytes).as_ref());
         let (place, format) = placed(true, GIB).unwrap();

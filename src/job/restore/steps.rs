@@ -258,7 +258,13 @@ impl Commit<Context> for Exchange {
             let only_go_on = std::mem::replace(&mut context.exchange_asked, true);
             let request = Request::Exchange { volumes: volumes.clone(), only_go_on };
             match ask_about_names(&mut context.common, request).await {
-                Ok(Reply::Done) => return RestoreResult::of(context)?.to_value(),
+                Ok(Reply::Done) => {
+                    // Later, after a crash, it may well run: on the new ones.
+                    if !only_go_on {
+                        refuse_started(context).await?;
+                    }
+                    return RestoreResult::of(context)?.to_value();
+                }
                 Ok(Reply::NotKnown { failure }) => {
                     let failure = format!("{failure:#}");
                     tracing::warn!(failure, "it can't be seen what became of the volumes' exchange");
@@ -271,6 +277,29 @@ impl Commit<Context> for Exchange {
                 Err(failure) => return Err(failure),
             }
             sleep(Duration::from_secs(LOOK_AGAIN_SECONDS)).await;
+        }
+    }
+
+    /// The instance may run on either.
+    fn is_not_known(&self, failure: &Failure) -> bool {
+        failure.code == Code::RestoreUnfinished
+    }
+}
+
+/// `restore_unfinished` where the instance was started amid the exchange of logical volumes. libvirt makes nodes of their numbers before QEMU opens them, so
+/// that it may have found the old ones, and opens them after the mover has looked. Files and RBD images are opened by their names.
+async fn refuse_started(context: &mut Context) -> Result<(), Failure> {
+    let is_logical = |volume: &RestoredVolume| matches!(volume.place, VolumePlace::Logical { .. });
+    if !context.choice()?.volumes.iter().any(is_logical) {
+        return Ok(());
+    }
+    let hypervisor = context.common.doors.hypervisor.clone();
+    match steps::started(hypervisor.as_ref(), context.plan.instance_id, "restore").await {
+        None => Ok(()),
+        Some(started) => {
+            let text =
+                "the instance may have been started while its logical volumes were exchanged, and run on the old ones";
+            Err(Failure::new(Code::RestoreUnfinished, text).because_of(&started))
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::mover::block_device;
 use crate::mover::blocking;
 use crate::mover::image::{Backups, Fresh, Original, Planned, RestoredSet, Wanted};
 use crate::mover::mount::Pinned;
-use crate::mover::protocol::{Reply, RestoredVolume, VolumePlace};
+use crate::mover::protocol::{DeviceNumbers, Reply, RestoredVolume, VolumePlace};
 use crate::mover::rbd::Keys;
 use crate::mover::share::Dir;
 use crate::mover::volume::device::{Use, claim};
@@ -36,7 +36,7 @@ pub(super) struct Restore {
 /// A block device that is to be written over.
 struct Over {
     path: PathBuf,
-    device: u64,
+    numbers: DeviceNumbers,
     bytes: u64,
 }
 
@@ -96,8 +96,8 @@ impl Session {
         let (over, own) = (std::mem::take(&mut self.restored.over), self.directory.clone());
         let claimed = blocking(move || {
             let mut places = Places::of_claimed(&own);
-            let claimed = over.into_iter().map(|Over { path, device, bytes }| {
-                let file = Arc::new(claim(&path, device, bytes, Use::Write)?);
+            let claimed = over.into_iter().map(|Over { path, numbers, bytes }| {
+                let file = Arc::new(claim(&path, &numbers, bytes, Use::Write)?);
                 Ok((places.of_device(&file), file))
             });
             let claimed = claimed.collect::<Result<Vec<_>, Failure>>()?;
@@ -163,7 +163,7 @@ impl Session {
 fn over(volume: &RestoredVolume) -> Option<Over> {
     match &volume.place {
         VolumePlace::Device { volume: path, numbers } => {
-            Some(Over { path: path.clone(), device: numbers.device, bytes: volume.virtual_bytes })
+            Some(Over { path: path.clone(), numbers: *numbers, bytes: volume.virtual_bytes })
         }
         VolumePlace::File { .. } | VolumePlace::Logical { .. } | VolumePlace::Rbd { .. } => None,
     }

@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Whence, lseek};
 
 use crate::failure::{Code, Failure};
+use crate::mover::protocol::DeviceNumbers;
 
 /// What is done with a claimed device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +24,11 @@ pub(in crate::mover) enum Use {
     Write,
 }
 
-/// Opens the device of that number and size, for us alone for as long as it is open.
+/// Opens that very device, of at least that size, for us alone for as long as it is open.
 ///
 /// `in_use_elsewhere`: the host uses it itself. `source_changed`: the path leads to another one by now. `disk_unsupported`: it is too
 /// small.
-pub(in crate::mover) fn claim(path: &Path, device: u64, bytes: u64, purpose: Use) -> Result<File, Failure> {
+pub(in crate::mover) fn claim(path: &Path, numbers: &DeviceNumbers, bytes: u64, purpose: Use) -> Result<File, Failure> {
     let shown = path.display();
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::new(Code::VolumeIo, format!("cannot open `{shown}`")).because(error)
@@ -45,8 +46,9 @@ pub(in crate::mover) fn claim(path: &Path, device: u64, bytes: u64, purpose: Use
         Err(error) => return Err(failed(&error)),
     };
     let metadata = file.metadata().map_err(|error| failed(&error))?;
-    if !metadata.file_type().is_block_device() || metadata.rdev() != device {
-        let text = format!("`{shown}` leads to another device than when the restore was planned");
+    if !metadata.file_type().is_block_device() || !numbers.is(&DeviceNumbers::of(metadata.rdev())) {
+        let text =
+            format!("`{shown}` leads to another device than when the restore was planned, also if that has its number");
         return Err(Failure::new(Code::SourceChanged, text));
     }
     let found = lseek(&file, 0, Whence::SeekEnd).map_err(|error| failed(&error))?;

@@ -4,11 +4,12 @@
 //!   look ─▶ lock what is untouched ─▶ volume → previous, each ─fsync─▶ fresh → volume, each ─fsync─▶ done
 //!                    └──── any failure ─────────┴──────────────┴───▶ put back ─▶ the failure
 //!                                                                       └ can't be, or can't be seen: not known
+//!   done: has anybody an old one open? ─▶ take back ─▶ `in_use_elsewhere`; a new one as well: `restore_unfinished`
 //! ```
 
 use std::fs::File;
 
-use super::state::{State, all_in_place};
+use super::state::{Seen, State, all_in_place};
 use super::{Name, Place, in_use, look_at_all, names, open, sync};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::RestoredVolume;
@@ -24,7 +25,7 @@ pub(in crate::mover) enum Outcome {
 }
 
 /// Exchanges all volumes, from wherever an earlier exchange was cut off. With `only_go_on`, one that had not begun is refused as
-/// `interrupted`.
+/// `interrupted`. `restore_unfinished`: all new ones are in place, and somebody has opened one of them and an old one.
 pub(in crate::mover) fn exchange(
     volumes: &[RestoredVolume],
     only_go_on: bool,
@@ -54,7 +55,34 @@ pub(in crate::mover) fn exchange(
             Err(stuck) => return Ok(Outcome::NotKnown(failure.because_of(&stuck))),
         }
     }
-    Ok(sync(&places).map_or_else(Outcome::NotKnown, |()| Outcome::Done))
+    match sync(&places).and_then(|()| opened(&places)) {
+        Ok(None) => Ok(Outcome::Done),
+        Ok(Some(old)) => take_back(&places, old),
+        Err(failure) => Ok(Outcome::NotKnown(failure)),
+    }
+}
+
+/// The one whose old volume somebody has open.
+fn opened(places: &[Box<dyn Place>]) -> Result<Option<&dyn Place>, Failure> {
+    for place in places {
+        if !place.left_alone()? {
+            return Ok(Some(place.as_ref()));
+        }
+    }
+    Ok(None)
+}
+
+/// An instance that was started meanwhile may run on an old volume: it gets all of them back, unless it has new ones as well.
+fn take_back(places: &[Box<dyn Place>], opened: &dyn Place) -> Result<Outcome, Failure> {
+    let old = Failure { text: format!("`{}` is open", opened.shown(Name::Previous)), ..in_use(opened) };
+    match look_at_all(places).and_then(|seen| back(places, &seen)) {
+        Ok(()) => Err(in_use(opened)),
+        Err(failure) if failure.code == Code::InUseElsewhere => {
+            let text = "an instance was started while its volumes were exchanged: old and new ones are open";
+            Err(Failure::new(Code::RestoreUnfinished, text).because_of(&failure).because_of(&old))
+        }
+        Err(failure) => Ok(Outcome::NotKnown(failure.because_of(&old))),
+    }
 }
 
 fn attempt(places: &[Box<dyn Place>], held: &mut Vec<File>) -> Result<(), Failure> {
@@ -96,10 +124,14 @@ pub(super) enum Back {
 /// first. An error leaves a place empty, or could not see.
 pub(super) fn put_back(places: &[Box<dyn Place>]) -> Result<Back, Failure> {
     let seen = look_at_all(places)?;
-    if all_in_place(&seen) {
-        return Ok(Back::New);
+    match all_in_place(&seen) {
+        true => Ok(Back::New),
+        false => back(places, &seen).map(|()| Back::Old),
     }
-    let in_place = || places.iter().zip(&seen).filter(|(_, seen)| seen.state() == State::InPlace);
+}
+
+fn back(places: &[Box<dyn Place>], seen: &[Seen]) -> Result<(), Failure> {
+    let in_place = || places.iter().zip(seen).filter(|(_, seen)| seen.state() == State::InPlace);
     for (place, _) in in_place() {
         // Somebody started the instance all the same: what it writes there is to be lost under nobody's hands.
         if !place.unused(Name::Volume)? {
@@ -120,6 +152,5 @@ pub(super) fn put_back(places: &[Box<dyn Place>]) -> Result<Back, Failure> {
             place.rename(Name::Previous, Name::Volume)?;
         }
     }
-    sync(places)?;
-    Ok(Back::Old)
+    sync(places)
 }

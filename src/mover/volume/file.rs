@@ -108,6 +108,11 @@ impl Place for FilePlace {
         }
     }
 
+    /// It is found by its name alone, and locked while it has none of its own.
+    fn left_alone(&self) -> Result<bool, Failure> {
+        Ok(true)
+    }
+
     /// An error of the call says nothing about whether it happened: then both names are looked at.
     fn rename(&self, from: Name, to: Name) -> Result<(), Failure> {
         let (from, to) = (self.name(from), self.name(to));

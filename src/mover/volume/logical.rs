@@ -1,7 +1,9 @@
 //! Volumes that are logical volumes of LVM: the three names are in one volume group, and the device mapper says who has one open.
 //!
 //! Nothing keeps others from opening one: QEMU locks the device's node in a `/dev` of its own, and no lock reaches there. So it is
-//! looked again after a volume was moved away, from when on nobody finds it any more.
+//! looked again after a volume was moved away, from when on nobody finds its name any more, and once more after the last new one has taken
+//! its place: whoever made a node of the device's number before that (libvirt does, in the `/dev` of QEMU) may have opened it by that. Who
+//! opens it later still is not seen.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -67,15 +69,29 @@ impl LogicalPlace {
         wait_for(lvm::volumes(&["--select", wanted, &self.group], &shown))
     }
 
-    /// What there is under the three names, and the snapshots of the volume.
+    /// What there is under the three names, and the snapshots of each.
     fn all(&self) -> Result<Vec<LogicalVolume>, Failure> {
         let Self { volume, fresh, previous, .. } = self;
         let names = [volume, fresh, previous].map(|name| format!("lv_name=\"{name}\""));
-        self.select(&format!("{} || origin=\"{volume}\"", names.join(" || ")))
+        let snapshots = [volume, fresh, previous].map(|name| format!("origin=\"{name}\""));
+        self.select(&format!("{} || {}", names.join(" || "), snapshots.join(" || ")))
     }
 
     fn find(&self, name: Name) -> Result<Option<LogicalVolume>, Failure> {
         Ok(self.select(&format!("lv_name=\"{}\"", self.name(name)))?.pop())
+    }
+
+    /// What has that name is one that can be exchanged, and nothing hangs on it; somebody may have taken a snapshot a moment ago.
+    fn must_be_plain(&self, name: Name) -> Result<(), Failure> {
+        let own = self.name(name);
+        let found = self.select(&format!("lv_name=\"{own}\" || origin=\"{own}\""))?;
+        let fixed = found.iter().find(|volume| volume.name == own).and_then(|volume| volume.fixed(&found));
+        fixed.map_or(Ok(()), |why| Err(self.is_fixed(name, &why)))
+    }
+
+    fn is_fixed(&self, name: Name, why: &str) -> Failure {
+        let text = format!("the logical volume `{}` cannot be exchanged or removed: {why}", self.shown(name));
+        Failure::new(Code::DiskUnsupported, text)
     }
 
     fn volume(&self) -> Result<LogicalVolume, Failure> {
@@ -113,7 +129,12 @@ impl Place for LogicalPlace {
     }
 
     fn lock(&self) -> Result<Option<File>, Failure> {
+        self.must_be_plain(Name::Volume)?;
         if self.unused(Name::Volume)? { Ok(None) } else { Err(in_use(self)) }
+    }
+
+    fn left_alone(&self) -> Result<bool, Failure> {
+        self.unused(Name::Previous)
     }
 
     /// lvm2's error says nothing about whether it happened: then both names are looked at.
@@ -138,7 +159,13 @@ impl Place for LogicalPlace {
             let text = format!("`{}` was not made by a restore, and is not removed", self.shown(name));
             return Err(Failure::new(Code::VolumeIo, text));
         }
-        wait_for(lvm::remove(&self.group, self.name(name)))
+        // lvm2 would remove its snapshots with it.
+        self.must_be_plain(name)?;
+        wait_for(lvm::remove(&self.group, self.name(name)))?;
+        match self.find(name)? {
+            None => Ok(()),
+            Some(_) => Err(self.is_fixed(name, "there is a snapshot of it by now")),
+        }
     }
 
     /// lvm2 writes its metadata through.
@@ -153,17 +180,11 @@ impl Place for LogicalPlace {
             ImageFormat::Qcow2 => Some("only one that is raw can be".to_owned()),
             ImageFormat::Raw => volume.and_then(|volume| volume.fixed(&all)),
         };
-        match fixed {
-            None => Ok(()),
-            Some(why) => {
-                let text = format!("the logical volume `{}` cannot be exchanged: {why}", self.shown(Name::Volume));
-                Err(Failure::new(Code::DiskUnsupported, text))
-            }
-        }
+        fixed.map_or(Ok(()), |why| Err(self.is_fixed(Name::Volume, &why)))
     }
 
-    fn loses_nothing(&self, _name: Name, _format: ImageFormat) -> Result<(), Failure> {
-        Ok(())
+    fn loses_nothing(&self, name: Name, _format: ImageFormat) -> Result<(), Failure> {
+        self.must_be_plain(name)
     }
 
     fn room(&self, wanted: &RestoredVolume, data_bytes: u64) -> Result<Room, Failure> {

@@ -66,6 +66,10 @@ trait Place: fmt::Debug {
     /// somebody has it open.
     fn lock(&self) -> Result<Option<File>, Failure>;
 
+    /// Nobody has the old volume open who found it, by whatever is not its name, before it was moved away. Looked at once all new ones are in
+    /// place.
+    fn left_alone(&self) -> Result<bool, Failure>;
+
     /// Gives what has one name the other, which must be free. A failure means that it did not happen.
     fn rename(&self, from: Name, to: Name) -> Result<(), Failure>;
 

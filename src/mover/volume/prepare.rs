@@ -91,7 +91,7 @@ pub(in crate::mover) fn prepare(
     can_be_replaced(&places, volumes, keep_previous)?;
     for RestoredVolume { place, virtual_bytes, .. } in volumes {
         if let VolumePlace::Device { volume, numbers } = place {
-            claim(volume, numbers.device, *virtual_bytes, Use::Look)?;
+            claim(volume, numbers, *virtual_bytes, Use::Look)?;
         }
     }
     for place in &places {

@@ -108,6 +108,11 @@ impl Place for RbdPlace {
         if self.unused(Name::Volume)? { Ok(None) } else { Err(in_use(self)) }
     }
 
+    /// It is found by its name alone, and was looked at when it had lost that.
+    fn left_alone(&self) -> Result<bool, Failure> {
+        Ok(true)
+    }
+
     /// An error says nothing about whether it happened: then both names are looked at.
     fn rename(&self, from: Name, to: Name) -> Result<(), Failure> {
         if let Err(failure) = wait_for(self.image(from).rename(self.image(to))) {

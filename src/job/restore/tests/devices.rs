@@ -7,7 +7,7 @@ use crate::mover::protocol::{BlockDevice, DeviceNumbers};
 use crate::saga::Stopper;
 
 const DEVICE: &str = "/dev/sdx";
-const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840 };
+const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840, sequence: None };
 const LOGICAL: &str = "/dev/vg/web";
 
 /// A host with such an instance, whose device is only written over where the job asks for that.
@@ -125,7 +125,7 @@ async fn the_device_is_written_over_and_the_logical_volume_exchanged() {
     assert_eq!(world.wrong_on_devices(Some(&world.restored_as("vda")), &world.restored_as("vdb")), [""; 0]);
     assert_eq!(
         result.warnings,
-        ["disk `vda` had 1073741824 bytes at the backup and has 2147483648: those beyond are left as they are"; 0]
+        ["disk `vda` had 1073741824 bytes at the backup and has 2147483648: those beyond are left as they are"]
     );
 }
 
@@ -218,6 +218,28 @@ async fn a_start_or_a_stop_amid_the_writing_ends_it() {
         stopper.stop(Failure::new(Code::HostDraining, "the host is drained"));
     });
     unfinished(&outcome, "the host is drained");
+}
+
+/// The fake starts at once what libvirt may still be opening.
+#[tokio::test(start_paused = true)]
+async fn a_start_amid_the_exchange_of_logical_volumes_leaves_it_unfinished() {
+    let mut world = world(false).await;
+    world.spec().disks = vec!["vdb".parse().unwrap()];
+    world.movers.hang("exchange");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        while !world.movers.is_hanging("exchange") {
+            sleep(Duration::from_millis(100)).await;
+        }
+        world.hypervisor.set_state(world.instance, PowerState::Running);
+        world.movers.unhang("exchange");
+    });
+    let failure = failed(&outcome);
+    assert_eq!(failure.code, Code::RestoreUnfinished, "{failure:#}");
+    assert!(format!("{failure:#}").contains("was started"), "{failure:#}");
+    assert!(outcome.warnings.iter().any(|warning| warning.text.contains(LOGICAL)), "{outcome:?}");
+    let standing = world.standing();
+    assert_eq!(standing.get(Path::new(LOGICAL)), Some(&world.restored_as("vdb")));
+    assert!(standing.values().filter(|volume| **volume == FakeVolume::Old).count() == 2, "nothing is removed");
 }
 
 /// What was chosen, and whether the writing had begun, is known from the records alone.
