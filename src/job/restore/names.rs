@@ -8,12 +8,18 @@ use crate::host::mover::MoverName;
 use crate::job::common::Common;
 use crate::job::keys;
 use crate::model::network::SecretRef;
-use crate::mover::protocol::{Reply, Request};
+use crate::mover::protocol::{Reply, Request, VolumePlace};
 
 /// Longest time for exchanging, naming or removing volumes: names alone, but the storage may be slow to free what a large volume took.
 const NAMES_SECONDS_MAX: u64 = 300;
 
-/// Longest time for that where a mover does not answer, which has to be ended and followed by another.
+/// Longest time for removing volumes of which some are images on a cluster, all of whose objects it looks for.
+const IMAGES_GO_SECONDS_MAX: u64 = 4 * 3600;
+
+/// Longest time for that where a mover does not answer.
+pub(super) const GO_BY_ANOTHER_SECONDS_MAX: u64 = 2 * IMAGES_GO_SECONDS_MAX + 120;
+
+/// Longest time for names where a mover does not answer, which has to be ended and followed by another.
 pub(super) const NAMES_BY_ANOTHER_SECONDS_MAX: u64 = 2 * NAMES_SECONDS_MAX + 120;
 
 /// Whether nobody has answered, in which case anything may have happened.
@@ -32,6 +38,17 @@ pub(super) fn may_be_there(failure: Failure, names: &[String]) -> Failure {
     }
 }
 
+/// How long a mover may take.
+fn limit_of(request: &Request) -> Duration {
+    let images = match request {
+        Request::RemoveFresh { volumes } | Request::RemovePrevious { volumes } => {
+            volumes.iter().any(|volume| matches!(volume.place, VolumePlace::Rbd { .. }))
+        }
+        _ => false,
+    };
+    Duration::from_secs(if images { IMAGES_GO_SECONDS_MAX } else { NAMES_SECONDS_MAX })
+}
+
 /// What the storage of the volumes asks for.
 fn secrets_of(request: &Request) -> impl Iterator<Item = &SecretRef> {
     let volumes = match request {
@@ -46,7 +63,7 @@ fn secrets_of(request: &Request) -> impl Iterator<Item = &SecretRef> {
 /// Asks the job's mover for something that needs neither repository nor lease or, where that one does not answer, another one that is
 /// started for this alone: whatever became of the repository, the volumes are put in order.
 pub(super) async fn ask_about_names(common: &mut Common, request: Request) -> Result<Reply, Failure> {
-    let limit = Duration::from_secs(NAMES_SECONDS_MAX);
+    let limit = limit_of(&request);
     if common.session.answers() {
         match common.session.ask(request.clone(), limit).await {
             Err(failure) if is_silence(&failure) => common.late_warnings.push(failure),
@@ -67,6 +84,9 @@ pub(super) async fn ask_about_names(common: &mut Common, request: Request) -> Re
     common.aside.start(movers.as_ref(), &name).await?;
     let given = keys::give(&mut common.aside, common.doors.hypervisor.as_ref(), secrets_of(&request)).await;
     if let Err(failure) = given {
+        if let Err(stays) = common.aside.stop().await {
+            common.late_warnings.push(stays);
+        }
         // Nothing was asked, and nobody knows what the first one did.
         return Err(Failure { code: Code::HostIo, ..failure });
     }

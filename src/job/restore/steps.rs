@@ -9,7 +9,9 @@ use tokio::time::sleep;
 
 use super::context::{Choice, Context};
 use super::mapping::{Mapping, devices, map};
-use super::names::{NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence, may_be_there};
+use super::names::{
+    GO_BY_ANOTHER_SECONDS_MAX, NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence, may_be_there,
+};
 use super::overwrite::{look_at, refuse_users};
 use super::plan::refuse_if_changed;
 use super::result::RestoreResult;
@@ -158,7 +160,7 @@ impl Named for Restore {
     }
 
     fn way_back_deadline(&self) -> Duration {
-        Duration::from_secs(NAMES_BY_ANOTHER_SECONDS_MAX)
+        Duration::from_secs(GO_BY_ANOTHER_SECONDS_MAX)
     }
 }
 
@@ -325,7 +327,7 @@ impl Named for RemovePrevious {
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(NAMES_BY_ANOTHER_SECONDS_MAX)
+        Duration::from_secs(GO_BY_ANOTHER_SECONDS_MAX)
     }
 }
 

@@ -8,8 +8,8 @@ use super::Image;
 use super::tool::RUN_SECONDS_MAX;
 use crate::failure::{Code, Failure};
 
-/// How long the removal of an image may take, all of whose objects have to be looked for.
-const REMOVE_SECONDS_MAX: u64 = 240;
+/// How long the removal of an image may take, all of whose objects have to be looked for. One that was cut off is gone on with by another.
+const REMOVE_SECONDS_MAX: u64 = 2 * 3600;
 
 /// Features that a new image is given where the old one has them. The others follow from how it is made, or are about to go.
 const FEATURES: [&str; 5] = ["layering", "exclusive-lock", "object-map", "fast-diff", "deep-flatten"];
