@@ -137,7 +137,7 @@ impl Volume {
     }
 
     /// The cluster is asked by its own program first, which gives up one that does not answer; QEMU would wait for minutes. An image has
-    /// no times, and who opened it to write to it later is not told from who reads it.
+    /// no times, and who opened it later is not looked for.
     async fn probe_rbd(image: rbd::Image, format: ImageFormat, bitmap: Option<&str>) -> Result<Self, Failure> {
         image.must_be_unused(Code::SourceReadFailed).await?;
         let (shown, node) = (image.spec(), json!({"driver": format.as_str(), "file": image.node()}));
@@ -204,7 +204,12 @@ async fn images(shown: &str, node: &Value, key: Option<&Path>) -> Result<Vec<Val
     let info = info.map_err(|error| error.failure(Code::SourceReadFailed, failed()))?;
     if !info.status.success() {
         // It is a module of QEMU's that not every host has.
-        let code = if info.stderr.contains(rbd::NO_DRIVER) { Code::DiskUnsupported } else { Code::SourceReadFailed };
+        let denied = key.is_some() && rbd::DENIED_TEXTS.iter().any(|text| info.stderr.contains(text));
+        let code = match info.stderr.contains(rbd::NO_DRIVER) {
+            true => Code::DiskUnsupported,
+            false if denied => Code::VolumeDenied,
+            false => Code::SourceReadFailed,
+        };
         return Err(Failure::new(code, failed()).caused_by(shown_end(&info.stderr)));
     }
     let images: Vec<Value> = serde_json::from_slice(&info.stdout)

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 pub(super) use change::Info;
 pub(super) use keys::{KeyFile, Keys};
-pub(super) use tool::NO_DRIVER;
 pub use tool::missing;
+pub(super) use tool::{DENIED_TEXTS, NO_DRIVER, WATCHERS_GO};
 
 use crate::failure::{Code, Failure};
 use crate::model::instance::DiskSource;
@@ -90,6 +90,12 @@ impl Image {
         let namespace = self.namespace.iter().map(String::as_str);
         let parts = std::iter::once(self.pool.as_str()).chain(namespace).chain([self.name.as_str()]);
         parts.collect::<Vec<_>>().join("/")
+    }
+
+    /// What takes this name alone, and not the image, off an image that has two.
+    pub fn forgetting(&self) -> String {
+        let namespace = self.namespace.as_ref().map_or(String::new(), |namespace| format!(" -N {namespace}"));
+        format!("`rados -p {}{namespace} rm rbd_id.{}`", self.pool, self.name)
     }
 
     /// The image as QEMU's block layer opens it; with a key, beside the [`object`] of that.

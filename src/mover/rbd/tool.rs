@@ -20,12 +20,15 @@ const CLUSTER_SECONDS: u64 = 30;
 /// How long the program may run in all for a small thing.
 pub(super) const RUN_SECONDS_MAX: u64 = 2 * CLUSTER_SECONDS + 15;
 /// How long a cluster goes on to name a client that was killed: its `osd_client_watch_timeout` of 30 s, and some.
-const WATCHERS_GO_SECONDS: u64 = 45;
+pub(in crate::mover) const WATCHERS_GO: Duration = Duration::from_secs(45);
 /// Pause between two looks.
 const LOOK_AGAIN_SECONDS: u64 = 3;
 
-/// `EPERM` and `EACCES` as exit statuses.
-const DENIED: [i32; 2] = [1, 13];
+/// `EPERM` as an exit status, which is that of many failures as well, and `EACCES`.
+const NOT_PERMITTED: i32 = 1;
+const DENIED: i32 = 13;
+/// What programs and QEMU's tools say of either.
+pub(in crate::mover) const DENIED_TEXTS: [&str; 2] = ["Operation not permitted", "Permission denied"];
 /// `ENOENT` as an exit status, of the image and not of its pool.
 const MISSING: i32 = 2;
 const MISSING_IMAGE: &str = "error opening image";
@@ -46,11 +49,11 @@ pub async fn missing() -> Vec<(&'static str, &'static str)> {
 }
 
 impl Image {
-    /// Nobody has it open, not even to read it: `in_use_elsewhere`. A client that was killed,
+    /// Nobody who may write has it open: `in_use_elsewhere`. Who only reads is not seen. A client that was killed,
     /// such as the one of a mover or of an instance, is given the time that the cluster takes to notice. `device` is the code of a
     /// failure that lies in the cluster.
     pub async fn must_be_unused(&self, device: Code) -> Result<(), Failure> {
-        self.must_be_unused_within(device, Duration::from_secs(WATCHERS_GO_SECONDS)).await
+        self.must_be_unused_within(device, WATCHERS_GO).await
     }
 
     /// Likewise, with so much time for one that was killed.
@@ -157,7 +160,11 @@ impl Cluster {
 
 /// What the program failed for.
 fn refused(finished: &Finished, device: Code, text: String) -> Failure {
-    let is_denied = finished.status.code().is_some_and(|status| DENIED.contains(&status));
+    let is_denied = match finished.status.code() {
+        Some(DENIED) => true,
+        Some(NOT_PERMITTED) => DENIED_TEXTS.iter().any(|text| finished.stderr.contains(text)),
+        _ => false,
+    };
     let code = if is_denied || finished.stderr.contains(BAD_KEY) { Code::VolumeDenied } else { device };
     Failure::new(code, text).caused_by(format!("{}: {}", finished.status, shown_end(&finished.stderr)))
 }
@@ -206,7 +213,8 @@ mod tests {
             refused(&finished, Code::SourceReadFailed, String::new()).code
         };
         assert_eq!(code(13, "rbd: couldn't connect to the cluster!"), Code::VolumeDenied);
-        assert_eq!(code(1, "rbd: error opening image"), Code::VolumeDenied);
+        assert_eq!(code(1, "rbd: error opening image: (1) Operation not permitted"), Code::VolumeDenied);
+        assert_eq!(code(1, "rbd: too many arguments"), Code::SourceReadFailed);
         assert_eq!(
             code(110, "monclient(hunting): handle_auth_bad_method server allowed_methods [2]"),
             Code::VolumeDenied

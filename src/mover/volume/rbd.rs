@@ -15,7 +15,7 @@ use crate::failure::{Code, Failure};
 use crate::model::instance::ImageFormat;
 use crate::model::network::NetworkAccess;
 use crate::mover::protocol::RestoredVolume;
-use crate::mover::rbd::{Image, Info, Keys};
+use crate::mover::rbd::{Image, Info, Keys, WATCHERS_GO};
 
 /// The names as they were asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,10 +91,11 @@ impl Place for RbdPlace {
         let [volume, fresh, previous] = [Name::Volume, Name::Fresh, Name::Previous].map(|name| self.info(name));
         let (volume, fresh, previous) = (volume?, fresh?, previous?);
         let ids = [&volume, &fresh, &previous].map(|info| info.as_ref().and_then(Info::id));
-        let twice = ids.iter().flatten().any(|id| ids.iter().flatten().filter(|other| *other == id).count() > 1);
-        if twice {
-            let text = format!("the RBD image `{}` has two of the names of its exchange", self.volume.spec());
-            return Err(Failure::new(Code::VolumeIo, text).caused_by("`rbd ls` tells which of them is its name"));
+        for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+            if ids[one].is_some() && ids[one] == ids[other] {
+                let names = [&self.volume, &self.fresh, &self.previous];
+                return Err(two_names(names[one], names[other]));
+            }
         }
         Ok(Seen { volume: volume.is_some(), fresh: fresh.is_some(), previous: previous.is_some() })
     }
@@ -113,18 +114,25 @@ impl Place for RbdPlace {
         Ok(true)
     }
 
-    /// An error says nothing about whether it happened: then both names are looked at.
+    /// Neither an error nor its absence says whether it happened: both names are looked at.
     fn rename(&self, from: Name, to: Name) -> Result<(), Failure> {
-        if let Err(failure) = wait_for(self.image(from).rename(self.image(to))) {
-            match (self.info(from), self.info(to)) {
-                (Ok(None), Ok(Some(_))) => {}
-                _ => return Err(failure),
+        let before = self.info(from)?;
+        let renamed = wait_for(self.image(from).rename(self.image(to)));
+        let (left, came) = (self.info(from)?, self.info(to)?);
+        match came_of([&before, &left, &came].map(|info| info.as_ref().and_then(Info::id))) {
+            Renamed::Whole => {}
+            Renamed::Half => return Err(two_names(self.image(from), self.image(to))),
+            Renamed::Not => {
+                let text = || format!("the RBD image `{}` is not `{}` now", self.shown(from), self.shown(to));
+                return Err(renamed.err().unwrap_or_else(|| Failure::new(Code::VolumeIo, text())));
             }
         }
         if (from, to) != (Name::Volume, Name::Previous) {
             return Ok(());
         }
-        let now = self.previous.must_be_unused_within(Code::VolumeIo, Duration::ZERO);
+        // A tool that was killed is still named for a while, and is no user.
+        let limit = if renamed.is_ok() { Duration::ZERO } else { WATCHERS_GO };
+        let now = self.previous.must_be_unused_within(Code::VolumeIo, limit);
         if is_unused(wait_for(now))? { Ok(()) } else { Err(in_use(self)) }
     }
 
@@ -177,6 +185,34 @@ impl Place for RbdPlace {
     }
 }
 
+/// What came of a rename.
+#[derive(Debug, PartialEq, Eq)]
+enum Renamed {
+    Whole,
+    /// The image has both names.
+    Half,
+    Not,
+}
+
+/// By the image's id before, and the ids of what has the old and the new name after.
+fn came_of([before, left, came]: [Option<&str>; 3]) -> Renamed {
+    match before.is_some() && came == before {
+        true if left.is_none() => Renamed::Whole,
+        true if left == before => Renamed::Half,
+        _ => Renamed::Not,
+    }
+}
+
+/// One image under two names, of which the removal of either would remove it.
+fn two_names(one: &Image, other: &Image) -> Failure {
+    let text = format!("the RBD image `{}` is `{}` as well: a rename was cut off", one.spec(), other.spec());
+    Failure::new(Code::VolumeIo, text).caused_by(format!(
+        "NEVER `rbd rm` either name, which removes the image: of the two, remove the one that `rbd ls` does not show, with {} or {}",
+        one.forgetting(),
+        other.forgetting()
+    ))
+}
+
 fn is_unused(looked: Result<(), Failure>) -> Result<bool, Failure> {
     match looked {
         Err(failure) if failure.code == Code::InUseElsewhere => Ok(false),
@@ -194,7 +230,26 @@ fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_rename_is_believed_by_ids_alone() {
+        let (a, b) = (Some("a"), Some("b"));
+        assert_eq!(came_of([a, None, a]), Renamed::Whole);
+        assert_eq!(came_of([a, a, a]), Renamed::Half);
+        for not in [[a, a, None], [a, None, b], [a, a, b], [a, None, None], [a, b, a], [None, None, None]] {
+            assert_eq!(came_of(not), Renamed::Not, "{not:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_with_two_names_is_told_with_its_repair() {
+        let image = |name| Image::named(name, &NetworkAccess::default(), &Keys::default()).unwrap();
+        let text = format!("{:#}", two_names(&image("pool/a"), &image("pool/space/b")));
+        assert!(text.contains("NEVER `rbd rm`"), "{text}");
+        assert!(text.contains("`rados -p pool rm rbd_id.a` or `rados -p pool -N space rm rbd_id.b`"), "{text}");
+    }
 
     #[test]
     fn names_are_those_of_one_pool_and_namespace() {
