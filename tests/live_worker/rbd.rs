@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use longshore::message::event::{BackupSummary, Failed};
 use longshore::message::job::{BackupPart, JobMessage, RetryPart};
 use longshore::model::id::JobId;
 use longshore::model::manifest::{ChangesFoundBy, Proof, TransferUsed};
 
-use crate::fleet::{Fleet, Settings};
+use crate::fleet::{Fleet, JOB, Settings};
 use crate::image::{equal, qemu_img};
 use crate::incremental::{back_up, image};
 use crate::lab::eventually;
@@ -41,7 +41,9 @@ fn a_stopped_instance_is_backed_up_from_rbd_and_its_key_is_seen_by_nobody() {
     // QEMU's tool has the image open by now, or had it before or will have it: they are looked at until the job ends.
     let mut told = 0;
     let ended = || fleet.heard.events_of(job).iter().any(|event| event.detail.is_final());
+    let until = Instant::now() + JOB;
     while !ended() {
+        assert!(Instant::now() < until, "the job has not ended");
         for (shown, content) in ["cmdline", "environ"].into_iter().flat_map(of_processes) {
             assert!(!holds(&content, &cluster().key), "the key is in {}", shown.display());
             let line = String::from_utf8_lossy(&content).into_owned();
