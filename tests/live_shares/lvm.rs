@@ -280,7 +280,9 @@ async fn who_opens_an_old_volume_amid_the_exchange_gets_it_back_or_is_told_of() 
         if new_too {
             done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
             for volume in ["web", "data"] {
-                fs::write(group.path(volume), vec![OLD; usize::try_from(VOLUME_BYTES).unwrap()]).unwrap();
+                // It has another size by now.
+                let path = group.path(volume);
+                fs::write(&path, vec![OLD; content(&path).len()]).unwrap();
             }
         }
     }
