@@ -1,5 +1,5 @@
 # What the bench measures of chains: incremental backups, the restore through one, and reading all of it again, each beside the same done
-# with bare tools on the same files. Needs fleet.sh, baselines.sh and the bench's own `row` and `timed_backup`.
+# with bare tools on the same files. Needs fleet.sh, baselines.sh and the bench's own `row`.
 # shellcheck shell=bash
 
 changed_mib=100
@@ -24,16 +24,16 @@ steps_of_last_job() { grep -ao 'steps_ms="[^"]*"' "$fleet_dir/worker.log" | tail
 
 incremental_speed() {
     local round push=() ours=() idle_push=() idle=() stored=() manifest image=$fleet_dir/push.qcow2
-    push_since bench "$image" "" bare-0
+    push_since bench "$image" "" bare-0 >&2
     back_up bench --mode full >&2
     for ((round = 1; round <= rounds; round++)); do
         change bench "$round"
         push+=("$(milliseconds push_since bench "$image" "bare-$((2 * round - 2))" "bare-$((2 * round - 1))")")
-        ours+=("$(timed_backup bench --mode incremental)")
+        ours+=("$(milliseconds back_up bench --mode incremental)")
         manifest=$(chain_of bench | tail -n 1 | xargs dirname)/manifest.json
         stored+=("$(jq '.disks[0].file_bytes / 1048576 | floor' "$manifest")")
         idle_push+=("$(milliseconds push_since bench "$image" "bare-$((2 * round - 1))" "bare-$((2 * round))")")
-        idle+=("$(timed_backup bench --mode incremental)")
+        idle+=("$(milliseconds back_up bench --mode incremental)")
     done
     row "incremental backup of $changed_mib MiB changed of $disk_mib, compared" "$(spread ms "${ours[@]}")" \
         "libvirt's push and syncfs $(spread ms "${push[@]}")" "$(ratio ours push)" "≤ 2"
