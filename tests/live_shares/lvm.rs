@@ -263,6 +263,10 @@ async fn who_opens_an_old_volume_amid_the_exchange_gets_it_back_or_is_told_of() 
         done(&mut mover, exchange(&volumes)).await;
         let old = File::open(volumes[1].place.previous().unwrap()).unwrap();
         let new = new_too.then(|| File::open(group.path("web")).unwrap());
+        // To whoever comes after a crash, when the instance may have run on the new ones since.
+        let later = Request::Exchange { volumes: volumes.to_vec(), only_go_on: true };
+        assert_eq!(refused(&mut mover, later).await.code, Code::RestoreUnfinished);
+        assert!(volumes.iter().all(|volume| is_restored(&remote, volume.place.volume())));
         let refusal = refused(&mut mover, exchange(&volumes)).await;
         match new_too {
             true => {

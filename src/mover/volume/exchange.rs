@@ -57,6 +57,11 @@ pub(in crate::mover) fn exchange(
     }
     match sync(&places).and_then(|()| opened(&places)) {
         Ok(None) => Ok(Outcome::Done),
+        // Since it was over the instance may have run on the new ones, and nothing is taken back.
+        Ok(Some(old)) if only_go_on && all_in_place(&seen) => {
+            let text = format!("all new volumes are in place, and somebody has `{}` open", old.shown(Name::Previous));
+            Err(Failure::new(Code::RestoreUnfinished, text))
+        }
         Ok(Some(old)) => take_back(&places, old),
         Err(failure) => Ok(Outcome::NotKnown(failure)),
     }
