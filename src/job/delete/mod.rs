@@ -24,9 +24,9 @@ pub use plan::DeletePlan;
 pub use result::DeleteResult;
 
 use self::context::Context;
-use self::steps::{Choose, Delete, Merge, RemoveDeleted, Report};
+use self::steps::{Choose, Delete, Merge, RemoveDeleted};
 use super::settings::JobSettings;
-use super::steps::{Lease, MoverProcess, OpenRepository, OpenToLook};
+use super::steps::{Lease, MoverProcess, OpenRepository, OpenToLook, Report};
 use super::{Attempt, Doors, Hooks};
 use crate::failure::Failure;
 use crate::model::id::InstanceRef;

@@ -9,7 +9,7 @@ use super::context::{Context, Merged};
 use super::plan::DeletePlan;
 use super::result::DeleteResult;
 use crate::failure::{Code, Failure};
-use crate::job::steps::{AGAIN_SECONDS_MAX, again, unexpected};
+use crate::job::steps::{AGAIN_SECONDS_MAX, Reports, again, unexpected};
 use crate::model::deletion::{self, DeletionPlan, MergedBackup};
 use crate::mover::protocol::{Merger, Reply, Request};
 use crate::saga::step::{Commit, Make, Named, StepRetry};
@@ -31,9 +31,6 @@ const DELETE_PAUSE_SECONDS: u64 = 5;
 
 /// Longest time for removing the files: a share may be slow to free what large images took.
 const REMOVE_SECONDS_MAX: u64 = 1800;
-
-/// Longest time for the commit of a dry run, which does nothing.
-const REPORT_SECONDS_MAX: u64 = 60;
 
 /// Reads what is based on what, and decides what goes.
 pub(super) struct Choose;
@@ -220,22 +217,9 @@ impl Make<Context> for RemoveDeleted {
     }
 }
 
-/// The end of a dry run, which needs no lease: what was chosen is the job's result, and nothing is deleted.
-pub(super) struct Report;
-
-impl Named for Report {
-    fn name(&self) -> &'static str {
-        "report"
-    }
-
-    fn deadline(&self) -> Duration {
-        Duration::from_secs(REPORT_SECONDS_MAX)
-    }
-}
-
-#[async_trait]
-impl Commit<Context> for Report {
-    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
-        DeleteResult::of(context)?.to_value()
+/// A dry run, which needs no lease: what was chosen, and nothing is deleted.
+impl Reports for Context {
+    fn result(&mut self) -> Result<Value, Failure> {
+        DeleteResult::of(self)?.to_value()
     }
 }

@@ -13,18 +13,15 @@ use super::steps::see;
 use super::would;
 use crate::failure::{Code, Failure};
 use crate::job::common::Common;
-use crate::job::steps::unexpected;
+use crate::job::steps::{Reports, unexpected};
 use crate::mover::protocol::{Reply, Request, ToWeigh};
-use crate::saga::step::{Commit, Make, Named};
+use crate::saga::step::{Make, Named};
 
 /// Longest time for reading what each image of the backup's chain holds.
 pub(super) const WEIGH_SECONDS_MAX: u64 = 120;
 
 /// Longest time for that and for reading the manifest, with what either answer may be late.
 const TELL_SECONDS_MAX: u64 = 240;
-
-/// Longest time for the commit, which does nothing.
-const REPORT_SECONDS_MAX: u64 = 60;
 
 /// Finds out what a restore in place would do.
 pub(super) struct Tell;
@@ -73,23 +70,9 @@ pub(super) async fn weigh(common: &mut Common, wanted: ToWeigh) -> Result<Vec<u6
     }
 }
 
-/// The end: what it would do is the job's result.
-pub(super) struct Report;
-
-impl Named for Report {
-    fn name(&self) -> &'static str {
-        "report"
-    }
-
-    fn deadline(&self) -> Duration {
-        Duration::from_secs(REPORT_SECONDS_MAX)
-    }
-}
-
-#[async_trait]
-impl Commit<Context> for Report {
-    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
-        reported(context.told.as_ref())
+impl Reports for Context {
+    fn result(&mut self) -> Result<Value, Failure> {
+        reported(self.told.as_ref())
     }
 }
 

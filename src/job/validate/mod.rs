@@ -20,9 +20,9 @@ pub use plan::ValidatePlan;
 pub use result::ValidateResult;
 
 use self::context::Context;
-use self::steps::{Report, Sweep, Validate};
+use self::steps::{Sweep, Validate};
 use super::settings::JobSettings;
-use super::steps::{MoverProcess, OpenToLook};
+use super::steps::{MoverProcess, OpenToLook, Report};
 use super::{Attempt, Doors, Hooks};
 use crate::model::job::ValidateSpec;
 use crate::saga::step::{Step, commit, make, within};

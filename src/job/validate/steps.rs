@@ -10,12 +10,12 @@ use super::context::Context;
 use super::result::ValidateResult;
 use crate::failure::{Code, Failure};
 use crate::job::JobProgress;
-use crate::job::steps::{lease_holder, unexpected};
+use crate::job::steps::{Reports, lease_holder, unexpected};
 use crate::model::id::InstanceId;
 use crate::model::job::{ValidateSpec, Work};
 use crate::model::validation::{Finding, FindingCode, Severity, Validation};
 use crate::mover::protocol::{Reply, Request, WantedValidation};
-use crate::saga::step::{Commit, Make, Named};
+use crate::saga::step::{Make, Named};
 
 /// Findings that are told: what an event has room for.
 pub(super) const FINDINGS_TOLD_MAX: usize = 100;
@@ -29,9 +29,6 @@ const SWEEP_PART_OF_DEADLINE: f64 = 0.9;
 
 /// Instances whose left-overs could not be removed, after which no more are tried.
 const TROUBLES_MAX: u32 = 10;
-
-/// Longest time for the commit, which does nothing.
-const REPORT_SECONDS_MAX: u64 = 60;
 
 /// Looks at the repository.
 pub(super) struct Validate {
@@ -180,22 +177,8 @@ fn is_of_one_instance(code: Code) -> bool {
     matches!(code, Code::RepositoryUnsafe | Code::LeaseLost)
 }
 
-/// The end: what was found is the job's result.
-pub(super) struct Report;
-
-impl Named for Report {
-    fn name(&self) -> &'static str {
-        "report"
-    }
-
-    fn deadline(&self) -> Duration {
-        Duration::from_secs(REPORT_SECONDS_MAX)
-    }
-}
-
-#[async_trait]
-impl Commit<Context> for Report {
-    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
-        ValidateResult::value_of(context)
+impl Reports for Context {
+    fn result(&mut self) -> Result<Value, Failure> {
+        ValidateResult::value_of(self)
     }
 }

@@ -1,15 +1,11 @@
 //! A new volume on Ceph's RBD: an empty image that was made for it is written through QEMU, which leaves out what is zeros, and read back
 //! by another QEMU. As with files, a block that is not what was hashed is never written.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
-use super::copy::{self, Ends, Expected};
 use super::original::Original;
-use super::restored::pass;
+use super::restored::{pass, read_back};
 use super::server::{Besides, Cache, Serve, Server, Sockets};
-use super::sole;
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
 use crate::mover::nbd::Connection;
@@ -41,25 +37,8 @@ impl OnRbd {
 
     /// Reads it back from the cluster and holds it against the hashes.
     pub async fn compare(&self, sockets: &mut Sockets, report: &(dyn Fn(u64, u64) + Sync)) -> Result<(), Failure> {
-        let (server, reading) = self.serve(false, sockets).await?;
-        let reading = Arc::new(reading);
-        let expected = Expected {
-            blocks: self.original.blocks.clone(),
-            code: Code::ContentMismatch,
-            differs: "what was read back of the new volume is not what was restored",
-        };
-        let ends = Ends {
-            source: &reading,
-            source_device: Code::VolumeIo,
-            target: None,
-            base: None,
-            since: None,
-            expected: Some(&expected),
-            zeros_too: false,
-        };
-        copy::copy(self.disk.as_str(), ends, report).await?;
-        sole(reading)?.disconnect().await;
-        server.end().await
+        let served = self.serve(false, sockets).await?;
+        read_back(&self.disk, self.original.blocks.clone(), served, report).await
     }
 
     async fn serve(&self, writable: bool, sockets: &mut Sockets) -> Result<(Server, Connection), Failure> {

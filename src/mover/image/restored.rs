@@ -224,6 +224,33 @@ pub(super) async fn pass(
     Ok(passed)
 }
 
+/// Reads all of what is served of a new volume and holds it against the hashes.
+pub(super) async fn read_back(
+    disk: &DiskTarget,
+    blocks: Arc<Blocks>,
+    (server, connection): (Server, Connection),
+    report: &(dyn Fn(u64, u64) + Sync),
+) -> Result<(), Failure> {
+    let reading = Arc::new(connection);
+    let expected = Expected {
+        blocks,
+        code: Code::ContentMismatch,
+        differs: "what was read back of the new volume is not what was restored",
+    };
+    let ends = Ends {
+        source: &reading,
+        source_device: Code::VolumeIo,
+        target: None,
+        base: None,
+        since: None,
+        expected: Some(&expected),
+        zeros_too: false,
+    };
+    copy::copy(disk.as_str(), ends, report).await?;
+    sole(reading)?.disconnect().await;
+    server.end().await
+}
+
 impl Restored {
     pub async fn compare(&self, sockets: &mut Sockets, report: &(dyn Fn(u64, u64) + Sync)) -> Result<(), Failure> {
         self.target.is_still_ours().await?;
@@ -234,24 +261,7 @@ impl Restored {
             let text = format!("`{}` is one of {size} bytes now", self.target.path().display());
             return Err(Failure::new(Code::ContentMismatch, text));
         }
-        let connection = Arc::new(connection);
-        let expected = Expected {
-            blocks,
-            code: Code::ContentMismatch,
-            differs: "what was read back of the new volume is not what was restored",
-        };
-        let ends = Ends {
-            source: &connection,
-            source_device: Code::VolumeIo,
-            target: None,
-            base: None,
-            since: None,
-            expected: Some(&expected),
-            zeros_too: false,
-        };
-        copy::copy(self.disk.as_str(), ends, report).await?;
-        sole(connection)?.disconnect().await;
-        server.end().await?;
+        read_back(&self.disk, blocks, (server, connection), report).await?;
         match self.format {
             ImageFormat::Qcow2 => check::check(&self.target).await,
             ImageFormat::Raw => Ok(()),

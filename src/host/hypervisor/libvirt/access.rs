@@ -30,18 +30,9 @@ fn secret(secret: Node<'_, '_>) -> Option<SecretRef> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::pools::{Place, Pools};
+    use super::super::pools::NoPools;
     use super::*;
-    use crate::failure::Failure;
-    use crate::model::instance::{DiskSource, ImageFormat, PoolVolume};
-
-    struct NoPools;
-
-    impl Pools for NoPools {
-        fn place(&self, _volume: &PoolVolume) -> Result<Option<Place>, Failure> {
-            Ok(None)
-        }
-    }
+    use crate::model::instance::{DiskSource, ImageFormat};
 
     fn access(disk: &str) -> NetworkAccess {
         let xml = format!(

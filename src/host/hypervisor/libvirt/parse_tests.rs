@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use proptest::prelude::*;
 
+use super::super::pools::NoPools;
 use super::*;
 use crate::model::instance::PoolVolume;
 
@@ -24,15 +25,6 @@ const DOMAIN: &str = r#"<domain type='kvm' id='7'>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>
   </devices>
 </domain>"#;
-
-/// A host without storage pools.
-struct NoPools;
-
-impl Pools for NoPools {
-    fn place(&self, _volume: &PoolVolume) -> Result<Option<Place>, Failure> {
-        Ok(None)
-    }
-}
 
 /// A host with a pool of files and one of devices, and one that nobody can be asked for just now.
 struct TwoPools;

@@ -38,6 +38,17 @@ pub(super) trait Pools {
     fn place(&self, volume: &PoolVolume) -> Result<Option<Place>, Failure>;
 }
 
+/// Those of a host that has none.
+#[cfg(test)]
+pub(super) struct NoPools;
+
+#[cfg(test)]
+impl Pools for NoPools {
+    fn place(&self, _volume: &PoolVolume) -> Result<Option<Place>, Failure> {
+        Ok(None)
+    }
+}
+
 /// The pools of a host, for one look at it: each is asked for once.
 pub(super) struct HostPools<'c> {
     connect: &'c Connect,

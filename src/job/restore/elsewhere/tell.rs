@@ -9,10 +9,11 @@ use super::context::Context;
 use super::steps::{CHOOSE_SECONDS_MAX, see};
 use crate::failure::Failure;
 use crate::job::restore::result::DryRun;
-use crate::job::restore::tell::{Report, WEIGH_SECONDS_MAX, reported, weigh};
+use crate::job::restore::tell::{WEIGH_SECONDS_MAX, reported, weigh};
 use crate::job::restore::would;
+use crate::job::steps::Reports;
 use crate::mover::protocol::{ToMake, ToWeigh};
-use crate::saga::step::{Commit, Make, Named};
+use crate::saga::step::{Make, Named};
 
 /// Finds it out.
 pub(super) struct Tell;
@@ -52,9 +53,8 @@ impl Make<Context> for Tell {
     }
 }
 
-#[async_trait]
-impl Commit<Context> for Report {
-    async fn commit(&self, context: &mut Context) -> Result<Value, Failure> {
-        reported(context.told.as_ref())
+impl Reports for Context {
+    fn result(&mut self) -> Result<Value, Failure> {
+        reported(self.told.as_ref())
     }
 }
