@@ -1,11 +1,15 @@
 //! The restore in place of an instance on a bare block device, which is written over: only where the job asks for that, and never twice.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use longshore::message::event::{BackupSummary, RunDetail};
 use longshore::message::job::JobMessage;
+use longshore::model::id::JobId;
+
+use nix::sys::stat::{Mode, SFlag, mknod};
 
 use crate::fleet::{Fleet, JOB};
 use crate::lab::{LabInstance, virsh};
@@ -31,11 +35,7 @@ impl OnDevice {
         let of_file = format!("file='{}'", device.file.display());
         let (before, after) = definition.split_once(&of_file).expect("the disk is in the definition");
         let (before, kept) = before.rsplit_once("type='file'").unwrap();
-        let definition = format!("{before}type='block'{kept}dev='{}'{after}", device.path.display());
-        let file = bare.folder.join("on-device.xml");
-        fs::write(&file, definition).unwrap();
-        virsh(&["define", file.to_str().unwrap()]);
-        fs::remove_file(file).unwrap();
+        define(&bare, format!("{before}type='block'{kept}dev='{}'{after}", device.path.display()));
         let backup = fleet.completed(fleet.back_up(&bare, share, "off"));
         let on_device = Self {
             references: [device.content(), fs::read(bare.folder.join("vdb.raw")).unwrap()],
@@ -50,6 +50,22 @@ impl OnDevice {
         }
         assert_eq!(on_device.is_restored(), [false; 2]);
         on_device
+    }
+
+    /// Starts the instance by another node of the device, as libvirt makes one in a `/dev` of QEMU's own: the locks by which QEMU would refuse to
+    /// start on what is being written are each node's own. Stopped, it has the device as before.
+    fn is_started_and_stopped_by_a_node_of_its_own(&self, meanwhile: impl FnOnce()) {
+        let (node, device) = (self.bare.folder.join("node"), &self.device.path);
+        let number = fs::metadata(device).unwrap().rdev();
+        mknod(&node, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, number).unwrap();
+        let before = virsh(&["dumpxml", "--inactive", &self.bare.name]);
+        let [of_device, of_node] = [device, &node].map(|path| format!("dev='{}'", path.display()));
+        define(&self.bare, before.replace(&of_device, &of_node));
+        self.bare.start();
+        meanwhile();
+        self.bare.stop();
+        define(&self.bare, before);
+        fs::remove_file(node).unwrap();
     }
 
     fn file(&self) -> PathBuf {
@@ -119,20 +135,35 @@ fn a_block_device_is_written_over_where_the_job_asks_for_that_and_nobody_has_it_
     fleet.finish(&[&on_device.bare], &[&share]);
 }
 
+fn define(bare: &LabInstance, definition: String) {
+    let file = bare.folder.join("on-device.xml");
+    fs::write(&file, definition).unwrap();
+    virsh(&["define", file.to_str().unwrap()]);
+    fs::remove_file(file).unwrap();
+}
+
+/// A restore that has begun to write the device over, and hardly goes on with it.
+fn writes_over(fleet: &Fleet, share: &Share, on_device: &OnDevice) -> JobId {
+    // What is read is held up by no bandwidth.
+    share.order(r#"{"delay_ms": 50}"#);
+    let job = fleet.publish(&on_device.job(fleet, share, true));
+    fleet.is_moving(job, "overwrite");
+    share.order(r#"{"delay_ms": 3000}"#);
+    job
+}
+
 #[test]
 fn a_start_amid_the_writing_ends_it_for_good_and_another_run_restores_all() {
     let fleet = Fleet::start("device-started");
     let share = Share::faulty("device-started");
     let on_device = OnDevice::new(&fleet, &share);
-    share.order(r#"{"bw_mb": 1}"#);
-    let job = fleet.publish(&on_device.job(&fleet, &share, true));
-    fleet.is_moving(job, "overwrite");
-    on_device.bare.start();
-    let failed = fleet.failed(job);
-    assert_eq!((failed.failure.code.as_str(), failed.attempts), ("restore_unfinished", 1));
-    assert!(failed.failure.text.contains(on_device.device.path.to_str().unwrap()), "{failed:?}");
-    assert!(!on_device.is_restored()[1], "the file is as it was");
-    on_device.bare.stop();
+    let job = writes_over(&fleet, &share, &on_device);
+    on_device.is_started_and_stopped_by_a_node_of_its_own(|| {
+        let failed = fleet.failed(job);
+        assert_eq!((failed.failure.code.as_str(), failed.attempts), ("restore_unfinished", 1));
+        assert!(failed.failure.text.contains(on_device.device.path.to_str().unwrap()), "{failed:?}");
+        assert!(!on_device.is_restored()[1], "the file is as it was");
+    });
     share.heal();
     fleet.restored(fleet.publish(&on_device.job(&fleet, &share, true)));
     assert_eq!(on_device.is_restored(), [true; 2]);
@@ -145,9 +176,7 @@ fn a_worker_that_is_killed_amid_the_writing_is_followed_by_one_that_writes_nothi
     let mut fleet = Fleet::start("device-killed");
     let share = Share::faulty("device-killed");
     let on_device = OnDevice::new(&fleet, &share);
-    share.order(r#"{"bw_mb": 1}"#);
-    let job = fleet.publish(&on_device.job(&fleet, &share, true));
-    fleet.is_moving(job, "overwrite");
+    let job = writes_over(&fleet, &share, &on_device);
     fleet.kill_worker();
     share.heal();
     fleet.start_worker();
