@@ -20,6 +20,7 @@ CONTROL_FILE holds one JSON object, read anew for each operation; replace it by 
               client whose writer has closed the file before its pages were sent
     delay_ms  every operation takes this much longer
     bw_mb     writes share this bandwidth, in MiB/s
+    read_mb   reads share this bandwidth, those that the page cache answers left out
     cap_mb    ENOSPC for every write after this many MiB
 
 O_DIRECT works: the kernel passes such reads and writes straight to this process, past the page cache, and it leaves the
@@ -49,6 +50,7 @@ class Share(Operations):
     def __init__(self, root, control):
         self.root, self.control = root, control
         self.mutex = threading.Lock()
+        self.reading = threading.Lock()
         self.written = 0
         self.owed = set()
         self.handles = {}
@@ -89,8 +91,7 @@ class Share(Operations):
     def gate_write(self, name, length, offset):
         mode, orders = self.gate_content(name)
         with self.mutex:
-            if bandwidth := orders.get("bw_mb"):
-                time.sleep(length / MIB / bandwidth)
+            wait_for(length, orders.get("bw_mb"))
             self.written += length
             over = self.written > orders.get("cap_mb", float("inf")) * MIB
         low = mode == "enospc_meta" and offset < orders.get("below", QCOW2_TABLES_END)
@@ -114,6 +115,8 @@ class Share(Operations):
 
     def read(self, path, size, offset, fh):
         mode, orders = self.gate_content(path)
+        with self.reading:
+            wait_for(size, orders.get("read_mb"))
         data = os.pread(fh, size, offset)
         return flipped(data, offset, orders) if mode == "flip" and orders.get("on") == "read" else data
 
@@ -218,6 +221,11 @@ class Share(Operations):
     def utimens(self, path, times=None):
         self.gate(path)
         os.utime(self.path(path), times, follow_symlinks=False)
+
+
+def wait_for(length, bandwidth):
+    if bandwidth:
+        time.sleep(length / MIB / bandwidth)
 
 
 def flipped(data, offset, orders):

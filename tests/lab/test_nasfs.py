@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import threading
+import time
 import unittest
 
 TOOL = pathlib.Path(__file__).with_name("faulty-share")
@@ -54,6 +55,20 @@ class FaultyShare(unittest.TestCase):
         with mmap.mmap(-1, BLOCK) as aligned:
             self.assertEqual(os.preadv(descriptor, [aligned], 0), BLOCK)
             self.assertEqual(aligned[:], b"b" * BLOCK)
+
+    def test_a_slow_share_takes_its_time_for_what_the_cache_does_not_answer(self):
+        path = self.folder / "file"
+        path.write_bytes(bytes(1 << 18))
+        self.order(read_mb=0.5)
+
+        def seconds():
+            began = time.monotonic()
+            path.read_bytes()
+            return time.monotonic() - began
+        self.assertGreaterEqual(seconds(), 0.5)
+        self.assertLess(seconds(), 0.5)
+        subprocess.run(["dd", "iflag=nocache", "count=0", "status=none", f"if={path}"], check=True)
+        self.assertGreaterEqual(seconds(), 0.5)
 
     def test_a_full_share_refuses_writes_and_new_files(self):
         descriptor = self.open_new("file")

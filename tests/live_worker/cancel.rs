@@ -119,21 +119,22 @@ impl Work<'_> {
         self.fleet.validate_job(self.read, ValidatePart { level, max_bytes_per_second, ..ValidatePart::default() })
     }
 
-    /// All of it, with bytes on their way: the push, then the others.
+    /// All of it, with bytes on their way: the push, and the others.
     fn begins(&self) -> (JobId, [JobId; 4]) {
         let fleet = self.fleet;
         let validate = fleet.publish(&self.validate(Some(1 << 20)));
+        fleet.is_moving(validate, "validate");
+        [self.damaged.bare.id, self.copied.0.id].iter().for_each(|id| self.read.forget(id));
+        // Slow enough to be seen to move, and then hardly at all.
+        self.read.order(r#"{"read_mb": 6}"#);
+        let (restore, restore_new) = (fleet.publish(&self.restore()), fleet.publish(&self.restore_new()));
+        fleet.is_moving(restore, "restore");
+        fleet.is_moving(restore_new, "restore");
+        self.read.order(r#"{"read_mb": 0.5}"#);
         self.written.order(r#"{"bw_mb": 1}"#);
         let (push, merge) = (fleet.publish(&self.push()), fleet.publish(&self.merge()));
         fleet.is_moving(push, "push");
         fleet.is_moving(merge, "merge");
-        fleet.is_moving(validate, "validate");
-        // Slow enough to be seen to move, and then hardly at all.
-        self.read.order(r#"{"delay_ms": 100}"#);
-        let (restore, restore_new) = (fleet.publish(&self.restore()), fleet.publish(&self.restore_new()));
-        fleet.is_moving(restore, "restore");
-        fleet.is_moving(restore_new, "restore");
-        self.read.order(r#"{"delay_ms": 1000}"#);
         (push, [restore, restore_new, merge, validate])
     }
 

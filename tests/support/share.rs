@@ -61,6 +61,18 @@ impl Share {
         self.order("{}");
     }
 
+    /// What was written to it is read from it again and not from this machine's page cache.
+    pub fn forget(&self, instance: &impl ToString) {
+        let directory = self.path.join("instances").join(instance.to_string());
+        let files = Command::new("find").arg(directory).args(["-type", "f", "-name", "*.qcow2"]).output().unwrap();
+        assert!(files.status.success() && !files.stdout.is_empty());
+        for file in String::from_utf8(files.stdout).unwrap().lines() {
+            let status =
+                Command::new("dd").args(["iflag=nocache", "count=0", "status=none", &format!("if={file}")]).status();
+            assert!(status.unwrap().success());
+        }
+    }
+
     /// The directory in which the backups of an instance are, seen past every fault.
     pub fn backups_of(&self, instance: &impl ToString) -> PathBuf {
         let root = if self.faulty.is_some() { self.path.with_extension("backing") } else { self.path.clone() };
