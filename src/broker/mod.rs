@@ -8,6 +8,7 @@ pub mod access;
 pub mod address;
 mod amqp;
 pub mod backoff;
+pub mod letters;
 pub mod management;
 pub mod memory;
 pub mod settings;
@@ -256,6 +257,8 @@ pub trait Broker: Send + Sync {
         exchange: &'static str,
         binding_keys: &[String],
     ) -> Result<Box<dyn Subscription>, BrokerError>;
+    /// Begins to read the dead letters, alone. Fails at once where somebody else does.
+    async fn read_letters(&self) -> Result<Box<dyn letters::LetterReader>, letters::ReadLettersError>;
 }
 
 /// Opens the door to a RabbitMQ broker. Connections are made in the background and made again when they are lost, so this

@@ -96,6 +96,7 @@ pub async fn all(ground: &dyn Ground) {
     subscribers_get_what_they_bound(ground).await;
     an_oversized_body_is_cut(ground).await;
     a_subscriber_reads_the_longest_letter_whole(ground).await;
+    super::letters::all(ground).await;
 }
 
 async fn a_job_for_a_host_without_queues_is_an_error_that_names_it(ground: &dyn Ground) {

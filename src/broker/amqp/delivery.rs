@@ -14,7 +14,8 @@ use tokio::sync::{RwLock, RwLockWriteGuard};
 
 use super::convert::{cut, from_lapin};
 use super::failure::answer;
-use crate::broker::{BODY_BYTES_KEPT_MAX, Delivery, HostQueue, Settle};
+use crate::broker::letters::HeldLetter;
+use crate::broker::{BODY_BYTES_KEPT_MAX, Delivery, EventMessage, HostQueue, LETTER_BYTES_KEPT_MAX, Settle};
 
 /// The deliveries of one consumer that are not acked.
 #[derive(Default)]
@@ -47,6 +48,17 @@ pub(super) fn to_delivery(queue: HostQueue, delivery: LapinDelivery, unsettled: 
         has_cc,
         properties,
         body: cut(delivery.data, BODY_BYTES_KEPT_MAX),
+        settle: Box::new(LapinSettle { acker: delivery.acker, unsettled: Arc::clone(unsettled) }),
+    }
+}
+
+/// A dead letter as its reader sees it.
+pub(super) fn to_letter(delivery: LapinDelivery, unsettled: &Arc<Unsettled>) -> HeldLetter {
+    unsettled.count.fetch_add(1, Ordering::SeqCst);
+    let (properties, has_cc) = from_lapin(&delivery.properties);
+    let body = cut(delivery.data, LETTER_BYTES_KEPT_MAX);
+    HeldLetter {
+        message: EventMessage { routing_key: delivery.routing_key.to_string(), has_cc, properties, body },
         settle: Box::new(LapinSettle { acker: delivery.acker, unsettled: Arc::clone(unsettled) }),
     }
 }

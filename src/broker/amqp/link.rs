@@ -47,6 +47,8 @@ pub(super) enum Role {
     Consume,
     /// To read an exchange in passing.
     Subscribe,
+    /// To read the dead letters.
+    Letters,
     /// To look whether all is there.
     Check,
 }
@@ -58,6 +60,7 @@ impl Role {
             Role::Publish => "publish",
             Role::Consume => "consume",
             Role::Subscribe => "subscribe",
+            Role::Letters => "letters",
             Role::Check => "check",
         }
     }
@@ -84,7 +87,7 @@ impl Link {
         let external = tls.is_some() && settings.tls.client.is_some();
         let frame_max = match role {
             Role::Publish | Role::Check => settings.frame_max_bytes,
-            Role::Consume | Role::Subscribe => settings.read_frame_max_bytes,
+            Role::Consume | Role::Subscribe | Role::Letters => settings.read_frame_max_bytes,
         };
         let uri = settings.uri.to_lapin(settings.heartbeat_seconds, frame_max, external);
         let socket = Socket::default();

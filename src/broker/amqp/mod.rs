@@ -21,6 +21,7 @@ mod flight;
 mod frames;
 mod inbox;
 mod inspect;
+mod letters;
 mod link;
 mod mend;
 mod outbox;
@@ -40,6 +41,7 @@ use async_trait::async_trait;
 use self::failure::LinkError;
 use self::publisher::PublishHandle;
 use self::thread::AmqpThread;
+use super::letters::{LetterReader, ReadLettersError};
 use super::settings::BrokerSettings;
 use super::setup::probe::{Answer, Try};
 use super::{Broker, BrokerError, HostOnBroker, HostSession, Publisher, Subscription};
@@ -117,5 +119,9 @@ impl Broker for AmqpBroker {
         binding_keys: &[String],
     ) -> Result<Box<dyn Subscription>, BrokerError> {
         subscribe::open(&self.thread, Arc::clone(&self.settings), exchange, binding_keys.to_vec()).await
+    }
+
+    async fn read_letters(&self) -> Result<Box<dyn LetterReader>, ReadLettersError> {
+        letters::open(&self.thread, Arc::clone(&self.settings)).await
     }
 }

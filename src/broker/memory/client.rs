@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use super::state::{ConsumerId, Published};
-use super::{MemorySettings, Shared, session};
+use super::{MemorySettings, Shared, letters, session};
+use crate::broker::letters::{LetterReader, ReadLettersError};
 use crate::broker::topology::{QueueType, host_queues, shared_queues};
 use crate::broker::{
     Broker, BrokerError, Heard, HostOnBroker, HostSession, LETTER_BYTES_KEPT_MAX, Outgoing, PublishError, Publisher,
@@ -69,6 +70,10 @@ impl Broker for MemoryClient {
             });
         };
         Ok(Box::new(MemorySubscription { shared: Arc::clone(&self.shared), consumer, queue, lost: false }))
+    }
+
+    async fn read_letters(&self) -> Result<Box<dyn LetterReader>, ReadLettersError> {
+        letters::open(&self.shared)
     }
 }
 

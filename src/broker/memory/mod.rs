@@ -5,6 +5,7 @@
 //! [`USER`], no rights and no disk: what survives [`MemoryServer::go_down`] is what RabbitMQ would find on its disk.
 
 mod client;
+mod letters;
 mod session;
 mod state;
 

@@ -260,9 +260,10 @@ impl Drop for MemorySession {
     }
 }
 
-struct MemorySettle {
-    shared: Arc<Shared>,
-    address: Address,
+/// Acks at the server.
+pub(super) struct MemorySettle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) address: Address,
 }
 
 impl MemorySettle {
