@@ -49,6 +49,7 @@
 //!
 //! - [`model`]: the nouns, pure. [`failure`]: why something did not work, as stable codes.
 //! - [`message`]: what is on the wire, and its encodings. The contract made from it is in `schemas/`.
+//! - [`letters`]: dead letters as operators see them, and what becomes of one that is replayed.
 //! - [`saga`]: steps with their way back. [`journal`]: the worker's durable record and its outbox. [`broker`]: the door to RabbitMQ.
 //! - [`mover`]: the child's side: mount, share, NBD, images. Others see its [`mover::protocol`].
 //! - [`host`]: the doors to libvirt, to guards and to movers, each with a stateful fake that passes the same contract suite.
@@ -68,6 +69,7 @@ pub mod failure;
 pub mod host;
 pub mod job;
 pub mod journal;
+pub mod letters;
 pub mod message;
 pub mod model;
 pub mod mover;

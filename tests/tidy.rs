@@ -13,6 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("model", &["failure"]),
     ("failure", &["model"]),
     ("message", &["model", "failure"]),
+    ("letters", &["model", "failure", "message", "broker"]),
     ("saga", &["model", "failure"]),
     ("broker", &["model", "failure", "message"]),
     ("journal", &["model", "failure", "message", "saga"]),

@@ -27,17 +27,32 @@ pub(super) fn within(body: Vec<u8>, bytes_max: usize, what: &str) -> Result<Vec<
 /// # Errors
 /// `message_too_large`.
 pub fn encode_job(job: &JobMessage, encoding: Encoding, published: Timestamp) -> Result<Encoded, Failure> {
+    encode_job_body(&job.job_id, write(job, encoding)?, encoding, None, published)
+}
+
+/// A job whose body is written already, in the trace that it belongs to.
+///
+/// # Errors
+/// `message_too_large`.
+pub fn encode_job_body(
+    job_id: &str,
+    body: Vec<u8>,
+    encoding: Encoding,
+    traceparent: Option<&str>,
+    published: Timestamp,
+) -> Result<Encoded, Failure> {
     let properties = Properties {
         content_type: encoding.content_type().to_owned(),
         message_type: JobMessage::MESSAGE_TYPE.to_owned(),
-        message_id: job.job_id.clone(),
-        correlation_id: Some(job.job_id.clone()),
+        message_id: job_id.to_owned(),
+        correlation_id: Some(job_id.to_owned()),
         app_id: Some(APP_ID.to_owned()),
         timestamp: seconds(published),
+        headers: traceparent.into_iter().map(|context| (TRACEPARENT.to_owned(), context.to_owned())).collect(),
         persistent: true,
         ..Properties::default()
     };
-    Ok(Encoded { properties, body: within(write(job, encoding)?, BODY_BYTES_MAX, "job")? })
+    Ok(Encoded { properties, body: within(body, BODY_BYTES_MAX, "job")? })
 }
 
 /// An event. `id` was given when the event was recorded and is the same on every resend; `traceparent` is that of the

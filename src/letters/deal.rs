@@ -1,0 +1,160 @@
+//! Dealing with a selection of letters: what replaces a letter is confirmed by the broker before the letter goes.
+//!
+//! ```text
+//!   the job confirmed ──> the event confirmed, or nobody listens ──> acknowledged
+//!        killed here: the letter stays, and its next replay is the same message
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::letter::{Fingerprint, Letter};
+use crate::broker::letters::{HeldLetter, ReadLettersError};
+use crate::broker::{Broker, Outgoing, PublishError, Publisher, Settle};
+
+/// Letters that are dealt with at a time.
+const AT_ONCE: usize = 32;
+/// How long letters are held without a break. RabbitMQ closes a channel that holds one for 30 minutes (its default).
+const HOLD_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// What is published before a letter goes.
+#[derive(Clone, Debug, Default)]
+pub struct Deed {
+    /// The job that takes its place, if one does.
+    pub job: Option<Outgoing>,
+    /// The event that tells of it. It may be that nobody listens.
+    pub event: Option<Outgoing>,
+}
+
+/// What became of a letter.
+#[derive(Debug)]
+pub enum Dealt {
+    /// It is gone.
+    Gone,
+    /// It stays, and nothing was done.
+    Kept(String),
+    /// It stays, since something went wrong; the job may be on its way all the same. To do the same again is safe.
+    Failed(String),
+}
+
+/// How a selection is dealt with.
+pub struct Deal<'d> {
+    /// The letters that are meant.
+    pub selection: BTreeSet<Fingerprint>,
+    /// What is to be published for one, or why it stays.
+    pub deed: &'d dyn Fn(&Letter) -> Result<Deed, String>,
+    /// No more than so many within a second.
+    pub per_second: Option<u32>,
+    /// Cancelled where it is to end early: what was begun is finished.
+    pub stop: CancellationToken,
+}
+
+/// Deals with the letters and tells of each what became of it.
+///
+/// # Errors
+/// Somebody else reads the letters, or the broker cannot be read. What was told until then holds; of the last ones the broker may
+/// not have heard that they are to go.
+pub async fn deal(
+    broker: &dyn Broker,
+    mut deal: Deal<'_>,
+    mut tell: impl FnMut(&Letter, Dealt),
+) -> Result<(), ReadLettersError> {
+    let publisher = broker.publisher();
+    while hold(broker, &publisher, &mut deal, &mut tell).await? == Hold::TooLong {}
+    Ok(())
+}
+
+/// Why the letters are held no longer.
+#[derive(PartialEq, Eq)]
+enum Hold {
+    Done,
+    TooLong,
+}
+
+/// Reads through the queue once, or as long as letters may be held.
+async fn hold(
+    broker: &dyn Broker,
+    publisher: &Arc<dyn Publisher>,
+    deal: &mut Deal<'_>,
+    tell: &mut impl FnMut(&Letter, Dealt),
+) -> Result<Hold, ReadLettersError> {
+    let mut reader = broker.read_letters().await?;
+    let until = Instant::now() + HOLD_MAX;
+    let mut pace = deal.per_second.map(|count| interval(Duration::from_secs(1) / count.max(1)));
+    pace.iter_mut().for_each(|pace| pace.set_missed_tick_behavior(MissedTickBehavior::Delay));
+    let mut at_work = FuturesUnordered::new();
+    let mut tell = |deal: &mut Deal<'_>, letter: &Letter, dealt: Dealt| {
+        if !matches!(dealt, Dealt::Gone) {
+            // Once is enough. Of one that is gone there may be another copy, which is dealt with in the same way.
+            deal.selection.remove(&letter.fingerprint());
+        }
+        tell(letter, dealt);
+    };
+    let mut end = Hold::Done;
+    while !deal.stop.is_cancelled() {
+        if Instant::now() >= until {
+            end = Hold::TooLong;
+            break;
+        }
+        let Some(HeldLetter { message, settle }) = reader.next().await? else { break };
+        let letter = Letter::read(message.routing_key, message.has_cc, message.properties, message.body);
+        if !deal.selection.contains(&letter.fingerprint()) {
+            continue;
+        }
+        match (deal.deed)(&letter) {
+            Err(reason) => tell(deal, &letter, Dealt::Kept(reason)),
+            Ok(deed) => {
+                if let Some(pace) = &mut pace {
+                    tokio::select! {
+                        _ = pace.tick() => {}
+                        () = deal.stop.cancelled() => break,
+                    }
+                }
+                at_work.push(one(Arc::clone(publisher), letter, deed, settle));
+            }
+        }
+        while at_work.len() >= AT_ONCE
+            && let Some((letter, dealt)) = at_work.next().await
+        {
+            tell(deal, &letter, dealt);
+        }
+    }
+    while let Some((letter, dealt)) = at_work.next().await {
+        tell(deal, &letter, dealt);
+    }
+    reader.close().await?;
+    Ok(end)
+}
+
+async fn one(publisher: Arc<dyn Publisher>, letter: Letter, deed: Deed, settle: Box<dyn Settle>) -> (Letter, Dealt) {
+    let dealt = match published(publisher.as_ref(), deed).await {
+        Err(PublishError::Unroutable { routing_key, .. }) => {
+            Dealt::Kept(format!("no host has a queue for `{routing_key}`"))
+        }
+        Err(error) => Dealt::Failed(error.to_string()),
+        Ok(()) if settle.ack().await => Dealt::Gone,
+        Ok(()) => {
+            Dealt::Failed("what takes its place is published, and the broker did not hear that it may go".to_owned())
+        }
+    };
+    (letter, dealt)
+}
+
+async fn published(publisher: &dyn Publisher, deed: Deed) -> Result<(), PublishError> {
+    if let Some(job) = deed.job {
+        publisher.publish(job).await?;
+    }
+    match deed.event {
+        Some(event) => match publisher.publish(event).await {
+            Err(PublishError::Unroutable { .. }) => Ok(()),
+            published => published,
+        },
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,182 @@
+//! One message of the queue of dead letters, read as far as it can be.
+
+use crate::failure::Class;
+use crate::message::dead_letter::DeadLetter;
+use crate::message::vouch::{self, Sent};
+use crate::message::{Properties, decode_dead_letter};
+use crate::model::id::{HostId, JobId};
+
+/// Header in which RabbitMQ says why it gave a message up.
+const DEATH_REASON: &str = "x-first-death-reason";
+/// Second word of the routing key of an urgent job.
+const URGENT: &str = "urgent";
+/// The code of what cannot be read, or is no letter.
+const UNREADABLE: &str = "unreadable_letter";
+
+/// What a message in the queue is.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A worker's letter.
+    Letter(Box<DeadLetter>),
+    /// A job that the broker gave up before any worker took it.
+    GivenUp {
+        /// Why, in the broker's word.
+        reason: String,
+    },
+    /// Neither.
+    Unreadable {
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// BLAKE3 of what a letter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 32]);
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A message in the queue.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Its routing key.
+    pub routing_key: String,
+    /// Its properties.
+    pub properties: Properties,
+    /// Its body, as it came.
+    pub body: Vec<u8>,
+    /// What it is.
+    pub content: Content,
+    /// Why it is not believed, if so: somebody else than the host that it names may have written it.
+    pub doubt: Option<String>,
+}
+
+impl Letter {
+    /// Reads a message.
+    pub fn read(routing_key: String, has_cc: bool, properties: Properties, body: Vec<u8>) -> Self {
+        let sender = vouch::letter(Sent { routing_key: &routing_key, has_cc, properties: &properties });
+        let content = content(&routing_key, &properties, &body);
+        let doubt = match (&sender, &content) {
+            (Err(disbelief), _) => Some(disbelief.to_string()),
+            (Ok(sender), Content::Letter(letter)) => {
+                vouch::same_host(sender, &letter.host).err().map(|disbelief| disbelief.to_string())
+            }
+            (Ok(_), _) => None,
+        };
+        Self { routing_key, properties, body, content, doubt }
+    }
+
+    /// What it is known by: its message id. One without has none, and can only be meant together with others.
+    pub fn id(&self) -> &str {
+        &self.properties.message_id
+    }
+
+    /// What tells it from every other one: two that have one id, as somebody could make them, are two.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut hasher = blake3::Hasher::new();
+        for part in [self.routing_key.as_bytes(), self.id().as_bytes(), &self.body] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        Fingerprint(*hasher.finalize().as_bytes())
+    }
+
+    /// The code of the failure.
+    pub fn code(&self) -> String {
+        match &self.content {
+            Content::Letter(letter) => word(&letter.failure.code),
+            Content::GivenUp { reason } => format!("broker_{}", word(reason)),
+            Content::Unreadable { .. } => UNREADABLE.to_owned(),
+        }
+    }
+
+    /// Whether trying again can help.
+    pub fn class(&self) -> Class {
+        match &self.content {
+            Content::Letter(letter) => letter.failure.class,
+            Content::GivenUp { .. } | Content::Unreadable { .. } => Class::Permanent,
+        }
+    }
+
+    /// What was tried, on what.
+    pub fn text(&self) -> String {
+        match &self.content {
+            Content::Letter(letter) => letter.failure.text.clone(),
+            Content::GivenUp { reason } => format!("the broker gave the job up before a worker took it: {reason}"),
+            Content::Unreadable { why } => why.clone(),
+        }
+    }
+
+    /// The host that gave it up, or whose queue it was in.
+    pub fn host(&self) -> Option<HostId> {
+        match &self.content {
+            Content::Letter(letter) => Some(letter.host.clone()),
+            Content::GivenUp { .. } => self.routing_key.split('.').next()?.parse().ok(),
+            Content::Unreadable { .. } => None,
+        }
+    }
+
+    /// Whether the job was in the queue for urgent work.
+    pub fn is_urgent(&self) -> bool {
+        let key = match &self.content {
+            Content::Letter(letter) => &letter.origin.routing_key,
+            Content::GivenUp { .. } | Content::Unreadable { .. } => &self.routing_key,
+        };
+        key.split_once('.').is_some_and(|(_, rest)| rest == URGENT)
+    }
+
+    /// The job, as far as it could be read.
+    pub fn job_id(&self) -> Option<JobId> {
+        match &self.content {
+            Content::Letter(letter) => letter.job_id,
+            Content::GivenUp { .. } => self.properties.message_id.parse().ok(),
+            Content::Unreadable { .. } => None,
+        }
+    }
+
+    /// The original message: its properties and its body.
+    pub fn original(&self) -> Option<(Properties, Vec<u8>)> {
+        match &self.content {
+            Content::Letter(letter) => {
+                let original = &letter.original;
+                let properties = Properties {
+                    content_type: original.content_type.clone(),
+                    message_type: original.message_type.clone(),
+                    message_id: original.message_id.clone(),
+                    correlation_id: original.correlation_id.clone(),
+                    app_id: original.app_id.clone(),
+                    user_id: original.user_id.clone(),
+                    timestamp: original.timestamp,
+                    headers: original.headers.clone(),
+                    persistent: true,
+                };
+                Some((properties, original.body.bytes()?))
+            }
+            Content::GivenUp { .. } => Some((self.properties.clone(), self.body.clone())),
+            Content::Unreadable { .. } => None,
+        }
+    }
+}
+
+/// A letter that the broker made has the key of the job, `<host>` or `<host>.urgent`, with which no host may publish here.
+fn content(routing_key: &str, properties: &Properties, body: &[u8]) -> Content {
+    let (host, rest) = routing_key.split_once('.').unwrap_or((routing_key, URGENT));
+    if rest == URGENT
+        && host.parse::<HostId>().is_ok()
+        && let Some(reason) = properties.headers.get(DEATH_REASON)
+    {
+        return Content::GivenUp { reason: reason.clone() };
+    }
+    match decode_dead_letter(properties, body) {
+        Ok(letter) => Content::Letter(Box::new(letter)),
+        Err(refusal) => Content::Unreadable { why: refusal.to_string() },
+    }
+}
+
+/// A code or a reason, which may be anybody's text, as what a code looks like.
+fn word(text: &str) -> String {
+    text.chars().take(64).map(|c| if c.is_ascii_lowercase() { c } else { '_' }).collect()
+}

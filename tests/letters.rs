@@ -1,0 +1,381 @@
+//! Dead letters, from what lies in the queue to the job that is asked for again, with the broker inside the process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longshore::broker::letters::ReadLettersError;
+use longshore::broker::memory::{MemoryServer, MemorySettings, USER};
+use longshore::broker::topology::{DEAD_EXCHANGE, DEAD_QUEUE, JOBS_EXCHANGE, jobs_key, jobs_queue, urgent_jobs_queue};
+use longshore::broker::{Broker, Outgoing, Properties};
+use longshore::failure::{Code, Failure};
+use longshore::letters::replay::{NotReplayed, Wish, draft};
+use longshore::letters::{
+    Content, Deal, Dealt, Deed, Edit, Filter, GroupBy, Letter, Summary, deal, groups, look, mark_superseded,
+};
+use longshore::message::dead_letter::{Origin, Original};
+use longshore::message::event::FailureReport;
+use longshore::message::job::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, SealedPart};
+use longshore::message::{DeadLetter, Encoding, decode_job, encode_dead_letter, encode_job};
+use longshore::model::id::{EventId, HostId, JobId};
+use longshore::model::job::JobKind;
+use tokio_util::sync::CancellationToken;
+
+/// Who everybody is to the broker in the process, and so the host whose letters are believed.
+const HOST: &str = USER;
+
+fn host(name: &str) -> HostId {
+    name.parse().unwrap()
+}
+
+fn job(run: u32) -> JobMessage {
+    JobMessage {
+        job_id: JobId::draw().to_string(),
+        run,
+        kind: "backup".to_owned(),
+        host: HOST.to_owned(),
+        instance: Some(InstancePart { id: None, name: Some("web".to_owned()) }),
+        repository: RepositoryPart {
+            id: "0192f3a0-0000-7000-8000-000000000001".to_owned(),
+            repository_type: "nfs".to_owned(),
+            address: "nas:/backups".to_owned(),
+            options: String::new(),
+            credentials: None,
+        },
+        backup: Some(BackupPart::default()),
+        restore: None,
+        restore_new: None,
+        validate: None,
+        delete: None,
+        retry: None,
+        start_before: None,
+        deadline_seconds: None,
+        labels: [("schedule".to_owned(), "nightly".to_owned())].into(),
+        requested_by: None,
+    }
+}
+
+/// A letter as the worker of [`HOST`] writes it.
+fn dead(job: &JobMessage, code: Code, key: &str, encoding: Encoding) -> Outgoing {
+    let encoded = encode_job(job, encoding, Timestamp::now()).unwrap();
+    dead_of(Original::new(&encoded.properties, &encoded.body), job, code, key)
+}
+
+fn dead_of(original: Original, job: &JobMessage, code: Code, key: &str) -> Outgoing {
+    let failure = Failure::new(code, "cannot mount `nas:/backups`").caused_by("no route to host");
+    let letter = DeadLetter {
+        host: host(HOST),
+        time: Timestamp::now(),
+        job_id: job.job_id.parse().ok(),
+        run: Some(job.run),
+        kind: Some(JobKind::Backup),
+        attempts: 3,
+        failure: FailureReport::from(&failure),
+        origin: Origin { queue: jobs_queue(&host(HOST)), routing_key: key.to_owned() },
+        original,
+    };
+    let encoded = encode_dead_letter(&letter, EventId::draw(), Encoding::MessagePack).unwrap();
+    let routing_key = letter.routing_key();
+    Outgoing { exchange: DEAD_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body }
+}
+
+fn read(outgoing: &Outgoing) -> Letter {
+    let properties = Properties { user_id: Some(HOST.to_owned()), ..outgoing.properties.clone() };
+    Letter::read(outgoing.routing_key.clone(), false, properties, outgoing.body.clone())
+}
+
+fn letter(job: &JobMessage) -> Letter {
+    read(&dead(job, Code::MountFailed, HOST, Encoding::MessagePack))
+}
+
+fn refused(letter: &Letter, wish: &Wish) -> String {
+    let refusal = match draft(letter, wish) {
+        Ok(draft) => draft.message(Timestamp::now()).err(),
+        Err(refusal) => Some(refusal),
+    };
+    refusal.expect("it was replayed").to_string()
+}
+
+fn with(edits: &[&str]) -> Wish {
+    Wish { edits: edits.iter().map(|edit| edit.parse::<Edit>().unwrap()).collect(), ..Wish::default() }
+}
+
+#[test]
+fn a_letter_is_told_apart_by_what_its_job_says() {
+    let jobs = [job(1), job(1)];
+    let codes = [Code::MountFailed, Code::InvalidField];
+    let letters: Vec<_> =
+        jobs.iter().zip(codes).map(|(job, code)| read(&dead(job, code, HOST, Encoding::Json))).collect();
+    let summaries: Vec<_> = letters.iter().map(Summary::of).collect();
+    assert_eq!((summaries[0].instance.as_deref(), summaries[0].attempts), (Some("web"), 3));
+    assert_eq!(summaries[0].doubt, None);
+    let taken = |filter: Filter| summaries.iter().map(|summary| filter.takes(summary)).collect::<Vec<_>>();
+    assert!(Filter::default().is_open());
+    assert_eq!(taken(Filter::default()), [true, true]);
+    assert_eq!(taken(Filter { codes: ["mount_failed".to_owned()].into(), ..Filter::default() }), [true, false]);
+    let label = |value: &str| [("schedule".to_owned(), value.to_owned())].into();
+    assert_eq!(taken(Filter { labels: label("nightly"), ..Filter::default() }), [true, true]);
+    assert_eq!(taken(Filter { labels: label("weekly"), ..Filter::default() }), [false, false]);
+    assert_eq!(taken(Filter { until: Some(Timestamp::UNIX_EPOCH), ..Filter::default() }), [false, false]);
+    assert_eq!(taken(Filter { jobs: [jobs[1].job_id.parse().unwrap()].into(), ..Filter::default() }), [false, true]);
+    assert_eq!(taken(Filter { hosts: [host("kvm-08")].into(), ..Filter::default() }), [false, false]);
+    let counted: Vec<_> = groups(&summaries, GroupBy::Code).into_iter().map(|g| (g.key.unwrap(), g.count)).collect();
+    assert_eq!(counted, [("invalid_field".to_owned(), 1), ("mount_failed".to_owned(), 1)]);
+    assert_eq!(groups(&summaries, GroupBy::Instance)[0].count, 2);
+}
+
+#[test]
+fn an_earlier_run_of_a_job_that_is_dead_again_is_marked() {
+    let first = job(1);
+    let second = JobMessage { run: 2, ..first.clone() };
+    let mut summaries = [first, second, job(1)].map(|job| Summary::of(&letter(&job)));
+    mark_superseded(&mut summaries);
+    assert_eq!(summaries.map(|summary| summary.superseded_by), [Some(2), None, None]);
+}
+
+#[test]
+fn the_same_letter_is_replayed_as_the_same_next_run_in_its_own_encoding() {
+    for encoding in [Encoding::Json, Encoding::MessagePack] {
+        let outgoing = dead(&job(3), Code::MountFailed, &format!("{HOST}.urgent"), encoding);
+        let bodies: BTreeSet<_> = (0..2)
+            .map(|_| {
+                let draft = draft(&read(&outgoing), &Wish::default()).unwrap();
+                assert_eq!((draft.run, draft.urgent, &draft.changed[..]), (4, true, &[][..]));
+                let encoded = draft.message(Timestamp::now()).unwrap();
+                assert_eq!(encoded.properties.content_type, encoding.content_type());
+                let job = decode_job(&encoded.properties, &encoded.body, &host(HOST)).unwrap();
+                assert_eq!((job.key.run, job.labels["schedule"].as_str()), (4, "nightly"));
+                encoded.body
+            })
+            .collect();
+        assert_eq!(bodies.len(), 1);
+    }
+}
+
+#[test]
+fn fields_that_this_version_does_not_know_stay_in_the_job() {
+    let job = job(1);
+    let encoded = encode_job(&job, Encoding::Json, Timestamp::now()).unwrap();
+    let mut fields: serde_json::Value = serde_json::from_slice(&encoded.body).unwrap();
+    fields["priority"] = 7.into();
+    let original = Original::new(&encoded.properties, &serde_json::to_vec(&fields).unwrap());
+    let replayed = draft(&read(&dead_of(original, &job, Code::MountFailed, HOST)), &Wish::default()).unwrap();
+    let body = replayed.message(Timestamp::now()).unwrap().body;
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap()["priority"], 7);
+}
+
+#[test]
+fn a_job_can_be_changed_and_only_into_one_that_a_host_would_take() {
+    let letter = letter(&job(1));
+    let changed = draft(&letter, &with(&["repository.address=other:/backups", "backup.quiesce=require"])).unwrap();
+    let encoded = changed.message(Timestamp::now()).unwrap();
+    let job = decode_job(&encoded.properties, &encoded.body, &host(HOST)).unwrap();
+    assert_eq!(changed.changed, ["repository.address", "backup.quiesce"]);
+    assert_eq!(job.repository.address, "other:/backups");
+    for (edit, said) in [
+        ("backup.quiesce=perhaps", "not one that a host would take"),
+        ("deadline_seconds=soon", "not one that a host would take"),
+        ("repository.options=password=x", "not one that a host would take"),
+        ("backup.quiet=true", "no field `backup.quiet`"),
+        ("deadline_seconds.x=1", "not one that a host would take"),
+        ("start_before=2020-01-01T00:00:00Z", "has passed"),
+    ] {
+        let refusal = refused(&letter, &with(&[edit]));
+        assert!(refusal.contains(said), "{edit}: {refusal}");
+    }
+}
+
+#[test]
+fn a_job_goes_to_the_host_whose_letter_it_is_unless_another_is_named() {
+    let there = Wish { to_host: Some(host("kvm-08")), ..Wish::default() };
+    let sent = draft(&letter(&job(1)), &there).unwrap();
+    assert_eq!((sent.host.as_str(), &sent.changed[..]), ("kvm-08", &["host".to_owned()][..]));
+    assert!(sent.message(Timestamp::now()).is_ok());
+
+    let for_other = letter(&JobMessage { host: "kvm-09".to_owned(), ..job(1) });
+    assert!(matches!(draft(&for_other, &Wish::default()), Err(NotReplayed::OtherHost { .. })));
+    assert!(draft(&for_other, &there).is_ok());
+
+    let forged = Letter::read(
+        for_other.routing_key.clone(),
+        false,
+        Properties { user_id: Some("kvm-66".to_owned()), ..for_other.properties.clone() },
+        for_other.body.clone(),
+    );
+    assert!(matches!(draft(&forged, &there), Err(NotReplayed::Doubted(_))));
+}
+
+#[test]
+fn sealed_credentials_do_not_travel_to_another_host() {
+    let part = SealedPart { enc: "AAAA".to_owned(), ciphertext: "AAAA".to_owned() };
+    let mut sealed = job(1);
+    sealed.repository.repository_type = "cifs".to_owned();
+    sealed.repository.address = "//nas/backups".to_owned();
+    sealed.repository.credentials = Some(CredentialsPart { reference: None, sealed: Some(part) });
+    let letter = letter(&sealed);
+    let there = Wish { to_host: Some(host("kvm-08")), ..Wish::default() };
+    assert!(matches!(draft(&letter, &there), Err(NotReplayed::SealedToOther(to)) if to == host(HOST)));
+    let mut brings = draft(&letter, &Wish { brings_credentials: true, ..there }).unwrap();
+    brings.bring(&CredentialsPart { reference: Some("nas".to_owned()), sealed: None }).unwrap();
+    let encoded = brings.message(Timestamp::now()).unwrap();
+    assert!(decode_job(&encoded.properties, &encoded.body, &host("kvm-08")).is_ok());
+    assert!(draft(&letter, &Wish::default()).is_ok(), "the host to which they are sealed can open them again");
+}
+
+#[test]
+fn what_was_taken_out_of_a_letter_has_to_be_put_back() {
+    let mut secret = job(1);
+    secret.repository.repository_type = "cifs".to_owned();
+    secret.repository.address = "//nas/backups".to_owned();
+    secret.repository.options = "vers=3.0,password=hunter2".to_owned();
+    let letter = letter(&secret);
+    assert!(refused(&letter, &Wish::default()).contains("taken out of `repository.options`"));
+    let encoded = draft(&letter, &with(&["repository.options=vers=3.0"])).unwrap().message(Timestamp::now()).unwrap();
+    assert!(!String::from_utf8_lossy(&encoded.body).contains("hunter2"));
+}
+
+#[test]
+fn what_is_no_letter_can_be_seen_and_not_replayed() {
+    let nonsense =
+        Letter::read("backup.internal.kvm-07".to_owned(), false, Properties::default(), b"\xff\x00".to_vec());
+    assert!(matches!(nonsense.content, Content::Unreadable { .. }));
+    assert_eq!((nonsense.code().as_str(), nonsense.doubt.is_some()), ("unreadable_letter", true));
+
+    let encoded = encode_job(&job(2), Encoding::Json, Timestamp::now()).unwrap();
+    let mut properties = encoded.properties;
+    properties.headers.insert("x-first-death-reason".to_owned(), "delivery_limit".to_owned());
+    properties.user_id = Some("fleet.planner".to_owned());
+    let given_up = Letter::read(format!("{HOST}.urgent"), false, properties.clone(), encoded.body.clone());
+    assert_eq!((given_up.code().as_str(), given_up.host()), ("broker_delivery_limit", Some(host(HOST))));
+    let replayed = draft(&given_up, &Wish::default()).unwrap();
+    assert_eq!((replayed.run, replayed.urgent), (2, true), "no host has had this run");
+    assert_eq!(draft(&given_up, &with(&["deadline_seconds=60"])).unwrap().run, 3, "it is another body");
+    let claimed = Letter::read(format!("backup.internal.{HOST}"), false, properties, encoded.body);
+    assert!(
+        matches!(claimed.content, Content::Unreadable { .. }),
+        "a host says of its message that the broker gave it up"
+    );
+}
+
+/// A broker in the process with letters of [`HOST`], and what a reader wants with them.
+struct Desk {
+    server: MemoryServer,
+    broker: Arc<dyn Broker>,
+    selection: BTreeSet<longshore::letters::Fingerprint>,
+}
+
+impl Desk {
+    async fn new(jobs: &[JobMessage]) -> Self {
+        let server = MemoryServer::new();
+        let settings = MemorySettings { publish_wait: Duration::from_millis(50), ..MemorySettings::default() };
+        let broker = server.client(settings);
+        for job in jobs {
+            broker.publisher().publish(dead(job, Code::MountFailed, HOST, Encoding::MessagePack)).await.unwrap();
+        }
+        let mut selection = BTreeSet::new();
+        let see = |letter: Letter| {
+            selection.insert(letter.fingerprint());
+            ControlFlow::Continue(())
+        };
+        look(broker.as_ref(), see).await.unwrap();
+        Self { server, broker, selection }
+    }
+
+    /// Replays all of the selection; gives what was told.
+    async fn replay(&self) -> Vec<Dealt> {
+        let deed = |letter: &Letter| {
+            let draft = draft(letter, &Wish::default()).map_err(|error| error.to_string())?;
+            let encoded = draft.message(Timestamp::now()).map_err(|error| error.to_string())?;
+            let routing_key = jobs_key(&draft.host);
+            let job =
+                Outgoing { exchange: JOBS_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body };
+            Ok(Deed { job: Some(job), event: None })
+        };
+        let wish =
+            Deal { selection: self.selection.clone(), deed: &deed, per_second: None, stop: CancellationToken::new() };
+        let mut told = Vec::new();
+        deal(self.broker.as_ref(), wish, |_, dealt| told.push(dealt)).await.unwrap();
+        told
+    }
+
+    fn letters(&self) -> usize {
+        let depth = self.server.depth(DEAD_QUEUE).unwrap();
+        assert_eq!(depth.unacked, 0, "nobody holds one");
+        depth.ready
+    }
+
+    fn jobs(&self) -> Vec<Vec<u8>> {
+        self.server.ready_messages(&jobs_queue(&host(HOST))).into_iter().map(|message| message.body).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_replayed_job_is_in_its_queue_and_its_letter_is_gone() {
+    let desk = Desk::new(&[job(1), job(1), job(5)]).await;
+    desk.server.enrol(&host(HOST));
+    let other = dead(&job(1), Code::MountFailed, HOST, Encoding::Json);
+    desk.broker.publisher().publish(other).await.unwrap();
+    let told = desk.replay().await;
+    assert!(told.iter().all(|dealt| matches!(dealt, Dealt::Gone)) && told.len() == 3, "{told:?}");
+    assert_eq!((desk.jobs().len(), desk.letters()), (3, 1), "what came after the look stays");
+    assert_eq!(desk.server.depth(&urgent_jobs_queue(&host(HOST))).unwrap().ready, 0);
+    assert_eq!(desk.replay().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_letter_whose_job_nobody_takes_stays() {
+    let desk = Desk::new(&[job(1)]).await;
+    let told = desk.replay().await;
+    assert!(matches!(&told[..], [Dealt::Kept(reason)] if reason.contains(HOST)), "{told:?}");
+    assert_eq!(desk.letters(), 1);
+}
+
+#[tokio::test]
+async fn a_replay_that_nobody_confirmed_is_the_same_message_again() {
+    let desk = Desk::new(&[job(1)]).await;
+    desk.server.enrol(&host(HOST));
+    desk.server.lose_next_confirms(1);
+    assert!(matches!(desk.replay().await[..], [Dealt::Failed(_)]));
+    assert_eq!(desk.letters(), 1, "it is not known whether the job arrived");
+    assert!(matches!(desk.replay().await[..], [Dealt::Gone]));
+    let jobs = desk.jobs();
+    assert_eq!((jobs.len(), desk.letters()), (2, 0));
+    assert_eq!(jobs[0], jobs[1], "the host does it once");
+}
+
+#[tokio::test]
+async fn who_comes_second_is_told_so_and_changes_nothing() {
+    let desk = Desk::new(&[job(1)]).await;
+    let reader = desk.broker.read_letters().await.unwrap();
+    let second = look(desk.broker.as_ref(), |_| ControlFlow::Continue(())).await;
+    assert!(matches!(second, Err(ReadLettersError::InUse { .. })), "{second:?}");
+    reader.close().await.unwrap();
+    assert_eq!(desk.letters(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_so_many_are_replayed_within_a_second() {
+    let desk = Desk::new(&(0..5).map(|_| job(1)).collect::<Vec<_>>()).await;
+    let deed = |_: &Letter| Ok(Deed::default());
+    let selection = desk.selection.clone();
+    let wish = Deal { selection, deed: &deed, per_second: Some(2), stop: CancellationToken::new() };
+    let began = tokio::time::Instant::now();
+    deal(desk.broker.as_ref(), wish, |_, _| ()).await.unwrap();
+    assert_eq!((began.elapsed(), desk.letters()), (Duration::from_secs(2), 0));
+}
+
+#[tokio::test]
+async fn one_who_stops_leaves_the_rest_where_it_is() {
+    let desk = Desk::new(&[job(1), job(1), job(1)]).await;
+    let (stop, deed) = (CancellationToken::new(), |_: &Letter| Ok(Deed::default()));
+    let wish = Deal { selection: desk.selection.clone(), deed: &deed, per_second: Some(1), stop: stop.clone() };
+    deal(desk.broker.as_ref(), wish, |_, _| ()).await.map(|()| stop.cancel()).unwrap();
+    assert_eq!(desk.letters(), 0);
+    let desk = Desk::new(&[job(1), job(1), job(1)]).await;
+    let wish = Deal { selection: desk.selection.clone(), deed: &deed, per_second: None, stop };
+    deal(desk.broker.as_ref(), wish, |_, _| ()).await.unwrap();
+    assert_eq!(desk.letters(), 3);
+}
