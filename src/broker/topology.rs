@@ -15,7 +15,7 @@ use crate::model::id::HostId;
 pub const JOBS_EXCHANGE: &str = "longshore.jobs";
 /// Control messages, by `<host>.<command>`.
 pub const CONTROL_EXCHANGE: &str = "longshore.control";
-/// Events, by `<kind>.<event>.<host>`.
+/// Events, by `<kind>.<event>.<host>`; what became of a dead letter, by `letter.<event>.<user>`.
 pub const EVENTS_EXCHANGE: &str = "longshore.events";
 /// Dead letters, by `<kind>.<code>.<host>`.
 pub const DEAD_EXCHANGE: &str = "longshore.dead";

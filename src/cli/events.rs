@@ -10,13 +10,13 @@ use super::refused::Refused;
 use crate::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
 use crate::broker::{EventMessage, Heard};
 use crate::message::vouch::{self, Disbelief};
-use crate::message::{decode_dead_letter, decode_event};
+use crate::message::{Refusal, decode_dead_letter, decode_event};
 
 #[derive(Debug, Args)]
 pub struct EventsArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Binding key, such as `backup.#` or `*.failed.kvm-07`; may be repeated
+    /// Binding key, such as `backup.#`, `*.failed.kvm-07` or `letter.#`; may be repeated
     #[arg(long, value_name = "KEY", default_value = "#")]
     key: Vec<String>,
     /// Copies of dead letters as they come, in place of events; the letters themselves go to their queue
@@ -69,18 +69,20 @@ fn tell_gap(args: &EventsArgs, connection: &str, text: &str) -> Result<(), CliEr
     Ok(())
 }
 
-/// The body of a message that comes from whom it speaks for.
+/// The body of a message that comes from whom it speaks for. A newer version's is shown as far as it can be.
 fn believed(args: &EventsArgs, message: &EventMessage) -> Result<Result<serde_json::Value, CliError>, Disbelief> {
-    let sender = if args.dead { vouch::letter(message.sent()) } else { vouch::event(message.sent()) }?;
-    let decoded = if args.dead {
-        decode_dead_letter(&message.properties, &message.body).map(|letter| (letter.host.clone(), json(&letter)))
-    } else {
-        decode_event(&message.properties, &message.body).map(|event| (event.host().clone(), json(&event)))
-    };
-    match decoded {
-        Ok((host, body)) => vouch::same_host(&sender, &host).map(|()| body),
-        // A newer version's event is shown as far as it can be.
-        Err(refusal) => Ok(Ok(serde_json::json!({ "unreadable": refusal.to_string() }))),
+    let unreadable = |refusal: Refusal| Ok(serde_json::json!({ "unreadable": refusal.to_string() }));
+    if args.dead {
+        let sender = vouch::letter(message.sent())?;
+        return match decode_dead_letter(&message.properties, &message.body) {
+            Ok(letter) => vouch::same_host(&sender, &letter.host).map(|()| json(&letter)),
+            Err(refusal) => Ok(unreadable(refusal)),
+        };
+    }
+    let speaker = vouch::speaker(message.sent())?;
+    match decode_event(&message.properties, &message.body) {
+        Ok(event) => speaker.said(&event).map(|()| json(&event)),
+        Err(refusal) => Ok(unreadable(refusal)),
     }
 }
 
@@ -100,6 +102,18 @@ fn print(args: &EventsArgs, message: &EventMessage, body: &serde_json::Value) ->
     }
     let time = body.get("time").and_then(|time| time.as_str()).unwrap_or("-");
     let job = body.get("job_id").and_then(|job| job.as_str()).unwrap_or("-");
-    let detail = body.get("detail").or_else(|| body.get("failure")).unwrap_or(body);
-    output::line(&format!("{time}  {}  {job}  {detail}", message.routing_key))
+    output::line(&format!("{time}  {}  {job}  {}", message.routing_key, own_part(body)))
+}
+
+/// What is in a body besides what stands before it in the line.
+fn own_part(body: &serde_json::Value) -> serde_json::Value {
+    let mut own = body.get("detail").or_else(|| body.get("failure")).unwrap_or(body).clone();
+    // Which letter it was, and why something was done with it, is what its event is read for.
+    if let Some(own) = own.as_object_mut() {
+        let of_letter = ["letter_id", "letter_host", "code", "requested_by", "reason"];
+        if body.get("letter_id").is_some() {
+            own.extend(of_letter.iter().filter_map(|name| Some(((*name).to_owned(), body.get(name)?.clone()))));
+        }
+    }
+    own
 }

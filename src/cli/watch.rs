@@ -19,7 +19,7 @@ use crate::broker::{EventMessage, Heard, Outgoing, Publisher, Subscription};
 use crate::message::event::{
     BackupSummary, Completed, DeleteSummary, FailureReport, HostDetail, NamedInstance, RestoreSummary, RunDetail,
 };
-use crate::message::vouch::{self, Disbelief};
+use crate::message::vouch::{self, Disbelief, Speaker};
 use crate::message::{Event, HostEvent, RunEvent, decode_event};
 use crate::model::id::{HostId, JobId};
 
@@ -82,7 +82,7 @@ pub async fn follow(mut events: Box<dyn Subscription>, mut what: Follow) -> Resu
                 return Ok(Exit::Interrupted);
             }
         };
-        what.host.get_or_insert_with(|| event.host().clone());
+        what.host = what.host.or_else(|| event.host().cloned());
         if what.json {
             output::json_line(&Line { message_type: event.message_type(), event: &event })?;
         }
@@ -93,6 +93,7 @@ pub async fn follow(mut events: Box<dyn Subscription>, mut what: Follow) -> Resu
             }
             // Of a run that was taken, a second message may well be refused; if it was not ours, the run goes on all the same.
             Event::Host(event) => show_refusal(event, &bar).filter(|_| !taken || what.again.is_some()),
+            Event::Letter(_) => None,
         };
         if let Some(exit) = end {
             return Ok(exit);
@@ -160,7 +161,7 @@ async fn next(
 /// Whether the event comes from the host that it speaks for, which is the job's.
 fn told_by(message: &EventMessage, event: &Event, host: Option<&HostId>) -> Result<(), Disbelief> {
     let sender = vouch::event(message.sent())?;
-    vouch::same_host(&sender, event.host())?;
+    Speaker::Host(sender.clone()).said(event)?;
     match host {
         Some(host) if *host != sender => Err(Disbelief::NotTheJobs { host: sender }),
         _ => Ok(()),
@@ -192,7 +193,8 @@ fn is_about(event: &Event, what: &Follow) -> bool {
             let ours = refused.job_id.map_or_else(|| refused.message_id.parse().ok(), Some) == Some(what.job_id);
             ours && refused.run.is_none_or(of_run)
         }
-        Event::Host(_) => false,
+        // What becomes of the letters of a run that has ended is no part of the next one.
+        Event::Host(_) | Event::Letter(_) => false,
     }
 }
 

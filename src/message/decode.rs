@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use super::codec::{BODY_BYTES_MAX, Encoding, LETTER_BYTES_MAX, shape, shortened, walk};
 use super::dead_letter::DeadLetter;
 use super::envelope::Properties;
-use super::event::{Event, HostDetail, HostEvent, RunDetail, RunEvent};
+use super::event::{Event, HostDetail, HostEvent, LetterDetail, LetterEvent, RunDetail, RunEvent};
 use super::job::JobMessage;
 use super::refusal::Refusal;
 use super::walk::Head;
@@ -92,6 +92,13 @@ pub fn decode_event(properties: &Properties, body: &[u8]) -> Result<Event, Refus
     fn host<D: DeserializeOwned>(body: &[u8], encoding: Encoding, part: fn(D) -> HostDetail) -> Result<Event, Refusal> {
         shape::<HostEvent<D>>(body, encoding).map(|event| Event::Host(event.map(part)))
     }
+    fn letter<D: DeserializeOwned>(
+        body: &[u8],
+        encoding: Encoding,
+        part: fn(D) -> LetterDetail,
+    ) -> Result<Event, Refusal> {
+        shape::<LetterEvent<D>>(body, encoding).map(|event| Event::Letter(event.map(part)))
+    }
     let encoding = encoding_of(properties)?;
     walk(body, encoding, BODY_BYTES_MAX, &mut Head::default())?;
     let words = properties.message_type.strip_prefix(Event::TYPE_PREFIX).and_then(|rest| rest.strip_suffix(".v1"));
@@ -108,6 +115,8 @@ pub fn decode_event(properties: &Properties, body: &[u8]) -> Result<Event, Refus
         Some("worker.draining") => host(body, encoding, HostDetail::Draining),
         Some("worker.inventory") => host(body, encoding, HostDetail::Inventory),
         Some("message.refused") => host(body, encoding, HostDetail::MessageRefused),
+        Some("letter.replayed") => letter(body, encoding, LetterDetail::Replayed),
+        Some("letter.discarded") => letter(body, encoding, LetterDetail::Discarded),
         _ => Err(wrong_type(&properties.message_type, "longshore.event.*.v1")),
     }
 }

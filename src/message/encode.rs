@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::codec::{BODY_BYTES_MAX, Encoding, LETTER_BYTES_MAX, write};
 use super::dead_letter::DeadLetter;
-use super::envelope::{APP_ID, CloudEvent, Encoded, Properties, TRACEPARENT, source_of};
+use super::envelope::{APP_ID, CloudEvent, Encoded, Properties, TRACEPARENT};
 use super::event::Event;
 use super::job::JobMessage;
 use crate::failure::{Code, Failure};
@@ -69,10 +69,11 @@ pub fn encode_event(
     let correlation_id = match event {
         Event::Run(event) => Some(event.job_id.to_string()),
         Event::Host(_) => None,
+        Event::Letter(event) => event.job_id.map(|job| job.to_string()),
     };
     let cloud_event = CloudEvent {
         id: &id.to_string(),
-        source: &source_of(event.host()),
+        source: &event.source(),
         event_type: &event.message_type(),
         subject: &event.subject(),
         time: &event.time().to_string(),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use crate::model::id::HostId;
@@ -52,6 +53,15 @@ pub const CLOUD_EVENTS_PREFIX: &str = "cloudEvents_";
 pub fn source_of(host: &HostId) -> String {
     format!("/longshore/hosts/{host}")
 }
+
+/// Who tells what became of a dead letter, as a CloudEvent's `source`: the broker user. A source is a URI reference, so a name that
+/// no role of ours has (see `longshore broker setup`) is escaped like a segment of a path; the others stand as they are.
+pub fn source_of_user(user: &str) -> String {
+    format!("/longshore/users/{}", utf8_percent_encode(user, ESCAPED))
+}
+
+/// What has to be escaped in a segment of a path.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// `app-id` of what this program publishes.
 pub const APP_ID: &str = concat!("longshore/", env!("CARGO_PKG_VERSION"));
@@ -110,6 +120,12 @@ mod tests {
 
     fn with_traceparent(text: &str) -> Properties {
         Properties { headers: [(TRACEPARENT.to_owned(), text.to_owned())].into(), ..Properties::default() }
+    }
+
+    #[test]
+    fn the_source_of_a_user_is_a_uri_reference_whatever_the_name() {
+        assert_eq!(source_of_user("fleet.ops_2"), "/longshore/users/fleet.ops_2");
+        assert_eq!(source_of_user("a/b ü"), "/longshore/users/a%2Fb%20%C3%BC");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use dead_letter::DeadLetter;
 pub use decode::{decode_dead_letter, decode_event, decode_job};
 pub use encode::{encode_dead_letter, encode_event, encode_job, encode_job_body};
 pub use envelope::{Encoded, Properties};
-pub use event::{Event, HostEvent, RunEvent};
+pub use event::{Event, HostEvent, LetterEvent, RunEvent};
 pub use fields::{read_fields, read_job, write_fields};
 pub use job::JobMessage;
 pub use redact::redact;

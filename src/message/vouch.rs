@@ -4,6 +4,12 @@
 //! proves nothing: up to RabbitMQ 4.0.2 the keys in a CC or BCC header go past the rights that hosts have, so that a host reaches
 //! the readers of another with a key of its own in front. BCC is taken off on the way, and then the key in front is what gives the
 //! sender away, since it is the one that is compared here.
+//!
+//! Events of runs and of hosts come from hosts, those of dead letters from operators, whose names are never a host's ([`speaker`]).
+
+mod speaker;
+
+pub use self::speaker::{Speaker, letter_event, same_user, speaker};
 
 use super::envelope::{Properties, source_of};
 use crate::model::id::HostId;
@@ -56,6 +62,25 @@ pub enum Disbelief {
         /// Who sent it.
         host: HostId,
     },
+    /// It tells of a dead letter and is addressed as something else.
+    #[error(
+        "it tells of a dead letter, and its routing key is none of `letter.replayed.<user>` and `letter.discarded.<user>`"
+    )]
+    NoLettersKey,
+    /// A host, or who could be one, speaks as an operator.
+    #[error("it tells of a dead letter in the name of `{user}`, which is one that a host has")]
+    HostsName {
+        /// The user of its routing key, with what cannot be printed escaped.
+        user: String,
+    },
+    /// It contradicts itself, or its sender is somebody else.
+    #[error("its routing key names the user `{user}`, and its {place} does not")]
+    NotTheUser {
+        /// The user of its routing key, with what cannot be printed escaped.
+        user: String,
+        /// Where another one stands, or none.
+        place: &'static str,
+    },
     /// The sender may command nobody.
     #[error("the broker user `{user}` is not one of `broker.controllers`")]
     NoController {
@@ -64,7 +89,7 @@ pub enum Disbelief {
     },
 }
 
-/// The host that told an event. Its body has still to say the same, see [`same_host`].
+/// The host that told an event of a run or of itself. Its body has still to say the same, see [`same_host`].
 ///
 /// # Errors
 /// What speaks against it.

@@ -284,7 +284,7 @@ mod tests {
         let properties: Properties = serde_json::from_value(message.properties).unwrap();
         match decode_event(&properties, &message.body).unwrap() {
             Event::Run(event) => event,
-            Event::Host(event) => unreachable!("{event:?}"),
+            other => unreachable!("{other:?}"),
         }
     }
 

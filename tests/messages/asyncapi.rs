@@ -20,7 +20,7 @@ fn message(message: &Message) -> Value {
         "description": "MessagePack with named fields, or JSON as `application/json`; the content type of the message decides.",
         "correlationId": match message.channel {
             Channel::Jobs | Channel::Control | Channel::RunEvents => json!({ "location": "$message.payload#/job_id" }),
-            Channel::HostEvents | Channel::Dead => Value::Null,
+            Channel::HostEvents | Channel::LetterEvents | Channel::Dead => Value::Null,
         },
         "headers": headers(message),
         "payload": {
@@ -39,7 +39,7 @@ fn headers(message: &Message) -> Value {
     match message.channel {
         Channel::Jobs | Channel::Dead => json!({ "type": "object", "properties": { "traceparent": text } }),
         Channel::Control => json!({ "type": "object" }),
-        Channel::RunEvents | Channel::HostEvents => json!({
+        Channel::RunEvents | Channel::HostEvents | Channel::LetterEvents => json!({
             "type": "object",
             "required": [
                 "cloudEvents_id", "cloudEvents_source", "cloudEvents_specversion", "cloudEvents_subject",
@@ -48,7 +48,7 @@ fn headers(message: &Message) -> Value {
             "properties": {
                 "cloudEvents_specversion": { "const": "1.0" },
                 "cloudEvents_id": { "type": "string", "format": "uuid" },
-                "cloudEvents_source": { "type": "string", "pattern": "^/longshore/hosts/[a-z0-9-]{1,63}$" },
+                "cloudEvents_source": { "type": "string", "pattern": source(message.channel) },
                 "cloudEvents_type": { "const": message.message_type },
                 "cloudEvents_subject": text,
                 "cloudEvents_time": { "type": "string", "format": "date-time" },
@@ -58,8 +58,16 @@ fn headers(message: &Message) -> Value {
     }
 }
 
+/// Who tells an event. A user's name is escaped like a segment of a path; those of `longshore broker setup` need no escape.
+fn source(channel: Channel) -> &'static str {
+    match channel {
+        Channel::LetterEvents => "^/longshore/users/[A-Za-z0-9._~%-]+$",
+        _ => "^/longshore/hosts/[a-z0-9-]{1,63}$",
+    }
+}
+
 /// Name in the document, exchange, its type, routing key, what it is for.
-const CHANNELS: [(Channel, &str, &str, &str, &str, &str); 5] = [
+const CHANNELS: [(Channel, &str, &str, &str, &str, &str); 6] = [
     (
         Channel::Jobs,
         "jobs",
@@ -95,6 +103,15 @@ const CHANNELS: [(Channel, &str, &str, &str, &str, &str); 5] = [
         "What happens on hosts.",
     ),
     (
+        Channel::LetterEvents,
+        "letterEvents",
+        "longshore.events",
+        "topic",
+        "letter.{event}.{user}",
+        "What operators did with dead letters. The user's name may have dots, and is never a host's: believe one only with that `user-id`, the \
+         same user in `cloudEvents_source` and in the body, and without CC. Publish persistent, and confirmed before the letter is acknowledged.",
+    ),
+    (
         Channel::Dead,
         "deadLetters",
         "longshore.dead",
@@ -111,12 +128,12 @@ fn parameters(address: &str) -> Value {
         "command" => "the command's word: `cancel`",
         "event" => "the event's word, such as `progress`",
         "subject" => "`worker` or `message`",
+        "user" => "the broker user who did it, with all the words that the name has",
         "code" => "code of the failure, such as `wrong_host`",
         other => panic!("no description of {other}"),
     };
-    address
-        .split(['{', '}', '.'])
-        .filter(|name| !name.is_empty())
+    let names = address.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    names
         .map(|name| (name.to_owned(), json!({ "description": described(name) })))
         .collect::<serde_json::Map<_, _>>()
         .into()
@@ -150,11 +167,13 @@ pub fn document() -> Value {
             }),
         );
         // Of the events, only those that the next one makes worthless are neither persistent nor mandatory.
-        let kept = matches!(channel, Channel::Jobs | Channel::Control | Channel::Dead);
-        let publishing = if kept {
-            json!({ "deliveryMode": 2, "mandatory": true, "bindingVersion": "0.3.0" })
-        } else {
-            json!({ "bindingVersion": "0.3.0" })
+        let publishing = match channel {
+            Channel::Jobs | Channel::Control | Channel::Dead => {
+                json!({ "deliveryMode": 2, "mandatory": true, "bindingVersion": "0.3.0" })
+            }
+            // Nobody may listen, which keeps nobody from what is to be done with a letter.
+            Channel::LetterEvents => json!({ "deliveryMode": 2, "bindingVersion": "0.3.0" }),
+            Channel::RunEvents | Channel::HostEvents => json!({ "bindingVersion": "0.3.0" }),
         };
         let taken = matches!(channel, Channel::Jobs | Channel::Control);
         let (action, verb) = if taken { ("receive", "take") } else { ("send", "tell") };
@@ -174,7 +193,7 @@ pub fn document() -> Value {
         "info": {
             "title": "Longshore worker",
             "version": "1.0.0",
-            "description": "What a worker takes and tells, over AMQP 0-9-1. Within v1 optional fields, event types and failure \
+            "description": "What a worker takes and tells, and what operators tell of dead letters, over AMQP 0-9-1. Within v1 optional fields, event types and failure \
                 codes may be added; a reader skips what it does not know. Of the events of a run a reader drops those whose \
                 id it has seen, orders by (run, attempt, sequence), and lets a final event (completed, failed, cancelled) win.",
             "license": { "name": "Apache-2.0" },

@@ -1,10 +1,10 @@
 //! Every message there is, with its schema.
 
 use longshore::message::event::{
-    Accepted, Cancelled, Completed, Draining, Failed, Heartbeat, Inventory, MessageRefused, Online, Progress, Retrying,
-    Started,
+    Accepted, Cancelled, Completed, Discarded, Draining, Failed, Heartbeat, Inventory, MessageRefused, Online,
+    Progress, Replayed, Retrying, Started,
 };
-use longshore::message::{Cancel, DeadLetter, HostEvent, JobMessage, RunEvent};
+use longshore::message::{Cancel, DeadLetter, HostEvent, JobMessage, LetterEvent, RunEvent};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ pub enum Channel {
     Control,
     RunEvents,
     HostEvents,
+    LetterEvents,
     Dead,
 }
 
@@ -43,7 +44,7 @@ fn of<T: JsonSchema>() -> Schema {
 }
 
 pub fn all() -> Vec<Message> {
-    use Channel::{Control, Dead, HostEvents, Jobs, RunEvents};
+    use Channel::{Control, Dead, HostEvents, Jobs, LetterEvents, RunEvents};
     let message = |message_type, channel, schema| Message { message_type, channel, schema };
     vec![
         message("longshore.job.v1", Jobs, of::<JobMessage>),
@@ -60,6 +61,8 @@ pub fn all() -> Vec<Message> {
         message("longshore.event.worker.draining.v1", HostEvents, of::<HostEvent<Draining>>),
         message("longshore.event.worker.inventory.v1", HostEvents, of::<HostEvent<Inventory>>),
         message("longshore.event.message.refused.v1", HostEvents, of::<HostEvent<MessageRefused>>),
+        message("longshore.event.letter.replayed.v1", LetterEvents, of::<LetterEvent<Replayed>>),
+        message("longshore.event.letter.discarded.v1", LetterEvents, of::<LetterEvent<Discarded>>),
         message("longshore.dead-letter.v1", Dead, of::<DeadLetter>),
     ]
 }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use longshore::failure::{Code, Failure};
 use longshore::message::dead_letter::{Origin, Original};
 use longshore::message::event::{
-    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Draining, Failed, Heartbeat,
-    HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, MessageRefused, NamedInstance, Online, Progress,
-    RestoreSummary, RestoredVolume, Retrying, RunDetail, RunningJob, Started,
+    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Discarded, Draining, Failed, Heartbeat,
+    HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, LetterDetail, MessageRefused, NamedInstance,
+    Online, Progress, Replayed, RestoreSummary, RestoredVolume, Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
-    Cancel, DeadLetter, Encoding, Event, HostEvent, JobMessage, Properties, Refusal, RunEvent, decode_cancel,
-    decode_dead_letter, decode_event, decode_job, encode_cancel, encode_dead_letter, encode_event, encode_job,
+    Cancel, DeadLetter, Encoding, Event, HostEvent, JobMessage, LetterEvent, Properties, Refusal, RunEvent,
+    decode_cancel, decode_dead_letter, decode_event, decode_job, encode_cancel, encode_dead_letter, encode_event,
+    encode_job,
 };
 use longshore::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use longshore::model::destination::{Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec};
@@ -500,6 +501,34 @@ fn host_detail(words: &str) -> Option<HostDetail> {
     })
 }
 
+fn letter_detail(words: &str) -> Option<LetterDetail> {
+    Some(match words {
+        "letter.replayed" => LetterDetail::Replayed(Replayed {
+            run: 2,
+            host: host(),
+            changed: vec!["repository.address".to_owned(), "retry.attempts".to_owned()],
+        }),
+        "letter.discarded" => LetterDetail::Discarded(Discarded {}),
+        _ => return None,
+    })
+}
+
+fn letter_event(detail: LetterDetail) -> Event {
+    Event::Letter(LetterEvent {
+        user: "fleet.ops".to_owned(),
+        letter_id: "019a0f3e-9000-7000-8000-00000000000d".to_owned(),
+        letter_host: Some(host()),
+        job_id: JOB_ID.parse().ok(),
+        run: Some(1),
+        kind: Some(JobKind::Backup),
+        code: Code::RepositoryIo.as_str().to_owned(),
+        time: time(),
+        requested_by: Some("admin@example.org".to_owned()),
+        reason: Some("the share was moved".to_owned()),
+        detail,
+    })
+}
+
 fn cancel() -> Cancel {
     Cancel {
         job_id: JOB_ID.parse().unwrap(),
@@ -534,11 +563,13 @@ pub fn value(message_type: &str) -> Value {
         (_, Some(words)) => {
             let of_run = run_detail(words).map(|detail| Event::Run(RunEvent::of(&job(), 1, 4, time(), detail)));
             let of_host = || {
-                let detail = host_detail(words).unwrap_or_else(|| panic!("no example of {words}"));
                 let incarnation = "019a0f30-0000-7000-8000-00000000000b".parse().unwrap();
-                Event::Host(HostEvent { host: host(), incarnation, sequence: 9, time: time(), detail })
+                let event = |detail| HostEvent { host: host(), incarnation, sequence: 9, time: time(), detail };
+                host_detail(words).map(|detail| Event::Host(event(detail)))
             };
-            Value::Event(Box::new(of_run.unwrap_or_else(of_host)))
+            let of_letter = || letter_detail(words).map(letter_event);
+            let event = of_run.or_else(of_host).or_else(of_letter);
+            Value::Event(Box::new(event.unwrap_or_else(|| panic!("no example of {words}"))))
         }
         _ => panic!("no example of {message_type}"),
     }

@@ -1,6 +1,7 @@
 //! What is written is read back as the same value, and its properties say what it is.
 
-use longshore::message::{DeadLetter, Encoding, Event, JobMessage};
+use longshore::message::event::LetterDetail;
+use longshore::message::{DeadLetter, Encoding, Event, JobMessage, Properties};
 
 use super::{catalogue, examples};
 
@@ -47,6 +48,7 @@ fn an_event_is_a_cloud_event_in_binary_mode() {
 fn the_events_of_hosts_and_the_letters_have_routing_keys_of_three_words_and_the_host() {
     for message in catalogue::all() {
         let key = match examples::value(message.message_type) {
+            examples::Value::Event(event) if matches!(*event, Event::Letter(_)) => continue,
             examples::Value::Event(event) => event.routing_key(),
             examples::Value::DeadLetter(letter) => letter.routing_key(),
             examples::Value::Job(_) | examples::Value::Cancel(_) => continue,
@@ -54,6 +56,33 @@ fn the_events_of_hosts_and_the_letters_have_routing_keys_of_three_words_and_the_
         assert!(key.ends_with(".kvm-07"), "{key}");
         assert_eq!(key.split('.').count(), 3, "{key}");
     }
+}
+
+#[test]
+fn what_became_of_a_letter_is_told_by_a_user_and_no_host() {
+    for words in LetterDetail::WORDS {
+        let message_type = format!("longshore.event.{words}.v1");
+        let value = examples::value(&message_type);
+        let examples::Value::Event(event) = &value else { unreachable!() };
+        assert_eq!(event.routing_key(), format!("{words}.fleet.ops"));
+        assert_eq!((event.host(), event.message_type()), (None, message_type));
+        let Properties { correlation_id, message_id, persistent, headers, .. } =
+            examples::encoded(&value, Encoding::Json).properties;
+        assert_eq!((correlation_id.as_deref(), message_id.as_str()), (Some(examples::JOB_ID), examples::EVENT_ID));
+        assert_eq!(headers["cloudEvents_source"], "/longshore/users/fleet.ops");
+        assert_eq!(headers["cloudEvents_subject"], "019a0f3e-9000-7000-8000-00000000000d");
+        assert!(persistent, "no other event follows that says it");
+    }
+}
+
+#[test]
+fn a_letters_event_says_what_the_letter_says_and_no_more() {
+    let body = br#"{"user":"fleet.ops","letter_id":"7","code":"malformed_message","time":"2026-03-01T02:00:05.25Z","detail":{}}"#;
+    let message_type = "longshore.event.letter.discarded.v1";
+    let read = examples::read(message_type, Encoding::Json, body).unwrap();
+    let written = examples::encoded(&read, Encoding::Json);
+    assert_eq!(written.properties.correlation_id, None);
+    assert_eq!(String::from_utf8(written.body).unwrap(), String::from_utf8(body.to_vec()).unwrap());
 }
 
 #[test]

@@ -43,6 +43,8 @@ impl Heard {
                     Event::Run(event) if kept.runs.contains(&event) => {}
                     Event::Run(event) => kept.runs.push(event),
                     Event::Host(event) => kept.hosts.push(event),
+                    // No host tells them, and none of its keys ends so.
+                    Event::Letter(event) => panic!("a letter's event under a host's key: {event:?}"),
                 }
             }
         });

@@ -53,7 +53,7 @@ impl Reader {
     pub fn of_host(&self) -> Vec<HostDetail> {
         let details = self.once().into_iter().filter_map(|seen| match seen.event {
             Event::Host(event) => Some(event.detail),
-            Event::Run(_) => None,
+            Event::Run(_) | Event::Letter(_) => None,
         });
         details.collect()
     }
@@ -102,6 +102,7 @@ impl Reader {
         let failed = self.once().into_iter().filter(|seen| match &seen.event {
             Event::Run(event) => matches!(event.detail, RunDetail::Failed(_)),
             Event::Host(event) => matches!(event.detail, HostDetail::MessageRefused(_)),
+            Event::Letter(_) => false,
         });
         failed.count()
     }

@@ -28,7 +28,7 @@ fn onlines(fleet: &Fleet) -> Vec<Online> {
 fn incarnations(fleet: &Fleet) -> std::collections::BTreeSet<String> {
     let host = fleet.events.once().into_iter().filter_map(|seen| match seen.event {
         Event::Host(event) => Some(event.incarnation.to_string()),
-        Event::Run(_) => None,
+        Event::Run(_) | Event::Letter(_) => None,
     });
     host.collect()
 }

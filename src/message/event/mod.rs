@@ -1,4 +1,4 @@
-//! What happened: events of runs and of hosts.
+//! What happened: events of runs, of hosts, and of dead letters.
 //!
 //! Of each run: `accepted`, then for each attempt `started`, `progress` and, if another attempt follows, `retrying`; then
 //! exactly one of `completed`, `failed`, `cancelled`. A reader drops duplicates by event id, orders by
@@ -8,6 +8,7 @@
 
 mod host;
 mod inventory;
+mod letter;
 mod run;
 
 use std::collections::BTreeMap;
@@ -18,11 +19,13 @@ use serde::{Deserialize, Serialize};
 
 pub use host::{Draining, Heartbeat, MessageRefused, Online, RunningJob};
 pub use inventory::{INVENTORY_INSTANCES_MAX, Inventory, InventoryDisk, InventoryInstance};
+pub use letter::{Discarded, LetterDetail, LetterEvent, Replayed};
 pub use run::{
     Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Failed, FailureReport, LeftOver,
     NamedInstance, Progress, RestoreSummary, RestoredVolume, Retrying, Started,
 };
 
+use super::envelope::{source_of, source_of_user};
 use crate::model::id::{HostId, IncarnationId, InstanceRef, JobId};
 use crate::model::job::{Job, JobKind};
 
@@ -113,6 +116,8 @@ pub enum Event {
     Run(RunEvent),
     /// Of a host.
     Host(HostEvent),
+    /// Of a dead letter.
+    Letter(LetterEvent),
 }
 
 impl RunDetail {
@@ -206,32 +211,45 @@ impl Event {
         let words = match self {
             Event::Run(event) => event.detail.word(),
             Event::Host(event) => event.detail.words(),
+            Event::Letter(event) => event.detail.words(),
         };
         format!("{}{words}.v1", Self::TYPE_PREFIX)
     }
 
-    /// Routing key: `<kind>.<event>.<host>`.
+    /// Routing key: `<kind>.<event>.<host>`, or `letter.<event>.<user>` with the user's name as it is, dots included.
     pub fn routing_key(&self) -> String {
         match self {
             Event::Run(event) => format!("{}.{}.{}", event.kind.as_str(), event.detail.word(), event.host),
             Event::Host(event) => format!("{}.{}", event.detail.words(), event.host),
+            Event::Letter(event) => format!("{}.{}", event.detail.words(), event.user),
         }
     }
 
-    /// The host that tells it.
-    pub fn host(&self) -> &HostId {
+    /// The host that tells it. What became of a letter no host tells.
+    pub fn host(&self) -> Option<&HostId> {
         match self {
-            Event::Run(event) => &event.host,
-            Event::Host(event) => &event.host,
+            Event::Run(event) => Some(&event.host),
+            Event::Host(event) => Some(&event.host),
+            Event::Letter(_) => None,
         }
     }
 
-    /// What it is about: the job, the refused message, or else the host.
+    /// Who tells it, as a CloudEvent's `source`: the host, or the user.
+    pub fn source(&self) -> String {
+        match self {
+            Event::Run(event) => source_of(&event.host),
+            Event::Host(event) => source_of(&event.host),
+            Event::Letter(event) => source_of_user(&event.user),
+        }
+    }
+
+    /// What it is about: the job, the refused message, the letter, or else the host.
     pub fn subject(&self) -> String {
         match self {
             Event::Run(event) => event.job_id.to_string(),
             Event::Host(HostEvent { detail: HostDetail::MessageRefused(refused), .. }) => refused.message_id.clone(),
             Event::Host(event) => event.host.to_string(),
+            Event::Letter(event) => event.letter_id.clone(),
         }
     }
 
@@ -240,6 +258,7 @@ impl Event {
         match self {
             Event::Run(event) => event.time,
             Event::Host(event) => event.time,
+            Event::Letter(event) => event.time,
         }
     }
 
@@ -248,6 +267,7 @@ impl Event {
         match self {
             Event::Run(event) => !matches!(event.detail, RunDetail::Progress(_)),
             Event::Host(event) => !matches!(event.detail, HostDetail::Heartbeat(_)),
+            Event::Letter(_) => true,
         }
     }
 }
