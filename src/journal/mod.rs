@@ -24,6 +24,7 @@ mod decide;
 mod entry;
 mod error;
 mod fold;
+mod look;
 mod open;
 mod prune;
 mod read;
@@ -48,6 +49,7 @@ pub use entry::{
     Settlement, StoredMessage, Taken,
 };
 pub use error::JournalError;
+pub use look::{JournalLook, SeenRun, Unsent};
 pub use prune::PRUNED_RUNS_MAX;
 pub use writer::{GROUP_MAX, REQUESTS_WAITING_MAX};
 

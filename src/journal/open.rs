@@ -91,13 +91,26 @@ pub(super) fn reading(database: &Path) -> SqliteConnectOptions {
 /// Checks the database, or fills an empty one, and says which installation it belongs to.
 pub(super) async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<InstallationId, JournalError> {
     let fail = |action| move |source| JournalError::Database { action, path: path.to_owned(), source };
-    let version = number(connection, "PRAGMA user_version").await.map_err(fail("read"))?;
-    let application = number(connection, "PRAGMA application_id").await.map_err(fail("read"))?;
     let tables = number(connection, "SELECT count(*) FROM sqlite_schema").await.map_err(fail("read"))?;
-    match (application, version, tables) {
-        (0, 0, 0) => create(connection).await.map_err(fail("make"))?,
-        (APPLICATION_ID, SCHEMA_VERSION, _) => {}
-        (APPLICATION_ID, found, _) => {
+    if tables == 0 && marks(connection, path).await? == (0, 0) {
+        create(connection).await.map_err(fail("make"))?;
+    }
+    identify(connection, path).await
+}
+
+/// The marks by which a journal is known: application id and version.
+async fn marks(connection: &mut SqliteConnection, path: &Path) -> Result<(i64, i64), JournalError> {
+    let fail = |source| JournalError::Database { action: "read", path: path.to_owned(), source };
+    let application = number(connection, "PRAGMA application_id").await.map_err(fail)?;
+    Ok((application, number(connection, "PRAGMA user_version").await.map_err(fail)?))
+}
+
+/// Checks the database, and says which installation it belongs to.
+pub(super) async fn identify(connection: &mut SqliteConnection, path: &Path) -> Result<InstallationId, JournalError> {
+    let fail = |action| move |source| JournalError::Database { action, path: path.to_owned(), source };
+    match marks(connection, path).await? {
+        (APPLICATION_ID, SCHEMA_VERSION) => {}
+        (APPLICATION_ID, found) => {
             return Err(JournalError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
         }
         _ => return Err(JournalError::Foreign { path: path.to_owned() }),

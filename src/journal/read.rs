@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::decide::{NextIds, RunRow, View};
 use super::entry::{MessageKind, OpenRun, OutboxMessage, OutboxRow, RunState, StoredMessage};
 use super::error::{failed, unreadable};
+use super::look::SeenRun;
 use super::request::Request;
 use crate::failure::Failure;
 use crate::model::job::RunKey;
@@ -120,23 +121,55 @@ pub(super) async fn cancellation(connection: &mut SqliteConnection, key: RunKey)
 pub(super) async fn open_runs(connection: &mut SqliteConnection) -> Result<Vec<OpenRun>, Failure> {
     let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE state <> 'ended' ORDER BY id"));
     let rows = sqlx::query(sql).fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
-    let runs = readable(&rows, run);
+    Ok(seen(connection, &rows).await?.into_iter().map(|seen| seen.run).collect())
+}
+
+/// Runs with what is known of their cancellation. One that cannot be read is logged and left out.
+async fn seen(connection: &mut SqliteConnection, rows: &[SqliteRow]) -> Result<Vec<SeenRun>, Failure> {
+    let runs = readable(rows, run);
     let jobs: BTreeSet<String> = runs.iter().map(|run| run.key.job_id.to_string()).collect();
     let tombstones = tombstones(connection, &serde_json::json!(jobs).to_string()).await?;
-    let open = runs.into_iter().map(|run| OpenRun {
-        cancelled: tombstones.get(&run.key).cloned(),
-        key: run.key,
-        kind: run.kind,
-        instance: run.instance,
-        repository_id: run.repository_id,
-        urgent: run.urgent,
-        accepted_at: run.accepted_at,
-        state: run.state,
-        attempt: run.attempt,
-        failures: run.failures,
-        crashes: run.crashes,
+    let seen = runs.into_iter().map(|run| SeenRun {
+        ended_at: run.ended_at,
+        run: OpenRun {
+            cancelled: tombstones.get(&run.key).cloned(),
+            key: run.key,
+            kind: run.kind,
+            instance: run.instance,
+            repository_id: run.repository_id,
+            urgent: run.urgent,
+            accepted_at: run.accepted_at,
+            state: run.state,
+            attempt: run.attempt,
+            failures: run.failures,
+            crashes: run.crashes,
+        },
     });
-    Ok(open.collect())
+    Ok(seen.collect())
+}
+
+/// The last runs, at most `limit`, in the order in which they were taken; those that have ended as far as they are wanted.
+pub(super) async fn seen_runs(
+    connection: &mut SqliteConnection,
+    ended: bool,
+    limit: u32,
+) -> Result<Vec<SeenRun>, Failure> {
+    let sql = sqlx::AssertSqlSafe(format!(
+        "{RUN_COLUMNS} WHERE (state <> 'ended' OR ?) AND pruned_at_ms IS NULL ORDER BY id DESC LIMIT ?"
+    ));
+    let rows = sqlx::query(sql).bind(ended).bind(limit).fetch_all(&mut *connection).await;
+    let rows = rows.map_err(|error| failed("read", &error))?;
+    let mut runs = seen(connection, &rows).await?;
+    runs.reverse();
+    Ok(runs)
+}
+
+/// One run, unless it is unknown or pruned.
+pub(super) async fn seen_run(connection: &mut SqliteConnection, key: RunKey) -> Result<Option<SeenRun>, Failure> {
+    let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE job_id = ? AND run = ? AND pruned_at_ms IS NULL"));
+    let query = sqlx::query(sql).bind(key.job_id.to_string()).bind(key.run);
+    let rows = query.fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
+    Ok(seen(connection, &rows).await?.pop())
 }
 
 /// The message of a run, unless it is unknown or pruned.

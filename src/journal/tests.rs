@@ -25,6 +25,39 @@ async fn reopened(dir: &TempDir, journal: Journal) -> Journal {
     Journal::open(dir.path()).await.unwrap()
 }
 
+#[tokio::test]
+async fn who_looks_sees_what_is_there_and_keeps_nobody_from_working() {
+    let nothing = tempfile::tempdir().unwrap();
+    let missing = JournalLook::open(nothing.path()).await.err().expect("there is none");
+    assert!(matches!(missing, JournalError::File { action: "find", .. }));
+    assert_eq!(std::fs::read_dir(nothing.path()).unwrap().count(), 0, "a look makes none");
+
+    let (dir, journal) = journal().await;
+    let [open, done] = [key(1), key(2)];
+    for key in [open, done] {
+        journal.take(taken(key, "body")).await.unwrap();
+        journal.start_attempt(key, vec![]).await.unwrap();
+    }
+    let mut look = JournalLook::open(dir.path()).await.unwrap();
+    assert_eq!(look.installation(), journal.installation());
+    let keys = |runs: Vec<SeenRun>| runs.iter().map(|seen| seen.run.key).collect::<Vec<_>>();
+    assert_eq!(keys(look.runs(false, 10).await.unwrap()), [open, done]);
+    // Written while it looks.
+    let ended = Settlement::Ended { outcome: json!("completed"), at: now() };
+    journal.settle(done, 1, ended, vec![]).await.unwrap();
+    journal.keep(open, "backup_id", json!("x")).await.unwrap();
+    assert_eq!(keys(look.runs(false, 10).await.unwrap()), [open]);
+    assert_eq!(keys(look.runs(true, 1).await.unwrap()), [done], "the last one");
+    let seen = look.run(done).await.unwrap().unwrap();
+    assert_eq!((seen.run.state, seen.ended_at), (RunState::Ended { outcome: json!("completed") }, Some(now())));
+    assert_eq!(look.kept(open).await.unwrap()["backup_id"], "x");
+    assert!(look.run(key(1)).await.unwrap().is_none());
+    assert!(look.message(open).await.unwrap().is_some());
+    journal.close().await;
+    // And after the worker's end.
+    assert_eq!(keys(JournalLook::open(dir.path()).await.unwrap().runs(false, 10).await.unwrap()), [open]);
+}
+
 fn now() -> Timestamp {
     Timestamp::from_second(1_750_000_000).unwrap()
 }

@@ -26,6 +26,7 @@ mod status;
 mod step_times;
 mod summary;
 mod take_up;
+mod unwind;
 pub mod work;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use outbox::{Counters, FLUSH_MAX};
 pub use shared::Settings;
+pub use unwind::{Unwound, unwind};
 
 use crate::broker::{Broker, Publisher, SessionState, WantedJobs};
 use crate::failure::Failure;

@@ -6,6 +6,7 @@ use longshore::message::event::RunDetail;
 use longshore::message::{Encoded, JobMessage};
 use longshore::model::job::JobKind;
 use longshore::worker::settle::INTERRUPTIONS_MAX;
+use longshore::worker::{self, Parts};
 use serde_json::json;
 
 use crate::fleet::{Fleet, SHARE, encoded, key};
@@ -27,6 +28,33 @@ async fn a_crash_while_copying_is_unwound_told_and_made_good() {
     fleet.completed(key).await;
     assert_eq!(fleet.events.story(key), INTERRUPTED);
     assert_eq!(fleet.movers.published(SHARE).len(), 1);
+    fleet.finish().await;
+}
+
+/// Without a worker, and with the next one's start still to come.
+#[tokio::test]
+async fn what_a_crash_cut_off_can_be_taken_back_before_there_is_another_worker() {
+    let mut fleet = Fleet::with(&["web", "db"]).await;
+    fleet.movers.hang("copy");
+    let keys = [fleet.publish(&fleet.job("web")).await, fleet.publish(&fleet.job("db")).await];
+    for name in ["web", "db"] {
+        fleet.until_copying(name).await;
+    }
+    fleet.crash().await;
+    fleet.movers.unhang("copy");
+    for (only, taken_back) in [(Some(keys[1]), vec![keys[1]]), (None, vec![keys[0]]), (None, vec![])] {
+        let journal = fleet.journal().await;
+        let Parts { settings, work, journal, hypervisor, .. } = fleet.parts(journal);
+        let unwound = worker::unwind(settings, journal.clone(), work, hypervisor, only).await.unwrap();
+        journal.close().await;
+        assert!(unwound.iter().all(|run| run.waits && run.left_overs.is_empty()), "{unwound:?}");
+        assert_eq!(unwound.iter().map(|run| run.key).collect::<Vec<_>>(), taken_back);
+    }
+    fleet.start().await;
+    for key in keys {
+        fleet.completed(key).await;
+        assert_eq!(fleet.events.story(key), INTERRUPTED);
+    }
     fleet.finish().await;
 }
 
