@@ -1,6 +1,9 @@
 //! Dead letters, from what lies in the queue to the job that is asked for again, with the broker inside the process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "support/dead_job.rs"]
+mod dead_job;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,79 +11,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore::broker::letters::ReadLettersError;
-use longshore::broker::memory::{MemoryServer, MemorySettings, USER};
-use longshore::broker::topology::{DEAD_EXCHANGE, DEAD_QUEUE, JOBS_EXCHANGE, jobs_key, jobs_queue, urgent_jobs_queue};
+use longshore::broker::memory::{MemoryServer, MemorySettings};
+use longshore::broker::topology::{DEAD_QUEUE, JOBS_EXCHANGE, jobs_key, jobs_queue, urgent_jobs_queue};
 use longshore::broker::{Broker, Outgoing, Properties};
-use longshore::failure::{Code, Failure};
+use longshore::failure::Code;
 use longshore::letters::replay::{NotReplayed, Wish, draft};
 use longshore::letters::{
     Content, Deal, Dealt, Deed, Edit, Filter, GroupBy, Letter, Summary, deal, groups, look, mark_superseded,
 };
-use longshore::message::dead_letter::{Origin, Original};
-use longshore::message::event::FailureReport;
-use longshore::message::job::{BackupPart, CredentialsPart, InstancePart, JobMessage, RepositoryPart, SealedPart};
-use longshore::message::{DeadLetter, Encoding, decode_job, encode_dead_letter, encode_job};
-use longshore::model::id::{EventId, HostId, JobId};
-use longshore::model::job::JobKind;
+use longshore::message::dead_letter::Original;
+use longshore::message::job::{CredentialsPart, JobMessage, SealedPart};
+use longshore::message::{Encoding, decode_job, encode_job};
 use tokio_util::sync::CancellationToken;
 
-/// Who everybody is to the broker in the process, and so the host whose letters are believed.
-const HOST: &str = USER;
-
-fn host(name: &str) -> HostId {
-    name.parse().unwrap()
-}
-
-fn job(run: u32) -> JobMessage {
-    JobMessage {
-        job_id: JobId::draw().to_string(),
-        run,
-        kind: "backup".to_owned(),
-        host: HOST.to_owned(),
-        instance: Some(InstancePart { id: None, name: Some("web".to_owned()) }),
-        repository: RepositoryPart {
-            id: "0192f3a0-0000-7000-8000-000000000001".to_owned(),
-            repository_type: "nfs".to_owned(),
-            address: "nas:/backups".to_owned(),
-            options: String::new(),
-            credentials: None,
-        },
-        backup: Some(BackupPart::default()),
-        restore: None,
-        restore_new: None,
-        validate: None,
-        delete: None,
-        retry: None,
-        start_before: None,
-        deadline_seconds: None,
-        labels: [("schedule".to_owned(), "nightly".to_owned())].into(),
-        requested_by: None,
-    }
-}
-
-/// A letter as the worker of [`HOST`] writes it.
-fn dead(job: &JobMessage, code: Code, key: &str, encoding: Encoding) -> Outgoing {
-    let encoded = encode_job(job, encoding, Timestamp::now()).unwrap();
-    dead_of(Original::new(&encoded.properties, &encoded.body), job, code, key)
-}
-
-fn dead_of(original: Original, job: &JobMessage, code: Code, key: &str) -> Outgoing {
-    let failure = Failure::new(code, "cannot mount `nas:/backups`").caused_by("no route to host");
-    let letter = DeadLetter {
-        host: host(HOST),
-        time: Timestamp::now(),
-        job_id: job.job_id.parse().ok(),
-        run: Some(job.run),
-        kind: Some(JobKind::Backup),
-        attempts: 3,
-        failure: FailureReport::from(&failure),
-        origin: Origin { queue: jobs_queue(&host(HOST)), routing_key: key.to_owned() },
-        original,
-    };
-    let encoded = encode_dead_letter(&letter, EventId::draw(), Encoding::MessagePack).unwrap();
-    let routing_key = letter.routing_key();
-    Outgoing { exchange: DEAD_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body }
-}
+use crate::dead_job::{HOST, dead, dead_of, host, job};
 
 fn read(outgoing: &Outgoing) -> Letter {
     let properties = Properties { user_id: Some(HOST.to_owned()), ..outgoing.properties.clone() };
@@ -362,9 +306,9 @@ async fn no_more_than_so_many_are_replayed_within_a_second() {
     let deed = |_: &Letter| Ok(Deed::default());
     let selection = desk.selection.clone();
     let wish = Deal { selection, deed: &deed, per_second: Some(2), stop: CancellationToken::new() };
-    let began = tokio::time::Instant::now();
-    deal(desk.broker.as_ref(), wish, |_, _| ()).await.unwrap();
-    assert_eq!((began.elapsed(), desk.letters()), (Duration::from_secs(2), 0));
+    let (began, mut told) = (tokio::time::Instant::now(), Vec::new());
+    deal(desk.broker.as_ref(), wish, |_, _| told.push(began.elapsed().as_millis())).await.unwrap();
+    assert_eq!((&told[..], desk.letters()), (&[0, 500, 1000, 1500, 2000][..], 0));
 }
 
 #[tokio::test]

@@ -4,6 +4,10 @@
 #[path = "support/authority.rs"]
 mod authority;
 mod contract;
+#[path = "live_broker/dead.rs"]
+mod dead;
+#[path = "support/dead_job.rs"]
+mod dead_job;
 #[path = "live_broker/odd.rs"]
 mod odd;
 #[path = "support/proxy.rs"]
@@ -230,6 +234,7 @@ async fn one_broker_in_many_moods() {
     a_wrong_password_is_an_error_without_the_password(&rabbit).await;
     an_enrolled_worker_needs_no_right_to_declare(&rabbit).await;
     a_worker_at_its_bound_has_no_job_of_a_quorum_queue_given_up(&rabbit).await;
+    dead::all(&rabbit).await;
 }
 
 async fn ctl(rabbit: &Arc<Rabbit>, arguments: &'static [&'static str]) -> String {

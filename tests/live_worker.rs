@@ -54,6 +54,8 @@ mod cancel;
 mod command_line;
 #[path = "live_worker/control.rs"]
 mod control;
+#[path = "live_worker/dead.rs"]
+mod dead;
 #[path = "live_worker/delete.rs"]
 mod delete;
 #[path = "live_worker/elsewhere.rs"]
@@ -64,6 +66,8 @@ mod fenced;
 mod hotplug;
 #[path = "live_worker/incremental.rs"]
 mod incremental;
+#[path = "live_worker/journal.rs"]
+mod journal;
 #[path = "live_worker/killed.rs"]
 mod killed;
 #[path = "live_worker/migrated.rs"]

@@ -93,6 +93,11 @@ pub fn connect(args: &ConfigArgs, command: &str) -> Result<Arc<dyn Broker>, CliE
     broker::connect(settings).map_err(CliError::failed)
 }
 
+/// The broker user that a command is.
+pub fn user(args: &ConfigArgs) -> Result<String, CliError> {
+    Ok(settings(&load(args)?.broker, "user")?.uri.user().to_owned())
+}
+
 /// A runtime for one command.
 pub fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)

@@ -9,6 +9,7 @@ mod cancel;
 mod chain;
 mod check;
 mod codes;
+mod dead;
 mod destination;
 mod events;
 pub mod exit;
@@ -17,6 +18,8 @@ mod host;
 #[cfg(feature = "libvirt")]
 mod instance;
 mod job;
+#[cfg(feature = "libvirt")]
+mod journal;
 mod output;
 #[cfg(feature = "libvirt")]
 mod plan_restore;
@@ -57,6 +60,9 @@ enum Command {
     /// Publish jobs and watch them
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Look at the dead letters, and ask for their jobs again
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
     /// Print events as they come
     Events(events::EventsArgs),
     /// Look at the backups of a repository, straight from its directory
@@ -65,6 +71,10 @@ enum Command {
     /// Secure the broker of a fleet
     #[command(subcommand)]
     Broker(broker::command::BrokerCommand),
+    /// What the worker of this host has written down
+    #[cfg(feature = "libvirt")]
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// What others have to know of this host
     #[command(subcommand)]
     Host(host::HostCommand),
@@ -136,9 +146,12 @@ fn dispatch(command: Command) -> Result<Exit, output::CliError> {
         Command::Worker(args) => worker::run(&args),
         Command::Repository(command) => repository::run(&command),
         Command::Job(command) => job::run(&command),
+        Command::Dead(command) => dead::run(&command),
         Command::Events(args) => events::run(&args),
         Command::Backup(command) => backup::run(&command),
         Command::Broker(command) => broker::command::run(&command),
+        #[cfg(feature = "libvirt")]
+        Command::Journal(command) => journal::run(&command),
         Command::Host(command) => host::run(&command),
         #[cfg(feature = "libvirt")]
         Command::Instance(command) => instance::run(&command),

@@ -31,6 +31,11 @@ impl CliError {
         Self { exit: Exit::Failed, source: source.into() }
     }
 
+    /// A signal came.
+    pub fn interrupted(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { exit: Exit::Interrupted, source: source.into() }
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit

@@ -225,7 +225,7 @@ pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
         PublishCommand::BackupDelete(args) => (&args.job, args.message()),
     };
     if let (Some(file), Some(key)) = (&args.seal_credentials, &args.host_key) {
-        job.repository.credentials = Some(sealed(file, key, &args.host, &job)?);
+        job.repository.credentials = Some(sealed(&read_credentials(file)?, key, &args.host, &job)?);
     }
     let encoding = if args.encoding == "json" { Encoding::Json } else { Encoding::MessagePack };
     let encoded = encode_job(&job, encoding, Timestamp::now())?;
@@ -234,15 +234,20 @@ pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
     block_on(publish(args, &job, encoded))
 }
 
-fn sealed(file: &Path, key: &PublicKey, host: &HostId, job: &JobMessage) -> Result<CredentialsPart, CliError> {
+/// A share's credentials from a file, or from stdin.
+pub fn read_credentials(file: &Path) -> Result<Zeroizing<String>, CliError> {
+    if file == Path::new("-") { from_stdin() } else { Ok(private_file::read(file)?) }
+}
+
+/// Credentials that only the host can open, and only for this job.
+pub fn sealed(text: &str, key: &PublicKey, host: &HostId, job: &JobMessage) -> Result<CredentialsPart, CliError> {
     if matches!(job.repository.repository_type.as_str(), "directory" | "nfs") {
         return Err(CliError::usage("a repository of this type takes no credentials"));
     }
     let job_id: JobId = job.job_id.parse().map_err(CliError::usage)?;
     let id = job.repository.id.parse().map_err(CliError::usage)?;
     let bound_to = job.repository.bound_to(job_id, host.as_str(), id);
-    let text = if file == Path::new("-") { from_stdin()? } else { private_file::read(file)? };
-    let sealed = seal(&text, key, bound_to).map_err(CliError::usage)?;
+    let sealed = seal(text, key, bound_to).map_err(CliError::usage)?;
     Ok(CredentialsPart { reference: None, sealed: Some(SealedPart::from(&sealed)) })
 }
 

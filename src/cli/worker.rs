@@ -13,7 +13,7 @@ use super::broker::{load, settings};
 use super::check::wrong_level;
 use super::exit::Exit;
 use super::host::credential_places;
-use super::output::CliError;
+use super::output::{self, CliError};
 use crate::broker;
 use crate::config::{AutoTransfer, Config, LogFormat};
 use crate::failure::{Code, Failure};
@@ -41,14 +41,26 @@ pub struct WorkerArgs {
 }
 
 pub fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
-    let config = load(&args.config)?;
+    block_on_threads(&args.config, async |config| work(config).await)
+}
+
+/// `longshore journal unwind`.
+pub fn unwind(args: &ConfigArgs, only: Option<RunKey>) -> Result<Exit, CliError> {
+    block_on_threads(args, async |config| unwind_all(config, only).await)
+}
+
+fn block_on_threads(
+    args: &ConfigArgs,
+    command: impl AsyncFnOnce(&Config) -> Result<Exit, CliError>,
+) -> Result<Exit, CliError> {
+    let config = load(args)?;
     let format = match config.log.format {
         LogFormat::Text => telemetry::LogFormat::Text,
         LogFormat::Json => telemetry::LogFormat::Json,
     };
     telemetry::init(&config.log.level, format).map_err(|error| wrong_level(&config.log, &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build()?;
-    let result = runtime.block_on(work(&config));
+    let result = runtime.block_on(command(&config));
     // A libvirt call that hangs on its thread must not keep the process: everything that matters is in the journal.
     runtime.shutdown_background();
     result
@@ -56,25 +68,11 @@ pub fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
 
 async fn work(config: &Config) -> Result<Exit, CliError> {
     let shutdown = shutdown::on_signals()?;
-    let host: HostId = config.host().map_err(CliError::usage)?.parse().map_err(CliError::usage)?;
-    for directory in [&config.worker.run_dir, &config.scratch.dir] {
-        make_passable(directory)?;
-    }
-    let journal = Journal::open(&config.worker.state_dir).await.map_err(CliError::failed)?;
-    tracing::info!(host = %host, installation = %journal.installation(), version = env!("CARGO_PKG_VERSION"), "starting");
-    let config = &resolved(config)?;
-    let doors = doors(config);
-    let open: Vec<RunKey> =
-        journal.open_runs().await.map_err(CliError::failed)?.into_iter().map(|run| run.key).collect();
-    take_away_what_was_shown(&config.worker.run_dir, &host, &open, doors.movers.as_ref()).await;
-    // What the movers of an earlier worker left in the run directory; one that still runs keeps its own.
-    for left in tokio::task::block_in_place(|| sweep(&config.worker.run_dir))? {
-        tracing::info!(directory = %left.display(), "removed what an earlier mover left");
-    }
+    let Begun { host, journal, config, doors } = begin(config).await?;
     let parts = Parts {
-        settings: worker_settings(config, host.clone(), host_key(config)),
+        settings: worker_settings(&config, host.clone(), host_key(&config)),
         broker: broker::connect(settings(&config.broker, host.as_str())?).map_err(CliError::failed)?,
-        work: Arc::new(Jobs::new(doors.clone(), backup_settings(config, host, journal.installation()))),
+        work: Arc::new(Jobs::new(doors.clone(), backup_settings(&config, host, journal.installation()))),
         hypervisor: doors.hypervisor,
         journal: journal.clone(),
     };
@@ -85,6 +83,51 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     journal.close().await;
     tracing::info!("stopped");
     Ok(Exit::Done)
+}
+
+async fn unwind_all(config: &Config, only: Option<RunKey>) -> Result<Exit, CliError> {
+    let Begun { host, journal, config, doors } = begin(config).await?;
+    let jobs = Arc::new(Jobs::new(doors.clone(), backup_settings(&config, host.clone(), journal.installation())));
+    let settings = worker_settings(&config, host, None);
+    let unwound = worker::unwind(settings, journal.clone(), jobs, doors.hypervisor, only).await?;
+    journal.close().await;
+    if unwound.is_empty() {
+        return Err(CliError::not_found("there is no attempt that was cut off"));
+    }
+    for run in &unwound {
+        let next = if run.waits { "another attempt follows when the worker starts" } else { "the run has ended" };
+        output::line(&format!("{}  taken back; {next}", run.key))?;
+        run.left_overs.iter().try_for_each(|left| output::line(&format!("{}  left over: {left}", run.key)))?;
+    }
+    Ok(if unwound.iter().all(|run| run.left_overs.is_empty()) { Exit::Done } else { Exit::Warnings })
+}
+
+/// What there is once the journal is this process's, and nothing is in the way of its movers.
+struct Begun {
+    host: HostId,
+    journal: Journal,
+    /// Resolved.
+    config: Config,
+    doors: Doors,
+}
+
+async fn begin(config: &Config) -> Result<Begun, CliError> {
+    let host: HostId = config.host().map_err(CliError::usage)?.parse().map_err(CliError::usage)?;
+    for directory in [&config.worker.run_dir, &config.scratch.dir] {
+        make_passable(directory)?;
+    }
+    let journal = Journal::open(&config.worker.state_dir).await.map_err(CliError::failed)?;
+    tracing::info!(host = %host, installation = %journal.installation(), version = env!("CARGO_PKG_VERSION"), "starting");
+    let config = resolved(config)?;
+    let doors = doors(&config);
+    let open: Vec<RunKey> =
+        journal.open_runs().await.map_err(CliError::failed)?.into_iter().map(|run| run.key).collect();
+    take_away_what_was_shown(&config.worker.run_dir, &host, &open, doors.movers.as_ref()).await;
+    // What the movers of an earlier worker left in the run directory; one that still runs keeps its own.
+    for left in tokio::task::block_in_place(|| sweep(&config.worker.run_dir))? {
+        tracing::info!(directory = %left.display(), "removed what an earlier mover left");
+    }
+    Ok(Begun { host, journal, config, doors })
 }
 
 /// What the movers of an earlier worker have shown to the host, for QEMU to write to, of runs that the journal does not know: it was lost.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::letter::{Fingerprint, Letter};
@@ -88,7 +88,6 @@ async fn hold(
     let until = Instant::now() + HOLD_MAX;
     let mut pace = deal.per_second.map(|count| interval(Duration::from_secs(1) / count.max(1)));
     pace.iter_mut().for_each(|pace| pace.set_missed_tick_behavior(MissedTickBehavior::Delay));
-    let mut at_work = FuturesUnordered::new();
     let mut tell = |deal: &mut Deal<'_>, letter: &Letter, dealt: Dealt| {
         if !matches!(dealt, Dealt::Gone) {
             // Once is enough. Of one that is gone there may be another copy, which is dealt with in the same way.
@@ -96,40 +95,43 @@ async fn hold(
         }
         tell(letter, dealt);
     };
-    let mut end = Hold::Done;
-    while !deal.stop.is_cancelled() {
-        if Instant::now() >= until {
-            end = Hold::TooLong;
-            break;
-        }
-        let Some(HeldLetter { message, settle }) = reader.next().await? else { break };
-        let letter = Letter::read(message.routing_key, message.has_cc, message.properties, message.body);
-        if !deal.selection.contains(&letter.fingerprint()) {
-            continue;
-        }
-        match (deal.deed)(&letter) {
-            Err(reason) => tell(deal, &letter, Dealt::Kept(reason)),
-            Ok(deed) => {
-                if let Some(pace) = &mut pace {
-                    tokio::select! {
-                        _ = pace.tick() => {}
-                        () = deal.stop.cancelled() => break,
-                    }
+    let (mut at_work, mut due) = (FuturesUnordered::new(), None);
+    let end = loop {
+        tokio::select! {
+            biased;
+            Some((letter, dealt)) = at_work.next(), if !at_work.is_empty() => tell(deal, &letter, dealt),
+            () = deal.stop.cancelled() => break Hold::Done,
+            () = sleep_until(until) => break Hold::TooLong,
+            () = turn(&mut pace), if due.is_some() => {
+                at_work.extend(due.take().map(|(letter, deed, settle)| one(Arc::clone(publisher), letter, deed, settle)));
+            }
+            next = reader.next(), if due.is_none() && at_work.len() < AT_ONCE => {
+                let Some(HeldLetter { message, settle }) = next? else { break Hold::Done };
+                let letter = Letter::read(message.routing_key, message.has_cc, message.properties, message.body);
+                if !deal.selection.contains(&letter.fingerprint()) {
+                    continue;
                 }
-                at_work.push(one(Arc::clone(publisher), letter, deed, settle));
+                match (deal.deed)(&letter) {
+                    Err(reason) => tell(deal, &letter, Dealt::Kept(reason)),
+                    Ok(deed) => due = Some((letter, deed, settle)),
+                }
             }
         }
-        while at_work.len() >= AT_ONCE
-            && let Some((letter, dealt)) = at_work.next().await
-        {
-            tell(deal, &letter, dealt);
-        }
-    }
+    };
+    // What waited for its turn stays.
+    drop(due);
     while let Some((letter, dealt)) = at_work.next().await {
         tell(deal, &letter, dealt);
     }
     reader.close().await?;
     Ok(end)
+}
+
+/// Waits for the next turn; without a pace it is always there.
+async fn turn(pace: &mut Option<Interval>) {
+    if let Some(pace) = pace {
+        pace.tick().await;
+    }
 }
 
 async fn one(publisher: Arc<dyn Publisher>, letter: Letter, deed: Deed, settle: Box<dyn Settle>) -> (Letter, Dealt) {

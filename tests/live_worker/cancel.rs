@@ -20,13 +20,13 @@ use crate::share::{LONGSHORE, Share};
 const SECONDS: Duration = Duration::from_secs(30);
 
 /// A worker with somebody who may command it.
-struct Commanded {
-    fleet: Fleet,
+pub struct Commanded {
+    pub fleet: Fleet,
     uri: String,
 }
 
 impl Commanded {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let ops = format!("ops-{name}.{}", std::process::id());
         let fleet = Fleet::with(name, Settings { controllers: vec![ops.clone()], ..Settings::default() });
         let password = fleet.controller(&ops);
@@ -34,7 +34,7 @@ impl Commanded {
         Self { fleet, uri }
     }
 
-    fn cancel(&self, job: JobId) {
+    pub fn cancel(&self, job: JobId) {
         let output = Command::new(LONGSHORE)
             .args(["job", "cancel", &job.to_string(), "--host", &self.fleet.host, "--reason", "the share is slow"])
             .args(["--requested-by", "the one on call"])
@@ -45,7 +45,7 @@ impl Commanded {
     }
 
     /// It ends as that, with nothing left, and there is no dead letter of it.
-    fn is_cancelled(&self, job: JobId) {
+    pub fn is_cancelled(&self, job: JobId) {
         let end = self.fleet.heard.end_of(job, SECONDS);
         let (requested_by, reason) = (Some("the one on call".to_owned()), Some("the share is slow".to_owned()));
         assert_eq!(end, RunDetail::Cancelled(Cancelled { requested_by, reason, left_overs: Vec::new() }));

@@ -1,0 +1,61 @@
+//! The event that tells what became of a letter.
+
+use jiff::Timestamp;
+
+use super::perform::PerformArgs;
+use crate::broker::Outgoing;
+use crate::broker::topology::EVENTS_EXCHANGE;
+use crate::cli::ConfigArgs;
+use crate::cli::broker::user;
+use crate::cli::output::{CliError, printable};
+use crate::letters::{Letter, Summary};
+use crate::message::event::{LetterDetail, LetterEvent};
+use crate::message::{Encoding, Event, encode_event};
+use crate::model::id::EventId;
+use crate::model::job::JobKind;
+
+/// Longest words of a person in an event, bytes.
+const WORDS_BYTES_MAX: usize = 1024;
+
+/// Who does it, and why.
+pub struct Audit {
+    user: String,
+    requested_by: Option<String>,
+    reason: Option<String>,
+}
+
+impl Audit {
+    pub fn new(config: &ConfigArgs, args: &PerformArgs, reason: Option<&str>) -> Result<Self, CliError> {
+        for (option, words) in [("requested-by", args.requested_by.as_deref()), ("reason", reason)] {
+            let allowed = |words: &str| (1..=WORDS_BYTES_MAX).contains(&words.len()) && printable(words) == words;
+            if !words.is_none_or(allowed) {
+                let rule = format!("`--{option}` has 1 to {WORDS_BYTES_MAX} bytes and no control character");
+                return Err(CliError::usage(rule));
+            }
+        }
+        Ok(Self { user: user(config)?, requested_by: args.requested_by.clone(), reason: reason.map(str::to_owned) })
+    }
+
+    /// The event. What is done a second time, since nobody knew of the first, has the id of the first.
+    pub fn event(&self, letter: &Letter, detail: LetterDetail) -> Result<Outgoing, String> {
+        let summary = Summary::of(letter);
+        let known = |kind: &&JobKind| Some(kind.as_str()) == summary.kind.as_deref();
+        let id = EventId::derived(&[&letter.fingerprint().to_string(), detail.words()]);
+        let event = Event::Letter(LetterEvent {
+            user: self.user.clone(),
+            letter_id: summary.letter_id,
+            letter_host: summary.host,
+            job_id: summary.job_id,
+            run: summary.run,
+            kind: JobKind::ALL.iter().find(known).copied(),
+            code: summary.code,
+            time: Timestamp::now(),
+            requested_by: self.requested_by.clone(),
+            reason: self.reason.clone(),
+            detail,
+        });
+        let encoded = encode_event(&event, id, Encoding::MessagePack, None).map_err(|error| format!("{error:#}"))?;
+        let routing_key = event.routing_key();
+        Ok(Outgoing { exchange: EVENTS_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body })
+    }
+}

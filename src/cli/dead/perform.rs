@@ -1,0 +1,135 @@
+//! What replaying and discarding have in common: a look that freezes the selection, then each letter of it, and a line for each.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::select::selected;
+use super::unread;
+use crate::broker::Broker;
+use crate::cli::exit::Exit;
+use crate::cli::output::{self, CliError};
+use crate::letters::{Deal, Dealt, Deed, Filter, Fingerprint, Letter, Summary, deal};
+
+#[derive(Debug, Args)]
+pub struct PerformArgs {
+    /// All letters
+    #[arg(long)]
+    pub all: bool,
+    /// Do nothing, and say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// No more than so many within a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    per_second: Option<u32>,
+    /// Who wants it, for those who read the events
+    #[arg(long, value_name = "WHO")]
+    pub requested_by: Option<String>,
+    /// What became of each letter as a JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is done with letters.
+pub struct Work<'w> {
+    pub args: &'w PerformArgs,
+    pub broker: &'w dyn Broker,
+    pub filter: &'w Filter,
+    /// Its word, as in `replayed`.
+    pub done: &'static str,
+    /// Why a letter stays that could be dealt with.
+    pub spared: &'w dyn Fn(&Summary) -> Option<String>,
+    /// What is done with it, in words, or why nothing can be.
+    pub plan: &'w dyn Fn(&Letter) -> Result<String, String>,
+    /// What is to be published for it.
+    pub deed: &'w dyn Fn(&Letter) -> Result<Deed, String>,
+}
+
+/// How many letters there were of each end.
+#[derive(Default)]
+struct Count {
+    done: u64,
+    kept: u64,
+    failed: u64,
+}
+
+impl Work<'_> {
+    pub async fn run(&self) -> Result<Exit, CliError> {
+        let plan = |letter: &Letter| (letter.fingerprint(), (self.plan)(letter));
+        let looked = selected(self.broker, self.filter, plan).await?;
+        if looked.is_empty() {
+            return Err(CliError::not_found("there is no such dead letter"));
+        }
+        let mut count = Count::default();
+        let mut selection = BTreeSet::new();
+        for (summary, (fingerprint, plan)) in looked {
+            match (self.spared)(&summary).map_or(plan, Err) {
+                Err(reason) => {
+                    count.kept += 1;
+                    self.tell(&summary.letter_id, "kept", &reason)?;
+                }
+                Ok(words) if self.args.dry_run => self.tell(&summary.letter_id, "would be", &words)?,
+                Ok(_) => _ = selection.insert(fingerprint),
+            }
+        }
+        if !selection.is_empty() {
+            self.perform(selection, &mut count).await?;
+        }
+        Ok(if count.failed > 0 {
+            Exit::Failed
+        } else if count.kept > 0 {
+            Exit::Warnings
+        } else {
+            Exit::Done
+        })
+    }
+
+    /// What was begun is finished, also after an interruption.
+    async fn perform(&self, selection: BTreeSet<Fingerprint>, count: &mut Count) -> Result<(), CliError> {
+        let stop = CancellationToken::new();
+        let mut told = Ok(());
+        let work = Deal { selection, deed: self.deed, per_second: self.args.per_second, stop: stop.clone() };
+        let tell = |letter: &Letter, dealt: Dealt| {
+            let (counted, word, words) = match dealt {
+                Dealt::Gone => (&mut count.done, self.done, (self.plan)(letter).unwrap_or_default()),
+                Dealt::Kept(reason) => (&mut count.kept, "kept", reason),
+                Dealt::Failed(reason) => (&mut count.failed, "failed", reason),
+            };
+            *counted += 1;
+            if let Err(error) = self.tell(letter.id(), word, &words) {
+                // Nobody may be shown what is done from here on, so nothing more is.
+                stop.cancel();
+                told = Err(error);
+            }
+        };
+        let mut interrupted = false;
+        {
+            let working = deal(self.broker, work, tell);
+            tokio::pin!(working);
+            loop {
+                tokio::select! {
+                    dealt = &mut working => break dealt.map_err(unread)?,
+                    _ = tokio::signal::ctrl_c(), if !interrupted => {
+                        interrupted = true;
+                        stop.cancel();
+                    }
+                }
+            }
+        }
+        told?;
+        if interrupted {
+            Err(CliError::interrupted("interrupted; the other letters are where they were"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn tell(&self, letter: &str, outcome: &str, words: &str) -> Result<(), CliError> {
+        if self.args.json {
+            return output::json_line(&json!({ "letter_id": letter, "outcome": outcome, "text": words }));
+        }
+        output::line(&format!("{letter}  {outcome:<9}  {words}"))
+    }
+}
