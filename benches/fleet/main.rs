@@ -1,6 +1,6 @@
 //! What the message path costs, with work that does nothing: how soon after its publishing a job is told to have started,
-//! and how many jobs a second one worker takes to their confirmed final event. Beside each stands a bare loop of lapin on
-//! the same broker, with messages of the same size, in rounds that take turns.
+//! and how many jobs a second one worker takes to their confirmed final event; and what an operator waits for who looks into
+//! the dead letters. Beside each stands a bare loop of lapin on the same broker, with messages of the same size, in rounds that take turns.
 //!
 //! `cargo bench --bench fleet`, with `LONGSHORE_BENCH_ROUNDS` (default 5). Prints rows of a Markdown table:
 //! what, ours, beside it, ratio, aim. Everything runs on this machine: broker, worker, publisher and listener.
@@ -10,9 +10,12 @@
 #[path = "../../tests/support/authority.rs"]
 mod authority;
 mod bare;
+#[path = "../../tests/support/dead_job.rs"]
+mod dead_job;
 mod disk;
 mod fleet;
 mod jobs;
+mod letters;
 #[path = "../../tests/support/rabbit.rs"]
 mod rabbit;
 mod spread;
@@ -22,6 +25,7 @@ use std::time::Duration;
 
 use authority::Authority;
 use fleet::Way;
+use letters::Letters;
 use longshore::broker::tls::TlsFiles;
 use rabbit::{Rabbit, free_ports};
 use spread::Spread;
@@ -57,7 +61,7 @@ fn main() {
 
 async fn measure(rabbit: &Rabbit, plain: &Way, over_tls: &Way, rounds: usize) {
     let (mut ours, mut begun, mut theirs) = (Rounds::default(), Rounds::default(), Rounds::default());
-    let mut secured = Spread::default();
+    let (mut secured, mut letters) = (Spread::default(), Letters::default());
     for round in 0..rounds {
         theirs.paced(&bare::paced(rabbit).await);
         let paced = fleet::paced(rabbit, plain, round).await;
@@ -66,6 +70,7 @@ async fn measure(rabbit: &Rabbit, plain: &Way, over_tls: &Way, rounds: usize) {
         theirs.rates.add(bare::rate(rabbit).await);
         ours.rates.add(fleet::rate(rabbit, plain, round).await);
         secured.add(fleet::rate(rabbit, over_tls, round).await);
+        letters.round(rabbit).await;
     }
     row("published → work begun, p50, at 50 jobs/s", &begun.p50, &theirs.p50, "ms", "≤ 2 ms");
     row("published → work begun, p99, at 50 jobs/s", &begun.p99, &theirs.p99, "ms", "≤ 10 ms");
@@ -78,6 +83,9 @@ async fn measure(rabbit: &Rabbit, plain: &Way, over_tls: &Way, rounds: usize) {
         secured.show("/s"),
         ours.rates.show("/s")
     );
+    row("dead letters listed, of 10,000", &letters.listed, &letters.read, "/s", "≥ 3334 /s");
+    println!("| most memory for that | {} | | | ≤ 50 MiB |", letters.memory.show("MiB"));
+    row("dead letters replayed, of 10,000", &letters.replayed, &letters.published, "/s", "≥ 500 /s");
 }
 
 #[derive(Default)]
