@@ -8,6 +8,8 @@ mod contract;
 mod dead;
 #[path = "support/dead_job.rs"]
 mod dead_job;
+#[path = "live_broker/letter_operator.rs"]
+mod letter_operator;
 #[path = "live_broker/odd.rs"]
 mod odd;
 #[path = "support/proxy.rs"]

@@ -1,8 +1,9 @@
 //! Who may do what on the broker, as the regular expressions that RabbitMQ compares names and keys with.
 //!
 //! It promises that nobody has more than the role needs: no role may declare a queue that others use, no host may read what is
-//! another's or speak in another's name, and no role can do what another is for. A host's broker user has the host's id for a name;
-//! the names that go into expressions are escaped.
+//! another's or speak in another's name, and no role can do what another is for, but for the letter operator, who publishes jobs again and
+//! reads their letters for it, and so has to say under its own name what it did. A host's broker user has the host's id for a name; the
+//! names that go into expressions are escaped.
 //!
 //! | role | publishes | reads | declares |
 //! |---|---|---|---|
@@ -11,11 +12,13 @@
 //! | controller | control messages but pings | nothing | nothing |
 //! | event reader | nothing | events | queues of its own for them |
 //! | letter reader | nothing | dead letters | passing queues of its own for copies of them |
+//! | letter operator | jobs, and events of what it did with dead letters | dead letters | the same |
 
 use super::topology::{
     CONTROL_EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, JOBS_EXCHANGE, PING_COMMAND, control_queue,
     jobs_queue, urgent_jobs_queue,
 };
+use crate::message::event::LetterDetail;
 use crate::model::id::HostId;
 
 /// A word of a routing key, see [`word`](crate::message::key::word).
@@ -38,6 +41,8 @@ pub enum Role {
     EventReader,
     /// Reads dead letters.
     LetterReader,
+    /// Replays and discards dead letters, and tells of it.
+    LetterOperator,
 }
 
 /// Names that a right holds for, as alternatives of one expression. Without any it holds for nothing.
@@ -94,9 +99,20 @@ impl Rights {
             {
                 names.0.extend(more.0);
             }
-            all.topics.extend(one.topics);
+            one.topics.into_iter().for_each(|right| all.add_keys(right));
         }
         all
+    }
+
+    /// The broker keeps one entry a user and exchange, so that of two the later one would count alone.
+    fn add_keys(&mut self, right: TopicRight) {
+        match self.topics.iter_mut().find(|known| known.exchange == right.exchange) {
+            Some(known) => {
+                known.write.0.extend(right.write.0);
+                known.read.0.extend(right.read.0);
+            }
+            None => self.topics.push(right),
+        }
     }
 
     fn of_role(user: &str, role: &Role) -> Self {
@@ -147,6 +163,17 @@ impl Rights {
                 read: Names::of([PASSING_QUEUES.to_owned(), escaped(DEAD_QUEUE)]),
                 topics: vec![topic(DEAD_EXCHANGE, None, Some(ANY))],
             },
+            Role::LetterOperator => {
+                let mut rights = Self::of_role(user, &Role::LetterReader);
+                rights.write.0.extend([JOBS_EXCHANGE, EVENTS_EXCHANGE].map(escaped));
+                let told = LetterDetail::WORDS.map(|words| format!(r"{}\.{}", escaped(words), escaped(user)));
+                rights.topics.push(TopicRight {
+                    exchange: EVENTS_EXCHANGE,
+                    write: Names::of(told),
+                    read: Names::default(),
+                });
+                rights
+            }
         }
     }
 }
@@ -187,6 +214,27 @@ mod tests {
                 r"longshore.control ^kvm-07\.ping$ ^$",
             ]
         );
+    }
+
+    #[test]
+    fn a_letter_operator_reads_letters_publishes_jobs_and_tells_of_both_under_its_own_name_alone() {
+        assert_eq!(
+            shown("fleet.night_shift", &[Role::LetterOperator]),
+            [
+                r"configure ^amq\.gen-.*$",
+                r"write ^(amq\.gen-.*|longshore\.jobs|longshore\.events)$",
+                r"read ^(amq\.gen-.*|longshore\.dead)$",
+                "longshore.dead ^$ ^.*$",
+                r"longshore.events ^(letter\.replayed\.fleet\.night_shift|letter\.discarded\.fleet\.night_shift)$ ^$",
+            ]
+        );
+    }
+
+    #[test]
+    fn two_roles_with_keys_on_one_exchange_have_one_entry_with_both() {
+        let of_both = shown("a.b", &[Role::LetterOperator, Role::EventReader]);
+        let of_events: Vec<_> = of_both.iter().filter(|line| line.starts_with("longshore.events ")).collect();
+        assert_eq!(of_events, [r"longshore.events ^(letter\.replayed\.a\.b|letter\.discarded\.a\.b)$ ^.*$"]);
     }
 
     #[test]

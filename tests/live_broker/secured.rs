@@ -19,20 +19,22 @@ use longshore::model::id::{EventId, HostId, IncarnationId};
 use tokio::time::timeout;
 
 use crate::contract::broker::{job, message, next, open_up};
+use crate::letter_operator;
 use crate::rabbit::{Rabbit, Release};
 use crate::raw::Raw;
 use crate::{PATIENCE, blocking, settings};
 
-const VHOST: &str = "fleet";
-const HERE: &str = "kvm-07";
+pub const VHOST: &str = "fleet";
+pub const HERE: &str = "kvm-07";
 const THERE: &str = "kvm-08";
 const PLANNER: &str = "fleet.planner";
 const OPS: &str = "fleet.ops";
-const WALL: &str = "fleet.wall";
-const LETTERS: &str = "fleet.letters";
+pub const WALL: &str = "fleet.wall";
+pub const LETTERS: &str = "fleet.letters";
+pub const NIGHT: &str = "fleet.night_shift";
 
 /// The operator's shell.
-struct Operator {
+pub struct Operator {
     rabbit: Arc<Rabbit>,
     passwords: tempfile::TempDir,
 }
@@ -54,10 +56,11 @@ impl Operator {
     }
 
     fn setup_with(&self, folder: &Path, more: &[&str]) -> Output {
-        let roles = ["--publisher", PLANNER, "--controller", OPS, "--event-reader", WALL, "--letter-reader", LETTERS];
+        let roles = ["--publisher", PLANNER, "--controller", OPS, "--event-reader", WALL];
+        let of_letters = ["--letter-reader", LETTERS, "--letter-operator", NIGHT];
         let mut command = self.command(&["setup", "--host", HERE, "--host", THERE]);
         let amqp = format!("amqp://{}", self.rabbit.address());
-        command.args(roles).arg("--passwords").arg(folder).args(["--amqp", &amqp]).args(more);
+        command.args(roles).args(of_letters).arg("--passwords").arg(folder).args(["--amqp", &amqp]).args(more);
         command.output().unwrap()
     }
 
@@ -65,22 +68,26 @@ impl Operator {
         self.passwords.path().join("passwords")
     }
 
-    fn password(&self, user: &str) -> String {
+    pub fn password(&self, user: &str) -> String {
         std::fs::read_to_string(self.folder().join(user)).unwrap().trim().to_owned()
     }
 
-    fn uri(&self, user: &str) -> String {
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.rabbit.address()
+    }
+
+    pub fn uri(&self, user: &str) -> String {
         format!("amqp://{user}:{}@{}/{VHOST}", self.password(user), self.rabbit.address())
     }
 
-    fn broker(&self, user: &str) -> Arc<dyn Broker> {
+    pub fn broker(&self, user: &str) -> Arc<dyn Broker> {
         let mut settings = BrokerSettings::new(self.uri(user).parse().unwrap(), user);
         settings.patient = false;
         longshore::broker::connect(settings).unwrap()
     }
 }
 
-fn said(output: &Output, code: i32) -> String {
+pub fn said(output: &Output, code: i32) -> String {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "{text}");
     text
@@ -93,6 +100,7 @@ pub async fn all(rabbit: &Arc<Rabbit>, release: Release) {
     a_user_with_too_many_rights_is_found_by_the_probes(rabbit).await;
     a_host_has_its_own_and_nothing_of_another(&operator).await;
     the_roles_do_what_they_are_for(&operator).await;
+    letter_operator::all(&operator, release).await;
     a_reader_is_not_deceived(&operator, release).await;
     a_host_is_removed_and_its_jobs_are_not_lost_unasked(&operator).await;
 }
@@ -108,7 +116,7 @@ fn setup_says_what_it_does_and_does_it_once(operator: &Operator, release: Releas
         assert!(told.contains(" to make, 0 to change, 0 are so"), "{round}: it did something: {told}");
         assert!(!operator.folder().exists());
     }
-    let gap = "is known to let hosts copy messages";
+    let gap = "is known to let hosts and letter operators copy messages";
     let first = said(&operator.setup(&[]), 0);
     assert!(first.contains("made     user kvm-07\n") && first.contains("made     password of kvm-07\n"), "{first}");
     let last = |told: &str| told.trim_end().lines().last().unwrap().to_owned();
@@ -117,7 +125,7 @@ fn setup_says_what_it_does_and_does_it_once(operator: &Operator, release: Releas
     assert_eq!(first.contains(gap), release == Release::Debian12, "{first}");
     let second = said(&operator.setup(&[]), 0);
     assert!(last(&second).starts_with("nothing was changed: all "), "{second}");
-    for user in [HERE, THERE, PLANNER, OPS, WALL, LETTERS] {
+    for user in [HERE, THERE, PLANNER, OPS, WALL, LETTERS, NIGHT] {
         assert!(second.contains(&format!("tried    {user}: ")), "{second}");
         assert!(!first.contains(&operator.password(user)), "the password of {user} is told");
         is_private(&operator.folder().join(user));
@@ -168,7 +176,7 @@ fn passwords_that_nobody_knows_are_not_replaced_unasked(operator: &Operator) {
     assert!(refused.contains("user `kvm-07` has a password, and no file with it"), "{refused}");
     assert!(!other.exists() && !operator.rabbit.ctl(&["list_users"]).contains("kvm-10"), "something was done");
     let told = said(&operator.setup_with(&other, &["--new-passwords", "--dry-run"]), 0);
-    assert!(told.contains("change   password of kvm-07\n") && told.contains(" 0 to make, 6 to change"), "{told}");
+    assert!(told.contains("change   password of kvm-07\n") && told.contains(" 0 to make, 7 to change"), "{told}");
 }
 
 fn is_private(file: &Path) {
@@ -179,12 +187,13 @@ fn is_private(file: &Path) {
 /// Another fleet, of quorum queues, whose users have no passwords: what is tried out is tried as twins that are gone afterwards.
 fn with_certificates_alone(operator: &Operator) {
     let amqp = format!("amqp://{}", operator.rabbit.address());
-    let words = ["setup", "--host", "kvm-09", "--external", "--amqp", &amqp];
+    let words = ["setup", "--host", "kvm-09", "--letter-operator", "certified.ops", "--external", "--amqp", &amqp];
     let terms = ["--queue-type", "quorum", "--backlog", "5000"];
     // The second run says nothing of the fleet's terms, and leaves them.
-    for (outcome, more) in [(" made, 0 changed, 1 were so", &terms[..]), ("nothing was changed: all ", &[])] {
+    for (outcome, more) in [(" made, 0 changed, 2 were so", &terms[..]), ("nothing was changed: all ", &[])] {
         let told = said(&operator.command_in("certified", &words).args(more).output().unwrap(), 0);
-        assert!(told.contains(outcome) && told.contains("tried    kvm-09: 24 of 24 as they should be"), "{told}");
+        assert!(told.contains(outcome) && told.contains("tried    kvm-09: 25 of 25 as they should be"), "{told}");
+        assert!(told.contains("tried    certified.ops: 20 of 20 as they should be"), "{told}");
     }
     // Somebody has the name of a twin, and keeps it.
     operator.rabbit.ctl(&["add_user", "kvm-12.probe", "theirs"]);
@@ -195,7 +204,7 @@ fn with_certificates_alone(operator: &Operator) {
     assert!(operator.rabbit.ctl(&["list_users"]).contains("kvm-12.probe"));
     operator.rabbit.ctl(&["delete_user", "kvm-12.probe"]);
     let users = operator.rabbit.ctl(&["list_users"]);
-    assert!(users.contains("kvm-09") && !users.contains("probe"), "{users}");
+    assert!(users.contains("kvm-09") && users.contains("certified.ops") && !users.contains("probe"), "{users}");
 }
 
 /// The administrator may do all: whatever of the probes is to be refused is found to be allowed.
@@ -212,7 +221,7 @@ async fn a_user_with_too_many_rights_is_found_by_the_probes(rabbit: &Rabbit) {
     }
 }
 
-async fn refused(broker: &dyn Broker, outgoing: Outgoing) {
+pub async fn refused(broker: &dyn Broker, outgoing: Outgoing) {
     match broker.publisher().publish(outgoing.clone()).await {
         Err(PublishError::Refused { reason, .. }) => assert!(reason.contains("ACCESS_REFUSED"), "{reason}"),
         other => panic!("{} {}: {other:?}", outgoing.exchange, outgoing.routing_key),

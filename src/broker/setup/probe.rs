@@ -12,12 +12,19 @@ use crate::broker::topology::{
     CONTROL_EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, JOBS_EXCHANGE, PING_COMMAND, control_key,
     control_queue, jobs_key, jobs_queue, urgent_jobs_queue,
 };
+use crate::message::event::LetterDetail;
 use crate::model::id::HostId;
 
 /// The host that users try to speak for. It has no queues.
 pub const OTHER_HOST: &str = "longshore-probe";
+/// The user whom an operator tries to speak for. No role gets a name of this ending, so it is nobody's who tells anything.
+pub const OTHER_USER: &str = "longshore.probe";
 /// What stands in front of the host in the keys of events that are tried, and of dead letters.
 const TOLD: (&str, &str) = ("worker.heartbeat", "backup.internal");
+/// What stands in front of the user in those of events of dead letters.
+const REPLAYED: &str = LetterDetail::WORDS[0];
+/// The same, of letters that were thrown away.
+const DISCARDED: &str = LetterDetail::WORDS[1];
 
 /// Something to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,8 +125,10 @@ impl Probe {
 pub fn probes(member: &Member) -> Vec<Probe> {
     let mut probes = everybodys(&member.roles);
     for role in &member.roles {
-        if let Role::Host(host) = role {
-            probes.extend(hosts(host));
+        match role {
+            Role::Host(host) => probes.extend(hosts(host)),
+            Role::LetterOperator => probes.extend(letter_operators(&member.user)),
+            Role::Publisher | Role::Controller | Role::EventReader | Role::LetterReader => {}
         }
     }
     probes
@@ -139,21 +148,24 @@ fn publish(exchange: &'static str, key: String) -> Try {
 
 /// What each user tries, whatever it is.
 fn everybodys(roles: &[Role]) -> Vec<Probe> {
-    let is = |role: Role| expect(roles.contains(&role));
-    let reads = roles.iter().any(|role| matches!(role, Role::EventReader | Role::LetterReader));
+    let is_one = |of: &[Role]| of.iter().any(|role| roles.contains(role));
+    let publishes = is_one(&[Role::Publisher, Role::LetterOperator]);
+    let reads_letters = is_one(&[Role::LetterReader, Role::LetterOperator]);
+    let makes_queues = reads_letters || is_one(&[Role::EventReader]);
     let (event, letter) = TOLD;
-    let dead_letters = match is(Role::LetterReader) {
-        Expected::Allowed => Try::GetIfEmpty(DEAD_QUEUE.to_owned()),
-        _ => Try::Get(DEAD_QUEUE.to_owned()),
-    };
+    let dead_letters = if reads_letters { Try::GetIfEmpty } else { Try::Get };
     vec![
-        probe("publish a job", is(Role::Publisher), publish(JOBS_EXCHANGE, OTHER_HOST.to_owned())),
+        probe("publish a job", expect(publishes), publish(JOBS_EXCHANGE, OTHER_HOST.to_owned())),
         probe(
             "put a job into a queue past its exchange",
             Expected::Refused,
             publish("", format!("{JOBS_EXCHANGE}.{OTHER_HOST}")),
         ),
-        probe("drain a host", is(Role::Controller), publish(CONTROL_EXCHANGE, format!("{OTHER_HOST}.drain"))),
+        probe(
+            "drain a host",
+            expect(is_one(&[Role::Controller])),
+            publish(CONTROL_EXCHANGE, format!("{OTHER_HOST}.drain")),
+        ),
         probe(
             "ping as another host",
             Expected::Refused,
@@ -169,7 +181,12 @@ fn everybodys(roles: &[Role]) -> Vec<Probe> {
             Expected::Refused,
             publish(DEAD_EXCHANGE, format!("{letter}.{OTHER_HOST}")),
         ),
-        probe("read the dead letters", is(Role::LetterReader), dead_letters),
+        probe(
+            "tell what another user did with a dead letter",
+            Expected::Refused,
+            publish(EVENTS_EXCHANGE, format!("{DISCARDED}.{OTHER_USER}")),
+        ),
+        probe("read the dead letters", expect(reads_letters), dead_letters(DEAD_QUEUE.to_owned())),
         probe("read the jobs of another host", Expected::Refused, Try::Get(format!("{JOBS_EXCHANGE}.{OTHER_HOST}"))),
         probe(
             "throw away the control messages of another host",
@@ -179,7 +196,7 @@ fn everybodys(roles: &[Role]) -> Vec<Probe> {
         probe("make a queue for jobs", Expected::Refused, Try::Declare(format!("{JOBS_EXCHANGE}.{OTHER_HOST}"))),
         probe("delete a queue for jobs", Expected::Refused, Try::Delete(format!("{JOBS_EXCHANGE}.{OTHER_HOST}"))),
         probe("bind a queue to the jobs", Expected::Refused, Try::Bind(format!("{JOBS_EXCHANGE}.{OTHER_HOST}"))),
-        probe("make a passing queue", expect(reads), Try::Declare(String::new())),
+        probe("make a passing queue", expect(makes_queues), Try::Declare(String::new())),
     ]
 }
 
@@ -211,6 +228,28 @@ fn hosts(host: &HostId) -> Vec<Probe> {
     probes
 }
 
+/// What a letter operator tries besides: to tell what it did, in its own name and of letters alone.
+fn letter_operators(user: &str) -> Vec<Probe> {
+    let (event, _) = TOLD;
+    let own = |words: &str| publish(EVENTS_EXCHANGE, format!("{words}.{user}"));
+    let discarded = format!("{DISCARDED}.{user}");
+    vec![
+        probe("tell that it replayed a dead letter", Expected::Allowed, own(REPLAYED)),
+        probe("tell that it discarded a dead letter", Expected::Allowed, own(DISCARDED)),
+        probe("tell an event that is of no dead letter", Expected::Refused, own(event)),
+        probe(
+            "tell under another user's name what it did",
+            Expected::Refused,
+            Try::PublishAs { exchange: EVENTS_EXCHANGE, key: discarded.clone(), user: OTHER_USER.to_owned() },
+        ),
+        probe(
+            "copy what it tells to the key of a host (CC header)",
+            Expected::RefusedFrom(ServerVersion::CHECKS_FURTHER_KEYS),
+            Try::Publish { exchange: EVENTS_EXCHANGE, key: discarded, further: Some(format!("{event}.{OTHER_HOST}")) },
+        ),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -226,11 +265,21 @@ mod tests {
     }
 
     #[test]
-    fn each_role_is_let_do_one_thing_and_no_two_the_same() {
+    fn each_role_is_let_do_what_it_is_for() {
         assert_eq!(allowed(&[Role::Publisher]), ["publish a job"]);
         assert_eq!(allowed(&[Role::Controller]), ["drain a host"]);
         assert_eq!(allowed(&[Role::EventReader]), ["make a passing queue"]);
         assert_eq!(allowed(&[Role::LetterReader]), ["read the dead letters", "make a passing queue"]);
+        assert_eq!(
+            allowed(&[Role::LetterOperator]),
+            [
+                "publish a job",
+                "read the dead letters",
+                "make a passing queue",
+                "tell that it replayed a dead letter",
+                "tell that it discarded a dead letter",
+            ]
+        );
         let host = Role::Host("kvm-07".parse().unwrap());
         assert_eq!(allowed(std::slice::from_ref(&host)).len(), 6);
         assert!(probes(&member(&[host])).len() > 20);

@@ -102,6 +102,8 @@ mod tests {
             [Role::Publisher, Role::Controller],
             [Role::Controller, Role::EventReader],
             [Role::EventReader, Role::LetterReader],
+            [Role::LetterReader, Role::LetterOperator],
+            [Role::Publisher, Role::LetterOperator],
         ] {
             let [first, second] = roles;
             assert!(members(&[(first, &one), (second, &one)]).is_err());

@@ -14,7 +14,7 @@ use crate::broker::setup::apply::Ground;
 use crate::broker::setup::look::Found;
 use crate::broker::setup::password::drawn;
 use crate::broker::setup::plan::{Login, Member, Wanted};
-use crate::broker::setup::probe::{Expected, Verdict, probes};
+use crate::broker::setup::probe::{Expected, Probe, Verdict, probes};
 use crate::broker::setup::step::Step;
 use crate::broker::setup::version::ServerVersion;
 use crate::broker::tls::TlsFiles;
@@ -92,12 +92,14 @@ pub fn all(
                 let password = password.map_err(|error| failed(error.into()))?.flatten();
                 let password =
                     password.ok_or_else(|| CliError::failed(format!("`{}` lost its password", member.user)))?;
-                tried.extend(as_user(settings(&member.user, password), &member, version)?);
+                tried.extend(as_user(settings(&member.user, password), &probes(&member), &member.user, version)?);
             }
             Login::Certificate => {
                 let password = drawn();
                 let twin = ground.make_twin(&member, &password).map_err(failed)?;
-                let of_twin = as_user(settings(&twin, password), &member, version);
+                // What is tried is what the twin may do, whose rights name itself where the user's name the user.
+                let probes = probes(&Member { user: twin.clone(), roles: member.roles.clone() });
+                let of_twin = as_user(settings(&twin, password), &probes, &member.user, version);
                 ground.remove_user(&twin).map_err(failed)?;
                 tried.extend(of_twin?);
                 tried.push(without_password(ground, &member)?);
@@ -107,12 +109,17 @@ pub fn all(
     Ok(tried)
 }
 
-fn as_user(settings: BrokerSettings, member: &Member, version: ServerVersion) -> Result<Vec<Tried>, CliError> {
-    let probes = probes(member);
+/// Tries it all out as whoever the settings name; `user` is whom it is told of.
+fn as_user(
+    settings: BrokerSettings,
+    probes: &[Probe],
+    user: &str,
+    version: ServerVersion,
+) -> Result<Vec<Tried>, CliError> {
     let attempts = probes.iter().map(|probe| probe.attempt.clone()).collect();
     let answers = block_on(async { try_out(settings, attempts).await.map_err(CliError::failed) })?;
     let judged = probes.iter().zip(answers).map(|(probe, answer)| Tried {
-        user: member.user.clone(),
+        user: user.to_owned(),
         probe: probe.what.clone(),
         verdict: word(probe.verdict(answer, version)),
         must_work: probe.expected == Expected::Allowed,

@@ -36,7 +36,7 @@ pub struct SetupArgs {
     /// File with a host a line; what follows a `#` is a remark
     #[arg(long, value_name = "FILE")]
     hosts_file: Option<PathBuf>,
-    /// User who publishes jobs; may be repeated, as may the next three. The name of such a role has 1 to 63 of a-z, 0-9, `-`, `.` and `_`,
+    /// User who publishes jobs; may be repeated, as may the next four. The name of such a role has 1 to 63 of a-z, 0-9, `-`, `.` and `_`,
     /// and at least one `.` or `_`, so that it is no host's: fleet.planner
     #[arg(long = "publisher", value_name = "NAME")]
     publishers: Vec<String>,
@@ -46,9 +46,12 @@ pub struct SetupArgs {
     /// User who reads events; a publisher may be one, to watch its jobs
     #[arg(long = "event-reader", value_name = "NAME")]
     event_readers: Vec<String>,
-    /// User who reads dead letters
+    /// User who reads dead letters: to look at them and to export them
     #[arg(long = "letter-reader", value_name = "NAME")]
     letter_readers: Vec<String>,
+    /// User who replays and discards dead letters: it reads them, publishes jobs, and tells in its own name what it did
+    #[arg(long = "letter-operator", value_name = "NAME")]
+    letter_operators: Vec<String>,
     /// Type of the job queues: classic for a single broker, quorum for a cluster; else the fleet's, or classic for a new one
     #[arg(long, value_name = "TYPE", value_parser = ["classic", "quorum"])]
     queue_type: Option<String>,
@@ -187,6 +190,7 @@ impl SetupArgs {
             (Role::Controller, &self.controllers),
             (Role::EventReader, &self.event_readers),
             (Role::LetterReader, &self.letter_readers),
+            (Role::LetterOperator, &self.letter_operators),
         ])?;
         if others.iter().any(|member| Some(member.user.as_str()) == self.server.user()) {
             return Err("the administrator is none of the roles: take another name".to_owned());

@@ -66,8 +66,8 @@ impl Teller {
         }
         if tried.iter().any(Tried::is_known_gap) {
             self.note(&format!(
-                "RabbitMQ {version} is known to let hosts copy messages to keys of other hosts (CC, until {}): Longshore's readers look \
-                 for themselves, and other readers of events have to",
+                "RabbitMQ {version} is known to let hosts and letter operators copy messages to keys of others (CC, until {}): \
+                 Longshore's readers look for themselves, and other readers of events have to",
                 ServerVersion::CHECKS_FURTHER_KEYS
             ))?;
         }
