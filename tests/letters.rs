@@ -81,6 +81,29 @@ fn an_earlier_run_of_a_job_that_is_dead_again_is_marked() {
 }
 
 #[test]
+fn what_nobody_vouches_for_supersedes_nothing_and_what_contradicts_itself_is_not_replayed() {
+    let first = job(1);
+    let claimed = dead(&JobMessage { run: 9, ..first.clone() }, Code::MountFailed, HOST, Encoding::Json);
+    let properties = Properties { user_id: Some("kvm-66".to_owned()), ..claimed.properties.clone() };
+    let forged = Letter::read(claimed.routing_key, false, properties, claimed.body);
+    let mut summaries = [Summary::of(&letter(&first)), Summary::of(&forged)];
+    mark_superseded(&mut summaries);
+    assert_eq!(summaries[0].superseded_by, None);
+
+    let encoded = encode_job(&job(7), Encoding::Json, Timestamp::now()).unwrap();
+    let other = read(&dead_of(Original::new(&encoded.properties, &encoded.body), &first, Code::MountFailed, HOST));
+    assert!(refused(&other, &Wish::default()).contains("another job or run"));
+}
+
+#[test]
+fn what_its_host_has_taken_already_is_not_asked_for_once_more() {
+    for code in [Code::RunBodyDiffers, Code::RunSuperseded] {
+        let letter = read(&dead(&job(1), code, HOST, Encoding::Json));
+        assert!(matches!(draft(&letter, &Wish::default()), Err(NotReplayed::WasTaken(_))));
+    }
+}
+
+#[test]
 fn the_same_letter_is_replayed_as_the_same_next_run_in_its_own_encoding() {
     for encoding in [Encoding::Json, Encoding::MessagePack] {
         let outgoing = dead(&job(3), Code::MountFailed, &format!("{HOST}.urgent"), encoding);
@@ -196,6 +219,7 @@ fn what_is_no_letter_can_be_seen_and_not_replayed() {
     assert_eq!((given_up.code().as_str(), given_up.host()), ("broker_delivery_limit", Some(host(HOST))));
     let replayed = draft(&given_up, &Wish::default()).unwrap();
     assert_eq!((replayed.run, replayed.urgent), (2, true), "no host has had this run");
+    assert_eq!(replayed.message(Timestamp::now()).unwrap().body, given_up.body, "should one have it all the same");
     assert_eq!(draft(&given_up, &with(&["deadline_seconds=60"])).unwrap().run, 3, "it is another body");
     let claimed = Letter::read(format!("backup.internal.{HOST}"), false, properties, encoded.body);
     assert!(

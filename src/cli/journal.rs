@@ -60,19 +60,13 @@ pub struct UnwindArgs {
     config: ConfigArgs,
     /// The job; without it all of them
     job_id: Option<JobId>,
-    /// Run of the job
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "job_id")]
-    run: u32,
 }
 
 pub fn run(command: &JournalCommand) -> Result<Exit, CliError> {
     match command {
         JournalCommand::List(args) => block_on(list(args)),
         JournalCommand::Show(args) => block_on(show(args)),
-        JournalCommand::Unwind(args) => {
-            let only = args.job_id.map(|job_id| RunKey { job_id, run: args.run });
-            worker::unwind(&args.config, only)
-        }
+        JournalCommand::Unwind(args) => worker::unwind(&args.config, args.job_id),
     }
 }
 
@@ -81,7 +75,8 @@ async fn open(config: &ConfigArgs) -> Result<JournalLook, CliError> {
     JournalLook::open(&directory).await.map_err(|error| unopened(error, &directory))
 }
 
-fn unopened(error: JournalError, directory: &Path) -> CliError {
+/// Why a journal cannot be looked at.
+pub fn unopened(error: JournalError, directory: &Path) -> CliError {
     match error {
         JournalError::File { action: "find", .. } => {
             CliError::not_found(format!("no worker has ever kept a journal in `{}`", directory.display()))

@@ -74,9 +74,6 @@ impl From<std::io::Error> for CliError {
 
 /// A text of others, without what would steer a terminal: control characters, and those that turn the direction of writing.
 pub fn printable(text: &str) -> String {
-    let steers = |c: char| {
-        c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
-    };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if steers(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
@@ -89,23 +86,51 @@ pub fn line(text: &str) -> Result<(), CliError> {
     print(&printable(text))
 }
 
+/// The same for a command that changes something: that its reader has gone away is an error, with which it ends in order.
+pub fn told(text: &str) -> Result<(), CliError> {
+    Ok(write(&printable(text))?)
+}
+
+/// The same of a JSON value.
+pub fn told_json(value: &impl Serialize) -> Result<(), CliError> {
+    Ok(write(&unsteered(&serde_json::to_string(value).map_err(CliError::failed)?))?)
+}
+
 /// Prints. A reader that has gone away, as `head` does, is no error but the end.
 fn print(text: &str) -> Result<(), CliError> {
-    let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    match write(text) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => Ok(result?),
     }
 }
 
+fn write(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush())
+}
+
+/// JSON whose texts steer no terminal; to a program it is the same.
+fn unsteered(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        // A line break stands between values: within one it is escaped already.
+        if c != '\n' && steers(c) { shown.push_str(&format!("\\u{:04x}", u32::from(c))) } else { shown.push(c) }
+    }
+    shown
+}
+
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+}
+
 /// Prints one JSON value on one line.
 pub fn json_line(value: &impl Serialize) -> Result<(), CliError> {
-    print(&serde_json::to_string(value).map_err(CliError::failed)?)
+    print(&unsteered(&serde_json::to_string(value).map_err(CliError::failed)?))
 }
 
 /// Prints one JSON value on as many lines as it takes.
 pub fn json(value: &impl Serialize) -> Result<(), CliError> {
-    print(&serde_json::to_string_pretty(value).map_err(CliError::failed)?)
+    print(&unsteered(&serde_json::to_string_pretty(value).map_err(CliError::failed)?))
 }
 
 /// Bytes for people.
@@ -129,6 +154,14 @@ mod tests {
     #[test]
     fn a_text_of_others_cannot_steer_a_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\r\n\u{9b}c\u{202e}ü"), r"a\u{1b}[2Jb\r\n\u{9b}c\u{202e}ü");
+    }
+
+    #[test]
+    fn nor_can_json_and_it_means_the_same() {
+        let text = "a\u{9b}2J\u{202e}\n";
+        let shown = unsteered(&serde_json::to_string_pretty(&[text]).unwrap_or_default());
+        assert!(!shown.contains(['\u{9b}', '\u{202e}']));
+        assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap_or_default(), [text]);
     }
 
     #[test]

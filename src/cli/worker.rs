@@ -13,6 +13,7 @@ use super::broker::{load, settings};
 use super::check::wrong_level;
 use super::exit::Exit;
 use super::host::credential_places;
+use super::journal::unopened;
 use super::output::{self, CliError};
 use crate::broker;
 use crate::config::{AutoTransfer, Config, LogFormat};
@@ -22,13 +23,13 @@ use crate::host::hypervisor::libvirt::Libvirt;
 use crate::host::mover::{Movers, ProcessMovers, shown_by_the_gone, sweep};
 use crate::job::backup::is_abandoned;
 use crate::job::{Doors, JobSettings};
-use crate::journal::Journal;
-use crate::model::id::{HostId, InstallationId};
+use crate::journal::{Journal, JournalLook};
+use crate::model::id::{HostId, InstallationId, JobId};
 use crate::model::job::RunKey;
 use crate::mover::protocol::OURSELVES;
 use crate::mover::sealed::HostKey;
 use crate::worker::jobs::Jobs;
-use crate::worker::{self, Parts, Settings, WorkerError};
+use crate::worker::{self, Parts, Settings, UnwoundEnd, WorkerError};
 use crate::{shutdown, telemetry};
 
 /// Threads of the worker's runtime: the work is done by QEMU and the movers, so two are plenty.
@@ -45,7 +46,7 @@ pub fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
 }
 
 /// `longshore journal unwind`.
-pub fn unwind(args: &ConfigArgs, only: Option<RunKey>) -> Result<Exit, CliError> {
+pub fn unwind(args: &ConfigArgs, only: Option<JobId>) -> Result<Exit, CliError> {
     block_on_threads(args, async |config| unwind_all(config, only).await)
 }
 
@@ -85,8 +86,11 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-async fn unwind_all(config: &Config, only: Option<RunKey>) -> Result<Exit, CliError> {
+async fn unwind_all(config: &Config, only: Option<JobId>) -> Result<Exit, CliError> {
+    // A look first: with another configuration's directory there would be an empty journal, that knows of nothing.
+    JournalLook::open(&config.worker.state_dir).await.map_err(|error| unopened(error, &config.worker.state_dir))?;
     let Begun { host, journal, config, doors } = begin(config).await?;
+    tracing::info!("taking back what was cut off; it may wait two minutes for the lease of a dead mover");
     let jobs = Arc::new(Jobs::new(doors.clone(), backup_settings(&config, host.clone(), journal.installation())));
     let settings = worker_settings(&config, host, None);
     let unwound = worker::unwind(settings, journal.clone(), jobs, doors.hypervisor, only).await?;
@@ -94,12 +98,23 @@ async fn unwind_all(config: &Config, only: Option<RunKey>) -> Result<Exit, CliEr
     if unwound.is_empty() {
         return Err(CliError::not_found("there is no attempt that was cut off"));
     }
+    let mut exit = Exit::Done;
     for run in &unwound {
-        let next = if run.waits { "another attempt follows when the worker starts" } else { "the run has ended" };
-        output::line(&format!("{}  taken back; {next}", run.key))?;
-        run.left_overs.iter().try_for_each(|left| output::line(&format!("{}  left over: {left}", run.key)))?;
+        let became = match &run.end {
+            Ok(UnwoundEnd::Waits) => "taken back; another attempt follows when the worker starts".to_owned(),
+            Ok(UnwoundEnd::Ended) => {
+                "the run has ended; `journal show` says how, and the worker tells it when it starts".to_owned()
+            }
+            Err(failure) => {
+                exit = Exit::Failed;
+                format!("nothing was done: {failure:#}")
+            }
+        };
+        output::told(&format!("{}  {became}", run.key))?;
+        run.left_overs.iter().try_for_each(|left| output::told(&format!("{}  left over: {left}", run.key)))?;
     }
-    Ok(if unwound.iter().all(|run| run.left_overs.is_empty()) { Exit::Done } else { Exit::Warnings })
+    let clean = unwound.iter().all(|run| run.left_overs.is_empty());
+    Ok(if exit == Exit::Done && !clean { Exit::Warnings } else { exit })
 }
 
 /// What there is once the journal is this process's, and nothing is in the way of its movers.

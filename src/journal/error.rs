@@ -8,7 +8,7 @@ use crate::failure::{Code, Failure};
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Another process has it open.
-    #[error("the journal `{}` is in use by another process", path.display())]
+    #[error("the journal is in use by another process, as by a worker that is up (`{}` is locked)", path.display())]
     InUse {
         /// The lock file.
         path: PathBuf,

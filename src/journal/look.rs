@@ -1,4 +1,5 @@
-//! The journal for people: what is in it, read beside a worker that may be at work on it. Nothing is written and nothing is locked.
+//! The journal for people: what is in it, read beside a worker that may be at work on it. Nothing of it is changed, and nobody is kept
+//! from it; SQLite may make its files for sharing the log anew.
 
 use std::collections::BTreeMap;
 use std::path::Path;

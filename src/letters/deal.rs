@@ -11,17 +11,22 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::letter::{Fingerprint, Letter};
-use crate::broker::letters::{HeldLetter, ReadLettersError};
+use crate::broker::letters::{HeldLetter, LetterReader, ReadLettersError};
 use crate::broker::{Broker, Outgoing, PublishError, Publisher, Settle};
 
 /// Letters that are dealt with at a time.
 const AT_ONCE: usize = 32;
 /// How long letters are held without a break. RabbitMQ closes a channel that holds one for 30 minutes (its default).
 const HOLD_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// How long is waited for another reader to end.
+const IN_USE_WAIT: Duration = Duration::from_secs(5);
+/// How often it is tried.
+const IN_USE_PAUSE: Duration = Duration::from_millis(200);
 
 /// What is published before a letter goes.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +89,7 @@ async fn hold(
     deal: &mut Deal<'_>,
     tell: &mut impl FnMut(&Letter, Dealt),
 ) -> Result<Hold, ReadLettersError> {
-    let mut reader = broker.read_letters().await?;
+    let mut reader = begin(broker).await?;
     let until = Instant::now() + HOLD_MAX;
     let mut pace = deal.per_second.map(|count| interval(Duration::from_secs(1) / count.max(1)));
     pace.iter_mut().for_each(|pace| pace.set_missed_tick_behavior(MissedTickBehavior::Delay));
@@ -100,13 +105,17 @@ async fn hold(
         tokio::select! {
             biased;
             Some((letter, dealt)) = at_work.next(), if !at_work.is_empty() => tell(deal, &letter, dealt),
-            () = deal.stop.cancelled() => break Hold::Done,
-            () = sleep_until(until) => break Hold::TooLong,
+            () = deal.stop.cancelled() => break Ok(Hold::Done),
+            () = sleep_until(until) => break Ok(Hold::TooLong),
             () = turn(&mut pace), if due.is_some() => {
                 at_work.extend(due.take().map(|(letter, deed, settle)| one(Arc::clone(publisher), letter, deed, settle)));
             }
             next = reader.next(), if due.is_none() && at_work.len() < AT_ONCE => {
-                let Some(HeldLetter { message, settle }) = next? else { break Hold::Done };
+                let HeldLetter { message, settle } = match next {
+                    Ok(Some(held)) => held,
+                    Ok(None) => break Ok(Hold::Done),
+                    Err(error) => break Err(error),
+                };
                 let letter = Letter::read(message.routing_key, message.has_cc, message.properties, message.body);
                 if !deal.selection.contains(&letter.fingerprint()) {
                     continue;
@@ -123,8 +132,20 @@ async fn hold(
     while let Some((letter, dealt)) = at_work.next().await {
         tell(deal, &letter, dealt);
     }
+    let end = end?;
     reader.close().await?;
     Ok(end)
+}
+
+/// Somebody may have taken a short look just now.
+async fn begin(broker: &dyn Broker) -> Result<Box<dyn LetterReader>, ReadLettersError> {
+    let until = Instant::now() + IN_USE_WAIT;
+    loop {
+        match broker.read_letters().await {
+            Err(ReadLettersError::InUse { .. }) if Instant::now() < until => sleep(IN_USE_PAUSE).await,
+            opened => return opened,
+        }
+    }
 }
 
 /// Waits for the next turn; without a pace it is always there.

@@ -15,7 +15,9 @@ pub enum EditError {
     #[error("`{0}` is no `path=value`")]
     NoPair(String),
     /// The field is not for editing.
-    #[error("`{0}` cannot be set: it says whose job it is, or holds credentials")]
+    #[error(
+        "`{0}` cannot be set: `--to-host`, `--as-run`, `--credentials` and `--seal-credentials` are for that, and a job of another kind is another job"
+    )]
     Locked(String),
     /// A part of the way there is a value and no map.
     #[error("there is no field `{0}` in the job")]

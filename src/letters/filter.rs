@@ -15,6 +15,8 @@ pub struct Filter {
     pub letters: BTreeSet<String>,
     /// Jobs.
     pub jobs: BTreeSet<JobId>,
+    /// Runs of jobs.
+    pub runs: BTreeSet<u32>,
     /// Kinds of job.
     pub kinds: BTreeSet<String>,
     /// Hosts that gave up.
@@ -41,6 +43,7 @@ impl Filter {
         let sets = [&self.letters, &self.kinds, &self.instances, &self.repositories, &self.codes];
         sets.iter().all(|set| set.is_empty())
             && self.jobs.is_empty()
+            && self.runs.is_empty()
             && self.hosts.is_empty()
             && self.labels.is_empty()
             && (self.class, self.since, self.until) == (None, None, None)
@@ -51,6 +54,7 @@ impl Filter {
         let named = |set: &BTreeSet<String>, text: Option<&String>| one_of(set, text);
         named(&self.letters, Some(&letter.letter_id))
             && one_of(&self.jobs, letter.job_id.as_ref())
+            && one_of(&self.runs, letter.run.as_ref())
             && named(&self.kinds, letter.kind.as_ref())
             && one_of(&self.hosts, letter.host.as_ref())
             && named(&self.instances, letter.instance.as_ref())

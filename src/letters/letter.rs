@@ -1,9 +1,11 @@
 //! One message of the queue of dead letters, read as far as it can be.
 
+use serde_json::Value;
+
 use crate::failure::Class;
 use crate::message::dead_letter::DeadLetter;
 use crate::message::vouch::{self, Sent};
-use crate::message::{Properties, decode_dead_letter};
+use crate::message::{Properties, decode_dead_letter, read_fields, redact};
 use crate::model::id::{HostId, JobId};
 
 /// Header in which RabbitMQ says why it gave a message up.
@@ -12,6 +14,9 @@ const DEATH_REASON: &str = "x-first-death-reason";
 const URGENT: &str = "urgent";
 /// The code of what cannot be read, or is no letter.
 const UNREADABLE: &str = "unreadable_letter";
+
+/// Longest code.
+const CODE_CHARACTERS_MAX: usize = 64;
 
 /// What a message in the queue is.
 #[derive(Clone, Debug)]
@@ -45,6 +50,8 @@ impl std::fmt::Display for Fingerprint {
 pub struct Letter {
     /// Its routing key.
     pub routing_key: String,
+    /// It carried a CC header.
+    pub has_cc: bool,
     /// Its properties.
     pub properties: Properties,
     /// Its body, as it came.
@@ -67,7 +74,34 @@ impl Letter {
             }
             (Ok(_), _) => None,
         };
-        Self { routing_key, properties, body, content, doubt }
+        let mut letter = Self { routing_key, has_cc, properties, body, content, doubt };
+        letter.doubt = letter.doubt.take().or_else(|| letter.contradiction());
+        letter
+    }
+
+    /// A letter that says it is of another run than the one that is in it would be chosen as the one and replayed as the other.
+    fn contradiction(&self) -> Option<String> {
+        let Content::Letter(letter) = &self.content else { return None };
+        let fields = self.fields()?;
+        let run = fields.get("run").and_then(Value::as_u64);
+        let job = fields.get("job_id").and_then(Value::as_str).and_then(|text| text.parse::<JobId>().ok());
+        let other = letter.job_id.is_some_and(|said| job.is_some_and(|job| job != said))
+            || letter.run.is_some_and(|said| run.is_some_and(|run| run != u64::from(said)));
+        other.then(|| "it says that it is of another job or run than the one that is in it".to_owned())
+    }
+
+    /// The fields of the job, as far as they can be read.
+    pub fn fields(&self) -> Option<Value> {
+        let (properties, body) = self.original()?;
+        read_fields(&properties, &body).ok().map(|(_, fields)| fields)
+    }
+
+    /// Its body without secrets: a worker's letter has none, but what comes from elsewhere was looked at by nobody.
+    pub fn shown_body(&self) -> Vec<u8> {
+        match &self.content {
+            Content::Letter(_) => self.body.clone(),
+            Content::GivenUp { .. } | Content::Unreadable { .. } => redact(&self.body, &self.properties.content_type),
+        }
     }
 
     /// What it is known by: its message id. One without has none, and can only be meant together with others.
@@ -78,7 +112,9 @@ impl Letter {
     /// What tells it from every other one: two that have one id, as somebody could make them, are two.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hasher = blake3::Hasher::new();
-        for part in [self.routing_key.as_bytes(), self.id().as_bytes(), &self.body] {
+        let user = self.properties.user_id.as_deref().unwrap_or_default();
+        let cc = [u8::from(self.has_cc)];
+        for part in [self.routing_key.as_bytes(), self.id().as_bytes(), user.as_bytes(), &cc, &self.body] {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         Fingerprint(*hasher.finalize().as_bytes())
@@ -88,7 +124,7 @@ impl Letter {
     pub fn code(&self) -> String {
         match &self.content {
             Content::Letter(letter) => word(&letter.failure.code),
-            Content::GivenUp { reason } => format!("broker_{}", word(reason)),
+            Content::GivenUp { reason } => word(&format!("broker_{reason}")),
             Content::Unreadable { .. } => UNREADABLE.to_owned(),
         }
     }
@@ -137,7 +173,7 @@ impl Letter {
         }
     }
 
-    /// The original message: its properties and its body.
+    /// The original message: its properties and its body, which in what the broker gave up may hold secrets.
     pub fn original(&self) -> Option<(Properties, Vec<u8>)> {
         match &self.content {
             Content::Letter(letter) => {
@@ -178,5 +214,6 @@ fn content(routing_key: &str, properties: &Properties, body: &[u8]) -> Content {
 
 /// A code or a reason, which may be anybody's text, as what a code looks like.
 fn word(text: &str) -> String {
-    text.chars().take(64).map(|c| if c.is_ascii_lowercase() { c } else { '_' }).collect()
+    let text = if text.is_empty() { UNREADABLE } else { text };
+    text.chars().take(CODE_CHARACTERS_MAX).map(|c| if c.is_ascii_lowercase() { c } else { '_' }).collect()
 }

@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::letter::{Content, Letter};
 use crate::failure::Class;
-use crate::message::read_fields;
 use crate::model::id::{HostId, JobId};
 
 /// Longest text of others in a summary, characters.
@@ -54,8 +53,7 @@ pub struct Summary {
 impl Summary {
     /// Of a letter.
     pub fn of(letter: &Letter) -> Self {
-        let fields = letter.original().and_then(|(properties, body)| read_fields(&properties, &body).ok());
-        let fields = fields.map_or(Value::Null, |(_, fields)| fields);
+        let fields = letter.fields().unwrap_or_default();
         let text_of = |pointer: &str| fields.pointer(pointer).and_then(Value::as_str).map(shortened);
         let (time, attempts, run) = match &letter.content {
             Content::Letter(dead) => (Some(dead.time), dead.attempts, dead.run),
@@ -90,7 +88,7 @@ fn published(letter: &Letter) -> Option<Timestamp> {
 
 fn labels(fields: &Value) -> BTreeMap<String, String> {
     let labels = fields.get("labels").and_then(Value::as_object).into_iter().flatten().take(LABELS_MAX);
-    labels.filter_map(|(key, value)| Some((key.clone(), shortened(value.as_str()?)))).collect()
+    labels.filter_map(|(key, value)| Some((shortened(key), shortened(value.as_str()?)))).collect()
 }
 
 fn shortened(text: &str) -> String {
@@ -100,7 +98,9 @@ fn shortened(text: &str) -> String {
 /// Marks the letters whose job has a later run that is dead, too: to replay them would be to ask for what was asked for again already.
 pub fn mark_superseded(summaries: &mut [Summary]) {
     let mut latest: HashMap<JobId, u32> = HashMap::new();
-    for (job, run) in summaries.iter().filter_map(|summary| Some((summary.job_id?, summary.run?))) {
+    // What nobody vouches for could keep any job from being asked for again.
+    let believed = summaries.iter().filter(|summary| summary.doubt.is_none());
+    for (job, run) in believed.filter_map(|summary| Some((summary.job_id?, summary.run?))) {
         let run_seen = latest.entry(job).or_insert(run);
         *run_seen = run.max(*run_seen);
     }

@@ -17,6 +17,7 @@ use crate::failure::{Failure, Remains};
 use crate::host::remains;
 use crate::message::event::LeftOver;
 use crate::model::id::{InstanceRef, RepositoryId};
+use crate::model::job::RunKey;
 use crate::saga;
 
 /// Longest time for a look at whether left-overs are gone; the next heartbeat looks again.
@@ -63,15 +64,25 @@ impl KnownLeftOver {
         Self::new(run, attempt, "any", report)
     }
 
+    /// Whether that attempt of the run left it.
+    pub fn is_of(&self, key: RunKey, attempt: u32) -> bool {
+        self.name.starts_with(&of_attempt(key, attempt))
+    }
+
     fn new(run: &Run, attempt: u32, step: &str, report: LeftOver) -> Self {
         Self {
-            name: format!("{}, attempt {attempt}, {step}", run.job.key),
+            name: format!("{}{step}", of_attempt(run.job.key, attempt)),
             report: LeftOver { job_id: Some(run.job.key.job_id), ..report },
             remains: None,
             instance: run.job.instance.clone(),
             repository: run.job.repository.id,
         }
     }
+}
+
+/// How the names of what an attempt left begin.
+fn of_attempt(key: RunKey, attempt: u32) -> String {
+    format!("{key}, attempt {attempt}, ")
 }
 
 /// Takes up what an earlier worker kept.

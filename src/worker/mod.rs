@@ -36,7 +36,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use outbox::{Counters, FLUSH_MAX};
 pub use shared::Settings;
-pub use unwind::{Unwound, unwind};
+pub use unwind::{Unwound, UnwoundEnd, unwind};
 
 use crate::broker::{Broker, Publisher, SessionState, WantedJobs};
 use crate::failure::Failure;

@@ -18,20 +18,37 @@ use crate::model::job::RunKey;
 /// A run from its message. One that this worker cannot read (its host has another name now, another version took it, or its row is
 /// damaged) ends here, as failed, so that whoever waits for it hears of it.
 pub async fn read_back(shared: &Shared, open: OpenRun) -> Result<Option<Run>, Failure> {
+    match read(shared, open.clone()).await? {
+        Ok(run) => Ok(Some(run)),
+        Err(Unread { message, failure }) => give_up(shared, &open, &message, &failure).await,
+    }
+}
+
+/// A run that this worker cannot read.
+pub struct Unread {
+    /// What there is of its message.
+    message: StoredMessage,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// A run from its message, and nothing is done where it cannot be read.
+pub async fn read(shared: &Shared, open: OpenRun) -> Result<Result<Run, Unread>, Failure> {
+    let unread = |message, failure| Ok(Err(Unread { message, failure }));
     let found = match shared.journal.message(open.key).await {
         Ok(found) => found,
         Err(failure) if failure.code == Code::JournalFailed => return Err(failure),
-        Err(failure) => return give_up(shared, &open, &StoredMessage::default(), &failure).await,
+        Err(failure) => return unread(StoredMessage::default(), failure),
     };
     let Some(message) = found else {
         let failure =
             Failure::new(Code::Internal, format!("the journal has no message of the open run `{}`", open.key));
-        return give_up(shared, &open, &StoredMessage::default(), &failure).await;
+        return unread(StoredMessage::default(), failure);
     };
     let properties = properties_of(&message);
     let job = match decode_job(&properties, &message.body, &shared.settings.host) {
         Ok(job) => job,
-        Err(refusal) => return give_up(shared, &open, &message, &refusal.failure()).await,
+        Err(refusal) => return unread(message, refusal.failure()),
     };
     let not_before = match open.state {
         RunState::Waiting { not_before } => not_before,
@@ -39,7 +56,7 @@ pub async fn read_back(shared: &Shared, open: OpenRun) -> Result<Option<Run>, Fa
     };
     let past = Past { charged: open.failures, interruptions: open.crashes };
     let run = Run::new(job, &properties, open.urgent, 0);
-    Ok(Some(Run { attempts: open.attempt, past, not_before, cancelled: open.cancelled, ..run }))
+    Ok(Ok(Run { attempts: open.attempt, past, not_before, cancelled: open.cancelled, ..run }))
 }
 
 /// Ends a run without a job in hand. What a running attempt of it held cannot be taken back by us, and is named.

@@ -1,6 +1,7 @@
 //! `longshore dead`, as an operator runs it, on a broker with letters of one host.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,7 +161,8 @@ async fn a_letter_is_replayed_and_told_of(desk: &Desk, session: &mut dyn HostSes
 
     let planned = text(&desk.run(&["replay", &id, "--dry-run", "--set", "backup.quiesce=prefer"]).await.stdout);
     assert!(
-        planned.contains("would be") && planned.contains("run 3 to host guest, with other backup.quiesce"),
+        planned.contains("would be")
+            && planned.contains("backup of web on nas:/backups as run 3 to host guest, with other backup.quiesce"),
         "{planned}"
     );
     nothing_arrives(session).await;
@@ -217,10 +219,17 @@ async fn a_replay_that_is_killed_loses_none_and_doubles_none(desk: &Desk, sessio
     let jobs: Vec<_> = (0..MANY).map(|_| job(1)).collect();
     desk.die(&jobs).await;
     let mut bodies: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-    let mut slow = Killed(desk.command(&["replay", "--all", "--per-second", "50"]).spawn().unwrap());
-    for _ in 0..MANY / 4 {
-        take(session, &mut bodies).await;
-    }
+    let mut slow = desk.command(&["replay", "--all", "--per-second", "5"]);
+    let mut slow = Killed(slow.stdout(Stdio::piped()).spawn().unwrap());
+    let said = slow.0.stdout.take().unwrap();
+    // It has said so of the first one: there are thirty-nine more, at five a second.
+    let line = blocking(move || {
+        let mut line = String::new();
+        BufReader::new(said).read_line(&mut line).unwrap();
+        line
+    });
+    assert!(line.await.contains("replayed"));
+    take(session, &mut bodies).await;
     slow.kill();
     // The broker hears of the end of its connection in its own time.
     let rest = async {

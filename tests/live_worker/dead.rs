@@ -27,7 +27,7 @@ fn a_dead_backup_is_replayed_once_its_share_is_there() {
     assert!(listed.contains(&failed.failure.code) && listed.contains(&fleet.host), "{listed}");
     std::fs::rename(&away, &share.path).unwrap();
     let replayed = dead(&["replay", "--set", "labels.replayed=yes", "--reason", "the share is mounted again"]);
-    assert!(replayed.contains(&format!("run 2 to host {}", fleet.host)), "{replayed}");
+    assert!(replayed.contains(&format!("as run 2 to host {}", fleet.host)), "{replayed}");
     assert_eq!(dead(&["list"]), "", "its letter is gone");
     let second = |run: &longshore::message::RunEvent| run.run == 2 && run.detail.is_final();
     let end = fleet.heard.of_run(job.parse().unwrap(), "the second run ends", JOB, second);

@@ -6,7 +6,7 @@ use longshore::message::event::RunDetail;
 use longshore::message::{Encoded, JobMessage};
 use longshore::model::job::JobKind;
 use longshore::worker::settle::INTERRUPTIONS_MAX;
-use longshore::worker::{self, Parts};
+use longshore::worker::{self, Parts, Unwound, UnwoundEnd};
 use serde_json::json;
 
 use crate::fleet::{Fleet, SHARE, encoded, key};
@@ -42,12 +42,13 @@ async fn what_a_crash_cut_off_can_be_taken_back_before_there_is_another_worker()
     }
     fleet.crash().await;
     fleet.movers.unhang("copy");
-    for (only, taken_back) in [(Some(keys[1]), vec![keys[1]]), (None, vec![keys[0]]), (None, vec![])] {
+    for (only, taken_back) in [(Some(keys[1].job_id), vec![keys[1]]), (None, vec![keys[0]]), (None, vec![])] {
         let journal = fleet.journal().await;
         let Parts { settings, work, journal, hypervisor, .. } = fleet.parts(journal);
         let unwound = worker::unwind(settings, journal.clone(), work, hypervisor, only).await.unwrap();
         journal.close().await;
-        assert!(unwound.iter().all(|run| run.waits && run.left_overs.is_empty()), "{unwound:?}");
+        let whole = |run: &Unwound| matches!(run.end, Ok(UnwoundEnd::Waits)) && run.left_overs.is_empty();
+        assert!(unwound.iter().all(whole), "{unwound:?}");
         assert_eq!(unwound.iter().map(|run| run.key).collect::<Vec<_>>(), taken_back);
     }
     fleet.start().await;
@@ -55,6 +56,29 @@ async fn what_a_crash_cut_off_can_be_taken_back_before_there_is_another_worker()
         fleet.completed(key).await;
         assert_eq!(fleet.events.story(key), INTERRUPTED);
     }
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_run_of_a_host_that_has_another_name_now_is_left_as_it_is() {
+    let mut fleet = Fleet::with(&["web"]).await;
+    fleet.movers.hang("copy");
+    let key = fleet.publish(&fleet.job("web")).await;
+    fleet.until_copying("web").await;
+    fleet.crash().await;
+    fleet.movers.unhang("copy");
+    let journal = fleet.journal().await;
+    let Parts { settings, work, journal, hypervisor, .. } = fleet.parts(journal);
+    let settings = longshore::worker::Settings { host: "kvm-08".parse().unwrap(), ..settings };
+    let unwound = worker::unwind(settings, journal.clone(), work, hypervisor, None).await.unwrap();
+    journal.close().await;
+    assert!(
+        matches!(&unwound[..], [Unwound { end: Err(failure), .. }] if failure.text.contains("kvm-08")),
+        "{unwound:?}"
+    );
+    fleet.start().await;
+    fleet.completed(key).await;
+    assert_eq!(fleet.events.story(key), INTERRUPTED);
     fleet.finish().await;
 }
 

@@ -195,9 +195,15 @@ impl Reading {
         let _no_acks = unsettled.hold_acks().await;
         let request = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
         answer(format!("stop reading queue `{DEAD_QUEUE}`"), request).await?;
-        while let Ok(Some(Ok(delivery))) = timeout(ANSWER_WAIT, self.consumer.next()).await {
-            self.rest.push_back(to_letter(delivery, &unsettled));
-        }
+        let drained = async {
+            while let Some(delivery) = self.consumer.next().await {
+                let source = |source| LinkError::Failed { action: format!("read queue `{DEAD_QUEUE}`"), source };
+                self.rest.push_back(to_letter(delivery.map_err(source)?, &unsettled));
+            }
+            Ok::<(), LinkError>(())
+        };
+        let late = |_| LinkError::Silent(format!("the end of reading queue `{DEAD_QUEUE}` does not come"));
+        timeout(ANSWER_WAIT, drained).await.map_err(late)??;
         self.consumer = consume(&self.channel).await?;
         Ok(())
     }

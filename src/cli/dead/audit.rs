@@ -11,7 +11,7 @@ use crate::cli::output::{CliError, printable};
 use crate::letters::{Letter, Summary};
 use crate::message::event::{LetterDetail, LetterEvent};
 use crate::message::{Encoding, Event, encode_event};
-use crate::model::id::EventId;
+use crate::model::id::{EventId, HostId};
 use crate::model::job::JobKind;
 
 /// Longest words of a person in an event, bytes.
@@ -33,14 +33,22 @@ impl Audit {
                 return Err(CliError::usage(rule));
             }
         }
-        Ok(Self { user: user(config)?, requested_by: args.requested_by.clone(), reason: reason.map(str::to_owned) })
+        let user = user(config)?;
+        if user.parse::<HostId>().is_ok() {
+            eprintln!(
+                "the broker user `{user}` could be a host: readers believe no event of it about dead letters (`longshore broker setup \
+                 --letter-operator` makes a user for this)"
+            );
+        }
+        Ok(Self { user, requested_by: args.requested_by.clone(), reason: reason.map(str::to_owned) })
     }
 
     /// The event. What is done a second time, since nobody knew of the first, has the id of the first.
     pub fn event(&self, letter: &Letter, detail: LetterDetail) -> Result<Outgoing, String> {
         let summary = Summary::of(letter);
         let known = |kind: &&JobKind| Some(kind.as_str()) == summary.kind.as_deref();
-        let id = EventId::derived(&[&letter.fingerprint().to_string(), detail.words()]);
+        let how = serde_json::to_string(&detail).map_err(|error| error.to_string())?;
+        let id = EventId::derived(&[&letter.fingerprint().to_string(), detail.words(), &how]);
         let event = Event::Letter(LetterEvent {
             user: self.user.clone(),
             letter_id: summary.letter_id,

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use super::select::{SelectArgs, selected};
+use super::select::{SelectArgs, Selected, exit_of, selected};
 use crate::cli::broker::{block_on, connect};
 use crate::cli::exit::Exit;
 use crate::cli::output::{self, CliError};
@@ -31,7 +31,7 @@ enum By {
 }
 
 pub fn run(args: &ListArgs) -> Result<Exit, CliError> {
-    let letters = block_on(async {
+    let Selected { letters, look } = block_on(async {
         let broker = connect(&args.select.config, "dead list")?;
         selected(broker.as_ref(), &args.select.filter(), |_| ()).await
     })?;
@@ -40,7 +40,7 @@ pub fn run(args: &ListArgs) -> Result<Exit, CliError> {
         Some(by) => groups(letters, by.into()).iter().try_for_each(|group| print_group(group, args.json))?,
         None => letters.into_iter().try_for_each(|letter| print(letter, args.json))?,
     }
-    Ok(Exit::Done)
+    Ok(exit_of(look))
 }
 
 fn print_group(group: &Group, json: bool) -> Result<(), CliError> {
@@ -57,12 +57,13 @@ fn print(letter: &Summary, json: bool) -> Result<(), CliError> {
     }
     let host = letter.host.as_ref().map_or("-", |host| host.as_str());
     let mut line = format!(
-        "{}  {}  {}  {:<13}  {}  {:<22}  {}",
+        "{}  {}  {}  {:<13}  {}  {}  {:<22}  {}",
         if letter.letter_id.is_empty() { "-" } else { &letter.letter_id },
         time(letter.time),
         host,
         or_dash(letter.kind.as_deref()),
         or_dash(letter.instance.as_deref()),
+        letter.job_id.map_or_else(|| "-".to_owned(), |job| format!("{job}/{}", letter.run.unwrap_or_default())),
         letter.code,
         letter.text,
     );

@@ -44,8 +44,9 @@ pub fn run(command: &DeadCommand) -> Result<Exit, CliError> {
 fn unread(error: ReadLettersError) -> CliError {
     match error {
         ReadLettersError::InUse { queue } => CliError::failed(format!(
-            "somebody else is reading the dead letters; `rabbitmqctl list_consumers queue_name channel_pid | grep {queue}` on the \
-             broker and its list of connections say who"
+            "somebody else is reading the dead letters: try again when they have ended. The broker's list of connections has theirs, \
+             `longshore dead … letters`, with user and address (`rabbitmqctl list_connections user peer_host client_properties`; \
+             `list_consumers` for queue `{queue}`)"
         )),
         ReadLettersError::NoQueue { .. } => CliError::not_found(error),
         ReadLettersError::Broker(error) => CliError::failed(error),

@@ -1,12 +1,12 @@
 //! What replaying and discarding have in common: a look that freezes the selection, then each letter of it, and a line for each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::select::selected;
+use super::select::{Selected, exit_of, selected};
 use super::unread;
 use crate::broker::Broker;
 use crate::cli::exit::Exit;
@@ -22,7 +22,7 @@ pub struct PerformArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// No more than so many within a second
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     per_second: Option<u32>,
     /// Who wants it, for those who read the events
     #[arg(long, value_name = "WHO")]
@@ -31,6 +31,10 @@ pub struct PerformArgs {
     #[arg(long)]
     json: bool,
 }
+
+/// Why a letter stays that was named by its id.
+const SEVERAL: &str =
+    "several letters have this id: `dead show` shows them; choose by `--run`, `--host` or `--code` as well";
 
 /// What is done with letters.
 pub struct Work<'w> {
@@ -58,14 +62,18 @@ struct Count {
 impl Work<'_> {
     pub async fn run(&self) -> Result<Exit, CliError> {
         let plan = |letter: &Letter| (letter.fingerprint(), (self.plan)(letter));
-        let looked = selected(self.broker, self.filter, plan).await?;
-        if looked.is_empty() {
+        let Selected { letters, look } = selected(self.broker, self.filter, plan).await?;
+        if letters.is_empty() {
             return Err(CliError::not_found("there is no such dead letter"));
         }
         let mut count = Count::default();
         let mut selection = BTreeSet::new();
-        for (summary, (fingerprint, plan)) in looked {
-            match (self.spared)(&summary).map_or(plan, Err) {
+        let missing = self.missing(letters.iter().map(|(summary, _)| summary));
+        let ambiguous =
+            self.ambiguous(letters.iter().map(|(summary, (fingerprint, _))| (&summary.letter_id, *fingerprint)));
+        for (summary, (fingerprint, plan)) in letters {
+            let several = ambiguous.contains(&summary.letter_id).then(|| SEVERAL.to_owned());
+            match several.or_else(|| (self.spared)(&summary)).map_or(plan, Err) {
                 Err(reason) => {
                     count.kept += 1;
                     self.tell(&summary.letter_id, "kept", &reason)?;
@@ -77,13 +85,27 @@ impl Work<'_> {
         if !selection.is_empty() {
             self.perform(selection, &mut count).await?;
         }
-        Ok(if count.failed > 0 {
-            Exit::Failed
-        } else if count.kept > 0 {
-            Exit::Warnings
-        } else {
-            Exit::Done
+        Ok(match exit_of(look) {
+            _ if count.failed > 0 => Exit::Failed,
+            _ if missing > 0 => Exit::NotFound,
+            Exit::Done if count.kept == 0 => Exit::Done,
+            _ => Exit::Warnings,
         })
+    }
+
+    /// How many were named that are not there, each told.
+    fn missing<'l>(&self, letters: impl Iterator<Item = &'l Summary>) -> usize {
+        let there: BTreeSet<_> = letters.map(|letter| &letter.letter_id).collect();
+        let missing: Vec<_> = self.filter.letters.iter().filter(|id| !there.contains(id)).collect();
+        missing.iter().for_each(|id| eprintln!("there is no such dead letter: `{}`", output::printable(id)));
+        missing.len()
+    }
+
+    /// Of letters that were named, ids that several have: whoever looked at one of them has not seen the others.
+    fn ambiguous<'l>(&self, letters: impl Iterator<Item = (&'l String, Fingerprint)>) -> BTreeSet<String> {
+        let mut first = BTreeMap::new();
+        let named = letters.filter(|(id, _)| self.filter.letters.contains(*id));
+        named.filter(|(id, print)| *first.entry(*id).or_insert(*print) != *print).map(|(id, _)| id.clone()).collect()
     }
 
     /// What was begun is finished, also after an interruption.
@@ -128,8 +150,8 @@ impl Work<'_> {
 
     fn tell(&self, letter: &str, outcome: &str, words: &str) -> Result<(), CliError> {
         if self.args.json {
-            return output::json_line(&json!({ "letter_id": letter, "outcome": outcome, "text": words }));
+            return output::told_json(&json!({ "letter_id": letter, "outcome": outcome, "text": words }));
         }
-        output::line(&format!("{letter}  {outcome:<9}  {words}"))
+        output::told(&format!("{letter}  {outcome:<9}  {words}"))
     }
 }

@@ -45,9 +45,9 @@ pub struct ReplayArgs {
     /// The host's public key, as `longshore host key` prints it there
     #[arg(long, value_name = "KEY", requires = "seal_credentials")]
     host_key: Option<PublicKey>,
-    /// Also those of which a later run is dead as well
-    #[arg(long)]
-    superseded: bool,
+    /// As this run, and not as the one after the dead run: where somebody has asked for that one already
+    #[arg(long, value_name = "N")]
+    as_run: Option<u32>,
     /// Why, for those who read the events
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -68,6 +68,7 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, CliError> {
         wish: Wish {
             to_host: args.to_host.clone(),
             edits: args.set.clone(),
+            as_run: args.as_run,
             brings_credentials: args.credentials.is_some() || args.seal_credentials.is_some(),
         },
         credentials: args.seal_credentials.as_deref().map(read_credentials).transpose()?,
@@ -80,8 +81,8 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, CliError> {
             broker: broker.as_ref(),
             filter: &filter,
             done: "replayed",
-            spared: &|summary| replay.spared(summary),
-            plan: &|letter| replay.message(letter).map(|(draft, _)| words(&draft)),
+            spared: &spared,
+            plan: &|letter| replay.message(letter).map(|(draft, _)| draft.words()),
             deed: &|letter| replay.deed(letter),
         };
         work.run().await
@@ -89,11 +90,6 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, CliError> {
 }
 
 impl Replay<'_> {
-    fn spared(&self, summary: &Summary) -> Option<String> {
-        let run = summary.superseded_by.filter(|_| !self.args.superseded)?;
-        Some(format!("run {run} of the same job is dead as well: replay that, or say `--superseded`"))
-    }
-
     fn message(&self, letter: &Letter) -> Result<(Draft, Encoded), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let mut draft = draft(letter, &self.wish).map_err(|error| text(&error))?;
@@ -123,10 +119,8 @@ impl Replay<'_> {
     }
 }
 
-fn words(draft: &Draft) -> String {
-    let changed = match &draft.changed[..] {
-        [] => String::new(),
-        changed => format!(", with other {}", changed.join(", ")),
-    };
-    format!("run {} to host {}{changed}", draft.run, draft.host)
+/// Its next run has been asked for.
+fn spared(summary: &Summary) -> Option<String> {
+    let run = summary.superseded_by?;
+    Some(format!("run {run} of the same job is dead as well: replay that, and discard this one"))
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::unread;
 use crate::broker::Broker;
 use crate::cli::ConfigArgs;
+use crate::cli::exit::Exit;
 use crate::cli::output::CliError;
 use crate::cli::publish::pair;
 use crate::failure::Class;
@@ -25,6 +26,9 @@ pub struct SelectArgs {
     /// Of this job; may be repeated, as those that follow
     #[arg(long, value_name = "UUID")]
     job: Vec<JobId>,
+    /// Of this run of the job
+    #[arg(long, value_name = "N")]
+    run: Vec<u32>,
     /// Of this kind of job
     #[arg(long)]
     kind: Vec<String>,
@@ -66,6 +70,7 @@ impl SelectArgs {
         Filter {
             letters: self.letters.iter().cloned().collect(),
             jobs: self.job.iter().copied().collect(),
+            runs: self.run.iter().copied().collect(),
             kinds: self.kind.iter().cloned().collect(),
             hosts: self.host.iter().cloned().collect(),
             instances: self.instance.iter().cloned().collect(),
@@ -93,12 +98,29 @@ impl SelectArgs {
     }
 }
 
+/// Letters that are meant, and whether more were not looked at.
+pub struct Selected<T> {
+    pub letters: Vec<(Summary, T)>,
+    pub look: Look,
+}
+
+/// More letters than one look goes through: said, and told by the exit status.
+pub fn exit_of(look: Look) -> Exit {
+    match look {
+        Look::Whole => Exit::Done,
+        Look::CutOff => {
+            eprintln!("there are more than {LETTERS_MAX} letters; those after them were not looked at");
+            Exit::Warnings
+        }
+    }
+}
+
 /// One look at all letters: those that are meant, each with what `also` makes of it.
 pub async fn selected<T>(
     broker: &dyn Broker,
     filter: &Filter,
     also: impl Fn(&Letter) -> T,
-) -> Result<Vec<(Summary, T)>, CliError> {
+) -> Result<Selected<T>, CliError> {
     let mut summaries = Vec::new();
     let mut made = HashMap::new();
     let see = |letter: Letter| {
@@ -109,10 +131,9 @@ pub async fn selected<T>(
         summaries.push(summary);
         ControlFlow::Continue(())
     };
-    if look(broker, see).await.map_err(unread)? == Look::CutOff {
-        eprintln!("there are more than {LETTERS_MAX} letters; those after them were not looked at");
-    }
+    let look = look(broker, see).await.map_err(unread)?;
     mark_superseded(&mut summaries);
     let selected = summaries.into_iter().enumerate();
-    Ok(selected.filter_map(|(place, summary)| Some((summary, made.remove(&place)?))).collect())
+    let letters = selected.filter_map(|(place, summary)| Some((summary, made.remove(&place)?))).collect();
+    Ok(Selected { letters, look })
 }

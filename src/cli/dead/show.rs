@@ -5,15 +5,17 @@ use std::ops::ControlFlow;
 use clap::Args;
 use serde_json::Value;
 
-use super::export::whole;
+use super::export::{shown_fields, whole};
+use super::select::exit_of;
 use super::unread;
 use crate::cli::ConfigArgs;
 use crate::cli::broker::{block_on, connect};
 use crate::cli::exit::Exit;
 use crate::cli::output::{self, CliError};
 use crate::letters::{Content, Letter, look};
-use crate::message::read_fields;
 
+/// Letters of one id that are shown.
+const SAME_ID_MAX: usize = 20;
 /// Bytes of a body that nobody can read which are shown.
 const SHOWN_BYTES_MAX: usize = 1024;
 /// Bytes in a line of them.
@@ -31,25 +33,30 @@ pub struct ShowArgs {
 }
 
 pub fn run(args: &ShowArgs) -> Result<Exit, CliError> {
-    let mut found = None;
-    block_on(async {
+    let mut found = Vec::new();
+    let look = block_on(async {
         let broker = connect(&args.config, "dead show")?;
         let see = |letter: Letter| {
-            if letter.id() == args.letter {
-                found = Some(letter);
-                return ControlFlow::Break(());
+            // Ids are their makers' and may not be unique.
+            if letter.id() == args.letter && found.len() < SAME_ID_MAX {
+                found.push(letter);
             }
             ControlFlow::Continue(())
         };
         look(broker.as_ref(), see).await.map_err(unread)
     })?;
-    let letter = found.ok_or_else(|| CliError::not_found(format!("there is no dead letter `{}`", args.letter)))?;
-    if args.json {
-        output::json(&whole(&letter))?;
-    } else {
-        lines(&letter).iter().try_for_each(|line| output::line(line))?;
+    let exit = exit_of(look);
+    if found.is_empty() {
+        return Err(CliError::not_found(format!("there is no dead letter `{}`", args.letter)));
     }
-    Ok(Exit::Done)
+    for letter in &found {
+        if args.json {
+            output::json(&whole(letter))?;
+        } else {
+            lines(letter).iter().try_for_each(|line| output::line(line))?;
+        }
+    }
+    Ok(exit)
 }
 
 fn lines(letter: &Letter) -> Vec<String> {
@@ -83,12 +90,10 @@ fn lines(letter: &Letter) -> Vec<String> {
 
 /// The job's fields, or the bytes that are there in their place.
 fn original(letter: &Letter) -> Vec<String> {
-    let original = letter.original();
-    let fields = original.as_ref().and_then(|(properties, body)| read_fields(properties, body).ok());
-    match (fields, original) {
-        (Some((_, fields)), _) => pretty(&fields),
-        (None, Some((_, body))) => hex(&body),
-        (None, None) => hex(&letter.body),
+    match (shown_fields(letter), &letter.content, letter.original()) {
+        (Some(fields), ..) => pretty(&fields),
+        (None, Content::Letter(_), Some((_, body))) => hex(&body),
+        (None, ..) => hex(&letter.shown_body()),
     }
 }
 
