@@ -1,5 +1,5 @@
-//! The operator of dead letters on a secured broker: it reads them, publishes jobs, and tells what it did in its own name alone; and
-//! what readers make of those who tell it in its place.
+//! The operator of dead letters on a secured broker: it reads them, publishes jobs, and tells what it did in its own name alone; what
+//! readers make of those who tell it in its place; and that its rights are all that `longshore dead` needs.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -8,13 +8,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use longshore::broker::topology::{CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, control_key};
 use longshore::broker::{Outgoing, PublishError};
+use longshore::failure::Code;
 use longshore::message::event::{Discarded, LetterDetail, Replayed};
-use longshore::message::{Encoding, Event, LetterEvent, encode_event};
+use longshore::message::{
+    DeadLetter, Encoding, Event, JobMessage, LetterEvent, decode_dead_letter, encode_dead_letter, encode_event,
+};
 use longshore::model::id::{EventId, HostId};
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::contract::broker::{job, message};
+use crate::dead_job;
 use crate::rabbit::Release;
 use crate::raw::Raw;
 use crate::secured::{HERE, LETTERS, NIGHT, Operator, VHOST, WALL, refused, said};
@@ -25,8 +29,11 @@ const LOOK: Duration = Duration::from_millis(20);
 
 pub async fn all(operator: &Arc<Operator>, release: Release) {
     it_reads_letters_and_publishes_jobs(operator).await;
+    a_job_has_died(operator).await;
     it_speaks_of_letters_in_its_own_name_and_of_nothing_else(operator).await;
     nobody_is_believed_in_its_place(operator, release).await;
+    let operator = Arc::clone(operator);
+    blocking(move || the_commands_need_no_more_than_its_rights(&operator)).await;
 }
 
 fn here() -> HostId {
@@ -146,6 +153,43 @@ async fn nobody_is_believed_in_its_place(operator: &Arc<Operator>, release: Rele
         all.contains("`kvm-07`, which is one that a host has") && all.contains("`cloudEvents_source` does not"),
         "{all}"
     );
+}
+
+/// A letter of the host whose job a host would take.
+async fn a_job_has_died(operator: &Operator) {
+    let job = JobMessage { host: HERE.to_owned(), ..dead_job::job(1) };
+    let written = dead_job::dead(&job, Code::MountFailed, HERE, Encoding::Json);
+    let letter = decode_dead_letter(&written.properties, &written.body).unwrap();
+    let letter = DeadLetter { host: here(), ..letter };
+    let encoded = encode_dead_letter(&letter, EventId::draw(), Encoding::Json).unwrap();
+    let routing_key = letter.routing_key();
+    let outgoing =
+        Outgoing { exchange: DEAD_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body };
+    operator.broker(HERE).publisher().publish(outgoing).await.unwrap();
+}
+
+/// Who may only look changes nothing, whatever it tries.
+fn the_commands_need_no_more_than_its_rights(operator: &Operator) {
+    let dead = |user: &str, words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+        command.arg("dead").args(words).env("LONGSHORE__BROKER__URI", operator.uri(user));
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let (replay, discard) =
+        (["replay", "--code", "mount_failed", "--reason", "it is back"], ["discard", "--all", "--reason", "looked at"]);
+    let letters = || said(&dead(LETTERS, &["list", "--json"]), 0).lines().count();
+    let before = letters();
+    assert!(before > 1);
+    for words in [&replay[..], &discard] {
+        let refused = said(&dead(LETTERS, words), 1);
+        assert!(refused.contains("ACCESS_REFUSED"), "{refused}");
+    }
+    assert_eq!(letters(), before);
+    let done = said(&dead(NIGHT, &replay), 0);
+    assert!(done.contains("replayed"), "{done}");
+    assert_eq!(letters(), before - 1);
+    let done = said(&dead(NIGHT, &discard), 0);
+    assert_eq!((done.matches("discarded").count(), letters()), (before - 1, 0), "{done}");
 }
 
 /// What the reader printed, line by line, and all that it said.
