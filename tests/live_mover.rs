@@ -14,6 +14,8 @@ mod delete;
 mod device;
 #[path = "live_mover/exchange.rs"]
 mod exchange;
+#[path = "support/loops.rs"]
+mod loops;
 #[path = "live_mover/push.rs"]
 mod push;
 #[path = "live_mover/push_changes.rs"]

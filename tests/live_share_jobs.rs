@@ -12,6 +12,10 @@ mod heard;
 mod image;
 #[path = "support/lab.rs"]
 mod lab;
+#[path = "support/logical.rs"]
+mod logical;
+#[path = "support/loops.rs"]
+mod loops;
 #[path = "support/share.rs"]
 mod share;
 #[path = "support/slate.rs"]
@@ -19,6 +23,8 @@ mod slate;
 
 #[path = "live_share_jobs/afterwards.rs"]
 mod afterwards;
+#[path = "live_share_jobs/logical_volumes.rs"]
+mod logical_volumes;
 #[path = "live_share_jobs/nas.rs"]
 mod nas;
 #[path = "live_share_jobs/row.rs"]

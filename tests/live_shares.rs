@@ -13,6 +13,11 @@ mod contract;
 #[allow(dead_code)] // Likewise.
 mod volumes;
 
+#[path = "support/logical.rs"]
+mod logical;
+#[path = "support/loops.rs"]
+mod loops;
+
 #[path = "live_shares/cephfs.rs"]
 mod cephfs;
 #[path = "live_shares/lvm.rs"]

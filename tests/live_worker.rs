@@ -25,6 +25,8 @@ mod heard;
 mod image;
 #[path = "support/lab.rs"]
 mod lab;
+#[path = "support/loops.rs"]
+mod loops;
 #[path = "support/rabbit.rs"]
 mod rabbit;
 #[path = "support/raw.rs"]

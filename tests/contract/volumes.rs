@@ -7,14 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::contract::Stands;
-
-/// Runs a tool to its success, and answers what it said.
-pub fn tool(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{program} {arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
-}
+pub use super::loops::tool;
 
 /// An image with a content of its own in a directory that is made for it.
 pub fn volume(folder: &Path, virtual_bytes: u64) -> PathBuf {
@@ -78,36 +71,4 @@ pub fn flip(path: &Path, at: u64) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[!byte[0]], at).unwrap();
-}
-
-/// A block device whose bytes are those of a file.
-pub struct Loop {
-    pub path: PathBuf,
-    pub file: PathBuf,
-}
-
-impl Loop {
-    /// Of a new file that holds nothing but that byte.
-    pub fn new(file: PathBuf, bytes: u64, fill: u8) -> Self {
-        fs::write(&file, vec![fill; usize::try_from(bytes).unwrap()]).unwrap();
-        Self::of(file)
-    }
-
-    /// Of a file that is there.
-    pub fn of(file: PathBuf) -> Self {
-        let path = tool("losetup", &["--find", "--show", file.to_str().unwrap()]).trim().into();
-        Self { path, file }
-    }
-
-    /// What it holds, past the cache of its own.
-    pub fn content(&self) -> Vec<u8> {
-        File::open(&self.path).unwrap().sync_all().unwrap();
-        fs::read(&self.file).unwrap()
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        tool("losetup", &["--detach", self.path.to_str().unwrap()]);
-    }
 }

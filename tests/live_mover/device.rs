@@ -14,7 +14,8 @@ use nix::libc;
 
 use super::contract::devices::{Devices, numbers, onto, read};
 use super::contract::{SOON, Stands, World, done, published, refused, restore, started};
-use super::volumes::{Loop, User};
+use super::loops::Loop;
+use super::volumes::User;
 use super::{DISK_BYTES, Real};
 
 /// What a device holds before.

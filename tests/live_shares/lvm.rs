@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use longshore::failure::Code;
 use longshore::host::mover::Mover;
@@ -12,7 +12,8 @@ use longshore::mover::protocol::{BlockDevice, Reply, Request, RestoredVolume, Vo
 
 use super::Remote;
 use super::contract::{SOON, done, exchange, published, refused, restore, restored, started};
-use super::volumes::{Loop, tool};
+use super::logical::Group;
+use super::loops::tool;
 
 /// What every byte of the group held before.
 const OLD: u8 = 0xee;
@@ -22,60 +23,12 @@ const GROUP_BYTES: u64 = 96 << 20;
 const VOLUME_BYTES: u64 = 8 << 20;
 
 /// A volume group with the volumes `web` and `data`.
-struct Group {
-    name: String,
-    _disk: Loop,
-}
-
-impl Group {
-    fn new(remote: &Remote) -> Self {
-        let disk = Loop::new(remote.folder.path().join("pv"), GROUP_BYTES, OLD);
-        // As no other test has it.
-        let name = format!("g{}", disk.path.file_name().unwrap().to_str().unwrap());
-        tool("vgcreate", &["--yes", &name, disk.path.to_str().unwrap()]);
-        let group = Self { name, _disk: disk };
-        for volume in ["web", "data"] {
-            group.linear(volume, VOLUME_BYTES);
-        }
-        group
+fn group(remote: &Remote) -> Group {
+    let group = Group::new(remote.folder.path().join("pv"), GROUP_BYTES, OLD);
+    for volume in ["web", "data"] {
+        group.linear(volume, VOLUME_BYTES);
     }
-
-    fn linear(&self, name: &str, bytes: u64) {
-        let options = ["--yes", "--zero", "n", "--wipesignatures", "n", "--name", name, "--size"];
-        tool("lvcreate", &[&options[..], &[&format!("{bytes}b"), &self.name]].concat());
-    }
-
-    fn path(&self, volume: &str) -> PathBuf {
-        Path::new("/dev").join(&self.name).join(volume)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) {
-        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-        tool("lvrename", &[&self.name, &name(from), &name(to)]);
-    }
-
-    /// The names of all volumes.
-    fn volumes(&self) -> Vec<String> {
-        self.report("lv_name")
-    }
-
-    fn report(&self, column: &str) -> Vec<String> {
-        self.chosen(column, "all")
-    }
-
-    /// Of the volumes that the selection takes. Other tests have groups on this machine as well.
-    fn chosen(&self, column: &str, selection: &str) -> Vec<String> {
-        let said = tool("lvs", &["--noheadings", "--options", column, "--select", selection, &self.name]);
-        let mut lines: Vec<_> = said.lines().map(|line| line.trim().to_owned()).collect();
-        lines.sort();
-        lines
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        tool("vgremove", &["--yes", "--force", &self.name]);
-    }
+    group
 }
 
 async fn onto(mover: &mut Box<dyn Mover>, manifest: &Manifest, path: &Path) -> RestoredVolume {
@@ -132,7 +85,7 @@ fn names(volumes: &[RestoredVolume]) -> (&Path, &Path, &Path) {
 #[tokio::test]
 async fn two_logical_volumes_are_exchanged_and_the_old_ones_are_there_until_they_are_removed() {
     let remote = Remote::nfs();
-    let group = Group::new(&remote);
+    let group = group(&remote);
     let (mut mover, manifest) = published(&remote, "exchanges").await;
     let volumes = two(&mut mover, &manifest, &group).await;
     for _twice in 0..2 {
@@ -162,7 +115,7 @@ async fn two_logical_volumes_are_exchanged_and_the_old_ones_are_there_until_they
 #[tokio::test]
 async fn an_exchange_of_logical_volumes_that_was_cut_off_is_gone_on_with_or_given_up() {
     let remote = Remote::nfs();
-    let group = Group::new(&remote);
+    let group = group(&remote);
     let (mut mover, manifest) = published(&remote, "cut-off").await;
     let volumes = two(&mut mover, &manifest, &group).await;
     for goes_on in [false, true] {
@@ -191,7 +144,7 @@ async fn an_exchange_of_logical_volumes_that_was_cut_off_is_gone_on_with_or_give
 #[tokio::test]
 async fn a_logical_volume_that_is_open_or_cannot_be_exchanged_is_left_alone() {
     let remote = Remote::nfs();
-    let group = Group::new(&remote);
+    let group = group(&remote);
     let (mut mover, manifest) = published(&remote, "refuses").await;
     let volumes = two(&mut mover, &manifest, &group).await;
     let user = File::open(group.path("data")).unwrap();
@@ -208,11 +161,11 @@ async fn a_logical_volume_that_is_open_or_cannot_be_exchanged_is_left_alone() {
     group.linear("web.new", 4 << 20);
     assert_eq!(refused(&mut mover, restore(&manifest, &volumes)).await.code, Code::VolumeIo);
     assert_eq!(group.volumes(), ["data", "web", "web.new"]);
-    tool("lvremove", &["--yes", &format!("{}/web.new", group.name)]);
+    group.remove("web.new");
     // Nothing is left for a second one.
     group.linear("rest", 72 << 20);
     assert_eq!(refused(&mut mover, restore(&manifest, &volumes)).await.code, Code::VolumeFull);
-    tool("lvremove", &["--yes", &format!("{}/rest", group.name)]);
+    group.remove("rest");
     let web = format!("{}/web", group.name);
     tool("lvcreate", &["--yes", "--snapshot", "--size", "4m", "--name", "moment", &web]);
     let refusal = refused(&mut mover, restore(&manifest, &volumes)).await;
@@ -228,7 +181,7 @@ async fn a_logical_volume_that_is_open_or_cannot_be_exchanged_is_left_alone() {
 #[tokio::test]
 async fn a_snapshot_that_is_taken_meanwhile_stays() {
     let remote = Remote::nfs();
-    let group = Group::new(&remote);
+    let group = group(&remote);
     let (mut mover, manifest) = published(&remote, "snapshots").await;
     let volumes = two(&mut mover, &manifest, &group).await;
     let snapshot = |of: &str| {
@@ -240,7 +193,7 @@ async fn a_snapshot_that_is_taken_meanwhile_stays() {
     let refusal = refused(&mut mover, exchange(&volumes)).await;
     assert!(refusal.code == Code::DiskUnsupported && refusal.text.contains("`cron`"), "{refusal:#}");
     assert_eq!(group.volumes(), ["cron", "data", "data.new", "web", "web.new"]);
-    tool("lvremove", &["--yes", &format!("{}/cron", group.name)]);
+    group.remove("cron");
     done(&mut mover, exchange(&volumes)).await;
     snapshot("web.previous");
     let refusal = refused(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
@@ -250,7 +203,7 @@ async fn a_snapshot_that_is_taken_meanwhile_stays() {
     let origin = format!("{}/web.previous", group.name);
     tool("lvremove", &["--yes", "--quiet", "--select", "lv_attr!~\"^[oO]\"", &origin]);
     assert!(group.volumes().contains(&"cron".to_owned()) && group.volumes().contains(&"web.previous".to_owned()));
-    tool("lvremove", &["--yes", &format!("{}/cron", group.name)]);
+    group.remove("cron");
     done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
     assert_eq!(group.volumes(), ["data", "web"]);
     mover.stop().await.unwrap();
@@ -260,7 +213,7 @@ async fn a_snapshot_that_is_taken_meanwhile_stays() {
 #[tokio::test]
 async fn who_opens_an_old_volume_amid_the_exchange_gets_it_back_or_is_told_of() {
     let remote = Remote::nfs();
-    let group = Group::new(&remote);
+    let group = group(&remote);
     let (mut mover, manifest) = published(&remote, "opened").await;
     let volumes = two(&mut mover, &manifest, &group).await;
     for new_too in [true, false] {
@@ -301,10 +254,9 @@ async fn who_opens_an_old_volume_amid_the_exchange_gets_it_back_or_is_told_of() 
 #[tokio::test]
 async fn a_thin_volume_comes_to_be_in_the_same_pool() {
     let remote = Remote::nfs();
-    let group = Group::new(&remote);
-    let pool = format!("{}/pool", group.name);
-    tool("lvcreate", &["--yes", "--type", "thin-pool", "--size", "40m", &pool]);
-    tool("lvcreate", &["--yes", "--type", "thin", "--virtualsize", "8m", "--name", "thin", "--thinpool", &pool]);
+    let group = group(&remote);
+    group.pool("pool", 40 << 20);
+    group.thin("pool", "thin", VOLUME_BYTES);
     fs::write(group.path("thin"), vec![OLD; usize::try_from(VOLUME_BYTES).unwrap()]).unwrap();
     let (mut mover, manifest) = published(&remote, "thin").await;
     let volumes = [onto(&mut mover, &manifest, &group.path("thin")).await];
@@ -315,16 +267,15 @@ async fn a_thin_volume_comes_to_be_in_the_same_pool() {
     assert_eq!(group.report("pool_lv").iter().filter(|pool| *pool == "pool").count(), 2);
     done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
     assert_eq!(group.volumes(), ["data", "pool", "thin", "web"]);
-    let used = tool("lvs", &["--noheadings", "--options", "data_percent", &format!("{}/thin", group.name)]);
     // 1.25 MiB of data in one extent.
-    assert_eq!(used.trim(), "31.25", "zeros take no room in the pool");
+    assert_eq!(group.row("data_percent", "thin"), "31.25", "zeros take no room in the pool");
     mover.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn what_a_killed_mover_leaves_of_logical_volumes_is_removed_by_another() {
     let remote = Remote::nfs();
-    let group = Group::new(&remote);
+    let group = group(&remote);
     let (mut mover, manifest) = published(&remote, "killed").await;
     let volumes = two(&mut mover, &manifest, &group).await;
     made(&mut mover, &manifest, &volumes).await;

@@ -13,8 +13,9 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 
 use crate::fleet::{Fleet, JOB};
 use crate::lab::{LabInstance, virsh};
+use crate::loops::Loop;
 use crate::share::Share;
-use crate::volumes::{Loop, User};
+use crate::volumes::User;
 
 /// The next worker waits until the dead one's lease has stood still for two minutes.
 const TAKEN_OVER: Duration = Duration::from_secs(240);
