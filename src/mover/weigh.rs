@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
-use super::image::Backups;
-use super::protocol::{ToMake, ToWeigh};
+use super::image::{Backups, Original, Wanted};
+use super::new_files;
+use super::protocol::{RestoredVolume, ToMake, ToWeigh, VolumePlace};
 use super::share::{Dir, open_repository};
-use super::{new_files, volume};
+use super::volume::{self, Amount};
 use crate::failure::Failure;
+use crate::model::id::BackupId;
 
 /// Bytes that a backup in the repository at `root` stores of each disk as data, at most, with what it is based on; refuses what a restore would
 /// refuse of the places, but for volumes that somebody uses.
@@ -28,7 +30,26 @@ pub(super) fn weigh(root: &Dir, wanted: &ToWeigh) -> Result<Vec<u64>, Failure> {
     }
     match &wanted.to_make {
         ToMake::New(new) => new_files::look_at(new, &data_bytes)?,
-        ToMake::InPlace { volumes, keep_previous } => volume::look_at(volumes, &data_bytes, *keep_previous)?,
+        ToMake::InPlace { volumes, keep_previous } => {
+            let amount = |(volume, bytes): (&RestoredVolume, &u64)| amount(&mut backups, wanted.backup, volume, *bytes);
+            let amounts = volumes.iter().zip(&data_bytes).map(amount).collect::<Result<Vec<_>, _>>()?;
+            volume::look_at(volumes, &amounts, *keep_previous)?;
+        }
     }
     Ok(data_bytes)
+}
+
+/// Where its data lies is of account in a thin pool alone.
+fn amount(
+    backups: &mut Backups<'_>,
+    backup: BackupId,
+    volume: &RestoredVolume,
+    data_bytes: u64,
+) -> Result<Amount, Failure> {
+    let RestoredVolume { disk, virtual_bytes, content_root, place, .. } = volume;
+    if !matches!(place, VolumePlace::Logical { .. }) {
+        return Ok(Amount::anywhere(data_bytes));
+    }
+    let wanted = Wanted { backup, disk, virtual_bytes: *virtual_bytes, content_root };
+    Original::look(backups, wanted).map(|original| original.amount())
 }

@@ -269,6 +269,13 @@ async fn a_thin_volume_comes_to_be_in_the_same_pool() {
     assert_eq!(group.volumes(), ["data", "pool", "thin", "web"]);
     // 1.25 MiB of data in one extent.
     assert_eq!(group.row("data_percent", "thin"), "31.25", "zeros take no room in the pool");
+    // There is room for the data of a new one, and for what is left to others, but not for the whole piece that the data takes.
+    let options = ["--yes", "--type", "thin-pool", "--chunksize", "8m", "--size", "24m"];
+    tool("lvcreate", &[&options[..], &[&group.of("coarse")]].concat());
+    group.thin("coarse", "rough", VOLUME_BYTES);
+    let volumes = [onto(&mut mover, &manifest, &group.path("rough")).await];
+    let refusal = refused(&mut mover, restore(&manifest, &volumes)).await;
+    assert!(refusal.code == Code::VolumeFull && refusal.text.contains("/coarse`"), "{refusal:#}");
     mover.stop().await.unwrap();
 }
 

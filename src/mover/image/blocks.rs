@@ -88,6 +88,23 @@ impl Blocks {
         self.data.get(&index)
     }
 
+    /// In how many pieces of so many bytes, counted from the disk's beginning, there is anything but zeros, at most.
+    pub fn pieces(&self, piece_bytes: u64) -> u64 {
+        let piece_bytes = piece_bytes.max(1);
+        let (mut pieces, mut next) = (0, 0);
+        for index in self.data.keys() {
+            let start = index.saturating_mul(BLOCK_BYTES);
+            let last = start.saturating_add(self.block_bytes(*index).max(1) - 1) / piece_bytes;
+            // The first may be that in which the block before ends.
+            let first = next.max(start / piece_bytes);
+            if first <= last {
+                pieces += last - first + 1;
+                next = last + 1;
+            }
+        }
+        pieces
+    }
+
     /// The content root.
     pub fn root(&self) -> BlockHash {
         let mut hasher = blake3::Hasher::new_derive_key(ROOT_CONTEXT);
@@ -227,6 +244,18 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn blocks_lie_in_pieces_that_are_smaller_and_larger_and_fit_nowhere() {
+        let mut blocks = Blocks::new(10 * BLOCK_BYTES + 512).unwrap();
+        for index in [0, 1, 5, 10] {
+            blocks.set(index, [1; HASH_BYTES]);
+        }
+        for (piece_kib, pieces) in [(64, 3 * 16 + 1), (1024, 4), (2048, 3), (4096, 3), (16384, 1), (192, 18)] {
+            assert_eq!(blocks.pieces(piece_kib * 1024), pieces, "{piece_kib}");
+        }
+        assert_eq!(Blocks::new(BLOCK_BYTES).unwrap().pieces(1), 0);
+    }
 
     fn disk() -> impl Strategy<Value = Blocks> {
         (0u64..40 * BLOCK_BYTES, prop::collection::vec(any::<(u8, u8)>(), 0..30)).prop_map(|(size, data)| {

@@ -57,7 +57,7 @@ use crate::mover::share::Sent;
 
 pub use base::ToCopy;
 pub(super) use base::{Base, stored_over};
-use blocks::Blocks;
+pub(super) use blocks::Blocks;
 pub(super) use chain::{Backups, Link, backing_name, damaged, look};
 pub(super) use check::{Checked, check_file};
 use compare::Sides;
@@ -70,6 +70,7 @@ pub(super) use restored::{Fresh, Planned, RestoredSet};
 use server::Besides;
 pub(super) use server::Sockets;
 use source::{Opened, Source};
+pub(super) use target::CLUSTER_BYTES;
 use target::{New, Target};
 
 /// What QEMU counts disks in, bytes. A size that is no multiple of it cannot be kept by a qcow2 file.

@@ -15,6 +15,7 @@ use crate::model::id::{BackupId, DiskTarget};
 use crate::model::manifest::Manifest;
 use crate::mover::nbd::Connection;
 use crate::mover::share::Dir;
+use crate::mover::volume::Amount;
 
 /// What a file of hashes takes besides them, bytes.
 const BLOCKS_BYTES_BASE: u64 = 4096;
@@ -56,6 +57,11 @@ impl Original {
         let stored = links.iter().fold(0_u64, |stored, link| stored.saturating_add(link.data_bytes));
         let data_bytes = stored.min(wanted.virtual_bytes);
         Ok(Self { links, blocks: Arc::new(blocks), data_bytes })
+    }
+
+    /// How much of it is data, and where.
+    pub fn amount(&self) -> Amount {
+        Amount::of(self.data_bytes, &self.blocks)
     }
 
     /// Serves the images, the topmost first, from paths that nobody else can change to lead elsewhere.

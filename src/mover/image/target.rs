@@ -21,7 +21,7 @@ use crate::mover::nbd::Connection;
 use crate::mover::share;
 
 /// Clusters of the images: QEMU's own default, and small enough that little is rounded up.
-pub(super) const CLUSTER_BYTES: usize = 64 * 1024;
+pub(in crate::mover) const CLUSTER_BYTES: usize = 64 * 1024;
 /// Free bytes below which a share counts as full: what an empty image takes.
 const ROOM_MIN_BYTES: u64 = 4 * 64 * 1024;
 /// How long `qemu-img create` may take.

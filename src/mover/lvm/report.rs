@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 /// The columns that are asked for.
-pub(super) const COLUMNS: &str =
-    "vg_name,vg_attr,vg_extent_size,vg_free,lv_name,lv_attr,lv_size,segtype,origin,pool_lv,data_percent,lv_tags";
+pub(super) const COLUMNS: &str = "vg_name,vg_attr,vg_extent_size,vg_free,lv_name,lv_attr,lv_size,segtype,origin,pool_lv,data_percent,chunk_size,lv_tags";
 
 /// A logical volume.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +22,8 @@ pub struct LogicalVolume {
     pub extent_bytes: u64,
     /// Free bytes of the group.
     pub group_free_bytes: u64,
+    /// Bytes of the pieces in which a thin pool gives room; 0 for what is no pool.
+    pub chunk_bytes: u64,
     attributes: String,
     group_attributes: String,
     kinds: BTreeSet<String>,
@@ -54,6 +55,7 @@ struct Row {
     origin: String,
     pool_lv: String,
     data_percent: String,
+    chunk_size: String,
     lv_tags: String,
 }
 
@@ -77,6 +79,7 @@ impl Row {
             pool: Some(self.pool_lv).filter(|pool| !pool.is_empty()),
             extent_bytes: number(&self.vg_extent_size)?,
             group_free_bytes: number(&self.vg_free)?,
+            chunk_bytes: number(&self.chunk_size)?,
             group: self.vg_name,
             name: self.lv_name,
             attributes: self.lv_attr,
@@ -150,7 +153,7 @@ mod tests {
         let mut row = json!({
             "vg_name": "vg", "vg_attr": "wz--n-", "vg_extent_size": "4194304", "vg_free": "104857600",
             "lv_name": name, "lv_attr": "-wi-a-----", "lv_size": "8388608", "segtype": "linear", "origin": "",
-            "pool_lv": "", "data_percent": "", "lv_tags": "",
+            "pool_lv": "", "data_percent": "", "chunk_size": "0", "lv_tags": "",
         });
         for (column, value) in changes {
             row[*column] = json!(value);
@@ -195,7 +198,7 @@ mod tests {
         let volumes = parsed(&[
             row("a", &[("lv_attr", "-wi-ao----"), ("lv_tags", "backup,longshore")]),
             row("b", &[]),
-            row("pool", &[("segtype", "thin-pool"), ("data_percent", "25.00")]),
+            row("pool", &[("segtype", "thin-pool"), ("data_percent", "25.00"), ("chunk_size", "65536")]),
         ]);
         assert!(volumes[0].is_open() && !volumes[1].is_open());
         assert!(volumes[0].has_tag("longshore") && !volumes[1].has_tag("longshore"));
@@ -204,6 +207,7 @@ mod tests {
             (8 << 20, 4 << 20, 100 << 20)
         );
         assert_eq!((volumes[2].free_of_pool(), volumes[1].free_of_pool()), (6 << 20, 0));
+        assert_eq!((volumes[2].chunk_bytes, volumes[1].chunk_bytes), (64 << 10, 0));
         assert!(parse(b"{}").is_err());
         assert!(parse(json!({"report": [{"lv": [row("a", &[("lv_size", "8m")])]}]}).to_string().as_bytes()).is_err());
         assert_eq!(parsed(&[]), []);

@@ -194,7 +194,7 @@ fn begin(
             Original::look(&mut backups, Wanted { backup, disk, virtual_bytes: *virtual_bytes, content_root })
         })
         .collect::<Result<_, _>>()?;
-    let data: Vec<_> = originals.iter().map(|original| original.data_bytes).collect();
+    let data: Vec<_> = originals.iter().map(Original::amount).collect();
     let prepared = volume::prepare(volumes, &data, keep_previous, keys)?;
     let mut places = Places::new(own);
     let mut planned = Vec::with_capacity(volumes.len());

@@ -11,7 +11,7 @@ use nix::sys::stat::SFlag;
 
 use super::old_image::only_here;
 use super::state::Seen;
-use super::{Name, Place, Prepared, Room, in_use, locks};
+use super::{Amount, Name, Place, Prepared, Room, in_use, locks};
 use crate::failure::{Code, Failure};
 use crate::model::instance::ImageFormat;
 use crate::mover::protocol::RestoredVolume;
@@ -161,8 +161,8 @@ impl Place for FilePlace {
         }
     }
 
-    fn room(&self, _wanted: &RestoredVolume, data_bytes: u64) -> Result<Room, Failure> {
-        Room::of_files(&self.dir, data_bytes)
+    fn room(&self, _wanted: &RestoredVolume, data: &Amount) -> Result<Room, Failure> {
+        Room::of_files(&self.dir, data.bytes)
     }
 
     fn prepared(self: Box<Self>, _wanted: &RestoredVolume) -> Result<Prepared, Failure> {

@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 use tokio::runtime::Handle;
 
 use super::state::Seen;
-use super::{Name, Place, Prepared, Room, in_use};
+use super::{Amount, Name, Place, Prepared, Room, in_use};
 use crate::failure::{Code, Failure};
 use crate::model::instance::ImageFormat;
 use crate::mover::lvm::{self, LogicalVolume};
@@ -187,7 +187,7 @@ impl Place for LogicalPlace {
         self.must_be_plain(name)
     }
 
-    fn room(&self, wanted: &RestoredVolume, data_bytes: u64) -> Result<Room, Failure> {
+    fn room(&self, wanted: &RestoredVolume, data: &Amount) -> Result<Room, Failure> {
         let volume = self.volume()?;
         let extents = wanted.virtual_bytes.div_ceil(volume.extent_bytes.max(1));
         let whole = extents.saturating_mul(volume.extent_bytes);
@@ -200,12 +200,15 @@ impl Place for LogicalPlace {
             });
         };
         let found = self.select(&format!("lv_name=\"{pool}\""))?.pop();
+        let (free, chunk) = found.map_or((0, 0), |pool| (pool.free_of_pool(), pool.chunk_bytes));
+        let whole = whole.div_ceil(chunk.max(1)).saturating_mul(chunk.max(1));
+        let taken = if volume.is_blank_when_new() { data.in_pieces(chunk, whole) } else { whole };
         Ok(Room {
             storage: format!("thin pool {}/{pool}", self.group),
             shown: format!("/dev/{}/{pool}", self.group),
-            free: found.map_or(0, |pool| pool.free_of_pool()),
+            free,
             // A pool that runs full stops every instance on it.
-            needed: if volume.is_blank_when_new() { Room::with_margin(data_bytes) } else { Room::with_margin(whole) },
+            needed: Room::with_margin(taken),
         })
     }
 

@@ -16,6 +16,7 @@
 //!
 //! What is written over has one name, and is [claimed](device) instead.
 
+mod amount;
 pub(in crate::mover) mod device;
 mod exchange;
 mod file;
@@ -33,6 +34,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 
+pub(super) use amount::Amount;
 pub(super) use exchange::{Outcome, exchange};
 pub(super) use prepare::{Prepared, Room, has_room, look_at, prepare};
 pub(super) use remove::{remove_fresh, remove_previous};
@@ -86,7 +88,7 @@ trait Place: fmt::Debug {
     fn loses_nothing(&self, name: Name, format: ImageFormat) -> Result<(), Failure>;
 
     /// What a new volume takes of which storage.
-    fn room(&self, wanted: &RestoredVolume, data_bytes: u64) -> Result<Room, Failure>;
+    fn room(&self, wanted: &RestoredVolume, data: &Amount) -> Result<Room, Failure>;
 
     /// Everything is there for the new volume to be written.
     fn prepared(self: Box<Self>, wanted: &RestoredVolume) -> Result<Prepared, Failure>;

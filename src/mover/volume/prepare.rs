@@ -7,7 +7,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::device::{Use, claim};
-use super::{Name, Place, exchanged, in_use, names, open};
+use super::{Amount, Name, Place, exchanged, in_use, names, open};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::{RestoredVolume, VolumePlace};
 use crate::mover::rbd::{Image, Keys};
@@ -75,7 +75,7 @@ impl Room {
     }
 }
 
-/// Looks at all places; what an earlier try has left at the names of the new volumes is removed. `data_bytes` are those of each
+/// Looks at all places; what an earlier try has left at the names of the new volumes is removed. `data` is that of each
 /// volume.
 ///
 /// `in_use_elsewhere`: somebody has an old volume open. `volume_full`: there is no room. `disk_unsupported`: what stands there can't be
@@ -83,7 +83,7 @@ impl Room {
 /// done with.
 pub(in crate::mover) fn prepare(
     volumes: &[RestoredVolume],
-    data_bytes: &[u64],
+    data: &[Amount],
     keep_previous: bool,
     keys: &Keys,
 ) -> Result<Vec<Prepared>, Failure> {
@@ -102,7 +102,7 @@ pub(in crate::mover) fn prepare(
     for place in &places {
         place.remove(Name::Fresh)?;
     }
-    have_room(&places, volumes, data_bytes)?;
+    have_room(&places, volumes, data)?;
     let mut places = places.into_iter();
     let prepared = |wanted: &RestoredVolume| match wanted.place {
         VolumePlace::Device { .. } => Some(Ok(Prepared::Overwritten)),
@@ -117,15 +117,15 @@ pub(in crate::mover) fn prepare(
 /// say, nor anything of one that is on a cluster.
 pub(in crate::mover) fn look_at(
     volumes: &[RestoredVolume],
-    data_bytes: &[u64],
+    data: &[Amount],
     keep_previous: bool,
 ) -> Result<(), Failure> {
     // A cluster is not asked: that needs a key, which nobody is given who only plans.
-    let here = volumes.iter().zip(data_bytes).filter(|(volume, _)| !matches!(volume.place, VolumePlace::Rbd { .. }));
-    let (volumes, data_bytes): (Vec<_>, Vec<_>) = here.map(|(volume, data)| (volume.clone(), *data)).unzip();
+    let here = volumes.iter().zip(data).filter(|(volume, _)| !matches!(volume.place, VolumePlace::Rbd { .. }));
+    let (volumes, data): (Vec<_>, Vec<_>) = here.map(|(volume, data)| (volume.clone(), data.clone())).unzip();
     let places = open(names(&volumes)?, &Keys::default())?;
     can_be_replaced(&places, &volumes, keep_previous)?;
-    have_room(&places, &volumes, &data_bytes)
+    have_room(&places, &volumes, &data)
 }
 
 fn can_be_replaced(places: &[Box<dyn Place>], volumes: &[RestoredVolume], keep_previous: bool) -> Result<(), Failure> {
@@ -145,9 +145,9 @@ fn can_be_replaced(places: &[Box<dyn Place>], volumes: &[RestoredVolume], keep_p
     Ok(())
 }
 
-fn have_room(places: &[Box<dyn Place>], volumes: &[RestoredVolume], data_bytes: &[u64]) -> Result<(), Failure> {
-    let wanted = volumes.iter().zip(data_bytes).filter(|(volume, _)| volume.place.fresh().is_some());
-    has_room(places.iter().zip(wanted).map(|(place, (wanted, data))| place.room(wanted, *data)))
+fn have_room(places: &[Box<dyn Place>], volumes: &[RestoredVolume], data: &[Amount]) -> Result<(), Failure> {
+    let wanted = volumes.iter().zip(data).filter(|(volume, _)| volume.place.fresh().is_some());
+    has_room(places.iter().zip(wanted).map(|(place, (wanted, data))| place.room(wanted, data)))
 }
 
 /// All of them fit together, as several may share one storage. `volume_full`: they don't.

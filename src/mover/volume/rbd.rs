@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::state::Seen;
-use super::{Name, Place, Prepared, Room, in_use};
+use super::{Amount, Name, Place, Prepared, Room, in_use};
 use crate::failure::{Code, Failure};
 use crate::model::instance::ImageFormat;
 use crate::model::network::NetworkAccess;
@@ -173,7 +173,7 @@ impl Place for RbdPlace {
         }
     }
 
-    fn room(&self, _wanted: &RestoredVolume, _data_bytes: u64) -> Result<Room, Failure> {
+    fn room(&self, _wanted: &RestoredVolume, _data: &Amount) -> Result<Room, Failure> {
         let shown = self.shown(Name::Volume);
         Ok(Room { storage: format!("RBD image {shown}"), shown, free: u64::MAX, needed: 0 })
     }

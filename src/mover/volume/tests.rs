@@ -68,6 +68,11 @@ impl Storage {
 const EXCHANGED: [(&str, &str); 4] = [("a", "new"), ("a.old", "old"), ("b", "new"), ("b.old", "old")];
 const OLD: [(&str, &str); 2] = [("a", "old"), ("b", "old")];
 
+/// Of two volumes.
+fn data(bytes: u64) -> [Amount; 2] {
+    [Amount::anywhere(bytes), Amount::anywhere(bytes)]
+}
+
 #[test]
 fn an_exchange_goes_on_wherever_it_was_cut_off() {
     let states = ["vf", "fp", "vp"];
@@ -176,7 +181,7 @@ fn a_volume_that_somebody_uses_stays_where_it_is() {
     let theirs = fs::File::open(storage.0.path().join("b")).unwrap();
     assert!(locks::hold(&theirs).unwrap());
     assert_eq!(storage.exchange().unwrap_err().code, Code::InUseElsewhere);
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap_err().code, Code::InUseElsewhere);
+    assert_eq!(prepare(&storage.volumes(), &data(1), false, &Keys::default()).unwrap_err().code, Code::InUseElsewhere);
     storage.must_hold(&[("a", "old"), ("a.new", "new"), ("b", "old"), ("b.new", "new")]);
     drop(theirs);
     assert!(matches!(storage.exchange().unwrap(), Outcome::Done));
@@ -199,27 +204,29 @@ fn an_image_with_snapshots_of_its_own_is_only_replaced_where_it_is_kept() {
     fs::write(storage.0.path().join("b"), header).unwrap();
     let volumes: Vec<_> =
         storage.volumes().into_iter().map(|volume| RestoredVolume { format: ImageFormat::Qcow2, ..volume }).collect();
-    let refused = prepare(&volumes, &[1, 1], false, &Keys::default()).unwrap_err();
+    let refused = prepare(&volumes, &data(1), false, &Keys::default()).unwrap_err();
     assert_eq!(refused.code, Code::DiskUnsupported);
     assert!(refused.text.contains("internal snapshots"), "{refused:#}");
-    assert_eq!(prepare(&volumes, &[1, 1], true, &Keys::default()).unwrap().len(), 2);
+    assert_eq!(prepare(&volumes, &data(1), true, &Keys::default()).unwrap().len(), 2);
 }
 
 #[test]
 fn a_restore_begins_only_where_the_old_volumes_are_and_there_is_room() {
     let storage = Storage::new(["vf", "v"]);
     assert_eq!(
-        prepare(&storage.volumes(), &[1, u64::MAX], false, &Keys::default()).unwrap_err().code,
+        prepare(&storage.volumes(), &[Amount::anywhere(1), Amount::anywhere(u64::MAX)], false, &Keys::default())
+            .unwrap_err()
+            .code,
         Code::VolumeFull
     );
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap().len(), 2);
+    assert_eq!(prepare(&storage.volumes(), &data(1), false, &Keys::default()).unwrap().len(), 2);
     storage.must_hold(&OLD);
     fs::remove_file(storage.0.path().join("b")).unwrap();
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap_err().code, Code::VolumeIo);
+    assert_eq!(prepare(&storage.volumes(), &data(1), false, &Keys::default()).unwrap_err().code, Code::VolumeIo);
     symlink("a", storage.0.path().join("b")).unwrap();
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap_err().code, Code::DiskUnsupported);
+    assert_eq!(prepare(&storage.volumes(), &data(1), false, &Keys::default()).unwrap_err().code, Code::DiskUnsupported);
     let storage = Storage::new(["vp", "vp"]);
-    assert_eq!(prepare(&storage.volumes(), &[1, 1], false, &Keys::default()).unwrap_err().code, Code::Internal);
+    assert_eq!(prepare(&storage.volumes(), &data(1), false, &Keys::default()).unwrap_err().code, Code::Internal);
 }
 
 #[test]

@@ -1,0 +1,73 @@
+//! How much of a new volume is data, and what that takes where room is given in pieces. Pure.
+
+use std::sync::Arc;
+
+use crate::mover::image::{Blocks, CLUSTER_BYTES};
+
+/// The data of one disk.
+#[derive(Clone, Debug)]
+pub(in crate::mover) struct Amount {
+    /// Bytes that are stored as data, at most.
+    pub bytes: u64,
+    /// Where there is any, as far as that is known.
+    blocks: Option<Arc<Blocks>>,
+}
+
+impl Amount {
+    /// Of so many bytes, each of which may lie anywhere.
+    pub fn anywhere(bytes: u64) -> Self {
+        Self { bytes, blocks: None }
+    }
+
+    /// Of so many bytes in the blocks that are not all zeros.
+    pub fn of(bytes: u64, blocks: &Arc<Blocks>) -> Self {
+        Self { bytes, blocks: Some(blocks.clone()) }
+    }
+
+    /// What it takes of storage that gives room in pieces of so many bytes, each of which is taken whole by the first byte in it: at most, where
+    /// a volume that is all written takes `whole`.
+    pub fn in_pieces(&self, piece_bytes: u64, whole: u64) -> u64 {
+        let cluster = CLUSTER_BYTES as u64;
+        // Of pieces across whose borders clusters lie nothing is known.
+        if piece_bytes == 0 || !piece_bytes.is_multiple_of(cluster) {
+            return whole;
+        }
+        // Each cluster may lie in a piece of its own, and each block is written in all of its parts.
+        let by_clusters = self.bytes.div_ceil(cluster);
+        let by_blocks = self.blocks.as_ref().map_or(u64::MAX, |blocks| blocks.pieces(piece_bytes));
+        by_clusters.min(by_blocks).saturating_mul(piece_bytes).min(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const KIB: u64 = 1024;
+    const MIB: u64 = 1024 * KIB;
+
+    #[test]
+    fn little_data_takes_whole_pieces() {
+        let mut blocks = Blocks::new(64 * MIB).unwrap();
+        for index in [0, 1, 8, 9] {
+            blocks.set(index, [1; 32]);
+        }
+        let known = Amount::of(5 * 64 * KIB, &Arc::new(blocks));
+        let anywhere = Amount::anywhere(5 * 64 * KIB);
+        for (piece, of_known, of_anywhere) in [
+            (64 * KIB, 320 * KIB, 320 * KIB),
+            (256 * KIB, 5 * 256 * KIB, 5 * 256 * KIB),
+            (MIB, 4 * MIB, 5 * MIB),
+            (8 * MIB, 16 * MIB, 40 * MIB),
+            (32 * MIB, 32 * MIB, 64 * MIB),
+        ] {
+            let found = [&known, &anywhere].map(|amount| amount.in_pieces(piece, 64 * MIB));
+            assert_eq!(found, [of_known, of_anywhere], "{piece}");
+        }
+        assert_eq!(Amount::anywhere(0).in_pieces(MIB, 64 * MIB), 0);
+        for odd in [0, 4 * KIB, 96 * KIB] {
+            assert_eq!(known.in_pieces(odd, 64 * MIB), 64 * MIB, "{odd}");
+        }
+    }
+}
