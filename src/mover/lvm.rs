@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::command::Command;
 use crate::failure::{Code, Failure};
 
-pub use report::LogicalVolume;
+pub use report::{Likeness, LogicalVolume};
 
 /// The tag of each volume that a restore makes, by which `lvs @longshore` finds them.
 pub(super) const TAG: &str = "longshore";
@@ -27,9 +27,26 @@ pub(super) async fn volumes(selection: &[&str], shown: &str) -> Result<Vec<Logic
     report::parse(&finished.stdout).map_err(|error| Failure::new(Code::VolumeIo, failed()).because(&error))
 }
 
+/// What a volume that is to take the place of that one has to have of it.
+pub(super) async fn likeness(group: &str, name: &str) -> Result<Likeness, Failure> {
+    let failed = || format!("cannot look at the logical volume `{group}/{name}`");
+    let lvs = Command::new("lvs").args(["--reportformat", "json", "-o", report::ALL_COLUMNS]);
+    let lvs = lvs.arg(format!("{group}/{name}"));
+    let finished = lvs.run_to_success(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
+    let finished = finished.map_err(|error| error.failure(Code::VolumeIo, failed()))?;
+    report::parse_likeness(&finished.stdout).map_err(|error| Failure::new(Code::VolumeIo, failed()).because(&error))
+}
+
 /// Makes a volume of at least so many bytes, in that thin pool or in the group's free extents.
-pub(super) async fn create(group: &str, name: &str, bytes: u64, pool: Option<&str>) -> Result<(), Failure> {
+pub(super) async fn create(
+    group: &str,
+    name: &str,
+    bytes: u64,
+    pool: Option<&str>,
+    like: &Likeness,
+) -> Result<(), Failure> {
     let create = Command::new("lvcreate").args(["--yes", "--quiet", "--addtag", TAG, "--name", name]);
+    let create = like.tags.iter().fold(create, |create, tag| create.arg("--addtag").arg(tag));
     let create = match pool {
         None => create.args(["--type", "linear", "--size"]).arg(format!("{bytes}b")).arg(group),
         Some(pool) => create
@@ -38,7 +55,15 @@ pub(super) async fn create(group: &str, name: &str, bytes: u64, pool: Option<&st
             .args(["--thinpool", pool])
             .arg(group),
     };
-    change(create, format!("cannot make the logical volume `{group}/{name}`")).await
+    change(create, format!("cannot make the logical volume `{group}/{name}`")).await?;
+    // Without a word of it where it is as by default, which older versions have no option for.
+    if !like.stays_inactive {
+        return Ok(());
+    }
+    // lvcreate has the option for volumes that are not thin alone.
+    let change_it = Command::new("lvchange").args(["--yes", "--quiet", "--setautoactivation", "n"]);
+    let text = format!("cannot keep the logical volume `{group}/{name}` from being activated by itself");
+    change(change_it.arg(format!("{group}/{name}")), text).await
 }
 
 /// Gives a volume another name in its group.

@@ -1,5 +1,6 @@
 //! Logical volumes of LVM, which a restore exchanges, on the device mapper of the virtual host's kernel.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -10,10 +11,10 @@ use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
 use longshore::mover::protocol::{BlockDevice, Reply, Request, RestoredVolume, VolumePlace};
 
-use super::Remote;
 use super::contract::{SOON, done, exchange, published, refused, restore, restored, started};
 use super::logical::Group;
 use super::loops::tool;
+use super::Remote;
 
 /// What every byte of the group held before.
 const OLD: u8 = 0xee;
@@ -174,6 +175,9 @@ async fn a_logical_volume_that_is_open_or_cannot_be_exchanged_is_left_alone() {
     let refusal = refused(&mut mover, restore(&manifest, &moment)).await;
     assert!(refusal.code == Code::DiskUnsupported && refusal.text.contains("snapshot of `web`"), "{refusal:#}");
     assert_eq!(group.volumes(), ["data", "moment", "web"]);
+    tool("lvchange", &["--permission", "r", &group.of("data")]);
+    let read_only = Request::LookAtDevices { paths: vec![group.path("data")] };
+    assert_eq!(refused(&mut mover, read_only).await.code, Code::DiskUnsupported);
     assert!(is_old(&group.path("web")) && is_old(&group.path("data")));
     mover.stop().await.unwrap();
 }
@@ -258,12 +262,23 @@ async fn a_thin_volume_comes_to_be_in_the_same_pool() {
     group.pool("pool", 40 << 20);
     group.thin("pool", "thin", VOLUME_BYTES);
     fs::write(group.path("thin"), vec![OLD; usize::try_from(VOLUME_BYTES).unwrap()]).unwrap();
+    tool("lvchange", &["--addtag", "nightly", "--setautoactivation", "n", &group.of("thin")]);
     let (mut mover, manifest) = published(&remote, "thin").await;
     let volumes = [onto(&mut mover, &manifest, &group.path("thin")).await];
+    made(&mut mover, &manifest, &volumes).await;
+    // As after a start of the host, since it is not activated by itself.
+    done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+    tool("lvchange", &["--activate", "n", &group.of("thin.new")]);
+    done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+    assert_eq!(group.volumes(), ["data", "pool", "thin", "web"]);
     made(&mut mover, &manifest, &volumes).await;
     done(&mut mover, exchange(&volumes)).await;
     let (volume, _, previous) = names(&volumes);
     assert!(is_restored(&remote, volume) && is_old(previous));
+    assert_eq!(group.row("lv_autoactivation", "thin"), "", "nor is the new one");
+    let tags = group.row("lv_tags", "thin");
+    assert_eq!(tags.split(',').collect::<BTreeSet<_>>(), BTreeSet::from(["longshore", "nightly"]));
+    tool("lvchange", &["--activate", "n", &group.of("thin.previous")]);
     assert_eq!(group.report("pool_lv").iter().filter(|pool| *pool == "pool").count(), 2);
     done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
     assert_eq!(group.volumes(), ["data", "pool", "thin", "web"]);

@@ -8,17 +8,26 @@ use crate::loops::{Loop, tool, tool_at_the_end};
 /// A volume group, removed with all that is in it.
 pub struct Group {
     pub name: String,
-    _disk: Loop,
+    disk: Loop,
 }
 
 impl Group {
     /// Of so many bytes in a new file, each of which is `fill`.
     pub fn new(file: PathBuf, bytes: u64, fill: u8) -> Self {
-        let disk = Loop::new(file, bytes, fill);
+        Self::on(Loop::new(file, bytes, fill))
+    }
+
+    /// On that disk.
+    pub fn on(disk: Loop) -> Self {
         // As no other test has it.
         let name = format!("g{}", disk.path.file_name().unwrap().to_str().unwrap());
         tool("vgcreate", &["--yes", &name, disk.path.to_str().unwrap()]);
-        Self { name, _disk: disk }
+        Self { name, disk }
+    }
+
+    /// What it is on.
+    pub fn disk(&self) -> &Path {
+        &self.disk.path
     }
 
     /// Makes a linear volume, which holds what was there before.

@@ -36,7 +36,13 @@ impl Loop {
 
     /// Of a file that is there.
     pub fn of(file: PathBuf) -> Self {
-        let path = tool("losetup", &["--find", "--show", file.to_str().unwrap()]).trim().into();
+        Self::with_sectors(file, 512)
+    }
+
+    /// The same, of a disk that counts in so many bytes.
+    pub fn with_sectors(file: PathBuf, bytes: u32) -> Self {
+        let sectors = format!("--sector-size={bytes}");
+        let path = tool("losetup", &["--find", "--show", &sectors, file.to_str().unwrap()]).trim().into();
         Self { path, file }
     }
 

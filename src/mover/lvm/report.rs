@@ -59,6 +59,50 @@ struct Row {
     lv_tags: String,
 }
 
+/// All columns of a volume, since those that are not known to every version of lvm2 can't be asked for by name.
+pub(super) const ALL_COLUMNS: &str = "lv_all";
+
+/// What a new volume takes over from the one whose place it takes, beside its kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Likeness {
+    /// Its tags, by which hosts say which volumes they activate.
+    pub tags: BTreeSet<String>,
+    /// The host does not activate it by itself.
+    pub stays_inactive: bool,
+}
+
+#[derive(Deserialize)]
+struct LikenessReport {
+    report: Vec<LikenessSection>,
+}
+
+#[derive(Deserialize)]
+struct LikenessSection {
+    lv: Vec<LikenessRow>,
+}
+
+#[derive(Deserialize)]
+struct LikenessRow {
+    lv_tags: String,
+    /// Since lvm2 2.03.12.
+    lv_autoactivation: Option<String>,
+}
+
+/// Of the one volume of a report with [`ALL_COLUMNS`].
+pub(super) fn parse_likeness(report: &[u8]) -> Result<Likeness, serde_json::Error> {
+    let report: LikenessReport = serde_json::from_slice(report)?;
+    let row = report.report.into_iter().flat_map(|section| section.lv).next();
+    let row = row.ok_or_else(|| serde::de::Error::custom("no volume is in it"))?;
+    Ok(Likeness {
+        tags: tags(&row.lv_tags),
+        stays_inactive: row.lv_autoactivation.is_some_and(|word| word.is_empty() || word == "0"),
+    })
+}
+
+fn tags(column: &str) -> BTreeSet<String> {
+    column.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
+}
+
 /// The volumes of a report. One that lies in several pieces has a row for each.
 pub(super) fn parse(report: &[u8]) -> Result<Vec<LogicalVolume>, serde_json::Error> {
     let report: Report = serde_json::from_slice(report)?;
@@ -87,7 +131,7 @@ impl Row {
             kinds: BTreeSet::from([self.segtype]),
             origin: self.origin,
             data_percent: self.data_percent.parse().ok(),
-            tags: self.lv_tags.split(',').map(str::to_owned).collect(),
+            tags: tags(&self.lv_tags),
         })
     }
 }
@@ -97,9 +141,13 @@ fn number(text: &str) -> Result<u64, serde_json::Error> {
 }
 
 impl LogicalVolume {
-    /// Somebody has it open (lvs(8), the sixth character of the attributes).
-    pub fn is_open(&self) -> bool {
-        self.attributes.chars().nth(5) == Some('o')
+    /// Somebody has it open (lvs(8), the sixth character of the attributes); none where lvm2 can't tell.
+    pub fn is_open(&self) -> Option<bool> {
+        match self.attributes.chars().nth(5) {
+            Some('o') => Some(true),
+            Some('-') => Some(false),
+            _ => None,
+        }
     }
 
     /// A new one beside it reads as zeros, and takes no room for them: it is in a thin pool that zeroes what it hands out (lvs(8), the eighth
@@ -194,13 +242,25 @@ mod tests {
     }
 
     #[test]
+    fn tags_are_taken_over_and_that_a_volume_is_not_activated_by_itself_where_that_can_be_said() {
+        let of = |row: Value| parse_likeness(json!({"report": [{"lv": [row]}]}).to_string().as_bytes()).unwrap();
+        let likeness = of(json!({"lv_tags": "@host1,nightly", "lv_autoactivation": "enabled", "lv_more": "1"}));
+        assert_eq!(likeness.tags.iter().collect::<Vec<_>>(), ["@host1", "nightly"]);
+        assert!(!likeness.stays_inactive);
+        assert!(of(json!({"lv_tags": "", "lv_autoactivation": ""})).stays_inactive);
+        assert_eq!(of(json!({"lv_tags": ""})), Likeness::default());
+        assert!(parse_likeness(br#"{"report": [{"lv": []}]}"#).is_err());
+    }
+
+    #[test]
     fn what_is_open_and_ours_and_free_is_read() {
         let volumes = parsed(&[
             row("a", &[("lv_attr", "-wi-ao----"), ("lv_tags", "backup,longshore")]),
             row("b", &[]),
             row("pool", &[("segtype", "thin-pool"), ("data_percent", "25.00"), ("chunk_size", "65536")]),
         ]);
-        assert!(volumes[0].is_open() && !volumes[1].is_open());
+        assert_eq!((volumes[0].is_open(), volumes[1].is_open()), (Some(true), Some(false)));
+        assert_eq!(parsed(&[row("a", &[("lv_attr", "-wi-XX----")])])[0].is_open(), None);
         assert!(volumes[0].has_tag("longshore") && !volumes[1].has_tag("longshore"));
         assert_eq!(
             (volumes[0].bytes, volumes[0].extent_bytes, volumes[0].group_free_bytes),

@@ -99,6 +99,13 @@ impl LogicalPlace {
         self.find(Name::Volume)?.ok_or_else(|| Failure::new(Code::VolumeIo, text()))
     }
 
+    /// Whether somebody has it open. What is not there nobody has.
+    fn is_open(&self, name: Name) -> Result<bool, Failure> {
+        let Some(found) = self.find(name)? else { return Ok(false) };
+        let unknown = || format!("lvm2 cannot tell whether anybody has `{}` open", self.shown(name));
+        found.is_open().ok_or_else(|| Failure::new(Code::VolumeIo, unknown()))
+    }
+
     /// Opens the new volume for us alone.
     fn claim(&self) -> Result<File, Failure> {
         let path = self.shown(Name::Fresh);
@@ -120,12 +127,12 @@ impl Place for LogicalPlace {
 
     fn unused(&self, name: Name) -> Result<bool, Failure> {
         for _ in 1..OPEN_LOOKS_MAX {
-            if !self.find(name)?.is_some_and(|volume| volume.is_open()) {
+            if !self.is_open(name)? {
                 return Ok(true);
             }
             std::thread::sleep(Duration::from_millis(OPEN_PAUSE_MILLISECONDS));
         }
-        Ok(!self.find(name)?.is_some_and(|volume| volume.is_open()))
+        self.is_open(name).map(|open| !open)
     }
 
     fn lock(&self) -> Result<Option<File>, Failure> {
@@ -214,7 +221,8 @@ impl Place for LogicalPlace {
 
     fn prepared(self: Box<Self>, wanted: &RestoredVolume) -> Result<Prepared, Failure> {
         let old = self.volume()?;
-        wait_for(lvm::create(&self.group, &self.fresh, wanted.virtual_bytes, old.pool.as_deref()))?;
+        let like = wait_for(lvm::likeness(&self.group, &self.volume))?;
+        wait_for(lvm::create(&self.group, &self.fresh, wanted.virtual_bytes, old.pool.as_deref(), &like))?;
         Ok(Prepared::Device { file: self.claim()?, blank: old.is_blank_when_new() })
     }
 }
