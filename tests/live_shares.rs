@@ -208,11 +208,13 @@ impl World for Remote {
     }
 
     fn disk(&self) -> CopyDisk {
-        let source = DiskSource::File { path: self.folder.path().join("disk.raw"), format: ImageFormat::Raw };
+        let path = self.folder.path().join("disk.raw");
+        let bytes = fs::metadata(&path).unwrap().len();
+        let source = DiskSource::File { path, format: ImageFormat::Raw };
         CopyDisk {
             target: "vda".parse().unwrap(),
             source: ByteSource::Volume { source, bitmap: None },
-            virtual_bytes: Some(DISK_BYTES),
+            virtual_bytes: Some(bytes),
             format: Some(ImageFormat::Raw),
             base: None,
             since: None,

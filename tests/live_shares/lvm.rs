@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use longshore::failure::Code;
@@ -13,8 +14,8 @@ use longshore::mover::protocol::{BlockDevice, Reply, Request, RestoredVolume, Vo
 
 use super::contract::{SOON, done, exchange, published, refused, restore, restored, started};
 use super::logical::Group;
-use super::loops::tool;
-use super::Remote;
+use super::loops::{Loop, tool};
+use super::{DISK_BYTES, Remote};
 
 /// What every byte of the group held before.
 const OLD: u8 = 0xee;
@@ -291,6 +292,23 @@ async fn a_thin_volume_comes_to_be_in_the_same_pool() {
     let volumes = [onto(&mut mover, &manifest, &group.path("rough")).await];
     let refusal = refused(&mut mover, restore(&manifest, &volumes)).await;
     assert!(refusal.code == Code::VolumeFull && refusal.text.contains("/coarse`"), "{refusal:#}");
+    mover.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_ends_amid_a_block_of_the_device_is_followed_by_zeros() {
+    let remote = Remote::nfs();
+    let disk = File::options().write(true).open(remote.folder.path().join("disk.raw")).unwrap();
+    disk.write_all_at(&[0x11; 512], DISK_BYTES).unwrap();
+    let file = remote.folder.path().join("pv");
+    fs::write(&file, vec![OLD; usize::try_from(GROUP_BYTES).unwrap()]).unwrap();
+    let group = Group::on(Loop::with_sectors(file, 4096));
+    group.linear("web", VOLUME_BYTES);
+    let (mut mover, manifest) = published(&remote, "large-sectors").await;
+    let volumes = [onto(&mut mover, &manifest, &group.path("web")).await];
+    made(&mut mover, &manifest, &volumes).await;
+    assert!(is_restored(&remote, volumes[0].place.fresh().unwrap()));
+    done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
     mover.stop().await.unwrap();
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ use crate::mover::share;
 
 /// Clusters of the images: QEMU's own default, and small enough that little is rounded up.
 pub(in crate::mover) const CLUSTER_BYTES: usize = 64 * 1024;
+/// What every device counts in, or parts of: the kernel zeroes whole blocks of the device's own, of 4 KiB and more.
+const ZERO_ALIGNMENT: u64 = 1024 * 1024;
 /// Free bytes below which a share counts as full: what an empty image takes.
 const ROOM_MIN_BYTES: u64 = 4 * 64 * 1024;
 /// How long `qemu-img create` may take.
@@ -140,7 +142,13 @@ impl Target {
     /// Lets everything of a device that lies beyond read as zeros.
     pub(super) async fn zero_beyond(&self, bytes: u64) -> Result<(), Failure> {
         let zeroed = on_file(&self.held, move |file| {
-            let (start, end) = (i64::try_from(bytes).map_err(io::Error::other)?, lseek(file, 0, Whence::SeekEnd)?);
+            let end = lseek(file, 0, Whence::SeekEnd)?;
+            // By a path that takes any length, to where every device can be told to do it by itself.
+            let start =
+                bytes.div_ceil(ZERO_ALIGNMENT).saturating_mul(ZERO_ALIGNMENT).min(u64::try_from(end).unwrap_or(0));
+            let by_hand = usize::try_from(start.saturating_sub(bytes)).map_err(io::Error::other)?;
+            file.write_all_at(&vec![0; by_hand], bytes)?;
+            let start = i64::try_from(start).map_err(io::Error::other)?;
             if start < end {
                 fallocate(file, FallocateFlags::FALLOC_FL_ZERO_RANGE, start, end - start)?;
             }
