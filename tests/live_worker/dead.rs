@@ -7,7 +7,7 @@ use crate::lab::LabInstance;
 
 #[test]
 fn a_dead_backup_is_replayed_once_its_share_is_there() {
-    let (fleet, bare) = (Fleet::start("dead"), LabInstance::bare());
+    let (fleet, bare) = (Fleet::start("dead-replayed"), LabInstance::bare());
     let share = fleet.share();
     let away = share.path.with_extension("away");
     std::fs::rename(&share.path, &away).unwrap();
