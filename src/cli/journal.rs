@@ -13,7 +13,6 @@ use super::worker;
 use crate::journal::{JournalError, JournalLook, RunState, SeenRun};
 use crate::message::{Properties, read_fields};
 use crate::model::id::JobId;
-use crate::model::job::RunKey;
 
 /// Unsent messages that are shown.
 const UNSENT_SHOWN_MAX: u32 = 100;
@@ -168,16 +167,8 @@ fn run_json(seen: &SeenRun) -> Value {
 
 async fn show(args: &ShowArgs) -> Result<Exit, CliError> {
     let mut journal = open(&args.config).await?;
-    let run = match args.run {
-        Some(run) => run,
-        None => {
-            let runs = journal.runs(true, u32::MAX).await?;
-            let of_job = runs.iter().filter(|seen| seen.run.key.job_id == args.job_id).map(|seen| seen.run.key.run);
-            of_job.max().ok_or_else(|| unknown(args.job_id))?
-        }
-    };
-    let key = RunKey { job_id: args.job_id, run };
-    let seen = journal.run(key).await?.ok_or_else(|| unknown(args.job_id))?;
+    let seen = journal.run(args.job_id, args.run).await?.ok_or_else(|| unknown(args.job_id))?;
+    let key = seen.run.key;
     let message = journal.message(key).await?;
     let job = message.map(|message| {
         let properties: Properties = serde_json::from_value(message.properties).unwrap_or_default();

@@ -13,12 +13,9 @@ use super::entry::{OpenRun, StoredMessage};
 use super::error::JournalError;
 use super::{open, read};
 use crate::failure::Failure;
-use crate::model::id::InstallationId;
+use crate::model::id::{InstallationId, JobId};
 use crate::model::job::RunKey;
 use crate::saga::Record;
-
-/// Name of the database in the worker's state directory.
-const DATABASE: &str = "journal.sqlite";
 
 /// A run, whether it has ended or not.
 #[derive(Clone, Debug)]
@@ -52,7 +49,7 @@ impl JournalLook {
     /// # Errors
     /// There is none, it is not ours, damaged, or of a later version.
     pub async fn open(dir: &Path) -> Result<Self, JournalError> {
-        let path = dir.join(DATABASE);
+        let path = dir.join(open::DATABASE);
         std::fs::metadata(&path).map_err(|source| JournalError::File { action: "find", path: path.clone(), source })?;
         let fail = |source| JournalError::Database { action: "open", path: path.clone(), source };
         let mut connection = open::reading(&path).connect().await.map_err(fail)?;
@@ -73,12 +70,12 @@ impl JournalLook {
         read::seen_runs(&mut self.connection, ended, limit).await
     }
 
-    /// One run; none if it is unknown, or was taken away since it ended long ago.
+    /// One run of a job, or its latest; none if there is none, or it was taken away since it ended long ago.
     ///
     /// # Errors
     /// It cannot be read.
-    pub async fn run(&mut self, key: RunKey) -> Result<Option<SeenRun>, Failure> {
-        read::seen_run(&mut self.connection, key).await
+    pub async fn run(&mut self, job: JobId, run: Option<u32>) -> Result<Option<SeenRun>, Failure> {
+        read::seen_run(&mut self.connection, job, run).await
     }
 
     /// Its message.

@@ -12,6 +12,8 @@ use sqlx::{ConnectOptions, Connection, Row};
 use super::error::JournalError;
 use crate::model::id::InstallationId;
 
+/// Name of the database in the worker's state directory.
+pub(super) const DATABASE: &str = "journal.sqlite";
 const SCHEMA: &str = include_str!("schema.sql");
 /// `PRAGMA user_version` of [`SCHEMA`].
 const SCHEMA_VERSION: i64 = 1;
@@ -54,7 +56,7 @@ impl Files {
             Err(TryLockError::Error(source)) => return Err(fail("lock", &lock_path)(source)),
         }
         // SQLite gives its -wal and -shm files the mode of the database.
-        let (_, database) = open("journal.sqlite")?;
+        let (_, database) = open(DATABASE)?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail("sync the folder", dir))?;
         Ok(Files { database, lock })
     }

@@ -13,6 +13,7 @@ use super::error::{failed, unreadable};
 use super::look::SeenRun;
 use super::request::Request;
 use crate::failure::Failure;
+use crate::model::id::JobId;
 use crate::model::job::RunKey;
 use crate::saga::Record;
 
@@ -164,11 +165,17 @@ pub(super) async fn seen_runs(
     Ok(runs)
 }
 
-/// One run, unless it is unknown or pruned.
-pub(super) async fn seen_run(connection: &mut SqliteConnection, key: RunKey) -> Result<Option<SeenRun>, Failure> {
-    let sql = sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE job_id = ? AND run = ? AND pruned_at_ms IS NULL"));
-    let query = sqlx::query(sql).bind(key.job_id.to_string()).bind(key.run);
-    let rows = query.fetch_all(&mut *connection).await.map_err(|error| failed("read", &error))?;
+/// One run of a job, or its latest, unless it is unknown or pruned.
+pub(super) async fn seen_run(
+    connection: &mut SqliteConnection,
+    job: JobId,
+    run: Option<u32>,
+) -> Result<Option<SeenRun>, Failure> {
+    let sql = sqlx::AssertSqlSafe(format!(
+        "{RUN_COLUMNS} WHERE job_id = ? AND run = coalesce(?, run) AND pruned_at_ms IS NULL ORDER BY run DESC LIMIT 1"
+    ));
+    let rows = sqlx::query(sql).bind(job.to_string()).bind(run).fetch_all(&mut *connection).await;
+    let rows = rows.map_err(|error| failed("read", &error))?;
     Ok(seen(connection, &rows).await?.pop())
 }
 

@@ -48,10 +48,11 @@ async fn who_looks_sees_what_is_there_and_keeps_nobody_from_working() {
     journal.keep(open, "backup_id", json!("x")).await.unwrap();
     assert_eq!(keys(look.runs(false, 10).await.unwrap()), [open]);
     assert_eq!(keys(look.runs(true, 1).await.unwrap()), [done], "the last one");
-    let seen = look.run(done).await.unwrap().unwrap();
+    let seen = look.run(done.job_id, Some(done.run)).await.unwrap().unwrap();
     assert_eq!((seen.run.state, seen.ended_at), (RunState::Ended { outcome: json!("completed") }, Some(now())));
+    assert_eq!(look.run(done.job_id, None).await.unwrap().map(|seen| seen.run.key), Some(done), "its latest");
     assert_eq!(look.kept(open).await.unwrap()["backup_id"], "x");
-    assert!(look.run(key(1)).await.unwrap().is_none());
+    assert!(look.run(key(1).job_id, None).await.unwrap().is_none());
     assert!(look.message(open).await.unwrap().is_some());
     journal.close().await;
     // And after the worker's end.

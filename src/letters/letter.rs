@@ -60,6 +60,7 @@ pub struct Letter {
     pub content: Content,
     /// Why it is not believed, if so: somebody else than the host that it names may have written it.
     pub doubt: Option<String>,
+    fields: Option<Value>,
 }
 
 impl Letter {
@@ -74,7 +75,8 @@ impl Letter {
             }
             (Ok(_), _) => None,
         };
-        let mut letter = Self { routing_key, has_cc, properties, body, content, doubt };
+        let mut letter = Self { routing_key, has_cc, properties, body, content, doubt, fields: None };
+        letter.fields = letter.original().and_then(|(properties, body)| Some(read_fields(&properties, &body).ok()?.1));
         letter.doubt = letter.doubt.take().or_else(|| letter.contradiction());
         letter
     }
@@ -91,9 +93,8 @@ impl Letter {
     }
 
     /// The fields of the job, as far as they can be read.
-    pub fn fields(&self) -> Option<Value> {
-        let (properties, body) = self.original()?;
-        read_fields(&properties, &body).ok().map(|(_, fields)| fields)
+    pub fn fields(&self) -> Option<&Value> {
+        self.fields.as_ref()
     }
 
     /// Its body without secrets: a worker's letter has none, but what comes from elsewhere was looked at by nobody.

@@ -53,7 +53,7 @@ pub struct Summary {
 impl Summary {
     /// Of a letter.
     pub fn of(letter: &Letter) -> Self {
-        let fields = letter.fields().unwrap_or_default();
+        let fields = letter.fields().unwrap_or(&Value::Null);
         let text_of = |pointer: &str| fields.pointer(pointer).and_then(Value::as_str).map(shortened);
         let (time, attempts, run) = match &letter.content {
             Content::Letter(dead) => (Some(dead.time), dead.attempts, dead.run),
@@ -75,7 +75,7 @@ impl Summary {
             code: letter.code(),
             class: letter.class(),
             text: shortened(&letter.text()),
-            labels: labels(&fields),
+            labels: labels(fields),
             doubt: letter.doubt.clone(),
             superseded_by: None,
         }

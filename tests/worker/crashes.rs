@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use longshore::journal::{Admission, Journal, StoredMessage, Taken};
 use longshore::message::event::RunDetail;
 use longshore::message::{Encoded, JobMessage};
-use longshore::model::job::JobKind;
+use longshore::model::job::{JobKind, RunKey};
 use longshore::worker::settle::INTERRUPTIONS_MAX;
 use longshore::worker::{self, Parts, Unwound, UnwoundEnd};
 use serde_json::json;
@@ -14,14 +14,20 @@ use crate::fleet::{Fleet, SHARE, encoded, key};
 const INTERRUPTED: [(u32, &str); 5] =
     [(0, "accepted"), (1, "started"), (1, "retrying"), (2, "started"), (2, "completed")];
 
-#[tokio::test]
-async fn a_crash_while_copying_is_unwound_told_and_made_good() {
+/// A backup of `web` whose worker died while the bytes were on their way.
+async fn cut_off_while_copying() -> (Fleet, RunKey) {
     let mut fleet = Fleet::with(&["web"]).await;
     fleet.movers.hang("copy");
     let key = fleet.publish(&fleet.job("web")).await;
     fleet.until_copying("web").await;
     fleet.crash().await;
     fleet.movers.unhang("copy");
+    (fleet, key)
+}
+
+#[tokio::test]
+async fn a_crash_while_copying_is_unwound_told_and_made_good() {
+    let (mut fleet, key) = cut_off_while_copying().await;
     fleet.start().await;
     let RunDetail::Retrying(retrying) = fleet.told(key, 1, "retrying").await else { panic!() };
     assert_eq!(retrying.failure.code, "interrupted");
@@ -61,12 +67,7 @@ async fn what_a_crash_cut_off_can_be_taken_back_before_there_is_another_worker()
 
 #[tokio::test]
 async fn a_run_of_a_host_that_has_another_name_now_is_left_as_it_is() {
-    let mut fleet = Fleet::with(&["web"]).await;
-    fleet.movers.hang("copy");
-    let key = fleet.publish(&fleet.job("web")).await;
-    fleet.until_copying("web").await;
-    fleet.crash().await;
-    fleet.movers.unhang("copy");
+    let (mut fleet, key) = cut_off_while_copying().await;
     let journal = fleet.journal().await;
     let Parts { settings, work, journal, hypervisor, .. } = fleet.parts(journal);
     let settings = longshore::worker::Settings { host: "kvm-08".parse().unwrap(), ..settings };

@@ -67,7 +67,7 @@ impl Work<'_> {
             return Err(CliError::not_found("there is no such dead letter"));
         }
         let mut count = Count::default();
-        let mut selection = BTreeSet::new();
+        let mut selection = BTreeMap::new();
         let missing = self.missing(letters.iter().map(|(summary, _)| summary));
         let ambiguous =
             self.ambiguous(letters.iter().map(|(summary, (fingerprint, _))| (&summary.letter_id, *fingerprint)));
@@ -79,7 +79,7 @@ impl Work<'_> {
                     self.tell(&summary.letter_id, "kept", &reason)?;
                 }
                 Ok(words) if self.args.dry_run => self.tell(&summary.letter_id, "would be", &words)?,
-                Ok(_) => _ = selection.insert(fingerprint),
+                Ok(words) => _ = selection.insert(fingerprint, words),
             }
         }
         if !selection.is_empty() {
@@ -108,14 +108,17 @@ impl Work<'_> {
         named.filter(|(id, print)| *first.entry(*id).or_insert(*print) != *print).map(|(id, _)| id.clone()).collect()
     }
 
-    /// What was begun is finished, also after an interruption.
-    async fn perform(&self, selection: BTreeSet<Fingerprint>, count: &mut Count) -> Result<(), CliError> {
+    /// What was begun is finished, also after an interruption. Of each letter there are the words of what is done with it.
+    async fn perform(&self, planned: BTreeMap<Fingerprint, String>, count: &mut Count) -> Result<(), CliError> {
         let stop = CancellationToken::new();
         let mut told = Ok(());
+        let selection = planned.keys().copied().collect();
         let work = Deal { selection, deed: self.deed, per_second: self.args.per_second, stop: stop.clone() };
         let tell = |letter: &Letter, dealt: Dealt| {
             let (counted, word, words) = match dealt {
-                Dealt::Gone => (&mut count.done, self.done, (self.plan)(letter).unwrap_or_default()),
+                Dealt::Gone => {
+                    (&mut count.done, self.done, planned.get(&letter.fingerprint()).cloned().unwrap_or_default())
+                }
                 Dealt::Kept(reason) => (&mut count.kept, "kept", reason),
                 Dealt::Failed(reason) => (&mut count.failed, "failed", reason),
             };
