@@ -3,7 +3,6 @@
 //! The loop itself never blocks: everything that touches a file system runs on the blocking pool, so that the end of
 //! stdin, the word that nobody is interested any more, and the lease's counter are always heard.
 
-use std::num::NonZero;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,9 +23,6 @@ const REQUESTS_WAITING_MAX: usize = 8;
 const NOTICES_WAITING_MAX: usize = 8;
 /// Shortest time between two progress notices.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-/// Threads that pass bytes on and hash them, at most: with one alone, hashing holds up what the servers at both ends have ready. A mover is
-/// one of several on a host whose guests want its processors too.
-const THREADS_MAX: usize = 4;
 /// Threads for calls that block; those stuck behind a dead share stay taken.
 const BLOCKING_THREADS_MAX: usize = 64;
 /// Room for sockets and the mount point.
@@ -35,9 +31,7 @@ const OWN_DIRECTORY_OPTIONS: &str = "mode=0700,size=1m";
 /// Serves until stdin ends. Needs namespaces of its own: it mounts over its directory.
 pub(super) fn run(places: Places) -> Result<ExitCode, Failure> {
     prepare(&places.directory)?;
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()

@@ -4,7 +4,6 @@
 //! While a backup is written its staging directory is bound, by its descriptor, on a place of the mover's own, and the
 //! tools find their files there: a share whose directories are exchanged for links leads nobody anywhere.
 
-mod ahead;
 mod copy;
 mod delete;
 mod left_overs;
@@ -68,6 +67,8 @@ pub(super) struct Session {
     bases: Vec<Pinned>,
     staging: Option<Arc<Staging>>,
     restored: restore::Restore,
+    /// Directories of backups that are bound on places for the tools of a validation.
+    looked: Vec<Pinned>,
     merge: delete::Merge,
     /// The number under which what is staged was to be published, when it isn't known what came of it.
     not_known: Option<u64>,
@@ -92,6 +93,7 @@ impl Session {
             bases: Vec::new(),
             staging: None,
             restored: restore::Restore::default(),
+            looked: Vec::new(),
             merge: delete::Merge::default(),
             not_known: None,
             lost: None,
@@ -332,6 +334,7 @@ impl Session {
     async fn close(&mut self) -> Result<Reply, Failure> {
         self.leave_staging().await?;
         self.leave_restored().await;
+        self.leave_looked().await;
         self.leave_merge().await;
         self.merge = delete::Merge::default();
         self.staging = None;

@@ -5,8 +5,6 @@
 //!
 //! Of a chain each block is read once. What an image does not have itself is what the one below it has, so where that was read and found
 //! to be what its hashes say, an equal hash is all that is left to be asked. Where anything differs all of the disk is read after all.
-//! Of such an image the server says what it has itself and no more ([`Besides::DepthAlone`]): of a long chain of small images, which would
-//! have their tables walked through for each, that was half of the work. A block of its own that is zeros is read like any other.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -16,13 +14,12 @@ use std::sync::Arc;
 
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 
-use super::base::same;
 use super::blocks::{BLOCK_BYTES, BlockHash, Blocks};
 use super::extent_map::ExtentMap;
 use super::original::Original;
 use super::pace::Pace;
 use super::pipeline::{Buffers, Pipeline};
-use super::server::{Besides, Cache, Server, Sockets};
+use super::server::{Cache, Sockets};
 use super::{sole, target};
 use crate::failure::{Code, Failure};
 use crate::mover::blocking;
@@ -30,8 +27,8 @@ use crate::mover::nbd::{Connection, NbdError};
 
 /// Blocks that could not be read after which no more are tried: the storage below is gone, and each try takes its time.
 const UNREADABLE_MAX: usize = 64;
-/// Blocks that are passed over between two reports of progress.
-const PASSED_BLOCKS_A_REPORT: u64 = 1024;
+/// Zero blocks that are passed over between two reports of progress.
+const ZERO_BLOCKS_A_REPORT: u64 = 1024;
 
 /// What a disk was found to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,41 +42,6 @@ pub(in crate::mover) struct Examined {
     pub unreadable: Vec<(u64, String)>,
 }
 
-/// A disk that can be read.
-#[derive(Debug)]
-pub(in crate::mover) struct Served {
-    server: Server,
-    connection: Connection,
-    /// It says what the topmost image has itself, and nothing of zeros.
-    says_its_own: bool,
-}
-
-impl Served {
-    /// Opens the disk by its images at those paths, the topmost first; `says_its_own` where what it is based on is likely to have been read
-    /// by the time that it is.
-    pub async fn start(
-        original: &Original,
-        images: &[PathBuf],
-        says_its_own: bool,
-        sockets: &Sockets,
-    ) -> Result<Self, Failure> {
-        let besides = if says_its_own { Besides::DepthAlone } else { Besides::Nothing };
-        let (server, connection) = original.serve_saying(besides, images, sockets).await?;
-        Ok(Self { server, connection, says_its_own })
-    }
-
-    /// Ends it unread.
-    pub async fn give_up(self) {
-        self.connection.disconnect().await;
-        if let Err(failure) = self.server.end().await {
-            tracing::warn!(
-                failure = format!("{failure:#}"),
-                "the server of an image that is not read did not end well"
-            );
-        }
-    }
-}
-
 /// One block that was looked at.
 struct Looked {
     index: u64,
@@ -88,41 +50,35 @@ struct Looked {
     buffer: Vec<u8>,
 }
 
-/// Examines the disk that is `served` by its images at those paths, the topmost first. `below` has the hashes of what it is based on, where that was read
+/// Examines the disk by its images at those paths, the topmost first. `below` has the hashes of what it is based on, where that was read
 /// and is what they say. `report` gets bytes of the disk passed, and bytes read.
 pub(in crate::mover) async fn examine(
     original: &Original,
     images: &[PathBuf],
     below: Option<&Blocks>,
-    served: Served,
-    sockets: &Sockets,
+    sockets: &mut Sockets,
     pace: &mut Pace,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Examined, Failure> {
-    let below = below.filter(|_| served.says_its_own);
-    let served = match served.says_its_own && below.is_none() {
-        true => {
-            served.give_up().await;
-            Served::start(original, images, false, sockets).await?
-        }
-        false => served,
-    };
     drop_from_cache(images).await?;
-    let examined = read_through(original, served, below, pace, report).await?;
-    if below.is_none() || (examined.differing.is_empty() && examined.unreadable.is_empty()) {
-        return Ok(examined);
+    if below.is_some() {
+        let examined = read_through(original, images, below, sockets, pace, report).await?;
+        if examined.differing.is_empty() && examined.unreadable.is_empty() {
+            return Ok(examined);
+        }
     }
-    let served = Served::start(original, images, false, sockets).await?;
-    read_through(original, served, None, pace, report).await
+    read_through(original, images, None, sockets, pace, report).await
 }
 
 async fn read_through(
     original: &Original,
-    Served { server, connection, .. }: Served,
+    images: &[PathBuf],
     below: Option<&Blocks>,
+    sockets: &mut Sockets,
     pace: &mut Pace,
     report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Examined, Failure> {
+    let (server, connection) = original.serve(images, sockets).await?;
     let connection = Arc::new(connection);
     let examined = Reading::of(&original.blocks)?.read(&connection, &original.blocks, below, pace, report).await?;
     // A task that is still at work after too many failures ends with its connection.
@@ -180,30 +136,34 @@ impl Reading {
         pace: &mut Pace,
         report: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Examined, Failure> {
-        let mut known = Known::of(connection, expected, below);
+        let mut map = ExtentMap::of_zeros(connection);
+        let mut inherited = Inherited::of(connection, expected, below);
         let mut pipeline = Pipeline::new();
         for index in 0..expected.count() {
             let (start, bytes) = (index * BLOCK_BYTES, expected.block_bytes(index));
-            match known.look_at(index).await {
-                Ok(Some(content)) => {
-                    if let Some(hash) = content {
-                        self.found.set(index, hash);
-                    }
+            match map.all(start, start + bytes).await {
+                Ok(true) => {
                     (self.passed, self.until) = (self.passed + bytes, index + 1);
-                    if index % PASSED_BLOCKS_A_REPORT == 0 {
+                    if index % ZERO_BLOCKS_A_REPORT == 0 {
                         report(self.passed, self.bytes_read);
                     }
                     continue;
                 }
-                Ok(None) => {}
+                Ok(false) => {}
                 // Where the tables of the image can't be read, nothing behind them can.
                 Err(error) => {
                     self.unreadable.push((start, words(&error)));
                     break;
                 }
             }
+            if let Some(hash) = inherited.hash(index).await {
+                self.found.set(index, hash);
+                (self.passed, self.until) = (self.passed + bytes, index + 1);
+                report(self.passed, self.bytes_read);
+                continue;
+            }
             while let Some(looked) = pipeline.make_room().await? {
-                self.settle(looked, pace, report);
+                self.settle(looked, report);
             }
             if self.unreadable.len() >= UNREADABLE_MAX {
                 break;
@@ -213,22 +173,22 @@ impl Reading {
             pipeline.start(look(Arc::clone(connection), index, self.buffers.take(bytes)));
         }
         while let Some(looked) = pipeline.next().await? {
-            self.settle(looked, pace, report);
+            self.settle(looked, report);
         }
         Ok(self.end(expected))
     }
 
-    fn settle(&mut self, looked: Looked, pace: &mut Pace, report: &(dyn Fn(u64, u64) + Sync)) {
+    fn settle(&mut self, looked: Looked, report: &(dyn Fn(u64, u64) + Sync)) {
         let Looked { index, hash, buffer } = looked;
         let bytes = self.found.block_bytes(index);
         self.passed += bytes;
         match hash {
-            Ok(Some(hash)) => {
+            Ok(hash) => {
                 self.bytes_read += bytes;
-                self.found.set(index, hash);
+                if let Some(hash) = hash {
+                    self.found.set(index, hash);
+                }
             }
-            // Hardly anything is stored of it.
-            Ok(None) => pace.forgive(bytes),
             Err(words) => self.unreadable.push((index * BLOCK_BYTES, words)),
         }
         self.buffers.give_back(buffer);
@@ -252,35 +212,27 @@ impl Reading {
     }
 }
 
-/// What need not be read: what reads as zeros or, where the images below were read, what they have and the topmost one has not.
-enum Known<'e> {
-    Zeros { expected: &'e Blocks, zeros: ExtentMap<'e> },
-    Below { expected: &'e Blocks, below: &'e Blocks, its_own: ExtentMap<'e> },
+/// What need not be read, since it is below and was read there.
+struct Inherited<'e> {
+    expected: &'e Blocks,
+    below: Option<(&'e Blocks, ExtentMap<'e>)>,
 }
 
-impl<'e> Known<'e> {
+impl<'e> Inherited<'e> {
     fn of(connection: &'e Connection, expected: &'e Blocks, below: Option<&'e Blocks>) -> Self {
-        match below.and_then(|below| Some((below, ExtentMap::of_its_own_alone(connection)?))) {
-            Some((below, its_own)) => Known::Below { expected, below, its_own },
-            None => Known::Zeros { expected, zeros: ExtentMap::of_zeros(connection) },
-        }
+        Self { expected, below: below.and_then(|below| Some((below, ExtentMap::of_its_own(connection)?))) }
     }
 
-    /// What a block holds, none for zeros; nothing where it has to be read.
-    async fn look_at(&mut self, index: u64) -> Result<Option<Option<BlockHash>>, NbdError> {
-        let start = index * BLOCK_BYTES;
-        match self {
-            Known::Zeros { expected, zeros } => {
-                let all = zeros.all(start, start + expected.block_bytes(index)).await?;
-                Ok(all.then_some(None))
-            }
-            Known::Below { expected, below, its_own } => {
-                let (bytes, hash) = (expected.block_bytes(index), expected.get(index).copied());
-                let own = its_own.runs(start, start + bytes).await?;
-                let is_the_same = same(below, index, hash.as_ref(), bytes);
-                Ok((own.is_empty() && is_the_same).then_some(hash))
-            }
-        }
+    /// The hash of a block, where the images below have it and no part of it is in the topmost one.
+    async fn hash(&mut self, index: u64) -> Option<BlockHash> {
+        let (below, its_own) = self.below.as_mut()?;
+        let (start, bytes) = (index * BLOCK_BYTES, self.expected.block_bytes(index));
+        // The last block of a disk that has grown was a shorter one.
+        let hash = self.expected.get(index).filter(|_| index < below.count() && below.block_bytes(index) == bytes)?;
+        let is_the_same = below.get(index) == Some(hash);
+        // What can't be told is read.
+        let own = its_own.runs(start, start + bytes).await;
+        (is_the_same && own.is_ok_and(|own| own.is_empty())).then_some(*hash)
     }
 }
 

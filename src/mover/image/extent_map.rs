@@ -38,12 +38,6 @@ impl<'c> ExtentMap<'c> {
         map.context.is_some().then_some(map)
     }
 
-    /// Likewise, where nothing else was asked for.
-    pub(super) fn of_its_own_alone(connection: &'c Connection) -> Option<Self> {
-        let map = Self::new(connection, 0, Extent::is_its_own);
-        map.context.is_some().then_some(map)
-    }
-
     fn new(connection: &'c Connection, asked_for: usize, says_so: fn(&Extent) -> bool) -> Self {
         let contexts = &connection.export().contexts;
         let there = |context: &Option<u32>| context.is_some();

@@ -61,7 +61,7 @@ pub(super) use blocks::Blocks;
 pub(super) use chain::{Backups, Link, backing_name, damaged, look};
 pub(super) use check::{Checked, check_file};
 use compare::Sides;
-pub(super) use examined::{Examined, Served, examine};
+pub(super) use examined::{Examined, examine};
 pub(super) use merged::{MergedImage, ToMerge, merge};
 pub(super) use original::{Original, Wanted};
 pub(super) use pace::Pace;

@@ -64,22 +64,11 @@ impl Original {
         Amount::of(self.data_bytes, &self.blocks)
     }
 
-    /// The hashes alone, of a disk whose images were looked at before. Blocks.
-    pub fn hashes(backups: &mut Backups<'_>, wanted: Wanted<'_>) -> Result<Blocks, Failure> {
-        read_blocks(&backups.open(wanted.backup)?.dir, wanted)
-    }
-
     /// Serves the images, the topmost first, from paths that nobody else can change to lead elsewhere.
-    pub(super) async fn serve(&self, images: &[PathBuf], sockets: &Sockets) -> Result<(Server, Connection), Failure> {
-        self.serve_saying(Besides::Nothing, images, sockets).await
-    }
-
-    /// Likewise, where more than what reads as zeros is to be said of them.
-    pub(super) async fn serve_saying(
+    pub(super) async fn serve(
         &self,
-        besides: Besides<'_>,
         images: &[PathBuf],
-        sockets: &Sockets,
+        sockets: &mut Sockets,
     ) -> Result<(Server, Connection), Failure> {
         let top = images.first().cloned().unwrap_or_default();
         let serve = Serve {
@@ -87,7 +76,7 @@ impl Original {
             node: &chain::node(images)?,
             writable: false,
             cache: target::cache_of(&top).await,
-            besides,
+            besides: if images.len() > 1 { Besides::Depth } else { Besides::Nothing },
             device: Code::RepositoryIo,
             shown: format!("`{}`", top.display()),
         };

@@ -31,7 +31,7 @@ impl RestoredSet {
         for (Unwritten { disk, original, images }, (node, file)) in unwritten.into_iter().zip(devices) {
             let virtual_bytes = original.blocks.virtual_bytes();
             let report = |passed: u64, data: u64| progress(before + passed, total, data_before + data);
-            let served = original.serve(&images, &self.sockets).await;
+            let served = original.serve(&images, &mut self.sockets).await;
             let served = served.map_err(|failure| of_disk(failure, &disk))?;
             let target = Target::device(node, file, virtual_bytes, false).await?;
             let writer = target.serve_to_write(&mut self.sockets).await?;

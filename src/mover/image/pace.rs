@@ -24,14 +24,6 @@ impl Pace {
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
         self.free_at = self.free_at.max(Instant::now()) + takes;
     }
-
-    /// So many of those bytes need not have been read.
-    pub fn forgive(&mut self, bytes: u64) {
-        if let Some(rate) = self.bytes_per_second.filter(|rate| *rate > 0) {
-            let took = Duration::from_secs_f64(bytes as f64 / rate as f64);
-            self.free_at = self.free_at.checked_sub(took).unwrap_or(self.free_at);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -52,12 +44,6 @@ mod tests {
             pace.before(1 << 20).await;
         }
         assert!(began.elapsed() >= Duration::from_millis(8950), "a pause is not made up for: {:?}", began.elapsed());
-        let began = Instant::now();
-        for _ in 0..10 {
-            pace.before(1 << 20).await;
-            pace.forgive(1 << 20);
-        }
-        assert!(began.elapsed() <= Duration::from_millis(1050), "what was zeros is free: {:?}", began.elapsed());
         let mut unbounded = Pace::new(None);
         let began = Instant::now();
         unbounded.before(u64::MAX).await;

@@ -103,7 +103,7 @@ impl RestoredSet {
         let mut set = Self { sockets: Sockets::new(sockets), volumes, on_rbd: Vec::new(), unwritten };
         let mut opened = Vec::with_capacity(planned.len());
         for volume in planned {
-            let served = volume.original.serve(&volume.images, &set.sockets).await;
+            let served = volume.original.serve(&volume.images, &mut set.sockets).await;
             let (server, connection) = served.map_err(|failure| of_disk(failure, &volume.disk))?;
             opened.push((volume, server, connection));
         }

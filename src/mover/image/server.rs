@@ -1,7 +1,6 @@
 //! `qemu-nbd` processes of our own: one image on one private unix socket.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -53,8 +52,6 @@ pub(super) enum Besides<'a> {
     Nothing,
     /// Which image of a chain has what ([`DEPTH`]).
     Depth,
-    /// That and nothing else, not even what reads as zeros: each of the two has a server walk through the tables of all images of a chain.
-    DepthAlone,
     /// What was written to, by the bitmap of that name in the image.
     Changes(&'a str),
 }
@@ -92,7 +89,7 @@ impl Server {
         let mode: &[&str] = if serve.writable { &["--discard=unmap"] } else { &["--read-only"] };
         let (besides, context) = match serve.besides {
             Besides::Nothing => (Vec::new(), None),
-            Besides::Depth | Besides::DepthAlone => (vec!["--allocation-depth"], Some(DEPTH.to_owned())),
+            Besides::Depth => (vec!["--allocation-depth"], Some(DEPTH.to_owned())),
             Besides::Changes(bitmap) => (vec!["--bitmap", bitmap], Some(format!("{DIRTY_BITMAP}{bitmap}"))),
         };
         let command = with_key(Command::new("qemu-nbd"), serve.key)
@@ -105,8 +102,7 @@ impl Server {
         let failed = format!("cannot serve {} with qemu-nbd", serve.shown);
         let running = command.start().map_err(|error| error.failure(Code::ImageToolFailed, &failed))?;
         let mut server = Self { running, shown: serve.shown, device: serve.device };
-        let zeros = (serve.besides != Besides::DepthAlone).then_some(ALLOCATION);
-        let contexts: Vec<&str> = zeros.into_iter().chain(context.as_deref()).collect();
+        let contexts: Vec<&str> = [ALLOCATION].into_iter().chain(context.as_deref()).collect();
         let deadline = Instant::now() + Duration::from_secs(START_DEADLINE_SECONDS);
         loop {
             match Connection::open(socket, "", &contexts, Limits::default()).await {
@@ -192,19 +188,19 @@ pub(super) fn pseudo_name(node: &Value) -> String {
 #[derive(Debug)]
 pub(in crate::mover) struct Sockets {
     directory: PathBuf,
-    given: AtomicU32,
+    given: u32,
 }
 
 impl Sockets {
     /// In that private directory with a short path.
     pub(in crate::mover) fn new(directory: PathBuf) -> Self {
-        Self { directory, given: AtomicU32::new(0) }
+        Self { directory, given: 0 }
     }
 
     /// A path that none was given before. Short: the kernel takes 107 bytes.
-    pub(super) fn next(&self) -> PathBuf {
-        let before = self.given.fetch_add(1, Ordering::Relaxed);
-        self.directory.join(format!("nbd{before}"))
+    pub(super) fn next(&mut self) -> PathBuf {
+        self.given += 1;
+        self.directory.join(format!("nbd{}", self.given))
     }
 }
 

@@ -10,8 +10,6 @@ use crate::mover::share::Dir;
 
 /// The beginning of a place's name; a number follows.
 const BOUND: &str = "bound";
-/// Likewise, where several are looked at, each with a number of its own and a dash.
-const LOOKED: &str = "looked";
 /// Likewise, where a block device is.
 const DEVICE: &str = "device";
 /// Likewise, where one is that is written over.
@@ -22,8 +20,6 @@ pub(super) struct Places<'o> {
     own: &'o Path,
     known: Vec<(Arc<Dir>, PathBuf)>,
     devices: Vec<(Arc<File>, PathBuf)>,
-    /// The beginning of a directory's name.
-    of_directory: String,
     /// The beginning of a device's name.
     word: &'static str,
 }
@@ -31,7 +27,7 @@ pub(super) struct Places<'o> {
 impl<'o> Places<'o> {
     /// Below the mover's own directory, in which nothing is bound by another of these.
     pub fn new(own: &'o Path) -> Self {
-        Self { own, known: Vec::new(), devices: Vec::new(), of_directory: BOUND.to_owned(), word: DEVICE }
+        Self { own, known: Vec::new(), devices: Vec::new(), word: DEVICE }
     }
 
     /// Likewise, for what is bound while another of these still is.
@@ -39,17 +35,12 @@ impl<'o> Places<'o> {
         Self { word: CLAIMED, ..Self::new(own) }
     }
 
-    /// Likewise, for what is bound while others of these are, each of another number.
-    pub fn numbered(own: &'o Path, number: usize) -> Self {
-        Self { of_directory: format!("{LOOKED}{number}-"), ..Self::new(own) }
-    }
-
     /// Where that directory is going to be.
     pub fn of(&mut self, dir: &Arc<Dir>) -> PathBuf {
         if let Some((_, place)) = self.known.iter().find(|(known, _)| Arc::ptr_eq(known, dir)) {
             return place.clone();
         }
-        let place = self.own.join(format!("{}{}", self.of_directory, self.known.len()));
+        let place = self.own.join(format!("{BOUND}{}", self.known.len()));
         self.known.push((Arc::clone(dir), place.clone()));
         place
     }

@@ -1,15 +1,15 @@
 //! The requests of a validation: the repository opened only to be looked at, the look itself, and the removal of what is dead.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::ahead::{Ahead, Ready};
+use super::places::{Places, unbind};
 use super::{SHARE, SOCKETS, Session, left_overs, or_broken_off, out_of_order};
 use crate::failure::Failure;
-use crate::model::id::{BackupId, InstanceId, RepositoryId};
-use crate::model::manifest::ManifestDisk;
+use crate::model::id::{InstanceId, RepositoryId};
 use crate::model::repository::Repository;
 use crate::model::validation::{
     Finding, FindingCode, Findings, INSTANCES_TOLD_MAX, Severity, Validation, ValidationLevel,
@@ -20,16 +20,15 @@ use crate::mover::lease::{self, LeaseTimes};
 use crate::mover::mount::{Mounted, Place};
 use crate::mover::protocol::{LeaseHolder, Reply, WantedValidation};
 use crate::mover::share::{Room, read_identity};
-use crate::mover::validate::examine::{DiskAt, Tools};
+use crate::mover::validate::examine::{DiskAt, Means, Tools};
 use crate::mover::validate::facts::InstanceFacts;
 use crate::mover::validate::hidden::{Hidden, Looked, add_news, must_be_found, not_there, to_be_told};
 use crate::mover::validate::known::{Judged, has_left_overs, judge_instance};
-use crate::mover::validate::links::{self, Damaged};
-use crate::mover::validate::must_be_there;
 use crate::mover::validate::reach::{Reached, reach};
 use crate::mover::validate::select::{Measured, disks, is_read, measure, select, weight};
 use crate::mover::validate::superseded::{Kept, take_back};
 use crate::mover::validate::telling::Telling;
+use crate::mover::validate::{links, must_be_there};
 
 /// A validation under way.
 struct Validating {
@@ -42,8 +41,7 @@ struct Validating {
     instances: u64,
     backups: u64,
     left_overs: Vec<InstanceId>,
-    pace: Pace,
-    broken_off: CancellationToken,
+    means: Means,
 }
 
 impl Session {
@@ -72,7 +70,7 @@ impl Session {
         broken_off: &CancellationToken,
     ) -> Result<Reply, Failure> {
         let root = self.root()?;
-        let sockets = Arc::new(Sockets::new(self.directory.join(SOCKETS)));
+        self.leave_looked().await;
         let telling = Arc::new(Telling::new(self.progress.clone(), broken_off.clone()));
         let looked = root.clone();
         let begun = blocking(move || Ok((read_identity(&looked)?.repository_id, reach(&looked)?)));
@@ -87,9 +85,11 @@ impl Session {
             instances: 0,
             backups: 0,
             left_overs: Vec::new(),
-            pace: Pace::new(wanted.max_bytes_per_second),
-            broken_off: broken_off.clone(),
-            tools: Tools { root, wanted: Arc::new(wanted), measured: Arc::default(), telling, sockets },
+            means: Means {
+                pace: Pace::new(wanted.max_bytes_per_second),
+                sockets: Sockets::new(self.directory.join(SOCKETS)),
+            },
+            tools: Tools { root, wanted: Arc::new(wanted), measured: Arc::default(), telling },
         };
         if run.tools.wanted.backup.is_none() {
             run.add(findings);
@@ -154,25 +154,99 @@ impl Session {
 
     /// Examines the disks that are worth it, those of `only` where that is given, and takes back what was said of what has changed.
     async fn look(
-        &self,
+        &mut self,
         run: &mut Validating,
         facts: &Arc<InstanceFacts>,
-        found: Vec<Finding>,
+        mut found: Vec<Finding>,
         only: Option<&Hidden>,
         broken_off: &CancellationToken,
     ) -> Result<Looked, Failure> {
-        let tools = run.tools.clone();
-        let mut ahead = Ahead::new(tools.clone(), self.directory.clone(), broken_off.clone());
-        let looked = examine_all(run, facts, found, only, &mut ahead).await;
-        ahead.leave().await;
-        let Looked { found, mut hidden } = looked?;
-        let (root, telling, looked) = (tools.root.clone(), tools.telling.clone(), facts.clone());
+        let wanted = run.tools.wanted.clone();
+        let (mut damaged, mut hidden, mut whole) = (links::damaged(&found), Hidden::new(), BTreeSet::new());
+        for (backup, disk) in disks(facts, &wanted).into_iter().filter(|_| wanted.level >= ValidationLevel::Structure) {
+            let at = (backup, disk.target.clone());
+            if only.is_some_and(|only| !only.contains_key(&at)) {
+                continue;
+            }
+            run.tools.telling.go_on()?;
+            if let Some(below) = links::damaged_below(facts, &damaged, backup, &disk.target) {
+                hidden.insert(at, below);
+                // There may be no end of such, and nothing else runs meanwhile.
+                tokio::task::yield_now().await;
+            } else if !links::is_damaged(&damaged, backup, &disk.target) {
+                let below = links::roots_below(facts, backup, &disk.target);
+                let based_on = disk.based_on.as_ref().map(|based_on| (based_on.backup_id, disk.target.clone()));
+                let below_is_read = based_on.is_some_and(|based_on| whole.contains(&based_on));
+                let disk_at = DiskAt { instance: facts.instance, backup, disk: disk.clone(), below, below_is_read };
+                let mut more = self.examine(run, disk_at, broken_off).await?;
+                if more.is_empty() && is_read(&wanted, backup) {
+                    whole.insert(at);
+                }
+                // Hashes that are missing were told as a file that is.
+                let is_told = |path: &str| found.iter().any(|before: &Finding| before.path == path);
+                more.retain(|finding| finding.code != FindingCode::BlocksDamaged || !is_told(&finding.path));
+                damaged.append(&mut links::damaged(&more));
+                found.extend(more);
+            }
+            if only.is_none() {
+                run.tools.telling.pass(weight(disk, &wanted, backup));
+            }
+        }
+        let (root, telling, looked) = (run.tools.root.clone(), run.tools.telling.clone(), facts.clone());
         let kept = blocking(move || take_back(&root, &looked, found, &telling));
         let Kept { found, changed } = or_broken_off(broken_off, kept).await?;
         hidden.retain(|_, below| changed.contains(below));
-        let of_changed = disks(facts, &tools.wanted).into_iter().filter(|(backup, _)| changed.contains(backup));
+        let of_changed = disks(facts, &wanted).into_iter().filter(|(backup, _)| changed.contains(backup));
         hidden.extend(of_changed.map(|(backup, disk)| ((backup, disk.target.clone()), backup)));
         Ok(Looked { found, hidden })
+    }
+
+    async fn examine(
+        &mut self,
+        run: &mut Validating,
+        at: DiskAt,
+        broken_off: &CancellationToken,
+    ) -> Result<Vec<Finding>, Failure> {
+        let (root, opening) = (run.tools.root.clone(), at.clone());
+        let opened = or_broken_off(broken_off, blocking(move || opening.open(&root))).await?;
+        let (mut found, Some(opened)) = opened else { return Ok(opened.0) };
+        let own = self.directory.clone();
+        let links: Vec<_> = opened.links.iter().map(|link| (link.dir.clone(), link.image.clone())).collect();
+        // Not broken off: what its thread binds after that, nobody would give up.
+        let bound = move || {
+            let mut places = Places::new(&own);
+            let images: Vec<PathBuf> = links.iter().map(|(dir, image)| places.of(dir).join(image)).collect();
+            places.bind().map(|pinned| (pinned, images))
+        };
+        let images = match blocking(bound).await {
+            Ok((pinned, images)) => {
+                self.looked = pinned;
+                images
+            }
+            Err(failure) => {
+                let finding = at.off_the_thread(&run.tools, failure, FindingCode::Unreadable);
+                found.push(or_broken_off(broken_off, finding).await?);
+                return Ok(found);
+            }
+        };
+        let examined = or_broken_off(broken_off, at.examine(&run.tools, &opened, &images, &mut run.means)).await;
+        // Before their places: nothing of it may be open there.
+        drop(opened);
+        self.leave_looked().await;
+        found.extend(examined?);
+        Ok(found)
+    }
+
+    /// Gives up the paths that were bound for tools.
+    pub(super) async fn leave_looked(&mut self) {
+        let pinned = std::mem::take(&mut self.looked);
+        let leave = move || {
+            unbind(pinned);
+            Ok(())
+        };
+        if let Err(failure) = blocking(leave).await {
+            tracing::warn!(failure = format!("{failure:#}"), "cannot give up the places of a validation");
+        }
     }
 
     pub(super) async fn sweep(
@@ -202,102 +276,7 @@ impl Session {
     }
 }
 
-/// Examines the disks of an instance, each after what it is based on; what is below a damaged one is hidden.
-async fn examine_all(
-    run: &mut Validating,
-    facts: &InstanceFacts,
-    mut found: Vec<Finding>,
-    only: Option<&Hidden>,
-    ahead: &mut Ahead,
-) -> Result<Looked, Failure> {
-    let wanted = run.tools.wanted.clone();
-    let (mut damaged, mut hidden, mut whole) = (links::damaged(&found), Hidden::new(), BTreeSet::new());
-    let is_wanted = |backup: BackupId, disk: &ManifestDisk| {
-        wanted.level >= ValidationLevel::Structure
-            && only.is_none_or(|only| only.contains_key(&(backup, disk.target.clone())))
-    };
-    let all: Vec<_> = disks(facts, &wanted).into_iter().filter(|(backup, disk)| is_wanted(*backup, disk)).collect();
-    let mut next = all.iter().copied();
-    for (backup, disk) in all.iter().copied() {
-        run.tools.telling.go_on()?;
-        begin_more(facts, &damaged, &mut next, ahead);
-        let at = (backup, disk.target.clone());
-        let ready = ahead.take(backup, &disk.target).await;
-        begin_more(facts, &damaged, &mut next, ahead);
-        if let Some(below) = links::damaged_below(facts, &damaged, backup, &disk.target) {
-            hidden.insert(at.clone(), below);
-        }
-        match ready {
-            Some(ready) if is_lost(facts, &damaged, backup, disk) => ready.leave().await,
-            Some(ready) => {
-                let based_on = disk.based_on.as_ref().map(|based_on| (based_on.backup_id, disk.target.clone()));
-                let below_is_read = based_on.is_some_and(|based_on| whole.contains(&based_on));
-                let mut more = run.read(ready, below_is_read, ahead).await?;
-                if more.is_empty() && is_read(&wanted, backup) {
-                    whole.insert(at);
-                }
-                // Hashes that are missing were told as a file that is.
-                let is_told = |path: &str| found.iter().any(|before: &Finding| before.path == path);
-                more.retain(|finding| finding.code != FindingCode::BlocksDamaged || !is_told(&finding.path));
-                damaged.append(&mut links::damaged(&more));
-                found.extend(more);
-            }
-            // There may be no end of such, and nothing else runs meanwhile.
-            None => tokio::task::yield_now().await,
-        }
-        if only.is_none() {
-            run.tools.telling.pass(weight(disk, &wanted, backup));
-        }
-    }
-    Ok(Looked { found, hidden })
-}
-
-/// Begins to make ready as many of those that come next as there is room for.
-fn begin_more<'f>(
-    facts: &InstanceFacts,
-    damaged: &Damaged,
-    next: &mut (impl Iterator<Item = (BackupId, &'f ManifestDisk)> + Clone),
-    ahead: &mut Ahead,
-) {
-    while let Some((backup, disk)) = next.clone().next().filter(|(_, disk)| ahead.has_room_for(disk.virtual_bytes)) {
-        next.next();
-        if !is_lost(facts, damaged, backup, disk) {
-            let below = links::roots_below(facts, backup, &disk.target);
-            ahead.begin(DiskAt { instance: facts.instance, backup, disk: disk.clone(), below });
-        }
-    }
-}
-
-/// It can't be read whole, for its own sake or that of what it is based on.
-fn is_lost(facts: &InstanceFacts, damaged: &Damaged, backup: BackupId, disk: &ManifestDisk) -> bool {
-    links::is_damaged(damaged, backup, &disk.target)
-        || links::damaged_below(facts, damaged, backup, &disk.target).is_some()
-}
-
 impl Validating {
-    /// What is found on a disk, by reading it where that is worth it.
-    async fn read(
-        &mut self,
-        mut ready: Ready,
-        below_is_read: bool,
-        ahead: &mut Ahead,
-    ) -> Result<Vec<Finding>, Failure> {
-        let (at, tools, to_read, failed) = (&ready.at, &self.tools, ready.to_read.take(), ready.failed.take());
-        let read = match (failed, to_read) {
-            (Some(failure), _) => Err(failure),
-            (None, Some(to_read)) => {
-                let reading = at.read(tools, to_read, below_is_read, &mut self.pace);
-                ahead.meanwhile(or_broken_off(&self.broken_off, reading)).await
-            }
-            (None, None) => Ok(Vec::new()),
-        };
-        let mut found = std::mem::take(&mut ready.found);
-        // Before their places: nothing of it may be open there.
-        ready.leave().await;
-        found.extend(read?);
-        Ok(found)
-    }
-
     fn add(&mut self, found: Vec<Finding>) {
         found.into_iter().for_each(|finding| self.findings.add(finding));
     }

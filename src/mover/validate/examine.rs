@@ -5,6 +5,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::facts::InstanceFacts;
 use super::select::{Measured, is_read};
@@ -15,9 +18,7 @@ use crate::model::id::{BackupId, InstanceId};
 use crate::model::manifest::ManifestDisk;
 use crate::model::validation::{Finding, FindingCode};
 use crate::mover::image::blocks::Blocks;
-use crate::mover::image::{
-    Backups, Checked, Examined, Link, Original, Pace, Served, Sockets, Wanted, check_file, examine,
-};
+use crate::mover::image::{Backups, Checked, Examined, Link, Original, Pace, Sockets, Wanted, check_file, examine};
 use crate::mover::protocol::WantedValidation;
 use crate::mover::share::Dir;
 
@@ -25,6 +26,8 @@ use crate::mover::share::Dir;
 const RUNS_TOLD_MAX: usize = 16;
 /// Where the header of an image has the size of its disk, bytes.
 const HEADER_SIZE_AT: u64 = 24;
+/// How often something is told of an image that is being checked: a check is one call, with a deadline of its own.
+const CHECK_TELLS: Duration = Duration::from_secs(5);
 
 /// The disk that is examined.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub(in crate::mover) struct DiskAt {
     pub disk: ManifestDisk,
     /// Content roots of the disks that it is based on: one that reads as one of those has lost its own image's part, and is not exchanged.
     pub below: BTreeSet<String>,
+    /// What it is based on was read in the same look, and nothing was found.
+    pub below_is_read: bool,
 }
 
 /// What can be opened of it.
@@ -46,21 +51,8 @@ pub(in crate::mover) struct Opened {
     pub links: Vec<Link>,
     /// What it has to hold, where its hashes can be believed.
     original: Option<Original>,
-}
-
-/// What can be read of it.
-#[derive(Debug)]
-pub(in crate::mover) struct ToRead {
-    original: Original,
-    images: Vec<PathBuf>,
-    served: Served,
-}
-
-impl ToRead {
-    /// Leaves it unread.
-    pub async fn give_up(self) {
-        self.served.give_up().await;
-    }
+    /// What the disk that it is based on has to hold, and was found to hold.
+    below: Option<Arc<Blocks>>,
 }
 
 /// What the tools need.
@@ -74,8 +66,15 @@ pub(in crate::mover) struct Tools {
     pub measured: Arc<Measured>,
     /// How far it is.
     pub telling: Arc<Telling>,
+}
+
+/// What one disk after another is read with.
+#[derive(Debug)]
+pub(in crate::mover) struct Means {
+    /// How fast.
+    pub pace: Pace,
     /// Where servers listen: each at a place of its own, since one that was given up may still be ending.
-    pub sockets: Arc<Sockets>,
+    pub sockets: Sockets,
 }
 
 impl DiskAt {
@@ -108,18 +107,18 @@ impl DiskAt {
                 None
             }
         };
-        Ok((found, Some(Opened { links, original })))
+        let below = self.below_is_read.then(|| self.blocks_below(&mut backups)).flatten();
+        Ok((found, Some(Opened { links, original, below })))
     }
 
-    /// The hashes of what it is based on; none where they can't be had any more: then all is read. Blocks.
-    pub fn hashes_below(&self, root: &Dir) -> Option<Blocks> {
+    /// None where they can't be had any more: then all is read.
+    fn blocks_below(&self, backups: &mut Backups<'_>) -> Option<Arc<Blocks>> {
         let backup = self.disk.based_on.as_ref()?.backup_id;
-        let mut backups = Backups::new(root, self.instance);
         let parent = backups.open(backup).ok()?;
         let ManifestDisk { target, virtual_bytes, content_root, .. } =
             parent.manifest.disks.iter().find(|disk| disk.target == self.disk.target)?;
         let wanted = Wanted { backup, disk: target, virtual_bytes: *virtual_bytes, content_root };
-        Original::hashes(&mut backups, wanted).ok()
+        Original::look(backups, wanted).ok().map(|below| below.blocks)
     }
 
     /// The header's word on the size of the disk.
@@ -154,33 +153,25 @@ impl DiskAt {
         Ok(self.found(code, file, without_root(root, &words)))
     }
 
-    /// Checks its own image, which is at the first of `images`, the others being those below it; where that is whole and its content is
-    /// wanted, it is opened to be read.
-    pub async fn check(
+    /// Runs the tools on its images, which are at `images`, the topmost first.
+    pub async fn examine(
         &self,
         tools: &Tools,
-        opened: Opened,
-        images: Vec<PathBuf>,
-    ) -> Result<(Vec<Finding>, Option<ToRead>), Failure> {
-        let Some(top) = images.first() else { return Ok((Vec::new(), None)) };
-        let mut found: Vec<_> = self.structure(tools, top).await?.into_iter().collect();
+        opened: &Opened,
+        images: &[PathBuf],
+        means: &mut Means,
+    ) -> Result<Vec<Finding>, Failure> {
+        let Some(top) = images.first() else { return Ok(Vec::new()) };
+        let mut found: Vec<_> = self.check(tools, top).await?.into_iter().collect();
         let harmless = [FindingCode::ImageLeaks, FindingCode::CheckUnfinished];
         let is_whole = found.iter().all(|finding| harmless.contains(&finding.code));
-        let Some(original) = opened.original.filter(|_| is_whole && is_read(&tools.wanted, self.backup)) else {
-            return Ok((found, None));
-        };
-        let below = self.disk.based_on.as_ref();
-        let says_its_own = below.is_some_and(|below| is_read(&tools.wanted, below.backup_id));
-        match Served::start(&original, &images, says_its_own, &tools.sockets).await {
-            Ok(served) => Ok((found, Some(ToRead { original, images, served }))),
-            Err(failure) => {
-                found.push(self.off_the_thread(tools, failure, FindingCode::ImageHeaderDiffers).await?);
-                Ok((found, None))
-            }
+        if let Some(original) = opened.original.as_ref().filter(|_| is_whole && is_read(&tools.wanted, self.backup)) {
+            found.extend(self.read(tools, original, opened.below.as_deref(), images, means).await?);
         }
+        Ok(found)
     }
 
-    async fn structure(&self, tools: &Tools, top: &Path) -> Result<Option<Finding>, Failure> {
+    async fn check(&self, tools: &Tools, top: &Path) -> Result<Option<Finding>, Failure> {
         let path = top.to_owned();
         let length = crate::mover::blocking(move || {
             let failed = |error| Failure::new(Code::RepositoryIo, "cannot look at an image").because(&error);
@@ -190,7 +181,14 @@ impl DiskAt {
             Ok(bytes) => bytes,
             Err(failure) => return self.off_the_thread(tools, failure, FindingCode::Unreadable).await.map(Some),
         };
-        let checked = match check_file(top, bytes).await {
+        let mut checking = std::pin::pin!(check_file(top, bytes));
+        let checked = loop {
+            tokio::select! {
+                checked = &mut checking => break checked,
+                () = sleep(CHECK_TELLS) => tools.telling.tell(0),
+            }
+        };
+        let checked = match checked {
             Ok(checked) => checked,
             Err(failure) => return self.off_the_thread(tools, failure, FindingCode::ImageDamaged).await.map(Some),
         };
@@ -202,25 +200,20 @@ impl DiskAt {
         })
     }
 
-    /// Reads it. `below_is_read`: what it is based on was read in the same look, and nothing was found.
-    pub async fn read(
+    async fn read(
         &self,
         tools: &Tools,
-        ToRead { original, images, served }: ToRead,
-        below_is_read: bool,
-        pace: &mut Pace,
+        original: &Original,
+        below: Option<&Blocks>,
+        images: &[PathBuf],
+        means: &mut Means,
     ) -> Result<Vec<Finding>, Failure> {
-        let (at, root) = (self.clone(), tools.root.clone());
-        let below = match below_is_read {
-            true => crate::mover::blocking(move || Ok(at.hashes_below(&root))).await?,
-            false => None,
-        };
         let told = AtomicU64::new(0);
         let report = |passed: u64, read: u64| {
             tools.telling.read(read.saturating_sub(told.swap(read, Ordering::Relaxed)));
             tools.telling.tell(self.disk.file_bytes.saturating_add(passed));
         };
-        match examine(&original, &images, below.as_ref(), served, &tools.sockets, pace, &report).await {
+        match examine(original, images, below, &mut means.sockets, &mut means.pace, &report).await {
             Ok(examined) => {
                 if !examined.unreadable.is_empty() {
                     let root = tools.root.clone();
@@ -305,7 +298,7 @@ mod tests {
     fn disk(below: &[&str]) -> DiskAt {
         let disk = testing::manifest(&["vda"]).disks.remove(0);
         let below = below.iter().map(|root| (*root).to_owned()).collect();
-        DiskAt { instance: InstanceId::draw(), backup: BackupId::draw(), disk, below }
+        DiskAt { instance: InstanceId::draw(), backup: BackupId::draw(), disk, below, below_is_read: false }
     }
 
     #[test]
