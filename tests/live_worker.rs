@@ -78,6 +78,8 @@ mod migrated;
 mod moment;
 #[path = "live_worker/others.rs"]
 mod others;
+#[path = "live_worker/pause.rs"]
+mod pause;
 #[path = "live_worker/pools.rs"]
 mod pools;
 #[path = "live_worker/push.rs"]

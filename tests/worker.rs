@@ -20,6 +20,8 @@ mod left_overs;
 mod outages;
 #[path = "worker/panics.rs"]
 mod panics;
+#[path = "worker/pauses.rs"]
+mod pauses;
 #[path = "worker/refusals.rs"]
 mod refusals;
 #[path = "worker/retries.rs"]

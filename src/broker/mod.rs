@@ -251,6 +251,9 @@ pub trait Broker: Send + Sync {
     async fn open_host(&self, host: &HostId) -> Box<dyn HostSession>;
     /// Looks at what is there for a host, without making anything.
     async fn inspect(&self, host: &HostId) -> Result<HostOnBroker, BrokerError>;
+    /// How many read the control queue of each of these hosts at this moment, as far as the broker has noticed: one where a worker is
+    /// connected. None for a host without such a queue. Needs no rights.
+    async fn control_readers(&self, hosts: &[HostId]) -> Result<Vec<Option<u32>>, BrokerError>;
     /// Subscribes to `exchange` with the given binding keys.
     async fn subscribe(
         &self,

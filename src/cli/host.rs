@@ -1,12 +1,18 @@
-//! `longshore host`: what others have to know of this host.
+//! `longshore host`: what others have to know of this host, and what controllers want of hosts.
 
-use clap::Subcommand;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use jiff::{SignedDuration, Timestamp};
 
 use super::ConfigArgs;
-use super::broker::load;
+use super::broker::{block_on, connect, load};
+use super::control;
 use super::exit::Exit;
 use super::output::{self, CliError};
 use crate::config::Config;
+use crate::message::{Control, Pause, Resume};
+use crate::model::id::HostId;
 use crate::mover::protocol::CredentialPlaces;
 use crate::mover::sealed::HostKey;
 
@@ -17,10 +23,84 @@ const KEY_FILE: &str = "host.key";
 pub enum HostCommand {
     /// Print the public key to which a share's credentials are sealed for this host. Its worker makes it when it first starts
     Key(ConfigArgs),
+    /// Have hosts begin no job until `host resume`: what is at work goes on, and all else waits, retries and restores included. It holds through
+    /// restarts of the worker. Needs a broker user who is one of the hosts' `broker.controllers`
+    Pause(PauseArgs),
+    /// Have paused hosts go on
+    Resume(ResumeArgs),
+}
+
+/// Whom it is for, and who wants it.
+#[derive(Debug, Args)]
+struct Wish {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The hosts
+    #[arg(required = true, value_name = "HOST")]
+    hosts: Vec<HostId>,
+    /// Why, for those who read it in events and heartbeats
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Who wants it
+    #[arg(long, value_name = "WHO")]
+    requested_by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    wish: Wish,
+    /// It ends by itself after so long, such as `90m` or `2h 30m`; never where neither this nor --until is given
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "until")]
+    for_so_long: Option<Duration>,
+    /// It ends by itself at this moment (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    until: Option<Timestamp>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    wish: Wish,
 }
 
 pub fn run(command: &HostCommand) -> Result<Exit, CliError> {
-    let HostCommand::Key(args) = command;
+    match command {
+        HostCommand::Key(args) => key(args),
+        HostCommand::Pause(args) => pause(args),
+        HostCommand::Resume(ResumeArgs { wish }) => {
+            let (requested_by, reason) = (wish.requested_by.clone(), wish.reason.clone());
+            tell(wish, "resume", &Control::Resume(Resume { requested_by, reason }))
+        }
+    }
+}
+
+fn pause(args: &PauseArgs) -> Result<Exit, CliError> {
+    let now = Timestamp::now();
+    let until = match args.for_so_long {
+        Some(pause) => Some(now.checked_add(pause).map_err(CliError::usage)?),
+        None => args.until,
+    };
+    if until.is_some_and(|until| until <= now) {
+        return Err(CliError::usage("a pause ends in the future: `--until` names a moment that has passed"));
+    }
+    let (requested_by, reason) = (args.wish.requested_by.clone(), args.wish.reason.clone());
+    tell(&args.wish, "pause", &Control::Pause(Pause { requested_by, reason, until }))
+}
+
+fn tell(wish: &Wish, command: &str, control: &Control) -> Result<Exit, CliError> {
+    block_on(async {
+        let broker = connect(&wish.config, command)?;
+        control::tell(broker.as_ref(), &wish.hosts, control).await
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration: SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    Duration::try_from(duration).map_err(|_| "it is not negative".to_owned())
+}
+
+fn key(args: &ConfigArgs) -> Result<Exit, CliError> {
     let file = credential_places(&load(args)?).host_key;
     // Made here, it would be another one wherever the configuration is not the worker's.
     if !file.exists() {

@@ -19,7 +19,7 @@ const UNSENT_SHOWN_MAX: u32 = 100;
 
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
-    /// List the runs that have not ended, what could not be removed yet, and how much waits to be sent
+    /// List the runs that have not ended, whether the host is paused, what could not be removed yet, and how much waits to be sent
     List(ListArgs),
     /// Show a run: its job, where it stands, and every step that its attempts have written down
     Show(ShowArgs),
@@ -37,7 +37,7 @@ pub struct ListArgs {
     /// The last so many
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: u32,
-    /// One JSON object a line: runs, left-overs, and last the outbox
+    /// One JSON object a line: runs, a pause, left-overs, and last the outbox
     #[arg(long)]
     json: bool,
 }
@@ -86,23 +86,35 @@ pub fn unopened(error: JournalError, directory: &Path) -> CliError {
 
 async fn list(args: &ListArgs) -> Result<Exit, CliError> {
     let mut journal = open(&args.config).await?;
+    let paused = journal.pause().await?;
     for seen in journal.runs(args.all, args.limit).await? {
         if args.json {
             output::json_line(&json!({ "run": run_json(&seen) }))?;
         } else {
             let SeenRun { run, .. } = &seen;
+            let waits = matches!(run.state, RunState::Waiting { .. }) && paused.is_some();
             output::line(&format!(
-                "{}  run {}  {:<13}  {}  {}  attempt {}, {} failed, {} cut off{}",
+                "{}  run {}  {:<13}  {}  {}{}  attempt {}, {} failed, {} cut off{}",
                 run.key.job_id,
                 run.key.run,
                 run.kind.as_str(),
                 run.instance,
                 state(&seen),
+                if waits { ", paused" } else { "" },
                 run.attempt,
                 run.failures,
                 run.crashes,
                 if run.cancelled.is_some() { "  [cancelled]" } else { "" },
             ))?;
+        }
+    }
+    if let Some(paused) = paused {
+        if args.json {
+            output::json_line(&json!({ "paused": paused }))?;
+        } else {
+            let text = |field: &str| paused.get(field).and_then(Value::as_str).unwrap_or("-").to_owned();
+            let [since, user, reason] = ["since", "user", "reason"].map(text);
+            output::line(&format!("the host is paused since {since}, by {user}, until {}: {reason}", text("until")))?;
         }
     }
     for (name, value) in journal.left_overs().await? {

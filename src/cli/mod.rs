@@ -9,6 +9,7 @@ mod cancel;
 mod chain;
 mod check;
 mod codes;
+mod control;
 mod dead;
 mod destination;
 mod events;
@@ -75,7 +76,7 @@ enum Command {
     #[cfg(feature = "libvirt")]
     #[command(subcommand)]
     Journal(journal::JournalCommand),
-    /// What others have to know of this host
+    /// What others have to know of this host; hosts paused and resumed
     #[command(subcommand)]
     Host(host::HostCommand),
     /// What Longshore has done to an instance of this host

@@ -11,6 +11,9 @@ use super::script::Script;
 use crate::model::id::EventId;
 use crate::model::job::RunKey;
 
+/// Under this run id, which no run has, stands what is kept of the host itself.
+pub(super) const HOST: i64 = 0;
+
 /// A row to be written to the outbox.
 pub(super) struct NewOutboxRow {
     pub(super) id: i64,
@@ -36,6 +39,8 @@ pub(super) struct Batch {
     pub(super) announced: Vec<(i64, i64)>,
     /// Left-overs by their names; none for one that is gone.
     pub(super) left_overs: BTreeMap<String, Option<String>>,
+    /// What is kept of the host by its names; none for what is so no more.
+    pub(super) of_host: BTreeMap<&'static str, Option<String>>,
     posted: BTreeMap<i64, NewOutboxRow>,
     /// The outbox id of each run's latest progress.
     progress: BTreeMap<i64, i64>,
@@ -76,6 +81,7 @@ impl Batch {
             row.push_bind(key.job_id.to_string()).push_bind(key.run);
             row.push_bind(until.as_millisecond()).push_bind(reason.as_str());
         });
+        self.write_of_host(&mut script);
         self.write_left_overs(&mut script);
         self.write_outbox(&mut script);
         script.run(connection).await
@@ -105,12 +111,22 @@ impl Batch {
         });
     }
 
+    fn write_of_host(&self, script: &mut Script) {
+        let kept: Vec<_> = self.of_host.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?))).collect();
+        script.insert("INSERT OR REPLACE INTO kept (run_id, name, value) ", &kept, |mut row, (name, value)| {
+            row.push_bind(HOST).push_bind(*name).push_bind(value.as_str());
+        });
+        let gone: Vec<_> = self.of_host.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
+        script.for_names("DELETE FROM kept WHERE run_id = 0 AND name IN ", &gone);
+    }
+
     fn write_left_overs(&self, script: &mut Script) {
         let kept: Vec<_> = self.left_overs.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).collect();
         script.insert("INSERT OR REPLACE INTO left_overs (name, value) ", &kept, |mut row, (name, value)| {
             row.push_bind(name.as_str()).push_bind(value.as_str());
         });
-        let gone: Vec<_> = self.left_overs.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        let gone: Vec<_> =
+            self.left_overs.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name.as_str()).collect();
         script.for_names("DELETE FROM left_overs WHERE name IN ", &gone);
     }
 

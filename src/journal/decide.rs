@@ -104,6 +104,11 @@ impl View {
                 self.tombstones.insert(key, reason);
                 Ok(Answer::Written)
             }
+            Request::KeepOfHost { name, value, rows } => {
+                batch.of_host.insert(name, value.map(|value| value.to_string()));
+                self.post(None, rows, batch);
+                Ok(Answer::Written)
+            }
             Request::Prune { .. } => Ok(Answer::Pruned(pruned)),
             Request::KeepLeftOvers { left_overs } => {
                 for (name, value) in left_overs {

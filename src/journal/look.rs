@@ -122,6 +122,14 @@ impl JournalLook {
         read::unsent_count(&mut self.connection).await
     }
 
+    /// What is kept of the host's pause, if it is paused.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn pause(&mut self) -> Result<Option<Value>, Failure> {
+        read::of_host(&mut self.connection, super::PAUSE).await
+    }
+
     /// What could not be removed from the host yet.
     ///
     /// # Errors

@@ -60,6 +60,9 @@ use crate::saga::Record;
 use request::{Answer, Request};
 use writer::{Command, Writer};
 
+/// Name under which it is kept that the host is paused.
+const PAUSE: &str = "pause";
+
 /// A handle on the journal. Clones share one writer, which ends when the last is dropped. A failure has the code
 /// [`Code::JournalFailed`] where the next try may work, and [`Code::Internal`] for a request that doesn't fit the run's state or
 /// needs a row that can't be read.
@@ -257,6 +260,16 @@ impl Journal {
     /// The left-overs that are kept, the oldest first.
     pub async fn left_overs(&self) -> Result<Vec<(String, Value)>, Failure> {
         read::left_overs(&mut *self.reader.lock().await).await
+    }
+
+    /// Keeps that the host is paused, and why, or with none that it is not, and writes `rows` in the same transaction.
+    pub async fn keep_pause(&self, pause: Option<Value>, rows: Vec<Draft>) -> Result<(), Failure> {
+        self.ask(Request::KeepOfHost { name: PAUSE, value: pause, rows }).await.map(drop)
+    }
+
+    /// What [`Journal::keep_pause`] was given last.
+    pub async fn pause(&self) -> Result<Option<Value>, Failure> {
+        read::of_host(&mut *self.reader.lock().await, PAUSE).await
     }
 
     /// Takes away what ended long enough ago, at most [`PRUNED_RUNS_MAX`] runs at a time.

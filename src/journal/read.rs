@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::batch::HOST;
 use super::decide::{NextIds, RunRow, View};
 use super::entry::{MessageKind, OpenRun, OutboxMessage, OutboxRow, RunState, StoredMessage};
 use super::error::{failed, unreadable};
@@ -209,6 +210,13 @@ pub(super) async fn kept(connection: &mut SqliteConnection, key: RunKey) -> Resu
     let query = sqlx::query(sql).bind(key.job_id.to_string()).bind(key.run);
     let rows = query.fetch_all(connection).await.map_err(|error| failed("read", &error))?;
     rows.iter().map(|row| Ok((get(row, 0, "kept value")?, json(row, 1, "kept value")?))).collect()
+}
+
+/// What is kept of the host itself under that name.
+pub(super) async fn of_host(connection: &mut SqliteConnection, name: &str) -> Result<Option<Value>, Failure> {
+    let query = sqlx::query("SELECT value FROM kept WHERE run_id = ? AND name = ?").bind(HOST).bind(name);
+    let row = query.fetch_optional(connection).await.map_err(|error| failed("read", &error))?;
+    row.as_ref().map(|row| json(row, 0, "kept value")).transpose()
 }
 
 const OUTBOX_COLUMNS: &str = "SELECT runs.job_id, runs.run, outbox.id, outbox.kind, exchange, routing_key, properties, \

@@ -19,6 +19,7 @@ pub(super) enum Request {
     Progress { key: RunKey, attempt: u32, row: Draft },
     Delivered { ids: Vec<i64> },
     Tombstone { key: RunKey, until: Timestamp, reason: Value },
+    KeepOfHost { name: &'static str, value: Option<Value>, rows: Vec<Draft> },
     Prune { now: Timestamp, keep: Keep },
     KeepLeftOvers { left_overs: Vec<(String, Value)> },
     DropLeftOvers { names: Vec<String> },
@@ -38,6 +39,7 @@ impl Request {
             Request::Post { key, .. } => *key,
             Request::Delivered { .. }
             | Request::Tombstone { .. }
+            | Request::KeepOfHost { .. }
             | Request::Prune { .. }
             | Request::KeepLeftOvers { .. }
             | Request::DropLeftOvers { .. } => None,

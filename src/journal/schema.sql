@@ -49,6 +49,7 @@ CREATE TABLE records (
 );
 CREATE INDEX records_of_run ON records (run_id, attempt);
 
+-- Of a run; with the run id 0, which no run has, of the host itself.
 CREATE TABLE kept (
     run_id INTEGER NOT NULL,
     name   TEXT NOT NULL,

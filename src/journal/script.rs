@@ -53,7 +53,7 @@ impl Script {
     }
 
     /// Adds a statement that ends in `IN` for these names, unless there are none.
-    pub(super) fn for_names(&mut self, statement: &'static str, names: &[&String]) {
+    pub(super) fn for_names(&mut self, statement: &'static str, names: &[&str]) {
         if !names.is_empty() {
             let names = serde_json::json!(names).to_string();
             self.statement(statement).push("(SELECT value FROM json_each(").push_bind(names).push(")); ");

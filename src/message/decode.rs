@@ -113,6 +113,8 @@ pub fn decode_event(properties: &Properties, body: &[u8]) -> Result<Event, Refus
         Some("worker.online") => host(body, encoding, HostDetail::Online),
         Some("worker.heartbeat") => host(body, encoding, HostDetail::Heartbeat),
         Some("worker.draining") => host(body, encoding, HostDetail::Draining),
+        Some("worker.paused") => host(body, encoding, HostDetail::Paused),
+        Some("worker.resumed") => host(body, encoding, HostDetail::Resumed),
         Some("worker.inventory") => host(body, encoding, HostDetail::Inventory),
         Some("message.refused") => host(body, encoding, HostDetail::MessageRefused),
         Some("letter.replayed") => letter(body, encoding, LetterDetail::Replayed),

@@ -27,7 +27,7 @@ use super::run::Run;
 use super::settle::Ending;
 use super::shared::Shared;
 use super::take_up::{after_a_panic, read_back};
-use super::{intake, left_over, pulse};
+use super::{intake, left_over, pause, pulse};
 use crate::broker::{HostSession, SessionState, WantedJobs};
 use crate::failure::{Code, Failure};
 use crate::journal::RunState;
@@ -90,6 +90,7 @@ impl Driver {
     /// Takes up what an earlier worker left in the journal: waiting runs wait again, cut-off attempts are unwound.
     pub async fn take_up(&mut self) -> Result<(), Failure> {
         left_over::take_up(&self.shared).await?;
+        pause::take_up(&self.shared).await?;
         for open in self.shared.journal.open_runs().await? {
             let (key, crashed) = (open.key, open.state == RunState::Running);
             let run = match read_back(&self.shared, open).await {
@@ -122,10 +123,11 @@ impl Driver {
         let mut prunes = interval(PRUNE_INTERVAL);
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut names, mut unsent) = (self.shared.names(), self.shared.counters.kept.subscribe());
+        let mut pauses = self.shared.pauses.subscribe();
         let mut ready = pin!(ready(session.state(), self.shared.names()));
         loop {
             self.end_what_is_late();
-            if self.ready {
+            if self.ready && !self.shared.pauses.is_on() {
                 self.start_what_may();
             }
             self.shared.status.set_waiting(self.waiting.len());
@@ -146,6 +148,7 @@ impl Driver {
                 }
                 Ok(()) = names.changed() => self.learn(&mut names),
                 Ok(()) = unsent.changed() => {}
+                Ok(()) = pauses.changed() => {}
                 _ = prunes.tick() => self.prune(),
                 () = shutdown.reached(Stage::Drain) => return,
             }
@@ -202,7 +205,8 @@ impl Driver {
             tracing::warn!(unsent, taking_jobs = !full, "so many messages could not be sent, and wait in the outbox");
         }
         let by_runs = wanted_next(self.wanted, self.open_runs(), self.shared.settings.open_runs_max);
-        self.wanted = if full { WantedJobs::None } else { by_runs };
+        // What a paused host would take it could only let wait, out of sight of whoever looks at its queues.
+        self.wanted = if full || self.shared.pauses.is_on() { WantedJobs::None } else { by_runs };
         session.want_jobs(self.wanted);
     }
 

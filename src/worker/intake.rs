@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::conclude::cancel;
+use super::pause;
 use super::report::{host_draft, letter_draft, origin, stored};
 use super::run::Run;
 use super::shared::{Settings, Shared};
@@ -17,7 +18,7 @@ use crate::journal::{Admission, Draft, StoredMessage, Taken};
 use crate::message::dead_letter::Original;
 use crate::message::envelope::{Properties, TRACEPARENT};
 use crate::message::event::{Accepted, FailureReport, HostDetail, MessageRefused, RunDetail};
-use crate::message::{Cancel, DeadLetter, Encoding, Refusal, decode_cancel, decode_job, masked, vouch};
+use crate::message::{Cancel, Control, DeadLetter, Encoding, Refusal, decode_control, decode_job, masked, vouch};
 use crate::model::job::{Job, RunKey};
 
 /// Pause before a delivery that could not be written down is tried again; doubles up to the longest.
@@ -58,7 +59,7 @@ pub async fn take(shared: Arc<Shared>, delivery: Delivery, order: u64) -> Came {
 
 async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Came, Failure> {
     if delivery.queue == HostQueue::Control {
-        return obey(shared, delivery).await;
+        return obey(shared, delivery, order).await;
     }
     match decode_job(&delivery.properties, &delivery.body, &shared.settings.host) {
         Ok(job) => admit(shared, delivery, job, order).await,
@@ -67,19 +68,24 @@ async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<
 }
 
 /// Does what a control message says, if it is from somebody who may say so.
-async fn obey(shared: &Shared, delivery: &Delivery) -> Result<Came, Failure> {
+async fn obey(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Came, Failure> {
     let Settings { host, controllers, .. } = &shared.settings;
-    match vouch::command(delivery.sent(), host, controllers) {
-        Ok(Cancel::COMMAND) => match decode_cancel(&delivery.properties, &delivery.body) {
-            Ok(cancel) => remember(shared, &cancel).await,
-            Err(refusal) => tell_refused(shared, delivery, &refusal, Vec::new()).await.map(|()| Came::Nothing),
-        },
-        Ok(command) => {
-            tracing::warn!(command = masked(command), "a control message that this version does not know");
-            Ok(Came::Nothing)
-        }
+    let command = match vouch::command(delivery.sent(), host, controllers) {
+        Ok(command) => command,
         Err(reason) => {
             tracing::warn!(%reason, "a control message that is not obeyed");
+            return Ok(Came::Nothing);
+        }
+    };
+    // Vouched for, so it is one of the controllers.
+    let user = delivery.properties.user_id.as_deref().unwrap_or_default();
+    match decode_control(command, &delivery.properties, &delivery.body) {
+        Some(Ok(Control::Cancel(cancel))) => remember(shared, &cancel).await,
+        Some(Ok(Control::Pause(wish))) => pause::pause(shared, order, user, &wish).await.map(|()| Came::Nothing),
+        Some(Ok(Control::Resume(wish))) => pause::resume(shared, order, user, &wish).await.map(|()| Came::Nothing),
+        Some(Err(refusal)) => tell_refused(shared, delivery, &refusal, Vec::new()).await.map(|()| Came::Nothing),
+        None => {
+            tracing::warn!(command = masked(command), "a control message that this version does not know");
             Ok(Came::Nothing)
         }
     }

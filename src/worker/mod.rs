@@ -17,6 +17,7 @@ pub mod jobs;
 mod left_over;
 mod outbox;
 mod pace;
+mod pause;
 mod pulse;
 mod report;
 mod run;
@@ -43,7 +44,7 @@ use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::message::event::{Draining, HostDetail, Online};
-use crate::message::{Cancel, Encoding, JobMessage};
+use crate::message::{Control, Encoding, JobMessage};
 use crate::model::id::HostId;
 use crate::model::job::JobKind;
 use crate::shutdown::{self, Shutdown, Stage};
@@ -116,10 +117,12 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError>
     let pump = pump_once_held(journal, publisher.clone(), shared.clone(), state.clone(), until_told);
     let heart = pulse::beat(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
     let inventories = pulse::take_inventory(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
+    let pauses = pause::follow(shared.clone(), until_over.clone());
     let states = follow_state(shared.clone(), state.clone(), until_over);
     let pump = AbortOnDropHandle::new(tokio::spawn(pump));
     let heart = AbortOnDropHandle::new(tokio::spawn(heart));
     let inventories = AbortOnDropHandle::new(tokio::spawn(inventories));
+    let pauses = AbortOnDropHandle::new(tokio::spawn(pauses));
     let states = AbortOnDropHandle::new(tokio::spawn(states));
 
     let mut was_held = false;
@@ -147,7 +150,9 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError>
     };
     session.close().await;
     over.raise(Stage::Now);
-    for (task, what) in [(heart, "heartbeat"), (inventories, "inventory"), (states, "session watch")] {
+    let tasks =
+        [(heart, "heartbeat"), (inventories, "inventory"), (pauses, "watch of pauses"), (states, "session watch")];
+    for (task, what) in tasks {
         finish(task, what).await;
     }
     // Last: until then somebody may have something to tell.
@@ -243,7 +248,11 @@ fn online(shared: &Shared) -> Online {
         installation: shared.journal.installation(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         content_types: Encoding::READ.map(str::to_owned).to_vec(),
-        message_types: [JobMessage::MESSAGE_TYPE, Cancel::MESSAGE_TYPE].map(str::to_owned).to_vec(),
+        message_types: [JobMessage::MESSAGE_TYPE]
+            .iter()
+            .chain(&Control::MESSAGE_TYPES)
+            .map(ToString::to_string)
+            .collect(),
         kinds: JobKind::ALL.to_vec(),
         slots: shared.settings.slots.host as u32,
         host_key: shared.settings.host_key.clone(),

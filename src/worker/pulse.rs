@@ -170,6 +170,7 @@ async fn heartbeat(shared: &Shared) -> Heartbeat {
         unroutable_events: shared.counters.unroutable_events.load(Ordering::Relaxed),
         unroutable_letters: shared.counters.unroutable_letters.load(Ordering::Relaxed),
         left_overs: now.left_overs,
+        paused: shared.pauses.now(),
     }
 }
 

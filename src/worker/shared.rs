@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::admit::{Names, Slots, known_as};
 use super::outbox::Counters;
+use super::pause::Pauses;
 use super::status::Status;
 use super::work::Work;
 use crate::host::hypervisor::Hypervisor;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// What is in hand.
     pub status: Status,
+    /// Whether the host is paused.
+    pub pauses: Pauses,
     /// What the outbox has seen.
     pub counters: Arc<Counters>,
     /// Speaks for the host.
@@ -74,6 +77,7 @@ impl Shared {
             work,
             hypervisor,
             status: Status::default(),
+            pauses: Pauses::default(),
             counters: Arc::default(),
             voice,
             names: watch::Sender::default(),

@@ -93,6 +93,7 @@ pub async fn all(ground: &dyn Ground) {
     un_acked_jobs_are_bounded_by_the_prefetch(ground).await;
     pings_of_others_are_not_passed_on(ground).await;
     a_second_worker_waits_until_the_first_has_gone(ground).await;
+    who_reads_a_control_queue_is_told_to_those_who_only_look(ground).await;
     subscribers_get_what_they_bound(ground).await;
     an_oversized_body_is_cut(ground).await;
     a_subscriber_reads_the_longest_letter_whole(ground).await;
@@ -312,6 +313,21 @@ async fn a_second_worker_waits_until_the_first_has_gone(ground: &dyn Ground) {
     assert_eq!(delivery.body, b"job");
     assert!(delivery.settle.ack().await);
     second.close().await;
+}
+
+async fn who_reads_a_control_queue_is_told_to_those_who_only_look(ground: &dyn Ground) {
+    let [unknown, read] = [some_host(), some_host()];
+    let session = open_up(ground.client("worker").as_ref(), &read).await;
+    let onlooker = ground.client("controller");
+    let hosts = [unknown.clone(), read.clone(), unknown];
+    assert_eq!(onlooker.control_readers(&hosts).await.unwrap(), [None, Some(1), None]);
+    session.close().await;
+    let left = async {
+        while onlooker.control_readers(std::slice::from_ref(&read)).await.unwrap() != [Some(0)] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, left).await.expect("a worker that has gone is still seen");
 }
 
 async fn subscribers_get_what_they_bound(ground: &dyn Ground) {

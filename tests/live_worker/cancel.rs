@@ -1,7 +1,7 @@
 //! A controller cancels jobs while their bytes are on their way, one of each kind that moves any.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use longshore::message::JobMessage;
@@ -29,19 +29,39 @@ impl Commanded {
     pub fn new(name: &str) -> Self {
         let ops = format!("ops-{name}.{}", std::process::id());
         let fleet = Fleet::with(name, Settings { controllers: vec![ops.clone()], ..Settings::default() });
-        let password = fleet.controller(&ops);
-        let uri = format!("amqp://{ops}:{password}@127.0.0.1:{}", variable("LONGSHORE_LAB_AMQP_PORT"));
-        Self { fleet, uri }
+        let mut commanded = Self { fleet, uri: String::new() };
+        commanded.uri = commanded.another(&ops);
+        commanded
+    }
+
+    /// Another user whom the broker lets send control messages; gives its URI.
+    pub fn another(&self, user: &str) -> String {
+        let password = self.fleet.controller(user);
+        format!("amqp://{user}:{password}@127.0.0.1:{}", variable("LONGSHORE_LAB_AMQP_PORT"))
+    }
+
+    /// Runs the command line as the controller.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(LONGSHORE).args(arguments).env("LONGSHORE__BROKER__URI", &self.uri).output().unwrap()
+    }
+
+    /// The same, with the exit code and a part of what it says.
+    pub fn says(&self, arguments: &[&str], code: i32, words: &str) {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(code) && said.contains(words), "{:?}: {said}", output.status);
+    }
+
+    /// The same as somebody else.
+    pub fn as_user(&self, uri: &str, arguments: &[&str], code: i32) {
+        let output = Command::new(LONGSHORE).args(arguments).env("LONGSHORE__BROKER__URI", uri).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     pub fn cancel(&self, job: JobId) {
-        let output = Command::new(LONGSHORE)
-            .args(["job", "cancel", &job.to_string(), "--host", &self.fleet.host, "--reason", "the share is slow"])
-            .args(["--requested-by", "the one on call"])
-            .env("LONGSHORE__BROKER__URI", &self.uri)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (job, host) = (job.to_string(), &self.fleet.host);
+        let cancel = ["job", "cancel", &job, "--host", host, "--reason", "the share is slow", "--requested-by"];
+        self.says(&[&cancel[..], &["the one on call"]].concat(), 0, "told");
     }
 
     /// It ends as that, with nothing left, and there is no dead letter of it.

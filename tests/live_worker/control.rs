@@ -50,7 +50,7 @@ fn a_control_message_that_is_not_vouched_for_is_named_and_has_no_effect() {
     ] {
         eventually(&format!("the worker says {words:?}"), SOON, || times(words) == count);
     }
-    eventually("all of them are acked", SOON, || waiting(&fleet.host) == 0);
+    eventually("all of them are acked", SOON, || messages_in(&format!("longshore.control.{}", fleet.host)) == 0);
     share.heal();
     let summary = fleet.completed(job);
     assert!(share.backups_of(&bare.id).join(summary.backup_id.to_string()).exists());
@@ -59,14 +59,23 @@ fn a_control_message_that_is_not_vouched_for_is_named_and_has_no_effect() {
     fleet.finish(&[&bare], &[&share]);
 }
 
-/// Messages in the host's control queue, un-acked ones too.
-fn waiting(host: &str) -> u64 {
+/// Messages in a queue, un-acked ones too.
+pub fn messages_in(queue: &str) -> u64 {
+    count_of(queue, "messages")
+}
+
+/// Who reads a queue.
+pub fn readers_of(queue: &str) -> u64 {
+    count_of(queue, "consumers")
+}
+
+fn count_of(queue: &str, what: &str) -> u64 {
     let output = Command::new(variable("LONGSHORE_LAB_RABBITMQCTL"))
-        .args(["--quiet", "list_queues", "--no-table-headers", "name", "messages"])
+        .args(["--quiet", "list_queues", "--no-table-headers", "name", what])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let listed = String::from_utf8(output.stdout).unwrap();
-    let name = format!("longshore.control.{host}\t");
-    listed.lines().find_map(|line| line.strip_prefix(&name)).expect("a control queue").trim().parse().unwrap()
+    let name = format!("{queue}\t");
+    listed.lines().find_map(|line| line.strip_prefix(&name)).expect("a queue").trim().parse().unwrap()
 }

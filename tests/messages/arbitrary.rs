@@ -2,7 +2,7 @@
 
 use longshore::failure::Code;
 use longshore::message::dead_letter::Original;
-use longshore::message::{Encoding, Properties, decode_cancel, decode_dead_letter, decode_event, decode_job, redact};
+use longshore::message::{Encoding, Properties, decode_control, decode_dead_letter, decode_event, decode_job, redact};
 use longshore::model::id::HostId;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -23,7 +23,7 @@ fn read_in_every_way(content_type: &str, message_type: &str, body: &[u8], host: 
     for refusal in [
         decode_job(&properties, body, host).err(),
         decode_event(&properties, body).err(),
-        decode_cancel(&properties, body).err(),
+        control(&properties, body),
         decode_dead_letter(&properties, body).err(),
     ]
     .into_iter()
@@ -33,6 +33,13 @@ fn read_in_every_way(content_type: &str, message_type: &str, body: &[u8], host: 
         assert!(!refusal.text.chars().any(char::is_control), "{:?}", refusal.text);
     }
     redact(body, content_type);
+}
+
+/// Read under the command that goes with the type, or under one.
+fn control(properties: &Properties, body: &[u8]) -> Option<longshore::message::Refusal> {
+    let command = properties.message_type.split('.').nth(2).unwrap_or_default();
+    let read = decode_control(command, properties, body).or_else(|| decode_control("pause", properties, body));
+    read.expect("a known command").err()
 }
 
 fn message_types() -> impl Strategy<Value = &'static str> {

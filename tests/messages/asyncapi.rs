@@ -1,5 +1,6 @@
 //! The AsyncAPI document: which message goes where.
 
+use longshore::message::Cancel;
 use serde_json::{Value, json};
 
 use super::catalogue::{self, Channel, Message};
@@ -19,8 +20,9 @@ fn message(message: &Message) -> Value {
         "contentType": "application/vnd.msgpack",
         "description": "MessagePack with named fields, or JSON as `application/json`; the content type of the message decides.",
         "correlationId": match message.channel {
-            Channel::Jobs | Channel::Control | Channel::RunEvents => json!({ "location": "$message.payload#/job_id" }),
-            Channel::HostEvents | Channel::LetterEvents | Channel::Dead => Value::Null,
+            Channel::Jobs | Channel::RunEvents => json!({ "location": "$message.payload#/job_id" }),
+            Channel::Control if message.message_type == Cancel::MESSAGE_TYPE => json!({ "location": "$message.payload#/job_id" }),
+            Channel::Control | Channel::HostEvents | Channel::LetterEvents | Channel::Dead => Value::Null,
         },
         "headers": headers(message),
         "payload": {
@@ -125,7 +127,7 @@ fn parameters(address: &str) -> Value {
     let described = |name: &str| match name {
         "host" => "host id: 1 to 63 of a-z, 0-9 and `-`",
         "kind" => "kind of the job, such as `backup`; of dead letters also `unknown`",
-        "command" => "the command's word: `cancel`",
+        "command" => "the command's word: `cancel`, `pause` or `resume`",
         "event" => "the event's word, such as `progress`",
         "subject" => "`worker` or `message`",
         "user" => "the broker user who did it, with all the words that the name has",

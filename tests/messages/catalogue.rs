@@ -1,10 +1,10 @@
 //! Every message there is, with its schema.
 
 use longshore::message::event::{
-    Accepted, Cancelled, Completed, Discarded, Draining, Failed, Heartbeat, Inventory, MessageRefused, Online,
-    Progress, Replayed, Retrying, Started,
+    Accepted, Cancelled, Completed, Discarded, Draining, Failed, Heartbeat, Inventory, MessageRefused, Online, Paused,
+    Progress, Replayed, Resumed, Retrying, Started,
 };
-use longshore::message::{Cancel, DeadLetter, HostEvent, JobMessage, LetterEvent, RunEvent};
+use longshore::message::{Cancel, DeadLetter, HostEvent, JobMessage, LetterEvent, Pause, Resume, RunEvent};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
@@ -49,6 +49,8 @@ pub fn all() -> Vec<Message> {
     vec![
         message("longshore.job.v1", Jobs, of::<JobMessage>),
         message("longshore.control.cancel.v1", Control, of::<Cancel>),
+        message("longshore.control.pause.v1", Control, of::<Pause>),
+        message("longshore.control.resume.v1", Control, of::<Resume>),
         message("longshore.event.accepted.v1", RunEvents, of::<RunEvent<Accepted>>),
         message("longshore.event.started.v1", RunEvents, of::<RunEvent<Started>>),
         message("longshore.event.progress.v1", RunEvents, of::<RunEvent<Progress>>),
@@ -59,6 +61,8 @@ pub fn all() -> Vec<Message> {
         message("longshore.event.worker.online.v1", HostEvents, of::<HostEvent<Online>>),
         message("longshore.event.worker.heartbeat.v1", HostEvents, of::<HostEvent<Heartbeat>>),
         message("longshore.event.worker.draining.v1", HostEvents, of::<HostEvent<Draining>>),
+        message("longshore.event.worker.paused.v1", HostEvents, of::<HostEvent<Paused>>),
+        message("longshore.event.worker.resumed.v1", HostEvents, of::<HostEvent<Resumed>>),
         message("longshore.event.worker.inventory.v1", HostEvents, of::<HostEvent<Inventory>>),
         message("longshore.event.message.refused.v1", HostEvents, of::<HostEvent<MessageRefused>>),
         message("longshore.event.letter.replayed.v1", LetterEvents, of::<LetterEvent<Replayed>>),

@@ -7,12 +7,13 @@ use longshore::message::dead_letter::{Origin, Original};
 use longshore::message::event::{
     Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Discarded, Draining, Failed, Heartbeat,
     HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, LetterDetail, MessageRefused, NamedInstance,
-    Online, Progress, Replayed, RestoreSummary, RestoredVolume, Retrying, RunDetail, RunningJob, Started,
+    Online, Paused, Progress, Replayed, RestoreSummary, RestoredVolume, Resumed, Retrying, RunDetail, RunningJob,
+    Started,
 };
 use longshore::message::{
-    Cancel, DeadLetter, Encoding, Event, HostEvent, JobMessage, LetterEvent, Properties, Refusal, RunEvent,
-    decode_cancel, decode_dead_letter, decode_event, decode_job, encode_cancel, encode_dead_letter, encode_event,
-    encode_job,
+    Cancel, Control, DeadLetter, Encoding, Event, HostEvent, JobMessage, LetterEvent, Pause, Properties, Refusal,
+    Resume, RunEvent, decode_control, decode_dead_letter, decode_event, decode_job, encode_control, encode_dead_letter,
+    encode_event, encode_job,
 };
 use longshore::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use longshore::model::destination::{Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec};
@@ -35,7 +36,7 @@ pub const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba90
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Job(Box<Job>),
-    Cancel(Cancel),
+    Control(Control),
     Event(Box<Event>),
     DeadLetter(Box<DeadLetter>),
 }
@@ -357,6 +358,7 @@ pub fn more() -> Vec<(&'static str, Value)> {
         ("longshore.event.completed.v1.repo-validate", Value::Event(Box::new(validated))),
         ("longshore.job.v1.backup-delete", Value::Job(Box::new(delete_job()))),
         ("longshore.event.completed.v1.backup-delete", Value::Event(Box::new(deleted))),
+        ("longshore.event.worker.heartbeat.v1.paused", value("longshore.event.worker.heartbeat.v1")),
     ]
 }
 
@@ -469,6 +471,14 @@ fn host_detail(words: &str) -> Option<HostDetail> {
             unroutable_events: 2,
             unroutable_letters: 0,
             left_overs: vec![left_over()],
+            paused: Some(paused()),
+        }),
+        "worker.paused" => HostDetail::Paused(paused()),
+        "worker.resumed" => HostDetail::Resumed(Resumed {
+            paused_since: time(),
+            user: Some("fleet.ops".to_owned()),
+            requested_by: Some("admin@example.org".to_owned()),
+            reason: None,
         }),
         "worker.draining" => HostDetail::Draining(Draining { running: 1, waiting: 4, limit_seconds: 120 }),
         "worker.inventory" => HostDetail::Inventory(Inventory {
@@ -529,13 +539,34 @@ fn letter_event(detail: LetterDetail) -> Event {
     })
 }
 
-fn cancel() -> Cancel {
-    Cancel {
-        job_id: JOB_ID.parse().unwrap(),
-        run: 1,
+fn control(command: &str) -> Control {
+    let (requested_by, reason) = (Some("admin@example.org".to_owned()), Some("maintenance of the share".to_owned()));
+    match command {
+        Cancel::COMMAND => Control::Cancel(Cancel {
+            job_id: JOB_ID.parse().unwrap(),
+            run: 1,
+            requested_by,
+            reason,
+            remember_seconds: Some(86_400),
+        }),
+        Pause::COMMAND => Control::Pause(Pause { requested_by, reason, until: Some(time()) }),
+        Resume::COMMAND => Control::Resume(Resume { requested_by, reason: None }),
+        _ => panic!("no example of {command}"),
+    }
+}
+
+/// The command that goes with a message type.
+fn command(message_type: &str) -> Option<&str> {
+    message_type.strip_prefix("longshore.control.")?.strip_suffix(".v1")
+}
+
+fn paused() -> Paused {
+    Paused {
+        since: time(),
+        user: "fleet.ops".to_owned(),
         requested_by: Some("admin@example.org".to_owned()),
-        reason: Some("maintenance of the share".to_owned()),
-        remember_seconds: Some(86_400),
+        reason: Some("new disks".to_owned()),
+        until: "2026-03-01T06:00:00Z".parse().ok(),
     }
 }
 
@@ -558,7 +589,6 @@ pub fn value(message_type: &str) -> Value {
     let words = message_type.strip_prefix(Event::TYPE_PREFIX).and_then(|rest| rest.strip_suffix(".v1"));
     match (message_type, words) {
         (JobMessage::MESSAGE_TYPE, _) => Value::Job(Box::new(job())),
-        (Cancel::MESSAGE_TYPE, _) => Value::Cancel(cancel()),
         (DeadLetter::MESSAGE_TYPE, _) => Value::DeadLetter(Box::new(letter())),
         (_, Some(words)) => {
             let of_run = run_detail(words).map(|detail| Event::Run(RunEvent::of(&job(), 1, 4, time(), detail)));
@@ -571,7 +601,7 @@ pub fn value(message_type: &str) -> Value {
             let event = of_run.or_else(of_host).or_else(of_letter);
             Value::Event(Box::new(event.unwrap_or_else(|| panic!("no example of {words}"))))
         }
-        _ => panic!("no example of {message_type}"),
+        _ => Value::Control(control(command(message_type).unwrap_or_else(|| panic!("no example of {message_type}")))),
     }
 }
 
@@ -592,7 +622,7 @@ pub fn encoded(value: &Value, encoding: Encoding) -> longshore::message::Encoded
     let id: EventId = EVENT_ID.parse().unwrap();
     match value {
         Value::Job(job) => encode_job(&JobMessage::from(&**job), encoding, time()),
-        Value::Cancel(cancel) => encode_cancel(cancel, encoding, time()),
+        Value::Control(control) => encode_control(control, encoding, time()),
         Value::Event(event) => encode_event(event, id, encoding, Some(TRACEPARENT)),
         Value::DeadLetter(letter) => encode_dead_letter(letter, id, encoding),
     }
@@ -607,10 +637,12 @@ pub fn read(message_type: &str, encoding: Encoding, body: &[u8]) -> Result<Value
     };
     match message_type {
         JobMessage::MESSAGE_TYPE => decode_job(&properties, body, &host()).map(|job| Value::Job(Box::new(job))),
-        Cancel::MESSAGE_TYPE => decode_cancel(&properties, body).map(Value::Cancel),
         DeadLetter::MESSAGE_TYPE => {
             decode_dead_letter(&properties, body).map(|letter| Value::DeadLetter(Box::new(letter)))
         }
-        _ => decode_event(&properties, body).map(|event| Value::Event(Box::new(event))),
+        _ => match command(message_type) {
+            Some(command) => decode_control(command, &properties, body).unwrap().map(Value::Control),
+            None => decode_event(&properties, body).map(|event| Value::Event(Box::new(event))),
+        },
     }
 }

@@ -20,7 +20,7 @@ use longshore::journal::{Journal, JournalError, Keep};
 use longshore::message::event::{FailureReport, RunDetail};
 use longshore::message::job::{BackupPart, InstancePart, RepositoryPart, RetryPart};
 use longshore::message::{
-    Cancel, DeadLetter, Encoded, Encoding, JobMessage, decode_dead_letter, encode_cancel, encode_job,
+    Cancel, Control, DeadLetter, Encoded, Encoding, JobMessage, decode_dead_letter, encode_control, encode_job,
 };
 use longshore::model::id::{HostId, InstanceId, JobId, RepositoryId};
 use longshore::model::job::RunKey;
@@ -262,16 +262,21 @@ impl Fleet {
 
     /// Asks for the end of a run, as the controller `ops` does.
     pub async fn cancel(&self, key: RunKey, reason: &str) {
-        let cancel = Cancel {
-            job_id: key.job_id,
-            run: key.run,
-            requested_by: Some("ops".to_owned()),
-            reason: Some(reason.to_owned()),
-            remember_seconds: None,
-        };
-        let Encoded { properties, body } = encode_cancel(&cancel, Encoding::Json, Timestamp::now()).unwrap();
-        let properties = Properties { user_id: Some("ops".to_owned()), ..properties };
-        let routing_key = control_key(&self.host, Cancel::COMMAND);
+        let (requested_by, reason) = (Some("ops".to_owned()), Some(reason.to_owned()));
+        let (job_id, run) = (key.job_id, key.run);
+        self.command(&Control::Cancel(Cancel { job_id, run, requested_by, reason, remember_seconds: None })).await;
+    }
+
+    /// Tells the host what the controller `ops` wants.
+    pub async fn command(&self, control: &Control) {
+        self.command_as("ops", control).await;
+    }
+
+    /// The same of somebody else.
+    pub async fn command_as(&self, user: &str, control: &Control) {
+        let Encoded { properties, body } = encode_control(control, Encoding::Json, Timestamp::now()).unwrap();
+        let properties = Properties { user_id: Some(user.to_owned()), ..properties };
+        let routing_key = control_key(&self.host, control.command());
         let outgoing = Outgoing { exchange: CONTROL_EXCHANGE, routing_key, properties, body };
         self.broker.publisher().publish(outgoing).await.unwrap();
     }

@@ -9,7 +9,7 @@ use super::link::{Link, Role};
 use crate::broker::HostOnBroker;
 use crate::broker::settings::BrokerSettings;
 use crate::broker::topology::{
-    CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, PING_COMMAND, QueueType, control_key, host_queues,
+    CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, PING_COMMAND, QueueType, control_key, control_queue, host_queues,
 };
 use crate::model::id::HostId;
 
@@ -25,6 +25,36 @@ pub(super) async fn host(settings: &BrokerSettings, host: &HostId) -> Result<Hos
     let found = look(&link, host).await;
     link.close().await;
     found
+}
+
+/// How many read each host's control queue; none where there is no such queue.
+pub(super) async fn control_readers(
+    settings: &BrokerSettings,
+    hosts: &[HostId],
+) -> Result<Vec<Option<u32>>, LinkError> {
+    let link = Link::open(settings, Role::Check).await?;
+    let counted = count_readers(&link, hosts).await;
+    link.close().await;
+    counted
+}
+
+async fn count_readers(link: &Link, hosts: &[HostId]) -> Result<Vec<Option<u32>>, LinkError> {
+    let mut counts = Vec::with_capacity(hosts.len());
+    let mut channel = link.channel().await?;
+    for host in hosts {
+        let queue = control_queue(host);
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let request = channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+        match answer(format!("look for queue `{queue}`"), request).await {
+            Ok(found) => counts.push(Some(found.consumer_count())),
+            Err(error) if error.is_not_found() => {
+                counts.push(None);
+                channel = link.channel().await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(counts)
 }
 
 async fn look(link: &Link, host: &HostId) -> Result<HostOnBroker, LinkError> {

@@ -113,6 +113,12 @@ impl Broker for AmqpBroker {
         self.on_thread("look at the host's queues", async move |settings| inspect::host(&settings, &host).await).await
     }
 
+    async fn control_readers(&self, hosts: &[HostId]) -> Result<Vec<Option<u32>>, BrokerError> {
+        let hosts = hosts.to_vec();
+        let look = async move |settings: Arc<BrokerSettings>| inspect::control_readers(&settings, &hosts).await;
+        self.on_thread("look who reads the hosts' control queues", look).await
+    }
+
     async fn subscribe(
         &self,
         exchange: &'static str,

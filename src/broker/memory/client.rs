@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::state::{ConsumerId, Published};
 use super::{MemorySettings, Shared, letters, session};
 use crate::broker::letters::{LetterReader, ReadLettersError};
-use crate::broker::topology::{QueueType, host_queues, shared_queues};
+use crate::broker::topology::{QueueType, control_queue, host_queues, shared_queues};
 use crate::broker::{
     Broker, BrokerError, Heard, HostOnBroker, HostSession, LETTER_BYTES_KEPT_MAX, Outgoing, PublishError, Publisher,
     Subscription,
@@ -54,6 +54,18 @@ impl Broker for MemoryClient {
         let names = host_queues(host, QueueType::Classic).into_iter().map(|queue| queue.name);
         let missing = names.filter(|name| state.depth(name).is_none()).collect();
         Ok(HostOnBroker { missing, ..HostOnBroker::default() })
+    }
+
+    async fn control_readers(&self, hosts: &[HostId]) -> Result<Vec<Option<u32>>, BrokerError> {
+        let state = self.shared.look();
+        if !state.up {
+            return Err(BrokerError {
+                action: "look who reads the hosts' control queues".to_owned(),
+                address: "memory".to_owned(),
+                source: DOWN.into(),
+            });
+        }
+        Ok(hosts.iter().map(|host| state.readers(&control_queue(host))).collect())
     }
 
     async fn subscribe(

@@ -196,6 +196,11 @@ impl State {
         Some(consumer)
     }
 
+    /// How many read a queue that is read by one alone; none where it is missing.
+    pub(super) fn readers(&self, queue: &str) -> Option<u32> {
+        self.queues.get(queue).map(|queue| queue.exclusive_to.is_some().into())
+    }
+
     /// Whether the broker still knows a consumer.
     pub(super) fn knows(&self, consumer: ConsumerId) -> bool {
         self.consumers.contains(&consumer)

@@ -215,3 +215,20 @@ async fn left_overs_are_kept_until_they_are_gone() {
     let journal = reopened(&dir, journal).await;
     assert_eq!(journal.left_overs().await.unwrap(), [named("c", "socket"), named("a", "mover again")]);
 }
+
+#[tokio::test]
+async fn a_pause_is_kept_with_its_row_until_it_is_taken_back_whatever_is_pruned() {
+    let (dir, journal) = journal().await;
+    assert_eq!(journal.pause().await.unwrap(), None);
+    let told = || vec![row(MessageKind::Host, "paused")];
+    journal.keep_pause(Some(json!({ "reason": "a" })), told()).await.unwrap();
+    journal.keep_pause(Some(json!({ "reason": "b" })), told()).await.unwrap();
+    let at_once = Keep { rows: Duration::ZERO, keys: Duration::ZERO };
+    journal.prune(now() + SignedDuration::from_hours(1), at_once).await.unwrap();
+    let journal = reopened(&dir, journal).await;
+    assert_eq!(journal.pause().await.unwrap(), Some(json!({ "reason": "b" })));
+    assert_eq!(JournalLook::open(dir.path()).await.unwrap().pause().await.unwrap(), Some(json!({ "reason": "b" })));
+    assert_eq!(journal.outbox_depth().await.unwrap(), 2);
+    journal.keep_pause(None, vec![]).await.unwrap();
+    assert_eq!(reopened(&dir, journal).await.pause().await.unwrap(), None);
+}

@@ -1,5 +1,6 @@
 //! The own parts of the events of a host.
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +62,7 @@ pub struct Heartbeat {
     pub running: Vec<RunningJob>,
     /// Jobs that it works on at a time.
     pub slots: u32,
-    /// Jobs in its journal that wait for a slot, a retry or their instance.
+    /// Jobs in its journal that wait for a slot, a retry or their instance, or for the end of a pause.
     pub waiting: u32,
     /// Messages that it has still to publish.
     pub outbox_depth: u32,
@@ -76,6 +77,43 @@ pub struct Heartbeat {
     /// What could not be removed yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_overs: Vec<LeftOver>,
+    /// The host is paused: what waits waits for that as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
+}
+
+/// A host begins no job: what is at work goes on, and all else waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Paused {
+    /// Since when. A pause that took the place of another goes on from that one's beginning.
+    pub since: Timestamp,
+    /// The broker user whose control message it was, as the broker vouches for it.
+    pub user: String,
+    /// Who wants it, in the controller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
+    /// Why, in the controller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it ends by itself; never where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// A host that was paused begins jobs again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Resumed {
+    /// Since when it was paused.
+    pub paused_since: Timestamp,
+    /// The broker user whose control message it was. Absent where the pause came to the end that it had from its beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Who wants it, in the controller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
+    /// Why, in the controller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A worker takes no more jobs.

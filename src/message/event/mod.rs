@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use host::{Draining, Heartbeat, MessageRefused, Online, RunningJob};
+pub use host::{Draining, Heartbeat, MessageRefused, Online, Paused, Resumed, RunningJob};
 pub use inventory::{INVENTORY_INSTANCES_MAX, Inventory, InventoryDisk, InventoryInstance};
 pub use letter::{Discarded, LetterDetail, LetterEvent, Replayed};
 pub use run::{
@@ -102,6 +102,10 @@ pub enum HostDetail {
     Heartbeat(Heartbeat),
     /// A worker takes no more jobs.
     Draining(Draining),
+    /// A host begins no job.
+    Paused(Paused),
+    /// A paused host begins jobs again.
+    Resumed(Resumed),
     /// What is on the host.
     Inventory(Inventory),
     /// A message started no run.
@@ -147,6 +151,8 @@ impl HostDetail {
             HostDetail::Online(_) => "worker.online",
             HostDetail::Heartbeat(_) => "worker.heartbeat",
             HostDetail::Draining(_) => "worker.draining",
+            HostDetail::Paused(_) => "worker.paused",
+            HostDetail::Resumed(_) => "worker.resumed",
             HostDetail::Inventory(_) => "worker.inventory",
             HostDetail::MessageRefused(_) => "message.refused",
         }

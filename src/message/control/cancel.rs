@@ -1,24 +1,13 @@
-//! Control messages: what a controller tells a worker besides jobs. The routing key is `<host>.<command>`, into the host's control queue.
-//!
-//! It promises for their bodies what is promised for jobs: whatever comes in, the answer is a checked value or a [`Refusal`]. Whether
-//! the sender may command the host is asked before, of the message alone ([`vouch::command`](super::vouch::command)).
+//! The end of one run.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::codec::{BODY_BYTES_MAX, Encoding, shape, walk, write};
-use super::decode::{encoding_of, refuse_secret, wrong_type};
-use super::encode::{seconds, within};
-use super::envelope::{APP_ID, Encoded, Properties};
-use super::refusal::Refusal;
-use super::walk::Head;
-use crate::failure::{Code, Failure};
-use crate::model::id::{EventId, JobId};
+use super::{invalid, said};
+use crate::message::refusal::Refusal;
+use crate::model::id::JobId;
 use crate::model::job::RunKey;
-
-/// Longest text of a person in a control message, bytes.
-const WORDS_BYTES_MAX: usize = 1024;
 
 /// How long a cancellation is remembered for a run that has not come, where its sender says nothing, seconds: 30 days.
 const REMEMBER_SECONDS: u64 = 30 * 24 * 60 * 60;
@@ -66,62 +55,19 @@ impl Cancel {
         now.checked_add(std::time::Duration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
     }
 
-    fn check(self) -> Result<Self, Refusal> {
-        let invalid = |field: &str, rule: String| Refusal {
-            job_id: Some(self.job_id),
-            run: Some(self.run),
-            ..Refusal::new(Code::InvalidField, format!("`{field}` is not allowed: {rule}"))
-        };
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        let of_run = |refusal| Refusal { job_id: Some(self.job_id), run: Some(self.run), ..refusal };
         if self.run == 0 {
-            return Err(invalid("run", "runs are counted from 1".to_owned()));
+            return Err(of_run(invalid("run", "runs are counted from 1")));
         }
-        for (field, words) in [("requested_by", &self.requested_by), ("reason", &self.reason)] {
-            let allowed =
-                |words: &String| (1..=WORDS_BYTES_MAX).contains(&words.len()) && !words.chars().any(char::is_control);
-            if !words.as_ref().is_none_or(allowed) {
-                return Err(invalid(field, format!("it has 1 to {WORDS_BYTES_MAX} bytes and no control character")));
-            }
-        }
+        said(self.requested_by.as_deref(), self.reason.as_deref()).map_err(of_run)?;
         match self.remember_seconds {
             Some(seconds) if seconds > REMEMBER_SECONDS_MAX => {
-                Err(invalid("remember_seconds", format!("it is at most {REMEMBER_SECONDS_MAX}")))
+                Err(of_run(invalid("remember_seconds", &format!("it is at most {REMEMBER_SECONDS_MAX}"))))
             }
-            _ => Ok(self),
+            _ => Ok(()),
         }
     }
-}
-
-/// Reads a cancellation.
-///
-/// # Errors
-/// The first gate that the message does not pass.
-pub fn decode_cancel(properties: &Properties, body: &[u8]) -> Result<Cancel, Refusal> {
-    let encoding = encoding_of(properties)?;
-    let mut head = Head::default();
-    walk(body, encoding, BODY_BYTES_MAX, &mut head)?;
-    if properties.message_type != Cancel::MESSAGE_TYPE {
-        return Err(wrong_type(&properties.message_type, Cancel::MESSAGE_TYPE));
-    }
-    refuse_secret(&head)?;
-    shape::<Cancel>(body, encoding)?.check()
-}
-
-/// A cancellation, as its controller sends it.
-///
-/// # Errors
-/// `message_too_large`.
-pub fn encode_cancel(cancel: &Cancel, encoding: Encoding, published: Timestamp) -> Result<Encoded, Failure> {
-    let properties = Properties {
-        content_type: encoding.content_type().to_owned(),
-        message_type: Cancel::MESSAGE_TYPE.to_owned(),
-        message_id: EventId::draw().to_string(),
-        correlation_id: Some(cancel.job_id.to_string()),
-        app_id: Some(APP_ID.to_owned()),
-        timestamp: seconds(published),
-        persistent: true,
-        ..Properties::default()
-    };
-    Ok(Encoded { properties, body: within(write(cancel, encoding)?, BODY_BYTES_MAX, "cancellation")? })
 }
 
 #[cfg(test)]
@@ -129,24 +75,22 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use serde_json::{Value, json};
 
+    use super::super::tests::code_of;
+    use super::super::{Control, WORDS_BYTES_MAX};
     use super::*;
+    use crate::failure::Code;
 
     const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
 
-    fn read(field: &str, value: Value) -> Result<Cancel, Code> {
+    fn read(field: &str, value: Value) -> Result<Control, Code> {
         let mut body = json!({ "job_id": JOB_ID, "run": 2 });
         body[field] = value;
-        let properties = Properties {
-            content_type: "application/json".to_owned(),
-            message_type: Cancel::MESSAGE_TYPE.to_owned(),
-            ..Properties::default()
-        };
-        decode_cancel(&properties, &serde_json::to_vec(&body).unwrap()).map_err(|refusal| refusal.code)
+        code_of(Cancel::COMMAND, &body)
     }
 
     #[test]
     fn what_is_not_allowed_in_a_cancellation_is_refused() {
-        let good = read("reason", json!("the wrong host")).unwrap();
+        let Control::Cancel(good) = read("reason", json!("the wrong host")).unwrap() else { unreachable!() };
         assert_eq!((good.key().to_string(), good.reason.as_deref()), (format!("{JOB_ID}/2"), Some("the wrong host")));
         for (field, value, code) in [
             ("run", json!(0), Code::InvalidField),

@@ -1,0 +1,179 @@
+//! Control messages: what a controller tells a worker besides jobs. The routing key is `<host>.<command>`, into the host's control queue.
+//!
+//! It promises for their bodies what is promised for jobs: whatever comes in, the answer is a checked value or a [`Refusal`]. Whether
+//! the sender may command the host is asked before, of the message alone ([`vouch::command`](super::vouch::command)).
+
+mod cancel;
+mod host;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use self::cancel::Cancel;
+pub use self::host::{Pause, Resume};
+use super::codec::{BODY_BYTES_MAX, Encoding, shape, walk, write};
+use super::decode::{encoding_of, refuse_secret, wrong_type};
+use super::encode::{seconds, within};
+use super::envelope::{APP_ID, Encoded, Properties};
+use super::refusal::Refusal;
+use super::walk::Head;
+use crate::failure::{Code, Failure};
+use crate::model::id::EventId;
+
+/// Longest text of a person in a control message, bytes.
+const WORDS_BYTES_MAX: usize = 1024;
+
+/// What a controller tells a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Control {
+    /// One run is to end.
+    Cancel(Cancel),
+    /// The host begins nothing from now on.
+    Pause(Pause),
+    /// The host goes on.
+    Resume(Resume),
+}
+
+impl Control {
+    /// Every message type.
+    pub const MESSAGE_TYPES: [&'static str; 3] = [Cancel::MESSAGE_TYPE, Pause::MESSAGE_TYPE, Resume::MESSAGE_TYPE];
+
+    /// Second word of the routing key.
+    pub const fn command(&self) -> &'static str {
+        match self {
+            Control::Cancel(_) => Cancel::COMMAND,
+            Control::Pause(_) => Pause::COMMAND,
+            Control::Resume(_) => Resume::COMMAND,
+        }
+    }
+
+    /// Message type.
+    pub const fn message_type(&self) -> &'static str {
+        match self {
+            Control::Cancel(_) => Cancel::MESSAGE_TYPE,
+            Control::Pause(_) => Pause::MESSAGE_TYPE,
+            Control::Resume(_) => Resume::MESSAGE_TYPE,
+        }
+    }
+
+    fn check(self) -> Result<Self, Refusal> {
+        match &self {
+            Control::Cancel(cancel) => cancel.check(),
+            Control::Pause(pause) => pause.check(),
+            Control::Resume(resume) => resume.check(),
+        }
+        .map(|()| self)
+    }
+}
+
+/// Reads what came under that command, the second word of its routing key; none where this version does not know the command.
+///
+/// # Errors
+/// The first gate that the message does not pass.
+pub fn decode_control(command: &str, properties: &Properties, body: &[u8]) -> Option<Result<Control, Refusal>> {
+    let read = match command {
+        Cancel::COMMAND => read(Cancel::MESSAGE_TYPE, properties, body).map(Control::Cancel),
+        Pause::COMMAND => read(Pause::MESSAGE_TYPE, properties, body).map(Control::Pause),
+        Resume::COMMAND => read(Resume::MESSAGE_TYPE, properties, body).map(Control::Resume),
+        _ => return None,
+    };
+    Some(read.and_then(Control::check))
+}
+
+fn read<T: DeserializeOwned>(message_type: &str, properties: &Properties, body: &[u8]) -> Result<T, Refusal> {
+    let encoding = encoding_of(properties)?;
+    let mut head = Head::default();
+    walk(body, encoding, BODY_BYTES_MAX, &mut head)?;
+    if properties.message_type != message_type {
+        return Err(wrong_type(&properties.message_type, message_type));
+    }
+    refuse_secret(&head)?;
+    shape(body, encoding)
+}
+
+/// A control message, as its controller sends it.
+///
+/// # Errors
+/// `message_too_large`.
+pub fn encode_control(control: &Control, encoding: Encoding, published: Timestamp) -> Result<Encoded, Failure> {
+    let correlation_id = match control {
+        Control::Cancel(cancel) => Some(cancel.job_id.to_string()),
+        Control::Pause(_) | Control::Resume(_) => None,
+    };
+    let properties = Properties {
+        content_type: encoding.content_type().to_owned(),
+        message_type: control.message_type().to_owned(),
+        message_id: EventId::draw().to_string(),
+        correlation_id,
+        app_id: Some(APP_ID.to_owned()),
+        timestamp: seconds(published),
+        persistent: true,
+        ..Properties::default()
+    };
+    Ok(Encoded { properties, body: within(write(control, encoding)?, BODY_BYTES_MAX, "control message")? })
+}
+
+fn invalid(field: &str, rule: &str) -> Refusal {
+    Refusal::new(Code::InvalidField, format!("`{field}` is not allowed: {rule}"))
+}
+
+/// Checks what a person says.
+fn said(requested_by: Option<&str>, reason: Option<&str>) -> Result<(), Refusal> {
+    let allowed = |words: &str| (1..=WORDS_BYTES_MAX).contains(&words.len()) && !words.chars().any(char::is_control);
+    for (field, words) in [("requested_by", requested_by), ("reason", reason)] {
+        if !words.is_none_or(allowed) {
+            return Err(invalid(field, &format!("it has 1 to {WORDS_BYTES_MAX} bytes and no control character")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Reads a body under its command, with the type that goes with it.
+    pub(super) fn code_of(command: &str, body: &Value) -> Result<Control, Code> {
+        let properties = Properties {
+            content_type: "application/json".to_owned(),
+            message_type: format!("longshore.control.{command}.v1"),
+            ..Properties::default()
+        };
+        let read = decode_control(command, &properties, &serde_json::to_vec(body).unwrap()).unwrap();
+        read.map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn a_command_takes_its_own_message_type_alone_and_an_unknown_one_none() {
+        let properties = Properties {
+            content_type: "application/json".to_owned(),
+            message_type: Pause::MESSAGE_TYPE.to_owned(),
+            ..Properties::default()
+        };
+        let read =
+            |command| decode_control(command, &properties, b"{}").map(|read| read.map_err(|refusal| refusal.code));
+        assert_eq!(read("pause"), Some(Ok(Control::Pause(Pause::default()))));
+        assert_eq!(read("resume"), Some(Err(Code::UnsupportedVersion)));
+        assert_eq!(read("reboot"), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_under_its_command() {
+        let pause =
+            Pause { reason: Some("new disks".to_owned()), until: Some(Timestamp::UNIX_EPOCH), ..Pause::default() };
+        let job = json!({ "job_id": "019a0f3e-7c00-7000-8000-000000000001", "run": 2 });
+        let cancel = code_of(Cancel::COMMAND, &job).unwrap();
+        for control in [cancel, Control::Pause(pause), Control::Resume(Resume::default())] {
+            for encoding in [Encoding::Json, Encoding::MessagePack] {
+                let Encoded { properties, body } = encode_control(&control, encoding, Timestamp::UNIX_EPOCH).unwrap();
+                assert_eq!(decode_control(control.command(), &properties, &body), Some(Ok(control.clone())));
+                assert!(Control::MESSAGE_TYPES.contains(&properties.message_type.as_str()) && properties.persistent);
+            }
+        }
+    }
+}
