@@ -52,6 +52,8 @@ mod broker_lost;
 mod by_hand;
 #[path = "live_worker/cancel.rs"]
 mod cancel;
+#[path = "live_worker/circuit.rs"]
+mod circuit;
 #[path = "live_worker/command_line.rs"]
 mod command_line;
 #[path = "live_worker/control.rs"]

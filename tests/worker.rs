@@ -4,6 +4,8 @@
 
 #[path = "worker/cancels.rs"]
 mod cancels;
+#[path = "worker/circuits.rs"]
+mod circuits;
 #[path = "worker/crashes.rs"]
 mod crashes;
 #[path = "worker/events.rs"]

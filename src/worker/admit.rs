@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::circuit::Circuits;
 use crate::model::id::{InstanceId, InstanceName, InstanceRef, RepositoryId};
 use crate::model::job::RunKey;
 
@@ -52,6 +53,8 @@ pub enum Hindrance {
     Instance,
     /// Its repository has as many jobs as it may have.
     Repository,
+    /// Its repository fails, and another job tries it, or will.
+    RepositoryFails,
     /// The host has as many jobs as it may have.
     Host,
 }
@@ -196,10 +199,16 @@ impl Waiting {
     }
 
     /// Takes out the first run that may start now.
-    pub fn take_next(&mut self, occupied: &Occupied, slots: Slots, now: Timestamp) -> Option<Candidate> {
+    pub fn take_next(
+        &mut self,
+        occupied: &Occupied,
+        circuits: &Circuits,
+        slots: Slots,
+        now: Timestamp,
+    ) -> Option<Candidate> {
         let mut chosen = None;
         for (place, run) in &self.runs {
-            match occupied.may_start(run, slots, now) {
+            match occupied.may_start(run, slots, now).and_then(|()| circuits.may_start(run, now)) {
                 Ok(()) => {
                     chosen = Some(*place);
                     break;
@@ -249,7 +258,7 @@ mod tests {
 
     fn started(waiting: &mut Waiting, occupied: &mut Occupied) -> Vec<u64> {
         let mut orders = Vec::new();
-        while let Some(run) = waiting.take_next(occupied, SLOTS, Timestamp::UNIX_EPOCH) {
+        while let Some(run) = waiting.take_next(occupied, &Circuits::default(), SLOTS, Timestamp::UNIX_EPOCH) {
             orders.push(run.order);
             occupied.enter(run);
         }
@@ -312,7 +321,7 @@ mod tests {
         let slots = Slots { host: 1, repository: 1 };
         let (mut waiting, occupied) = (Waiting::default(), Occupied::default());
         waiting.add(run(1, "a", 1, false));
-        assert!(waiting.take_next(&occupied, slots, Timestamp::UNIX_EPOCH).is_some());
+        assert!(waiting.take_next(&occupied, &Circuits::default(), slots, Timestamp::UNIX_EPOCH).is_some());
     }
 
     #[test]
@@ -324,7 +333,7 @@ mod tests {
         }
         waiting.add(run(4, "i4", 2, false));
         let mut orders = Vec::new();
-        while let Some(run) = waiting.take_next(&occupied, slots, Timestamp::UNIX_EPOCH) {
+        while let Some(run) = waiting.take_next(&occupied, &Circuits::default(), slots, Timestamp::UNIX_EPOCH) {
             orders.push(run.order);
             occupied.enter(run);
         }
@@ -349,8 +358,8 @@ mod tests {
         let (mut waiting, occupied) = (Waiting::default(), Occupied::default());
         let moment = Timestamp::from_second(100).unwrap();
         waiting.add(Candidate { not_before: Some(moment), ..run(1, "a", 1, false) });
-        assert!(waiting.take_next(&occupied, SLOTS, Timestamp::UNIX_EPOCH).is_none());
+        assert!(waiting.take_next(&occupied, &Circuits::default(), SLOTS, Timestamp::UNIX_EPOCH).is_none());
         assert_eq!(waiting.next_moment(Timestamp::UNIX_EPOCH), Some(moment));
-        assert!(waiting.take_next(&occupied, SLOTS, moment).is_some());
+        assert!(waiting.take_next(&occupied, &Circuits::default(), SLOTS, moment).is_some());
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::attempt::persist;
+use super::circuit::hold;
 use super::left_over::{KnownLeftOver, keep, made_good};
 use super::report::origin;
 use super::run::Run;
@@ -18,6 +19,9 @@ use crate::journal::{Counted, Settlement as Written, StoredMessage};
 use crate::message::event::{Cancelled, Completed, Failed, FailureReport, LeftOver, Progress, Retrying, RunDetail};
 use crate::model::job::{JobKind, RunKey};
 use crate::saga::{self, End, Outcome};
+
+/// Warning of an attempt that is not charged.
+const HELD_BACK: &str = "the repository fails job after job on this host, so that its jobs wait until one succeeds; this attempt is not charged";
 
 /// What an attempt came to.
 #[derive(Clone, Debug)]
@@ -102,12 +106,17 @@ impl Told {
 }
 
 /// Settles attempt `number` of the run, 0 for a run that ends without one. Answers the run again if another attempt follows.
-pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) -> Option<Run> {
+pub async fn conclude(shared: &Shared, mut run: Run, number: u32, mut told: Told) -> Option<Run> {
     let key = run.job.key;
     let known = told.left_overs(&run, number);
     keep(shared, &known).await;
     let left_overs: Vec<_> = known.iter().map(|left| left.report.clone()).collect();
-    let settlement = settle(told.ending.clone(), run.past, &run.job.retry, draw());
+    let held = held_back(shared, &run, &told.ending);
+    let uncharged = number.saturating_sub(run.past.charged);
+    let settlement = hold(settle(told.ending.clone(), run.past, &run.job.retry, draw()), held, uncharged);
+    if held.is_some() && matches!(settlement, Settlement::Retry { charged: false, .. }) {
+        told.warnings.push(HELD_BACK.to_owned());
+    }
     log(&run, number, &told, &left_overs, &settlement);
     let now = Timestamp::now();
     let ended = |outcome: &str| Written::Ended { outcome: json!(outcome), at: now };
@@ -165,6 +174,22 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, told: Told) ->
             Some(run)
         }
     }
+}
+
+/// Notes what the ending says of the repository. Answers for how long the run is held back for its sake.
+fn held_back(shared: &Shared, run: &Run, ending: &Ending) -> Option<Duration> {
+    let (repository, now) = (run.job.repository.id, Timestamp::now());
+    let was_open = shared.circuits.borrow().why_open(repository).is_some();
+    let mut held = None;
+    shared.circuits.send_modify(|circuits| held = circuits.ended(repository, run.job.key, ending, now));
+    let is_open = shared.circuits.borrow().why_open(repository).is_some();
+    match (was_open, is_open) {
+        (false, true) => tracing::error!(%repository, "the repository fails job after job; one at a time tries it now"),
+        (true, false) => tracing::info!(%repository, "the repository works again"),
+        _ => {}
+    }
+    // Somebody waits for an urgent one.
+    held.filter(|_| !run.urgent)
 }
 
 /// Ends a run that was cancelled before its first attempt, for the reason that its tombstone gives.

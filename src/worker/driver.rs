@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::admit::{Names, Occupied, Waiting};
+use super::admit::{Candidate, Names, Occupied, Waiting};
 use super::attempt::{attempt, recover};
 use super::backlog::{outbox_is_full, wanted_next};
 use super::conclude::{Told, cancel, conclude};
@@ -124,6 +124,7 @@ impl Driver {
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut names, mut unsent) = (self.shared.names(), self.shared.counters.kept.subscribe());
         let mut pauses = self.shared.pauses.subscribe();
+        let mut circuits = self.shared.circuits.subscribe();
         let mut ready = pin!(ready(session.state(), self.shared.names()));
         loop {
             self.end_what_is_late();
@@ -149,6 +150,7 @@ impl Driver {
                 Ok(()) = names.changed() => self.learn(&mut names),
                 Ok(()) = unsent.changed() => {}
                 Ok(()) = pauses.changed() => {}
+                Ok(()) = circuits.changed() => {}
                 _ = prunes.tick() => self.prune(),
                 () = shutdown.reached(Stage::Drain) => return,
             }
@@ -215,7 +217,11 @@ impl Driver {
         while let Some(late) = self.waiting.take_late(Timestamp::now()) {
             let Some(run) = self.runs.remove(&late.key) else { continue };
             let moment = late.start_before.map(|moment| moment.to_string()).unwrap_or_default();
-            let failure = Failure::new(Code::StartBeforePassed, format!("the job was to be started before {moment}"));
+            let mut failure =
+                Failure::new(Code::StartBeforePassed, format!("the job was to be started before {moment}"));
+            if let Some(trouble) = self.shared.circuits.borrow().why_open(late.repository) {
+                failure = failure.caused_by("its repository fails").because_of(trouble);
+            }
             let (key, shared) = (late.key, self.shared.clone());
             self.follow(key, async move { conclude(&shared, run, 0, Told::of(Ending::Failed(failure))).await });
         }
@@ -223,14 +229,20 @@ impl Driver {
 
     fn start_what_may(&mut self) {
         let now = Timestamp::now();
-        while let Some(next) = self.waiting.take_next(&self.occupied, self.shared.settings.slots, now) {
+        while let Some(next) = self.next_to_start(now) {
             let Some(run) = self.runs.remove(&next.key) else { continue };
+            self.shared.circuits.send_if_modified(|circuits| circuits.started(&next));
             let (stopper, stop) = Stopper::new();
             self.stoppers.insert(next.key, stopper.clone());
             let (key, shared) = (next.key, self.shared.clone());
             self.occupied.enter(next);
             self.follow(key, async move { attempt(shared, run, stopper, stop).await });
         }
+    }
+
+    fn next_to_start(&mut self, now: Timestamp) -> Option<Candidate> {
+        let circuits = self.shared.circuits.borrow();
+        self.waiting.take_next(&self.occupied, &circuits, self.shared.settings.slots, now)
     }
 
     /// Starts what ends an attempt of the run.
@@ -315,7 +327,8 @@ impl Driver {
 
     fn next_moment(&self) -> Option<Instant> {
         let now = Timestamp::now();
-        let pause = self.waiting.next_moment(now)?.duration_since(now);
+        let of_circuits = self.shared.circuits.borrow().next_moment(now);
+        let pause = self.waiting.next_moment(now).into_iter().chain(of_circuits).min()?.duration_since(now);
         Some(Instant::now() + Duration::try_from(pause).unwrap_or_default())
     }
 

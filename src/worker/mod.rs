@@ -4,12 +4,13 @@
 //! at once is bounded per host and per repository, and an instance has one job at a time; a stop, polite or not, loses
 //! nothing. It deliberately never touches a share, and knows no libvirt and no lapin: it has doors.
 //!
-//! [`driver`] decides what happens next; [`intake`] turns a delivery into a run; [`attempt`] executes one; [`settle`] and
-//! [`admit`] are the decisions, pure; [`outbox`] and [`pulse`] speak.
+//! [`driver`] decides what happens next; [`intake`] turns a delivery into a run; [`attempt`] executes one; [`settle`],
+//! [`admit`] and [`circuit`] are the decisions, pure; [`outbox`] and [`pulse`] speak.
 
 pub mod admit;
 mod attempt;
 mod backlog;
+mod circuit;
 mod conclude;
 mod driver;
 mod intake;

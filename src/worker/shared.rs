@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::admit::{Names, Slots, known_as};
+use super::circuit::Circuits;
 use super::outbox::Counters;
 use super::pause::Pauses;
 use super::status::Status;
@@ -61,6 +62,8 @@ pub struct Shared {
     pub pauses: Pauses,
     /// What the outbox has seen.
     pub counters: Arc<Counters>,
+    /// Which repositories fail.
+    pub circuits: watch::Sender<Circuits>,
     /// Speaks for the host.
     pub voice: HostVoice,
     /// Names of the last inventory; none before the first.
@@ -79,6 +82,7 @@ impl Shared {
             status: Status::default(),
             pauses: Pauses::default(),
             counters: Arc::default(),
+            circuits: watch::Sender::default(),
             voice,
             names: watch::Sender::default(),
         }

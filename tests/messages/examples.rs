@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use longshore::failure::{Code, Failure};
 use longshore::message::dead_letter::{Origin, Original};
 use longshore::message::event::{
-    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Discarded, Draining, Failed, Heartbeat,
-    HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, LetterDetail, MessageRefused, NamedInstance,
-    Online, Paused, Progress, Replayed, RestoreSummary, RestoredVolume, Resumed, Retrying, RunDetail, RunningJob,
-    Started,
+    Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Discarded, Draining, Failed,
+    FailingRepository, Heartbeat, HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, LetterDetail,
+    MessageRefused, NamedInstance, Online, Paused, Progress, Replayed, RestoreSummary, RestoredVolume, Resumed,
+    Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
     Cancel, Control, DeadLetter, Encoding, Event, HostEvent, JobMessage, LetterEvent, Pause, Properties, Refusal,
@@ -359,11 +359,23 @@ pub fn more() -> Vec<(&'static str, Value)> {
         ("longshore.job.v1.backup-delete", Value::Job(Box::new(delete_job()))),
         ("longshore.event.completed.v1.backup-delete", Value::Event(Box::new(deleted))),
         ("longshore.event.worker.heartbeat.v1.paused", value("longshore.event.worker.heartbeat.v1")),
+        ("longshore.event.worker.heartbeat.v1.failing-repository", value("longshore.event.worker.heartbeat.v1")),
     ]
 }
 
 fn failure() -> Failure {
     Failure::new(Code::RepositoryIo, "cannot write `vda.qcow2`").caused_by("input/output error").in_step("move_bytes")
+}
+
+fn failing_repository() -> FailingRepository {
+    FailingRepository {
+        repository_id: job().repository.id,
+        since: time(),
+        failures: 5,
+        failure: (&failure()).into(),
+        tried_by: None,
+        next_try_at: Some(time()),
+    }
 }
 
 fn left_over() -> LeftOver {
@@ -472,6 +484,7 @@ fn host_detail(words: &str) -> Option<HostDetail> {
             unroutable_letters: 0,
             left_overs: vec![left_over()],
             paused: Some(paused()),
+            failing_repositories: vec![failing_repository()],
         }),
         "worker.paused" => HostDetail::Paused(paused()),
         "worker.resumed" => HostDetail::Resumed(Resumed {

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::run::LeftOver;
-use crate::model::id::{InstallationId, InstanceRef, JobId};
+use super::run::{FailureReport, LeftOver};
+use crate::model::id::{InstallationId, InstanceRef, JobId, RepositoryId};
 use crate::model::job::JobKind;
 
 /// A worker takes jobs: what it is and what may be sent to it.
@@ -80,6 +80,28 @@ pub struct Heartbeat {
     /// The host is paused: what waits waits for that as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
+    /// Repositories that failed job after job. Of each, one job at a time tries it until one succeeds, and the others wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing_repositories: Vec<FailingRepository>,
+}
+
+/// A repository on which one job after another failed on this host, so that its other jobs wait until one succeeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailingRepository {
+    /// The repository.
+    pub repository_id: RepositoryId,
+    /// Since when it fails.
+    pub since: Timestamp,
+    /// Failures in a row.
+    pub failures: u32,
+    /// The latest of them.
+    pub failure: FailureReport,
+    /// The job that tries it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_by: Option<JobId>,
+    /// When the next job may try it. Absent while one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_at: Option<Timestamp>,
 }
 
 /// A host begins no job: what is at work goes on, and all else waits.
