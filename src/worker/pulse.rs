@@ -17,8 +17,10 @@ use super::shared::Shared;
 use crate::broker::topology::EVENTS_EXCHANGE;
 use crate::broker::{Outgoing, PublishError, Publisher, SessionState};
 use crate::failure::{Code, Failure};
-use crate::host::hypervisor::InstanceSummary;
-use crate::message::event::{Heartbeat, HostDetail, INVENTORY_INSTANCES_MAX, Inventory, InventoryInstance};
+use crate::host::hypervisor::{InstanceSummary, StuckCall};
+use crate::message::event::{
+    Heartbeat, HostDetail, INVENTORY_INSTANCES_MAX, Inventory, InventoryInstance, OverdueCall,
+};
 use crate::message::{Encoding, encode_event};
 use crate::model::id::EventId;
 use crate::shutdown::{Shutdown, Stage};
@@ -27,6 +29,8 @@ use crate::shutdown::{Shutdown, Stage};
 const PUBLISH_MAX: Duration = Duration::from_secs(10);
 /// Longest time for the local file system to say how much room it has.
 const ROOM_MAX: Duration = Duration::from_secs(5);
+/// Calls that are told by name; all are counted.
+const STUCK_CALLS_MAX: usize = 16;
 /// Pause before a libvirt that did not tell the names of its instances is asked for them again.
 const NAMES_PAUSE: Duration = Duration::from_secs(5);
 
@@ -160,19 +164,30 @@ async fn heartbeat(shared: &Shared) -> Heartbeat {
     left_over::look(shared).await;
     let now = shared.status.snapshot();
     let outbox_depth = shared.journal.outbox_depth().await.unwrap_or_default();
+    let stuck = shared.hypervisor.stuck_calls();
     Heartbeat {
         installation: shared.journal.installation(),
         running: now.running,
         slots: small(shared.settings.slots.host),
         waiting: small(now.waiting),
         outbox_depth: u32::try_from(outbox_depth).unwrap_or(u32::MAX),
-        stuck_calls: small(shared.hypervisor.stuck_calls().len()),
+        stuck_calls: small(stuck.len()),
+        oldest_stuck_calls: oldest(stuck),
         unroutable_events: shared.counters.unroutable_events.load(Ordering::Relaxed),
         unroutable_letters: shared.counters.unroutable_letters.load(Ordering::Relaxed),
         left_overs: now.left_overs,
         paused: shared.pauses.now(),
         failing_repositories: shared.circuits.borrow().open(),
     }
+}
+
+/// Those that are told by name: where more are stuck, the oldest say why.
+fn oldest(mut stuck: Vec<StuckCall>) -> Vec<OverdueCall> {
+    stuck.sort_by_key(|call| call.since);
+    stuck.truncate(STUCK_CALLS_MAX);
+    let told =
+        |StuckCall { call, instance, since }| OverdueCall { call: call.to_owned(), instance_id: instance, since };
+    stuck.into_iter().map(told).collect()
 }
 
 /// What is on the host. An instance that cannot be read (gone meanwhile, or a libvirt that hangs) is left out and counted.

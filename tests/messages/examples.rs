@@ -7,8 +7,8 @@ use longshore::message::dead_letter::{Origin, Original};
 use longshore::message::event::{
     Accepted, BackedUpDisk, BackupSummary, Cancelled, Completed, DeleteSummary, Discarded, Draining, Failed,
     FailingRepository, Heartbeat, HostDetail, Inventory, InventoryDisk, InventoryInstance, LeftOver, LetterDetail,
-    MessageRefused, NamedInstance, Online, Paused, Progress, Replayed, RestoreSummary, RestoredVolume, Resumed,
-    Retrying, RunDetail, RunningJob, Started,
+    MessageRefused, NamedInstance, Online, OverdueCall, Paused, Progress, Replayed, RestoreSummary, RestoredVolume,
+    Resumed, Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
     Cancel, Control, DeadLetter, Encoding, Event, HostEvent, JobMessage, LetterEvent, Pause, Properties, Refusal,
@@ -359,6 +359,7 @@ pub fn more() -> Vec<(&'static str, Value)> {
         ("longshore.job.v1.backup-delete", Value::Job(Box::new(delete_job()))),
         ("longshore.event.completed.v1.backup-delete", Value::Event(Box::new(deleted))),
         ("longshore.event.worker.heartbeat.v1.paused", value("longshore.event.worker.heartbeat.v1")),
+        ("longshore.event.worker.heartbeat.v1.stuck-call", value("longshore.event.worker.heartbeat.v1")),
         ("longshore.event.worker.heartbeat.v1.failing-repository", value("longshore.event.worker.heartbeat.v1")),
     ]
 }
@@ -479,7 +480,12 @@ fn host_detail(words: &str) -> Option<HostDetail> {
             slots: 2,
             waiting: 4,
             outbox_depth: 0,
-            stuck_calls: 0,
+            stuck_calls: 1,
+            oldest_stuck_calls: vec![OverdueCall {
+                call: "abort_job".to_owned(),
+                instance_id: "5a1d5c4e-3b0b-4a53-9a83-6a6f7c1d2e3f".parse().ok(),
+                since: time(),
+            }],
             unroutable_events: 2,
             unroutable_letters: 0,
             left_overs: vec![left_over()],

@@ -1,11 +1,12 @@
 //! What the worker tells of its host, and when it gives way to another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore::broker::topology::EVENTS_EXCHANGE;
 use longshore::broker::{Broker, HostSession, SessionState};
-use longshore::host::hypervisor::{Version, Versions};
+use longshore::host::hypervisor::{Hypervisor, Version, Versions};
 use longshore::journal::{Draft, Journal, MessageKind, OutboxMessage, StoredMessage, Taken};
 use longshore::message::event::{Accepted, HostDetail, Inventory, Online, RunDetail};
 use longshore::message::{Encoded, Encoding, Event, RunEvent, encode_event};
@@ -45,6 +46,27 @@ async fn each_start_is_told_with_the_same_installation() {
     let read = ["job", "control.cancel", "control.pause", "control.resume"].map(|word| format!("longshore.{word}.v1"));
     assert_eq!((told[0].slots, told[0].message_types.as_slice()), (4, &read[..]));
     assert_eq!(incarnations(&fleet).len(), 2);
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_call_to_libvirt_that_does_not_come_back_is_named_until_it_does() {
+    let fleet = Fleet::with(&["web"]).await;
+    fleet.hypervisor.hang("state");
+    let instance = fleet.id_of("web");
+    assert!(timeout(Duration::from_millis(10), fleet.hypervisor.state(instance)).await.is_err());
+    let latest = |fleet: &Fleet| {
+        fleet.events.of_host().into_iter().rev().find_map(|detail| match detail {
+            HostDetail::Heartbeat(heartbeat) => Some(heartbeat.oldest_stuck_calls),
+            _ => None,
+        })
+    };
+    let named = fleet.until("it is named", |fleet| latest(fleet).filter(|stuck| !stuck.is_empty())).await;
+    assert_eq!((named[0].call.as_str(), named[0].instance_id, named.len()), ("state", Some(instance), 1));
+    let done = fleet.publish(&fleet.job("web")).await;
+    fleet.hypervisor.let_go("state");
+    fleet.until("it is not named any more", |fleet| latest(fleet).filter(Vec::is_empty)).await;
+    fleet.completed(done).await;
     fleet.finish().await;
 }
 

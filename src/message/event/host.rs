@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::run::{FailureReport, LeftOver};
-use crate::model::id::{InstallationId, InstanceRef, JobId, RepositoryId};
+use crate::model::id::{InstallationId, InstanceId, InstanceRef, JobId, RepositoryId};
 use crate::model::job::JobKind;
 
 /// A worker takes jobs: what it is and what may be sent to it.
@@ -68,6 +68,9 @@ pub struct Heartbeat {
     pub outbox_depth: u32,
     /// Calls to libvirt that have not returned in their time.
     pub stuck_calls: u32,
+    /// The oldest of them, at most 16. One that is not told any more has come back, and had its effect late.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub oldest_stuck_calls: Vec<OverdueCall>,
     /// Events since the worker's start that no queue was bound for.
     #[serde(default)]
     pub unroutable_events: u64,
@@ -83,6 +86,18 @@ pub struct Heartbeat {
     /// Repositories that failed job after job. Of each, one job at a time tries it until one succeeds, and the others wait.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failing_repositories: Vec<FailingRepository>,
+}
+
+/// A call to libvirt that has not returned in its time: a thread of the worker waits for it, and its effect may still come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OverdueCall {
+    /// What was asked for, in Longshore's words.
+    pub call: String,
+    /// The instance it is about, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<InstanceId>,
+    /// When it was made.
+    pub since: Timestamp,
 }
 
 /// A repository on which one job after another failed on this host, so that its other jobs wait until one succeeds.

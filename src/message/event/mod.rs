@@ -17,7 +17,9 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use host::{Draining, FailingRepository, Heartbeat, MessageRefused, Online, Paused, Resumed, RunningJob};
+pub use host::{
+    Draining, FailingRepository, Heartbeat, MessageRefused, Online, OverdueCall, Paused, Resumed, RunningJob,
+};
 pub use inventory::{INVENTORY_INSTANCES_MAX, Inventory, InventoryDisk, InventoryInstance};
 pub use letter::{Discarded, LetterDetail, LetterEvent, Replayed};
 pub use run::{

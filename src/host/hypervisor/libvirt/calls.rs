@@ -1,8 +1,8 @@
 //! Every libvirt call runs on a thread of its own, so that one that never returns costs a thread and not the worker.
 //!
 //! libvirt has no cancellation: a call behind a hung monitor comes back when it comes back. Its caller is told at the
-//! deadline; the thread and its place in the bound stay taken until then, and [`Calls::stuck`] names it. A thread that
-//! finds its [`Caller`] gone before it has sent anything that changes a guest sends nothing.
+//! deadline; the thread and its place in the bound stay taken until then, [`Calls::stuck`] names it, and the log says when it
+//! came back. A thread that finds its [`Caller`] gone before it has sent anything that changes a guest sends nothing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +45,7 @@ impl Caller<'_> {
 #[derive(Debug)]
 struct Running {
     call: StuckCall,
+    deadline: Instant,
     /// Nobody waits for it any more.
     overdue: bool,
 }
@@ -79,7 +80,7 @@ impl Calls {
             let busy = format!("all {} call threads are taken by calls that have not returned", self.threads_max);
             return Err(timed_out(subject).caused_by(busy));
         };
-        let number = self.begin(subject);
+        let number = self.begin(subject, until);
         let (answer, answered) = oneshot::channel();
         let running = Arc::clone(&self.running);
         let spawned = std::thread::Builder::new()
@@ -105,7 +106,11 @@ impl Calls {
                     |_| Failure::new(Code::Internal, format!("the libvirt call `{}` panicked", subject.call));
                 answer.map_err(panicked)?
             }
-            Err(_) => Err(timed_out(subject)),
+            Err(_) => {
+                let instance = subject.instance.map(tracing::field::display);
+                tracing::warn!(call = subject.call, instance, "a libvirt call is stuck: its time has passed");
+                Err(timed_out(subject))
+            }
         }
     }
 
@@ -114,10 +119,10 @@ impl Calls {
         lock(&self.running).values().filter(|running| running.overdue).map(|running| running.call.clone()).collect()
     }
 
-    fn begin(&self, subject: Subject) -> u64 {
+    fn begin(&self, subject: Subject, deadline: Instant) -> u64 {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let call = StuckCall { call: subject.call, instance: subject.instance, since: Timestamp::now() };
-        lock(&self.running).insert(number, Running { call, overdue: false });
+        lock(&self.running).insert(number, Running { call, deadline, overdue: false });
         number
     }
 
@@ -152,7 +157,11 @@ struct Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        lock(&self.running).remove(&self.number);
+        let ended = lock(&self.running).remove(&self.number);
+        if let Some(Running { call, .. }) = ended.filter(|ended| ended.overdue && ended.deadline <= Instant::now()) {
+            let instance = call.instance.map(tracing::field::display);
+            tracing::warn!(call = call.call, instance, since = %call.since, "a libvirt call that was stuck has come back");
+        }
     }
 }
 
