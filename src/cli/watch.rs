@@ -218,6 +218,7 @@ fn show(event: &RunEvent, bar: &ProgressBar, json: bool) -> Result<Option<Exit>,
         RunDetail::Progress(_) => {}
         RunDetail::Retrying(retrying) => {
             say(format!("attempt {} failed: {}", event.attempt, reason(&retrying.failure)));
+            retrying.warnings.iter().for_each(|warning| say(format!("warning: {warning}")));
             say(format!("next attempt at {}", retrying.next_attempt_at));
         }
         RunDetail::Completed(completed) => {

@@ -23,6 +23,8 @@ pub struct Candidate {
     pub key: RunKey,
     /// It came through the urgent queue.
     pub urgent: bool,
+    /// It waits while its repository fails.
+    pub may_be_held: bool,
     /// Order in which it was taken.
     pub order: u64,
     /// Not before this moment.
@@ -248,6 +250,7 @@ mod tests {
         Candidate {
             key: RunKey { job_id: JobId(Uuid::from_u128(order.into())), run: 1 },
             urgent,
+            may_be_held: !urgent,
             order,
             not_before: None,
             start_before: None,

@@ -136,10 +136,9 @@ async fn follow(
             biased;
             outcome = &mut work => break outcome,
             Ok(()) = seen.changed() => {
-                let repository = run.job.repository.id;
-                let moves = seen.borrow().done_bytes > 0;
-                if moves && shared.circuits.send_if_modified(|circuits| circuits.answers(repository)) {
-                    tracing::info!(%repository, "the repository takes or gives bytes again; all of its jobs may try it");
+                let (repository, bytes) = (run.job.repository.id, seen.borrow().data_bytes);
+                if shared.circuits.send_if_modified(|circuits| circuits.moves(repository, key, bytes)) {
+                    tracing::info!(%repository, "the repository moves bytes again; all of its jobs may try it");
                 }
                 if let Some(event) = note(shared, key, &mut pace, &seen.borrow_and_update(), false) {
                     shared.journal.progress(key, attempt.attempt, run.voice.event(RunDetail::Progress(event)));

@@ -2,28 +2,30 @@
 //! share that is dead for a night does not send the night's jobs to the dead letters. Pure: the time is always told.
 //!
 //! ```text
-//!             3 failures in a row, of several runs                  the pause is over
+//!             3 failures in a row, of several jobs                  the pause is over
 //!   closed ────────────────────────────────────────► open: waiting ──────────────────► open: one job tries
 //!     ▲                                                 ▲                                 │  │  │
 //!     │                                                 └── failed: twice the pause ──────┘  │  │
-//!     ├───────────────────────────────────────────────────── moves bytes: on trial ──────────┘  │
+//!     ├───────────────────────────────────── has moved enough bytes: on trial ───────────────┘  │
 //!     └───────────────────────────────────────────────────── completed ─────────────────────────┘
 //! ```
 //!
 //! It promises: where a repository is open, at most one normal run of it is started at a time, and none before the pause is over; a
-//! run that fails on it then is kept waiting and not charged for that ([`hold`]), though not for ever; urgent runs, for which somebody
-//! waits, are held back by nothing, and fail as they always do. A single run is never held: its own policy is enough.
+//! run that fails on it then in a way that can pass is kept waiting behind the others and is not charged ([`hold`]), though not for ever.
+//! Urgent runs, for which somebody waits, and validations, whose failure is an answer, are held back by nothing and end as they always
+//! do; so does a job that wants one attempt, and one that fails in a way that somebody has to mend. A single job is never held: its own
+//! policy is enough.
 //!
 //! It is known to the worker alone and lost with it: the next one learns it again from the first failures.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::admit::{Candidate, Hindrance};
 use super::settle::{Ending, Settlement};
-use crate::failure::{Code, Failure};
+use crate::failure::{Class, Code, Failure};
 use crate::message::event::FailingRepository;
 use crate::model::id::RepositoryId;
 use crate::model::job::RunKey;
@@ -34,9 +36,15 @@ const FAILURES_MAX: u32 = 3;
 const PAUSE_FIRST: Duration = Duration::from_secs(30);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
-/// Attempts of one run that are not charged, of all reasons, after which a failing repository is no reason any more: at the longest
-/// pause, half a day for a run that is alone.
+/// What the one that tries has to have moved for the others to be let try as well: more than what fits into a share's answers while
+/// it is being given up, and little beside what a job that would keep all others waiting moves. Bytes.
+const TRIAL_BYTES: u64 = 64 << 20;
+/// How long runs are kept waiting uncharged on one repository, from its first failure: a night and what comes before somebody looks.
+const HELD_MAX: SignedDuration = SignedDuration::from_hours(12);
+/// Attempts of one run that are not charged, of all reasons, after which a failing repository is no reason any more.
 const UNCHARGED_MAX: u32 = 50;
+/// Time without a failure after which the earlier ones count for nothing.
+const FORGET_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// Repositories that are kept in mind; of more, that whose trouble is oldest is forgotten. A job may name any.
 const REPOSITORIES_MAX: usize = 256;
 
@@ -50,14 +58,17 @@ pub struct Circuits {
 struct Circuit {
     /// Failures since it last worked.
     failures: u32,
-    /// Those of another run as well.
+    /// Those of another job as well.
     of_several: bool,
-    /// The latest of them, and whose it was.
+    /// The latest of them, whose it was, and when.
     failure: Failure,
     run: RunKey,
+    latest: Timestamp,
     since: Timestamp,
     /// What the next pause is.
     pause: Duration,
+    /// It has been open since it last worked.
+    told: bool,
     open: Option<Open>,
 }
 
@@ -74,10 +85,10 @@ impl Circuits {
     /// # Errors
     /// [`Hindrance::RepositoryFails`].
     pub fn may_start(&self, run: &Candidate, now: Timestamp) -> Result<(), Hindrance> {
-        match self.failing.get(&run.repository).and_then(|circuit| circuit.open) {
-            Some(open) if !run.urgent && (open.tried_by.is_some() || open.next_try > now) => {
-                Err(Hindrance::RepositoryFails)
-            }
+        let open = self.failing.get(&run.repository).and_then(|circuit| circuit.open);
+        let is_tried = |open: Open| open.tried_by.is_some_and(|by| by != run.key);
+        match open.filter(|_| run.may_be_held) {
+            Some(open) if is_tried(open) || open.next_try > now => Err(Hindrance::RepositoryFails),
             _ => Ok(()),
         }
     }
@@ -85,15 +96,19 @@ impl Circuits {
     /// Notes that a run has started. Answers whether that is news.
     pub fn started(&mut self, run: &Candidate) -> bool {
         let open = self.failing.get_mut(&run.repository).and_then(|circuit| circuit.open.as_mut());
-        open.filter(|open| !run.urgent && open.tried_by.is_none()).map(|open| open.tried_by = Some(run.key)).is_some()
+        open.filter(|_| run.may_be_held).map(|open| open.tried_by = Some(run.key)).is_some()
     }
 
-    /// Notes that an attempt moves bytes: the repository answers. All may try it again, on trial: with the next failure it is open.
-    /// Answers whether that is news.
-    pub fn answers(&mut self, repository: RepositoryId) -> bool {
+    /// Notes how many bytes an attempt has moved. Where it is the one that tries, and they are enough, all may: with the next failure the
+    /// repository is open again. Answers whether that is news.
+    pub fn moves(&mut self, repository: RepositoryId, run: RunKey, bytes: u64) -> bool {
         let Some(circuit) = self.failing.get_mut(&repository) else { return false };
-        circuit.failures = circuit.failures.min(FAILURES_MAX - 1);
-        circuit.open.take().is_some()
+        let tries = circuit.open.is_some_and(|open| open.tried_by == Some(run));
+        if !tries || bytes < TRIAL_BYTES {
+            return false;
+        }
+        (circuit.open, circuit.failures) = (None, FAILURES_MAX - 1);
+        true
     }
 
     /// Notes how an attempt on the repository ended. Answers for how long its run is to be held back, where it failed for its
@@ -111,24 +126,33 @@ impl Circuits {
                 return None;
             }
             Ending::Failed(failure) if is_of_repository(failure.code) => failure,
-            // It says nothing of the repository, which the next one may try at once.
-            _ => {
-                self.try_ended(repository, run);
+            // It says nothing of the repository.
+            Ending::Failed(_) => {
+                self.let_go(run, Some(now));
+                return None;
+            }
+            Ending::Drained | Ending::Interrupted | Ending::Cancelled => {
+                self.let_go(run, None);
                 return None;
             }
         };
-        let was_tried = self.try_ended(repository, run);
+        let was_tried = self.let_go(run, None);
+        self.failing.retain(|of, circuit| *of != repository || now.duration_since(circuit.latest) < FORGET_AFTER);
         let circuit = self.failing.entry(repository).or_insert_with(|| Circuit::new(failure, run, now));
-        let is_open = circuit.failed(failure, run, was_tried, now);
-        let held = is_open.then(|| circuit.behind_the_next_try(now));
+        circuit.failed(failure, run, was_tried, now);
+        let held = circuit.holds(now);
         self.forget_some();
         held
     }
 
-    /// Answers whether it was the one that tried an open repository.
-    fn try_ended(&mut self, repository: RepositoryId, run: RunKey) -> bool {
-        let open = self.failing.get_mut(&repository).and_then(|circuit| circuit.open.as_mut());
-        open.is_some_and(|open| open.tried_by.take_if(|by| *by == run).is_some())
+    /// The run does not try its repository any more, if it did, however it ended. The next one waits for a pause from the moment that
+    /// is given. Answers whether it did.
+    pub fn let_go(&mut self, run: RunKey, pause_from: Option<Timestamp>) -> bool {
+        let mut open = self.failing.values_mut().filter_map(|circuit| circuit.open.as_mut());
+        let Some(open) = open.find(|open| open.tried_by == Some(run)) else { return false };
+        open.tried_by = None;
+        open.next_try = pause_from.and_then(|from| from.checked_add(PAUSE_FIRST).ok()).unwrap_or(open.next_try);
+        true
     }
 
     fn forget_some(&mut self) {
@@ -150,51 +174,57 @@ impl Circuits {
         self.failing.get(&repository).filter(|circuit| circuit.open.is_some()).map(|circuit| &circuit.failure)
     }
 
-    /// The repositories that are open.
-    pub fn open(&self) -> Vec<FailingRepository> {
-        let told = |(repository, circuit): (&RepositoryId, &Circuit)| {
-            let open = circuit.open?;
-            Some(FailingRepository {
+    /// Whether it is among those that are told.
+    pub fn is_told(&self, repository: RepositoryId) -> bool {
+        self.failing.get(&repository).is_some_and(|circuit| circuit.told)
+    }
+
+    /// The repositories that are open, or were and have not worked since.
+    pub fn told(&self) -> Vec<FailingRepository> {
+        let failing = self.failing.iter().filter(|(_, circuit)| circuit.told);
+        failing
+            .map(|(repository, circuit)| FailingRepository {
                 repository_id: *repository,
                 since: circuit.since,
                 failures: circuit.failures,
                 failure: (&circuit.failure).into(),
-                tried_by: open.tried_by.map(|run| run.job_id),
-                next_try_at: open.tried_by.is_none().then_some(open.next_try),
+                tried_by: circuit.open.and_then(|open| open.tried_by).map(|run| run.job_id),
+                next_try_at: circuit.open.filter(|open| open.tried_by.is_none()).map(|open| open.next_try),
             })
-        };
-        self.failing.iter().filter_map(told).collect()
+            .collect()
     }
 }
 
 impl Circuit {
-    fn new(failure: &Failure, run: RunKey, since: Timestamp) -> Self {
-        let failure = failure.clone();
-        Self { failures: 0, of_several: false, failure, run, since, pause: PAUSE_FIRST, open: None }
+    fn new(failure: &Failure, run: RunKey, now: Timestamp) -> Self {
+        let (failure, latest, since) = (failure.clone(), now, now);
+        let (failures, of_several, told, open) = (0, false, false, None);
+        Self { failures, of_several, failure, run, latest, since, pause: PAUSE_FIRST, told, open }
     }
 
-    /// Answers whether it is open now.
-    fn failed(&mut self, failure: &Failure, run: RunKey, was_tried: bool, now: Timestamp) -> bool {
+    fn failed(&mut self, failure: &Failure, run: RunKey, was_tried: bool, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
-        self.of_several |= self.run != run;
-        (self.failure, self.run) = (failure.clone(), run);
+        self.of_several |= self.run.job_id != run.job_id;
+        (self.failure, self.run, self.latest) = (failure.clone(), run, now);
         let opens = self.open.is_none() && self.of_several && self.failures >= FAILURES_MAX;
         if opens || was_tried {
             let next_try = now.checked_add(self.pause).unwrap_or(now);
             self.open = Some(Open { next_try, tried_by: None });
+            self.told = true;
             self.pause = self.pause.saturating_mul(2).min(PAUSE_MAX);
         }
-        self.open.is_some()
     }
 
-    /// How long a run waits that lets another one try first.
-    fn behind_the_next_try(&self, now: Timestamp) -> Duration {
-        let until = self.open.map(|open| Duration::try_from(open.next_try.duration_since(now)).unwrap_or_default());
-        until.unwrap_or_default().max(PAUSE_FIRST) + PAUSE_FIRST
+    /// How long a run that failed on it waits, and lets another one try first.
+    fn holds(&self, now: Timestamp) -> Option<Duration> {
+        let open = self.open.filter(|_| now.duration_since(self.since) < HELD_MAX)?;
+        let until = Duration::try_from(open.next_try.duration_since(now)).unwrap_or_default();
+        Some(until.max(PAUSE_FIRST) + PAUSE_FIRST)
     }
 }
 
-/// Failures that another job on the same repository is likely to meet as well.
+/// Failures that another job on the same repository is likely to meet as well. A full or read-only one is not among them: it can be read,
+/// and what makes room on it has to go on. Of a share that hangs it is mostly the lease that is heard first.
 fn is_of_repository(code: Code) -> bool {
     matches!(
         code,
@@ -202,26 +232,25 @@ fn is_of_repository(code: Code) -> bool {
             | Code::MountDenied
             | Code::MountTimedOut
             | Code::RepositoryNotFound
-            | Code::RepositoryIdentityMismatch
             | Code::RepositoryNotSeparate
-            | Code::RepositoryFull
-            | Code::RepositoryReadOnly
             | Code::RepositoryIo
+            | Code::LeaseLost
             | Code::Stalled
             | Code::MoverUnresponsive
     )
 }
 
-/// What follows an attempt whose run is to be held back, if it is: it waits and is not charged. It lets others go before it: what is
-/// wrong may be wrong with its job alone.
+/// What follows an attempt whose run is to be held back, if it is: where the failure can pass, it waits and is not charged.
 pub fn hold(settlement: Settlement, held: Option<Duration>, uncharged: u32) -> Settlement {
     let Some(at_least) = held.filter(|_| uncharged < UNCHARGED_MAX) else { return settlement };
     match settlement {
-        Settlement::Retry { pause, failure, .. } => {
+        Settlement::Retry { pause, failure, charged: true } => {
             Settlement::Retry { pause: pause.max(at_least), charged: false, failure }
         }
-        Settlement::DeadLetter(failure) => Settlement::Retry { pause: at_least, charged: false, failure },
-        Settlement::Complete | Settlement::Cancel => settlement,
+        Settlement::DeadLetter(failure) if failure.class() == Class::Transient => {
+            Settlement::Retry { pause: at_least, charged: false, failure }
+        }
+        other => other,
     }
 }
 
@@ -241,7 +270,8 @@ mod tests {
 
     fn run(job: u128, urgent: bool) -> Candidate {
         let (not_before, start_before, instance) = (None, None, None);
-        Candidate { key: key(job), urgent, order: 0, not_before, start_before, instance, repository: SHARE }
+        let (key, may_be_held) = (key(job), !urgent);
+        Candidate { key, urgent, may_be_held, order: 0, not_before, start_before, instance, repository: SHARE }
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -266,7 +296,9 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(circuits.ended(SHARE, key(1), &gone(), at(0)), None);
         }
-        assert_eq!((circuits.may_start(&run(1, false), at(0)), circuits.open().len()), (Ok(()), 0));
+        let again = RunKey { run: 2, ..key(1) };
+        assert_eq!(circuits.ended(SHARE, again, &gone(), at(0)), None, "asked for again");
+        assert_eq!((circuits.may_start(&run(1, false), at(0)), circuits.told().len()), (Ok(()), 0));
         assert!(circuits.ended(SHARE, key(2), &gone(), at(0)).is_some(), "another job as well");
     }
 
@@ -281,7 +313,7 @@ mod tests {
             assert_eq!(circuits.may_start(&run(4, false), at(now)), Ok(()));
             assert!(circuits.started(&run(4, false)));
             assert_eq!(circuits.may_start(&run(5, false), at(now)), Err(Hindrance::RepositoryFails));
-            assert_eq!((circuits.open()[0].tried_by, circuits.open()[0].next_try_at), (Some(key(4).job_id), None));
+            assert_eq!((circuits.told()[0].tried_by, circuits.told()[0].next_try_at), (Some(key(4).job_id), None));
             assert_eq!(circuits.next_moment(at(now)), None);
             assert!(circuits.ended(SHARE, key(4), &gone(), at(now)).unwrap() >= 2 * PAUSE_FIRST);
         }
@@ -308,19 +340,53 @@ mod tests {
         let mut circuits = open();
         circuits.started(&run(4, false));
         let silent = Ending::Failed(Failure::new(Code::AgentSilent, "no answer"));
-        assert_eq!(circuits.ended(SHARE, key(4), &silent, at(30)), None);
-        assert_eq!(circuits.may_start(&run(5, false), at(30)), Ok(()), "the next one may try at once");
-        assert_eq!(circuits.open().len(), 1);
+        assert_eq!(circuits.ended(SHARE, key(4), &silent, at(40)), None);
+        assert_eq!(circuits.next_moment(at(40)), Some(at(70)), "another one, after the shortest pause");
+        assert_eq!(circuits.told().len(), 1);
     }
 
     #[test]
-    fn a_repository_that_takes_bytes_is_on_trial() {
+    fn one_that_is_stopped_makes_room_for_another_at_once() {
+        for ending in [Ending::Drained, Ending::Interrupted, Ending::Cancelled] {
+            let mut circuits = open();
+            circuits.started(&run(4, false));
+            assert_eq!(circuits.ended(SHARE, key(4), &ending, at(40)), None);
+            assert_eq!(circuits.may_start(&run(5, false), at(40)), Ok(()), "{ending:?}");
+        }
         let mut circuits = open();
         circuits.started(&run(4, false));
-        assert!(circuits.answers(SHARE) && !circuits.answers(SHARE));
+        assert_eq!(circuits.may_start(&run(4, false), at(40)), Ok(()), "it waits for itself in vain");
+        assert!(circuits.let_go(key(4), None) && !circuits.let_go(key(4), None));
+        assert_eq!(circuits.may_start(&run(5, false), at(40)), Ok(()));
+    }
+
+    #[test]
+    fn a_repository_that_takes_bytes_of_the_one_that_tries_is_on_trial() {
+        let mut circuits = open();
+        circuits.started(&run(4, false));
+        assert!(!circuits.moves(SHARE, key(4), TRIAL_BYTES - 1));
+        assert!(!circuits.moves(SHARE, key(9), TRIAL_BYTES), "it began before");
+        assert!(circuits.moves(SHARE, key(4), TRIAL_BYTES) && !circuits.moves(SHARE, key(4), TRIAL_BYTES));
         assert_eq!(circuits.may_start(&run(5, false), at(30)), Ok(()));
+        let told = &circuits.told()[0];
+        assert_eq!((told.tried_by, told.next_try_at), (None, None), "it is told for as long as nothing completed");
         assert_eq!(circuits.ended(SHARE, key(5), &gone(), at(40)), Some(3 * PAUSE_FIRST), "the pause goes on");
         assert_eq!(circuits.next_moment(at(40)), Some(at(100)));
+    }
+
+    #[test]
+    fn failures_count_for_nothing_after_a_while_and_hold_nobody_for_ever() {
+        let hour = 60 * 60;
+        let mut circuits = Circuits::default();
+        for (number, job) in [1, 2, 3, 4].into_iter().enumerate() {
+            assert_eq!(circuits.ended(SHARE, key(job), &gone(), at(number as i64 * hour)), None);
+        }
+        let mut circuits = open();
+        for minutes in (10..720).step_by(10) {
+            assert!(circuits.ended(SHARE, key(4), &gone(), at(minutes * 60)).is_some(), "{minutes}");
+        }
+        assert_eq!(circuits.ended(SHARE, key(4), &gone(), at(12 * hour)), None);
+        assert_eq!(circuits.told().len(), 1);
     }
 
     #[test]
@@ -333,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_run_that_is_held_back_waits_uncharged_and_not_for_ever() {
-        let failure = || Failure::new(Code::MountDenied, "no");
+        let failure = || Failure::new(Code::MountTimedOut, "no");
         let (at_least, longer) = (Duration::from_secs(60), Duration::from_secs(100));
         let waits = |pause| Settlement::Retry { pause, charged: false, failure: failure() };
         let charged = Settlement::Retry { pause: longer, charged: true, failure: failure() };
@@ -342,6 +408,8 @@ mod tests {
         assert_eq!(hold(charged.clone(), None, 0), charged);
         let ended = Settlement::DeadLetter(failure());
         assert_eq!(hold(ended.clone(), Some(at_least), UNCHARGED_MAX), ended);
+        let for_somebody = Settlement::DeadLetter(Failure::new(Code::MountDenied, "no"));
+        assert_eq!(hold(for_somebody.clone(), Some(at_least), 0), for_somebody);
     }
 
     #[test]

@@ -114,7 +114,8 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, mut told: Told
     let held = held_back(shared, &run, &told.ending);
     let uncharged = number.saturating_sub(run.past.charged);
     let settlement = hold(settle(told.ending.clone(), run.past, &run.job.retry, draw()), held, uncharged);
-    if held.is_some() && matches!(settlement, Settlement::Retry { charged: false, .. }) {
+    run.held = held.is_some() && matches!(settlement, Settlement::Retry { charged: false, .. });
+    if run.held {
         told.warnings.push(HELD_BACK.to_owned());
     }
     log(&run, number, &told, &left_overs, &settlement);
@@ -178,18 +179,23 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, mut told: Told
 
 /// Notes what the ending says of the repository. Answers for how long the run is held back for its sake.
 fn held_back(shared: &Shared, run: &Run, ending: &Ending) -> Option<Duration> {
+    if run.job.kind() == JobKind::RepoValidate {
+        return None;
+    }
     let (repository, now) = (run.job.repository.id, Timestamp::now());
-    let was_open = shared.circuits.borrow().why_open(repository).is_some();
+    let was_told = shared.circuits.borrow().is_told(repository);
     let mut held = None;
     shared.circuits.send_modify(|circuits| held = circuits.ended(repository, run.job.key, ending, now));
-    let is_open = shared.circuits.borrow().why_open(repository).is_some();
-    match (was_open, is_open) {
+    match (was_told, shared.circuits.borrow().is_told(repository)) {
         (false, true) => tracing::error!(%repository, "the repository fails job after job; one at a time tries it now"),
         (true, false) => tracing::info!(%repository, "the repository works again"),
         _ => {}
     }
-    // Somebody waits for an urgent one.
-    held.filter(|_| !run.urgent)
+    // Who wants one attempt has one, and nothing is begun after the moment before which it was to begin.
+    let in_time = |pause: &Duration| {
+        run.job.start_before.is_none_or(|moment| now.checked_add(*pause).is_ok_and(|next| next < moment))
+    };
+    held.filter(|_| run.may_be_held() && run.job.retry.attempts > 1).filter(in_time)
 }
 
 /// Ends a run that was cancelled before its first attempt, for the reason that its tombstone gives.

@@ -150,7 +150,7 @@ impl Driver {
                 Ok(()) = names.changed() => self.learn(&mut names),
                 Ok(()) = unsent.changed() => {}
                 Ok(()) = pauses.changed() => {}
-                Ok(()) = circuits.changed() => {}
+                Ok(()) = circuits.changed() => self.release_held(),
                 _ = prunes.tick() => self.prune(),
                 () = shutdown.reached(Stage::Drain) => return,
             }
@@ -240,6 +240,17 @@ impl Driver {
         }
     }
 
+    /// Runs that were held back for the sake of a repository that is not open any more wait no longer.
+    fn release_held(&mut self) {
+        let circuits = self.shared.circuits.borrow();
+        for run in self.runs.values_mut().filter(|run| run.held) {
+            if circuits.why_open(run.job.repository.id).is_none() && self.waiting.take(&run.candidate()).is_some() {
+                (run.held, run.not_before) = (false, None);
+                self.waiting.add(run.candidate());
+            }
+        }
+    }
+
     fn next_to_start(&mut self, now: Timestamp) -> Option<Candidate> {
         let circuits = self.shared.circuits.borrow();
         self.waiting.take_next(&self.occupied, &circuits, self.shared.settings.slots, now)
@@ -304,13 +315,20 @@ impl Driver {
         };
         let Some(key) = self.keys.remove(&task) else { return };
         self.stoppers.remove(&key);
+        // One that ended in a panic, or was never begun, has not said so.
+        self.shared.circuits.send_if_modified(|circuits| circuits.let_go(key, None));
         if matches!(again, Ok(None)) {
             self.cancelled.remove(&key);
         }
         match again {
             Ok(again) => {
                 self.occupied.leave(key);
-                if let Some(run) = again {
+                if let Some(mut run) = again {
+                    if run.held {
+                        // What is wrong may be wrong with its job alone: whoever else waits goes first.
+                        self.order += 1;
+                        run.order = self.order;
+                    }
                     self.wait(run);
                 }
             }

@@ -177,7 +177,7 @@ async fn heartbeat(shared: &Shared) -> Heartbeat {
         unroutable_letters: shared.counters.unroutable_letters.load(Ordering::Relaxed),
         left_overs: now.left_overs,
         paused: shared.pauses.now(),
-        failing_repositories: shared.circuits.borrow().open(),
+        failing_repositories: shared.circuits.borrow().told(),
     }
 }
 

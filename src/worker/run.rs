@@ -9,7 +9,7 @@ use super::admit::Candidate;
 use super::report::RunVoice;
 use super::settle::Past;
 use crate::message::Properties;
-use crate::model::job::Job;
+use crate::model::job::{Job, JobKind};
 
 /// A run that has not ended.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Run {
     pub past: Past,
     /// Not before this moment.
     pub not_before: Option<Timestamp>,
+    /// It waits for that moment because its repository fails.
+    pub held: bool,
     /// A cancellation was asked for, for this reason.
     pub cancelled: Option<Value>,
 }
@@ -38,7 +40,12 @@ impl Run {
         let job = Arc::new(job);
         let voice = RunVoice::new(job.clone(), properties);
         let past = Past::default();
-        Self { job, voice, urgent, order, attempts: 0, past, not_before: None, cancelled: None }
+        Self { job, voice, urgent, order, attempts: 0, past, not_before: None, held: false, cancelled: None }
+    }
+
+    /// Whether it waits while its repository fails: not where somebody waits for it, nor where how the repository is was the question.
+    pub fn may_be_held(&self) -> bool {
+        !self.urgent && self.job.kind() != JobKind::RepoValidate
     }
 
     /// What the admission has to know of it.
@@ -46,6 +53,7 @@ impl Run {
         Candidate {
             key: self.job.key,
             urgent: self.urgent,
+            may_be_held: self.may_be_held(),
             order: self.order,
             not_before: self.not_before,
             // Only the first attempt counts as the job's start.

@@ -9,7 +9,8 @@ use longshore::worker::admit::Slots;
 
 use crate::fleet::{Fleet, SHARE};
 
-/// A worker whose share fails three jobs, each with one attempt, and five jobs for it. Answers them once the third is held back.
+/// A worker whose share fails three times, and five jobs for it with two attempts each. Answers them once the second one, whose failure
+/// is the third, is held back.
 async fn with_a_dead_share() -> (Fleet, Vec<RunKey>) {
     let mut fleet = Fleet::without_worker(&["a", "b", "c", "d", "e", "u"]).await;
     fleet.settings.slots = Slots { host: 10, repository: 1 };
@@ -18,14 +19,12 @@ async fn with_a_dead_share() -> (Fleet, Vec<RunKey>) {
     let mut keys = Vec::new();
     for name in ["a", "b", "c", "d", "e"] {
         let mut job = fleet.job(name);
-        job.retry = Some(RetryPart { attempts: Some(1), ..RetryPart::default() });
+        job.retry = Some(RetryPart { attempts: Some(2), first_pause_seconds: Some(0), longest_pause_seconds: Some(0) });
         keys.push(fleet.publish(&job).await);
         fleet.told(keys[keys.len() - 1], 0, "accepted").await;
     }
-    for key in &keys[..2] {
-        assert_eq!(fleet.failed(*key).await.code, "mount_timed_out");
-    }
-    let RunDetail::Retrying(retrying) = fleet.told(keys[2], 1, "retrying").await else { panic!() };
+    assert_eq!(fleet.failed(keys[0]).await.code, "mount_timed_out");
+    let RunDetail::Retrying(retrying) = fleet.told(keys[1], 1, "retrying").await else { panic!() };
     assert!(retrying.warnings.iter().any(|words| words.contains("not charged")), "{:?}", retrying.warnings);
     (fleet, keys)
 }
@@ -53,28 +52,25 @@ async fn the_jobs_of_a_dead_share_wait_and_go_on_when_one_has_succeeded() {
     assert_eq!((told[0].repository_id, told[0].failures), (fleet.repository_id(SHARE), 3));
     assert_eq!((told[0].failure.code.as_str(), told[0].tried_by), ("mount_timed_out", None));
     assert!(told[0].next_try_at.is_some());
-    assert!(!started(&fleet, keys[3]) && !started(&fleet, keys[4]), "one tries, after the pause");
-    for key in &keys[3..] {
+    assert!(!keys[2..].iter().any(|key| started(&fleet, *key)), "one tries, after the pause");
+    for key in &keys[1..] {
         fleet.completed(*key).await;
     }
+    assert!(fleet.events.story(keys[1]).contains(&(2, "completed")), "it did not wait for its own moment");
     fleet.until("no more of it", |fleet| failing(fleet).filter(Vec::is_empty)).await;
-    assert_eq!(fleet.letters().len(), 2, "those before it was known");
-    fleet.cancel(keys[2], "it waits for its time").await;
-    fleet.end_of(keys[2]).await;
+    assert_eq!(fleet.letters().len(), 1, "that before it was known");
     fleet.finish().await;
 }
 
 #[tokio::test]
 async fn an_urgent_job_is_not_held_back_and_helps_all_the_others() {
     let (fleet, keys) = with_a_dead_share().await;
-    assert!(!started(&fleet, keys[3]));
+    assert!(!started(&fleet, keys[2]));
     let urgent = fleet.publish_urgent(&fleet.job("u")).await;
     fleet.completed(urgent).await;
-    for key in &keys[3..] {
+    for key in &keys[1..] {
         fleet.completed(*key).await;
     }
-    fleet.cancel(keys[2], "it waits for its time").await;
-    fleet.end_of(keys[2]).await;
     fleet.finish().await;
 }
 
@@ -88,7 +84,7 @@ async fn a_job_that_becomes_too_late_meanwhile_says_why_it_was_not_started() {
     let failure = fleet.failed(late).await;
     assert_eq!(failure.code, "start_before_passed");
     assert!(failure.causes.iter().any(|cause| cause.contains("does not answer")), "{:?}", failure.causes);
-    for key in &keys[2..] {
+    for key in &keys[1..] {
         fleet.cancel(*key, "nobody waits for it").await;
         fleet.end_of(*key).await;
     }

@@ -83,7 +83,7 @@ pub struct Heartbeat {
     /// The host is paused: what waits waits for that as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
-    /// Repositories that failed job after job. Of each, one job at a time tries it until one succeeds, and the others wait.
+    /// Repositories that failed job after job, until a job on them has completed. Of each, one job at a time tries it, and the others wait.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failing_repositories: Vec<FailingRepository>,
 }
@@ -114,7 +114,7 @@ pub struct FailingRepository {
     /// The job that tries it now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_by: Option<JobId>,
-    /// When the next job may try it. Absent while one does.
+    /// When the next job may try it. Absent while one does; where both are, one has moved so much that all may try it for now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_try_at: Option<Timestamp>,
 }

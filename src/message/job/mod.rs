@@ -278,7 +278,8 @@ pub struct DeletePart {
 /// What happens after a failed attempt. Pauses double from the first to the longest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RetryPart {
-    /// Failed attempts after which the run has failed; 3 when absent.
+    /// Failed attempts after which the run has failed; 3 when absent. Where it is more than one, an attempt that fails in a way that can
+    /// pass, on a repository that fails job after job on that host, is followed by another and not counted, for 12 hours at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = RETRY_ATTEMPTS_MAX))]
     pub attempts: Option<u32>,
