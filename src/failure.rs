@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -206,6 +206,29 @@ pub enum Remains {
     },
     /// A file or directory.
     Path(PathBuf),
+    /// Volumes of a restore, which are gone with the last of them.
+    Volumes {
+        /// Those that are files.
+        files: Vec<PathBuf>,
+        /// Those that are logical volumes, which have no path while they are not active.
+        logical: Vec<LogicalName>,
+    },
+}
+
+/// A logical volume of LVM, active or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogicalName {
+    /// Its volume group.
+    pub group: String,
+    /// Its name there.
+    pub name: String,
+}
+
+impl LogicalName {
+    /// Where its device is as long as it is active.
+    pub fn device(&self) -> PathBuf {
+        Path::new("/dev").join(&self.group).join(&self.name)
+    }
 }
 
 impl fmt::Display for Remains {
@@ -216,6 +239,11 @@ impl fmt::Display for Remains {
                 directories.iter().try_for_each(|directory| write!(f, " and its directory `{}`", directory.display()))
             }
             Remains::Path(path) => write!(f, "`{}`", path.display()),
+            Remains::Volumes { files, logical } => {
+                let paths = files.iter().cloned().chain(logical.iter().map(LogicalName::device));
+                let shown: Vec<_> = paths.map(|path| format!("`{}`", path.display())).collect();
+                f.write_str(&shown.join(" and "))
+            }
         }
     }
 }

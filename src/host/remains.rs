@@ -1,10 +1,23 @@
-//! What could not be removed yet, looked at again: whether the process has ended, whether the path is gone.
+//! What could not be removed yet, looked at again: whether the process has ended, whether the path is gone, whether lvm2 still has the
+//! volume.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::failure::Remains;
+use crate::failure::{LogicalName, Remains};
 use crate::host::mover;
+use crate::mover::lvm::{self, Presence};
+
+/// What a look has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It is there, or nobody can tell now.
+    There,
+    /// It is gone.
+    Gone,
+    /// It is not seen, and nor is what it would be in.
+    Nowhere,
+}
 
 /// A process of this host by its id, with the directories that are to be removed once it has ended.
 pub fn of_process(pid: u32, directories: Vec<PathBuf>) -> Remains {
@@ -12,15 +25,42 @@ pub fn of_process(pid: u32, directories: Vec<PathBuf>) -> Remains {
     Remains::Process { pid, started: started(pid).unwrap_or(0), directories }
 }
 
-/// Whether it is gone. Removes the empty directories of a process that has ended. Reads local file systems, so not for an
-/// async thread.
-pub fn is_gone(remains: &Remains) -> bool {
+/// Looks. Removes the empty directories of a process that has ended. A path may be where nobody answers: then nor does this; lvm2 has its
+/// time.
+pub async fn look(remains: &Remains) -> Seen {
+    let logical = if let Remains::Volumes { logical, .. } = remains { logical.as_slice() } else { &[] };
+    let remains = remains.clone();
+    match tokio::task::spawn_blocking(move || is_gone(&remains)).await {
+        Ok(true) if logical.is_empty() => Seen::Gone,
+        Ok(true) => look_for(logical).await,
+        Ok(false) | Err(_) => Seen::There,
+    }
+}
+
+/// A volume that is not active has no path.
+async fn look_for(logical: &[LogicalName]) -> Seen {
+    match lvm::presence(logical).await {
+        Ok(Presence::There) => Seen::There,
+        Ok(Presence::Gone) => Seen::Gone,
+        Ok(Presence::Unseen) => Seen::Nowhere,
+        Err(failure) => {
+            tracing::warn!(failure = format!("{failure:#}"), "cannot see whether what was left is gone");
+            Seen::There
+        }
+    }
+}
+
+/// As far as paths and processes tell. Blocks.
+fn is_gone(remains: &Remains) -> bool {
     match remains {
         Remains::Process { pid, started: then, directories } => {
             // All of them are tried, whatever becomes of the first.
             started(*pid) != Some(*then) && directories.iter().filter(|directory| !is_removed(directory)).count() == 0
         }
         Remains::Path(path) => is_absent(path),
+        Remains::Volumes { files, logical } => {
+            files.iter().all(|path| is_absent(path)) && logical.iter().all(|volume| is_absent(&volume.device()))
+        }
     }
 }
 
@@ -99,5 +139,26 @@ mod tests {
         assert!(!is_gone(&Remains::Path(path.clone())));
         std::fs::remove_file(&path).unwrap();
         assert!(is_gone(&Remains::Path(path)));
+    }
+
+    #[tokio::test]
+    async fn files_are_gone_with_the_last_of_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = ["a", "b"].map(|name| directory.path().join(name));
+        files.iter().for_each(|file| std::fs::write(file, "x").unwrap());
+        let remains = Remains::Volumes { files: files.to_vec(), logical: Vec::new() };
+        for file in &files {
+            assert_eq!(look(&remains).await, Seen::There);
+            std::fs::remove_file(file).unwrap();
+        }
+        assert_eq!(look(&remains).await, Seen::Gone);
+    }
+
+    /// Its disks may come back.
+    #[tokio::test]
+    async fn a_volume_whose_group_is_not_seen_is_not_known_to_be_gone() {
+        let name = LogicalName { group: "longshore-no-such-group".to_owned(), name: "a.new".to_owned() };
+        let seen = look(&Remains::Volumes { files: Vec::new(), logical: vec![name] }).await;
+        assert_ne!(seen, Seen::Gone);
     }
 }

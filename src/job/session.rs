@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::{Code, Failure};
 use crate::host::mover::{Mover, MoverName, Movers, Progress};
-use crate::host::remains::is_gone;
+use crate::host::remains::{Seen, look};
 use crate::mover::protocol::{Reply, Request};
 
 /// What a request may take over the deadline of the step that asks: the step's own deadline comes first, since it knows what
@@ -53,8 +53,7 @@ impl Session {
             self.unkillable = stopped.err();
         } else if let Some(remains) = self.unkillable.as_ref().and_then(|failure| failure.remains.clone()) {
             // What it waited for may have come since.
-            let gone = tokio::task::spawn_blocking(move || is_gone(&remains)).await;
-            if gone.unwrap_or(false) {
+            if look(&remains).await == Seen::Gone {
                 self.unkillable = None;
             }
         }

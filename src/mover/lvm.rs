@@ -2,10 +2,11 @@
 
 mod report;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::command::Command;
-use crate::failure::{Code, Failure};
+use super::command::{Command, find};
+use crate::failure::{Code, Failure, LogicalName};
 
 pub use report::{Likeness, LogicalVolume};
 
@@ -25,6 +26,43 @@ pub(super) async fn volumes(selection: &[&str], shown: &str) -> Result<Vec<Logic
     let finished = lvs.args(selection).run_to_success(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
     let finished = finished.map_err(|error| error.failure(Code::VolumeIo, failed()))?;
     report::parse(&finished.stdout).map_err(|error| Failure::new(Code::VolumeIo, failed()).because(&error))
+}
+
+/// How much there is of some volumes, whether they are active or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// One is there.
+    There,
+    /// None is there.
+    Gone,
+    /// None is seen, and nor is the group of one: its disks may come back.
+    Unseen,
+}
+
+/// Looks for volumes by their names alone.
+///
+/// # Errors
+/// `volume_io`: lvm2 does not tell.
+pub async fn presence(volumes: &[LogicalName]) -> Result<Presence, Failure> {
+    // Without lvm2 nobody sees a group.
+    if find("lvs").is_none() {
+        return Ok(Presence::Unseen);
+    }
+    let one = |LogicalName { group, name }: &LogicalName| format!("(vg_name=\"{group}\" && lv_name=\"{name}\")");
+    let those = volumes.iter().map(one).collect::<Vec<_>>().join(" || ");
+    if !self::volumes(&["--select", &those], "logical volumes that may be left").await?.is_empty() {
+        return Ok(Presence::There);
+    }
+    let groups: BTreeSet<_> = volumes.iter().map(|volume| volume.group.as_str()).collect();
+    let those = groups.iter().map(|group| format!("vg_name=\"{group}\"")).collect::<Vec<_>>().join(" || ");
+    let vgs = Command::new("vgs").args(["--reportformat", "json", "-o", report::GROUP_COLUMNS, "--select", &those]);
+    let failed = || "cannot look at the groups of logical volumes that may be left";
+    let finished = vgs.run_to_success(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
+    let finished = finished.map_err(|error| error.failure(Code::VolumeIo, failed()))?;
+    let seen = report::parse_groups(&finished.stdout)
+        .map_err(|error| Failure::new(Code::VolumeIo, failed()).because(&error))?;
+    let all = groups.iter().all(|group| seen.iter().any(|name| name == group));
+    Ok(if all { Presence::Gone } else { Presence::Unseen })
 }
 
 /// What a volume that is to take the place of that one has to have of it.

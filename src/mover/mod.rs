@@ -22,7 +22,7 @@ pub mod delete;
 mod device;
 pub mod image;
 mod lease;
-mod lvm;
+pub mod lvm;
 mod mount;
 mod namespace;
 pub mod nbd;

@@ -1,26 +1,28 @@
 //! What could not be removed from the host yet: named in heartbeats, and kept in the journal, until it is gone.
 //!
-//! It is gone when its process has ended and its path is empty, which each heartbeat looks at. What can't be seen from the
-//! host, such as a lease on a share, counts as gone when a later backup of the same instance in the same repository has
-//! completed, since that takes the lease over and removes what it finds.
+//! It is gone when its process has ended, its path is empty, and its volume group has no such volume, which each heartbeat looks at. What
+//! can't be seen from the host, such as a lease on a share, counts as gone when a later backup of the same instance in the same repository
+//! has completed, since that takes the lease over and removes what it finds; and so does a volume whose group is not seen any more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::attempt::persist;
 use super::run::Run;
 use super::shared::Shared;
 use crate::failure::{Failure, Remains};
-use crate::host::remains;
+use crate::host::remains::{self, Seen};
 use crate::message::event::LeftOver;
 use crate::model::id::{InstanceRef, RepositoryId};
 use crate::model::job::RunKey;
 use crate::saga;
 
-/// Longest time for a look at whether left-overs are gone; the next heartbeat looks again.
+/// Longest time for which a heartbeat waits for looks at left-overs. What is found later counts as well.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// One left-over, as the journal keeps it.
@@ -118,23 +120,30 @@ pub async fn made_good(shared: &Shared, run: &Run, now_left: &[KnownLeftOver]) {
     let (instance, repository) = (known_as(&run.job.instance), run.job.repository.id);
     let names = shared.status.left_overs().into_iter().filter(|left| {
         let same = known_as(&left.instance) == instance && left.repository == repository;
-        left.remains.is_none() && same && !now_left.contains(left)
+        let unseen = left.remains.is_none() || shared.status.is_nowhere(&left.name);
+        unseen && same && !now_left.contains(left)
     });
     forget(shared, names.map(|left| left.name).collect()).await;
 }
 
-/// Forgets what is gone by now.
-pub async fn look(shared: &Shared) {
-    let known = shared.status.left_overs();
-    if known.is_empty() {
-        return;
+/// Forgets what is gone by now. Each is looked at by itself, and not again before the last look at it has ended.
+pub async fn look(shared: &Arc<Shared>) {
+    let mut looks = JoinSet::new();
+    for left in shared.status.left_overs() {
+        let Some(remains) = left.remains.filter(|_| shared.status.begin_look(&left.name)) else { continue };
+        let shared = shared.clone();
+        looks.spawn(async move {
+            let seen = remains::look(&remains).await;
+            shared.status.looked(&left.name, seen);
+            if seen == Seen::Gone {
+                forget(&shared, vec![left.name]).await;
+            }
+        });
     }
-    let looked = tokio::task::spawn_blocking(move || {
-        let gone = known.into_iter().filter(|left| left.remains.as_ref().is_some_and(remains::is_gone));
-        gone.map(|left| left.name).collect::<Vec<_>>()
-    });
-    if let Ok(Ok(gone)) = timeout(LOOK_MAX, looked).await {
-        forget(shared, gone).await;
+    let ended = timeout(LOOK_MAX, async { while looks.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tracing::warn!("a left-over cannot be looked at in time");
+        looks.detach_all();
     }
 }
 

@@ -160,7 +160,7 @@ pub async fn tell(shared: &Shared, publisher: &dyn Publisher, detail: HostDetail
     }
 }
 
-async fn heartbeat(shared: &Shared) -> Heartbeat {
+async fn heartbeat(shared: &Arc<Shared>) -> Heartbeat {
     left_over::look(shared).await;
     let now = shared.status.snapshot();
     let outbox_depth = shared.journal.outbox_depth().await.unwrap_or_default();

@@ -1,9 +1,10 @@
 //! What the worker has in hand at this moment, for its heartbeats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::left_over::KnownLeftOver;
+use crate::host::remains::Seen;
 use crate::message::event::{LeftOver, RunningJob};
 use crate::model::job::RunKey;
 
@@ -22,6 +23,10 @@ struct Inner {
     running: BTreeMap<RunKey, RunningJob>,
     waiting: usize,
     left_overs: Vec<KnownLeftOver>,
+    /// Names of left-overs that are being looked at.
+    looking: BTreeSet<String>,
+    /// Names of those that are nowhere to be seen, as the last look has found.
+    nowhere: BTreeSet<String>,
 }
 
 /// A moment's view.
@@ -74,9 +79,31 @@ impl Status {
         self.inner().left_overs.clone()
     }
 
+    /// That one is going to be looked at; false while it already is.
+    pub fn begin_look(&self, name: &str) -> bool {
+        self.inner().looking.insert(name.to_owned())
+    }
+
+    /// What came of that look.
+    pub fn looked(&self, name: &str, seen: Seen) {
+        let mut inner = self.inner();
+        inner.looking.remove(name);
+        match seen {
+            Seen::Nowhere => drop(inner.nowhere.insert(name.to_owned())),
+            Seen::There | Seen::Gone => drop(inner.nowhere.remove(name)),
+        }
+    }
+
+    /// Nothing is seen of it, nor of what it would be in.
+    pub fn is_nowhere(&self, name: &str) -> bool {
+        self.inner().nowhere.contains(name)
+    }
+
     /// These are gone.
     pub fn forget(&self, names: &[String]) {
-        self.inner().left_overs.retain(|known| !names.contains(&known.name));
+        let mut inner = self.inner();
+        inner.left_overs.retain(|known| !names.contains(&known.name));
+        inner.nowhere.retain(|known| !names.contains(known));
     }
 
     /// What there is now.

@@ -6,8 +6,9 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use longshore::failure::Code;
+use longshore::failure::{Code, LogicalName, Remains};
 use longshore::host::mover::Mover;
+use longshore::host::remains::{Seen, look};
 use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
 use longshore::mover::protocol::{BlockDevice, Reply, Request, RestoredVolume, VolumePlace};
@@ -324,4 +325,27 @@ async fn what_a_killed_mover_leaves_of_logical_volumes_is_removed_by_another() {
     done(&mut next, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
     assert_eq!(group.volumes(), ["data", "web"]);
     next.stop().await.unwrap();
+}
+
+/// As after a start of the host, where it is not activated by itself.
+#[tokio::test]
+async fn a_left_over_that_is_not_active_is_there_until_it_is_removed() {
+    let remote = Remote::nfs();
+    let group = group(&remote);
+    let name = |name: &str| LogicalName { group: group.name.clone(), name: name.to_owned() };
+    let left = Remains::Volumes { files: Vec::new(), logical: vec![name("web"), name("data")] };
+    assert_eq!(look(&left).await, Seen::There);
+    for volume in ["web", "data"] {
+        tool("lvchange", &["--activate", "n", &group.of(volume)]);
+        assert!(fs::symlink_metadata(group.path(volume)).is_err(), "it has no path");
+    }
+    for volume in ["web", "data"] {
+        assert_eq!(look(&left).await, Seen::There);
+        group.remove(volume);
+    }
+    assert_eq!(look(&left).await, Seen::Gone);
+    // What can't be seen is not known to be gone: the group's disk is away.
+    let unseen =
+        Remains::Volumes { files: Vec::new(), logical: vec![LogicalName { group: "away".into(), ..name("web") }] };
+    assert_eq!(look(&unseen).await, Seen::Nowhere);
 }

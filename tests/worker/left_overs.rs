@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use longshore::failure::{Code, Failure};
+use longshore::failure::{Code, Failure, LogicalName, Remains};
 use longshore::host::remains;
 use longshore::message::event::{Heartbeat, HostDetail, LeftOver, RunDetail};
 
@@ -89,6 +89,28 @@ async fn what_cannot_be_looked_at_is_named_until_a_later_backup_has_completed() 
     assert!(told[0].what.contains("`lease`") && told[0].what.contains("`web`"), "{told:?}");
     let other = fleet.publish(&fleet.job("db")).await;
     fleet.completed(other).await;
+    assert_eq!(left(&fleet, 1).await, told);
+    let again = fleet.publish(&fleet.job("web")).await;
+    fleet.completed(again).await;
+    left(&fleet, 0).await;
+    fleet.finish().await;
+}
+
+/// The disks of its group may come back; if it was removed, nobody could tell.
+#[tokio::test]
+async fn a_logical_volume_whose_group_is_not_seen_is_named_until_a_later_backup_has_completed() {
+    let fleet = Fleet::with(&["web"]).await;
+    let name = LogicalName { group: "longshore-no-such-group".to_owned(), name: "web.new".to_owned() };
+    let remains = Remains::Volumes { files: Vec::new(), logical: vec![name] };
+    fleet.movers.fail("stop", 1, Failure::new(Code::VolumeIo, "it could not be removed").leaving(remains));
+    let first = fleet.publish(&fleet.job("web")).await;
+    let RunDetail::Completed(completed) = fleet.end_of(first).await else { panic!("it did not complete") };
+    let told = left(&fleet, 1).await;
+    assert_eq!(told, completed.left_overs);
+    assert!(told[0].what.contains("`/dev/longshore-no-such-group/web.new`"), "{told:?}");
+    // Each heartbeat looks before it tells, and finds nothing.
+    let before = fleet.events.of_host().len();
+    fleet.until("more heartbeats", |fleet| (fleet.events.of_host().len() > before + 5).then_some(())).await;
     assert_eq!(left(&fleet, 1).await, told);
     let again = fleet.publish(&fleet.job("web")).await;
     fleet.completed(again).await;

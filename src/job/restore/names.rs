@@ -1,14 +1,15 @@
 //! Asking for files to be made, named, exchanged or removed, which needs neither the repository nor the lease: by the job's mover or,
 //! where that one does not answer, by another one. Whatever became of the repository, the files are put in order.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::failure::{Code, Failure, Remains};
+use crate::failure::{Code, Failure, LogicalName, Remains};
 use crate::host::mover::MoverName;
 use crate::job::common::Common;
 use crate::job::keys;
 use crate::model::network::SecretRef;
-use crate::mover::protocol::{Reply, Request, VolumePlace};
+use crate::mover::protocol::{Reply, Request, RestoredVolume, VolumePlace};
 
 /// Longest time for exchanging, naming or removing volumes: names alone, but the storage may be slow to free what a large volume took.
 const NAMES_SECONDS_MAX: u64 = 300;
@@ -27,14 +28,48 @@ pub(super) fn is_silence(failure: &Failure) -> bool {
     matches!(failure.code, Code::MoverDied | Code::MoverUnresponsive | Code::HostIo | Code::HostUnfit)
 }
 
-/// Names what was to be removed.
-pub(super) fn may_be_there(failure: Failure, names: &[String]) -> Failure {
-    let failure = names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")));
-    // By a path alone it can be looked for; an image on a cluster has none.
-    match (&failure.remains, names.iter().find(|name| name.starts_with('/'))) {
-        // By one of them it can be seen whether they are gone.
-        (None, Some(name)) => failure.leaving(Remains::Path(name.into())),
-        _ => failure,
+/// What may still be there where it could not be removed.
+pub(super) struct Left {
+    /// As they are told.
+    names: Vec<String>,
+    /// By these it can be seen whether they are gone.
+    files: Vec<PathBuf>,
+    /// Likewise. An image on a cluster can't be seen from here.
+    logical: Vec<LogicalName>,
+}
+
+impl Left {
+    /// Some files.
+    pub fn files(files: Vec<PathBuf>) -> Self {
+        Self { names: files.iter().map(|path| path.display().to_string()).collect(), files, logical: Vec::new() }
+    }
+
+    /// One of the names of each volume that has it.
+    pub fn of(volumes: &[RestoredVolume], name: fn(&VolumePlace) -> Option<&Path>) -> Self {
+        let mut left = Self { names: Vec::new(), files: Vec::new(), logical: Vec::new() };
+        for (place, path) in volumes.iter().filter_map(|volume| Some((&volume.place, name(&volume.place)?))) {
+            left.names.push(path.display().to_string());
+            match place {
+                VolumePlace::File { .. } => left.files.push(path.to_owned()),
+                VolumePlace::Logical { group, .. } => {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    left.logical.push(LogicalName { group: group.clone(), name });
+                }
+                VolumePlace::Rbd { .. } | VolumePlace::Device { .. } => {}
+            }
+        }
+        left
+    }
+
+    /// Names it in the failure.
+    pub fn of_failure(self, failure: Failure) -> Failure {
+        let Self { names, files, logical } = self;
+        let failure =
+            names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")));
+        match failure.remains.is_none() && !(files.is_empty() && logical.is_empty()) {
+            true => failure.leaving(Remains::Volumes { files, logical }),
+            false => failure,
+        }
     }
 }
 

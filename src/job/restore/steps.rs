@@ -1,6 +1,5 @@
 //! The steps of a restore, each with its way back.
 
-use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,9 +8,7 @@ use tokio::time::sleep;
 
 use super::context::{Choice, Context};
 use super::mapping::{Mapping, devices, map};
-use super::names::{
-    GO_BY_ANOTHER_SECONDS_MAX, NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence, may_be_there,
-};
+use super::names::{GO_BY_ANOTHER_SECONDS_MAX, Left, NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence};
 use super::overwrite::{look_at, refuse_users};
 use super::plan::refuse_if_changed;
 use super::result::RestoreResult;
@@ -183,15 +180,10 @@ impl Make<Context> for Restore {
 
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         let volumes = context.choice()?.volumes.clone();
-        let names = names_of(&volumes, VolumePlace::fresh);
+        let left = Left::of(&volumes, VolumePlace::fresh);
         let removed = ask_about_names(&mut context.common, Request::RemoveFresh { volumes }).await;
-        removed.map(drop).map_err(|failure| may_be_there(failure, &names))
+        removed.map(drop).map_err(|failure| left.of_failure(failure))
     }
-}
-
-/// One of the names of each volume that has it.
-fn names_of(volumes: &[RestoredVolume], name: fn(&VolumePlace) -> Option<&Path>) -> Vec<String> {
-    volumes.iter().filter_map(|volume| name(&volume.place)).map(|path| path.display().to_string()).collect()
 }
 
 /// Reads every new volume back and holds it against what was backed up.
@@ -335,9 +327,9 @@ impl Named for RemovePrevious {
 impl Make<Context> for RemovePrevious {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let volumes = context.choice()?.volumes.clone();
-        let names = names_of(&volumes, VolumePlace::previous);
+        let left = Left::of(&volumes, VolumePlace::previous);
         let removed = ask_about_names(&mut context.common, Request::RemovePrevious { volumes }).await;
-        removed.map(|_| Value::Null).map_err(|failure| may_be_there(failure, &names))
+        removed.map(|_| Value::Null).map_err(|failure| left.of_failure(failure))
     }
 
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {

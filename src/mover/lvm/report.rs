@@ -7,6 +7,9 @@ use serde::Deserialize;
 /// The columns that are asked for.
 pub(super) const COLUMNS: &str = "vg_name,vg_attr,vg_extent_size,vg_free,lv_name,lv_attr,lv_size,segtype,origin,pool_lv,data_percent,chunk_size,lv_tags";
 
+/// The column of groups that is asked for.
+pub(super) const GROUP_COLUMNS: &str = "vg_name";
+
 /// A logical volume.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogicalVolume {
@@ -101,6 +104,27 @@ pub(super) fn parse_likeness(report: &[u8]) -> Result<Likeness, serde_json::Erro
 
 fn tags(column: &str) -> BTreeSet<String> {
     column.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
+}
+
+#[derive(Deserialize)]
+struct GroupReport {
+    report: Vec<GroupSection>,
+}
+
+#[derive(Deserialize)]
+struct GroupSection {
+    vg: Vec<GroupRow>,
+}
+
+#[derive(Deserialize)]
+struct GroupRow {
+    vg_name: String,
+}
+
+/// The names of the groups of a report with [`GROUP_COLUMNS`].
+pub(super) fn parse_groups(report: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    let report: GroupReport = serde_json::from_slice(report)?;
+    Ok(report.report.into_iter().flat_map(|section| section.vg).map(|row| row.vg_name).collect())
 }
 
 /// The volumes of a report. One that lies in several pieces has a row for each.

@@ -9,7 +9,7 @@ use super::choose::{Choice, Seen, choose, definition_record, read_definition};
 use super::context::{Context, Made, must_be_as_many};
 use super::plan::PlannedTo;
 use crate::failure::{Code, Failure};
-use crate::job::restore::names::{NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, may_be_there};
+use crate::job::restore::names::{Left, NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names};
 use crate::job::steps::unexpected;
 use crate::model::job::Work;
 use crate::model::manifest::Manifest;
@@ -156,13 +156,13 @@ impl Make<Context> for MakeFiles {
 
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         let new = context.new_files()?;
-        let names = new.files.iter().map(|file| file.fresh.display().to_string()).collect::<Vec<_>>();
+        let left = Left::files(new.files.iter().map(|file| file.fresh.clone()).collect());
         if context.names_may_be_given {
             // Somebody may put together what is there of both names.
             let text = "new files are left as they are, since names of some could not be taken back";
-            return Err(may_be_there(Failure::new(Code::RestoreUnfinished, text), &names));
+            return Err(left.of_failure(Failure::new(Code::RestoreUnfinished, text)));
         }
         let removed = ask_about_names(&mut context.common, Request::RemoveNew { new }).await;
-        removed.map(drop).map_err(|failure| may_be_there(failure, &names))
+        removed.map(drop).map_err(|failure| left.of_failure(failure))
     }
 }

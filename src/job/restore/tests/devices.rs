@@ -1,7 +1,7 @@
 //! A restore of an instance on a block device that is written over and a logical volume that is exchanged.
 
 use super::*;
-use crate::failure::Class;
+use crate::failure::{Class, LogicalName, Remains};
 use crate::model::instance::{DiskSource, ImageFormat};
 use crate::mover::protocol::{BlockDevice, DeviceNumbers};
 use crate::saga::Stopper;
@@ -162,6 +162,19 @@ async fn until_the_writing_begins_everything_can_be_taken_back() {
     assert_eq!(failed(&outcome).code, Code::InUseElsewhere);
     assert!(failed(&outcome).text.contains("process 1 (`qemu`)"), "{outcome:?}");
     assert_eq!(world.all_old(), [""; 0]);
+}
+
+/// A logical volume is looked for by its name in its group, as it may not be active.
+#[tokio::test(start_paused = true)]
+async fn a_new_logical_volume_that_could_not_be_removed_is_left_over_by_its_name() {
+    let world = world(true).await;
+    world.movers.fail("compare", 1, Failure::new(Code::ContentMismatch, "here it ends"));
+    world.movers.fail("remove_fresh", u32::MAX, Failure::new(Code::VolumeIo, "lvm2 does not answer"));
+    let outcome = world.run().await;
+    let [left] = &outcome.left_over[..] else { panic!("{outcome:?}") };
+    let name = format!("web.longshore-{}.new", world.plan().await.mover_name);
+    let logical = vec![LogicalName { group: "vg".to_owned(), name }];
+    assert_eq!(left.failure.remains.as_deref(), Some(&Remains::Volumes { files: Vec::new(), logical }));
 }
 
 #[tokio::test(start_paused = true)]
