@@ -1,14 +1,17 @@
 //! Asking the host's lvm2 for logical volumes, and having it make, rename and remove them. Its configuration is left as it is.
 
+mod likeness;
 mod report;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::command::{Command, find};
+use super::command::{Command, CommandError, find};
 use crate::failure::{Code, Failure, LogicalName};
 
-pub use report::{Likeness, LogicalVolume};
+pub use likeness::Likeness;
+use likeness::{Lack, Placement};
+pub use report::LogicalVolume;
 
 /// The tag of each volume that a restore makes, by which `lvs @longshore` finds them.
 pub(super) const TAG: &str = "longshore";
@@ -68,11 +71,17 @@ pub async fn presence(volumes: &[LogicalName]) -> Result<Presence, Failure> {
 /// What a volume that is to take the place of that one has to have of it.
 pub(super) async fn likeness(group: &str, name: &str) -> Result<Likeness, Failure> {
     let failed = || format!("cannot look at the logical volume `{group}/{name}`");
-    let lvs = Command::new("lvs").args(["--reportformat", "json", "-o", report::ALL_COLUMNS]);
-    let lvs = lvs.arg(format!("{group}/{name}"));
-    let finished = lvs.run_to_success(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
-    let finished = finished.map_err(|error| error.failure(Code::VolumeIo, failed()))?;
-    report::parse_likeness(&finished.stdout).map_err(|error| Failure::new(Code::VolumeIo, failed()).because(&error))
+    let json = ["--reportformat", "json", "--units", "b", "--nosuffix", "-o"];
+    let lvs = Command::new("lvs").args(json).arg(likeness::ALL_COLUMNS).arg(format!("{group}/{name}"));
+    let those = format!("vg_name=\"{group}\" && lv_name=\"{name}\"");
+    let pvs = Command::new("pvs").args(json).args([likeness::DISK_COLUMNS, "--select", &those]);
+    let mut told = Vec::new();
+    for look in [lvs, pvs] {
+        let finished = look.run_to_success(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
+        told.push(finished.map_err(|error| error.failure(Code::VolumeIo, failed()))?.stdout);
+    }
+    let [volumes, disks] = &told[..] else { return Err(Failure::new(Code::Internal, failed())) };
+    likeness::parse(volumes, disks).map_err(|error| Failure::new(Code::VolumeIo, failed()).because(&error))
 }
 
 /// Makes a volume of at least so many bytes, in that thin pool or in the group's free extents.
@@ -83,25 +92,58 @@ pub(super) async fn create(
     pool: Option<&str>,
     like: &Likeness,
 ) -> Result<(), Failure> {
-    let create = Command::new("lvcreate").args(["--yes", "--quiet", "--addtag", TAG, "--name", name]);
-    let create = like.tags.iter().fold(create, |create, tag| create.arg("--addtag").arg(tag));
-    let create = match pool {
-        None => create.args(["--type", "linear", "--size"]).arg(format!("{bytes}b")).arg(group),
-        Some(pool) => create
-            .args(["--type", "thin", "--virtualsize"])
-            .arg(format!("{bytes}b"))
-            .args(["--thinpool", pool])
-            .arg(group),
+    let text = || format!("cannot make the logical volume `{group}/{name}`");
+    let create = || {
+        let create = Command::new("lvcreate").args(["--yes", "--quiet", "--addtag", TAG, "--name", name]);
+        like.tags.iter().fold(create, |create, tag| create.arg("--addtag").arg(tag))
     };
-    change(create, format!("cannot make the logical volume `{group}/{name}`")).await?;
-    // Without a word of it where it is as by default, which older versions have no option for.
-    if !like.stays_inactive {
-        return Ok(());
+    if let Some(pool) = pool {
+        let create = create().args(["--type", "thin", "--virtualsize"]).arg(format!("{bytes}b"));
+        return change(create.args(["--thinpool", pool]).arg(group), text()).await;
     }
-    // lvcreate has the option for volumes that are not thin alone.
-    let change_it = Command::new("lvchange").args(["--yes", "--quiet", "--setautoactivation", "n"]);
-    let text = format!("cannot keep the logical volume `{group}/{name}` from being activated by itself");
-    change(change_it.arg(format!("{group}/{name}")), text).await
+    let mut refused = Failure::new(Code::Internal, text());
+    for Placement { allocation, disks } in like.placements() {
+        let create = create().args(["--type", "linear", "--size"]).arg(format!("{bytes}b"));
+        let create = allocation.map(|policy| ["--alloc", policy]).into_iter().flatten().fold(create, Command::arg);
+        match create.arg(group).args(disks).run_to_success(Duration::from_secs(CHANGE_DEADLINE_SECONDS)).await {
+            Ok(_) => return Ok(()),
+            Err(error @ CommandError::Ended { .. }) => refused = error.failure(Code::VolumeIo, text()),
+            Err(error) => return Err(error.failure(Code::VolumeIo, text())),
+        }
+    }
+    Err(refused)
+}
+
+/// Gives a new volume what the old one has and it lacks. Answers what it could not be given, in a sentence each, in which it is called
+/// `shown`. `volume_io`: without that it is none to be used.
+pub(super) async fn liken(group: &str, name: &str, old: &Likeness, shown: &str) -> Result<Vec<String>, Failure> {
+    let mut new = likeness(group, name).await?;
+    let can_be_set: Vec<_> = old.lacking(&new, shown).into_iter().filter_map(|lack| lack.arguments).collect();
+    let mut refused: BTreeMap<[String; 2], Failure> = BTreeMap::new();
+    for arguments in &can_be_set {
+        let lvchange = Command::new("lvchange").args(["--yes", "--quiet"]).args(arguments);
+        let text = format!("`lvchange {}` did not work", arguments.join(" "));
+        if let Err(failure) = change(lvchange.arg(format!("{group}/{name}")), text).await {
+            refused.insert(arguments.clone(), failure);
+        }
+    }
+    if !can_be_set.is_empty() {
+        new = likeness(group, name).await?;
+    }
+    // What it has by now, and not what was answered, is what counts.
+    let mut said = Vec::new();
+    for Lack { arguments, text, is_needed } in old.lacking(&new, shown) {
+        let why = arguments.and_then(|arguments| refused.remove(&arguments));
+        match why {
+            why if is_needed => {
+                let failure = Failure::new(Code::VolumeIo, format!("{text}, other than the old one"));
+                return Err(why.iter().fold(failure, Failure::because_of));
+            }
+            Some(why) => said.push(format!("{text}: {}", [vec![why.text], why.causes].concat().join(": "))),
+            None => said.push(text),
+        }
+    }
+    Ok(said)
 }
 
 /// Gives a volume another name in its group.

@@ -296,6 +296,60 @@ async fn a_thin_volume_comes_to_be_in_the_same_pool() {
     mover.stop().await.unwrap();
 }
 
+/// What the mover has to say of the new volumes.
+async fn unusual(mover: &mut Box<dyn Mover>, manifest: &Manifest, volumes: &[RestoredVolume]) -> Vec<String> {
+    let reply = mover.ask(restore(manifest, volumes), SOON).await;
+    let Ok(Reply::Copied { warnings, .. }) = reply else { panic!("{reply:?}") };
+    warnings
+}
+
+#[tokio::test]
+async fn a_new_volume_has_what_was_set_of_the_old_one_and_lies_where_that_does_and_what_it_has_not_is_named() {
+    let remote = Remote::nfs();
+    let more = Loop::new(remote.folder.path().join("pv-2"), GROUP_BYTES, OLD);
+    let group = group(&remote);
+    let second = more.path.to_str().unwrap();
+    tool("vgextend", &["--yes", &group.name, second]);
+    let (name, bytes) = (group.name.clone(), format!("{VOLUME_BYTES}b"));
+    tool("lvcreate", &["--yes", "--name", "fast", "--size", &bytes, &name, second]);
+    let set = [
+        "--setautoactivation n --setactivationskip y",
+        "--alloc cling --readahead 512",
+        "--metadataprofile thin-performance",
+    ];
+    for options in set {
+        let options: Vec<_> = options.split(' ').collect();
+        tool("lvchange", &[&options[..], &[&group.of("fast")]].concat());
+    }
+    let columns = "lv_autoactivation,lv_skip_activation,lv_allocation_policy,lv_read_ahead,lv_profile,devices";
+    let before = group.row(columns, "fast");
+    for part in ["skip activation", "cling", "256.00k", "thin-performance", &format!("{second}(")] {
+        assert!(before.contains(part), "{before}");
+    }
+    let (mut mover, manifest) = published(&remote, "likens").await;
+    let volumes = [onto(&mut mover, &manifest, &group.path("fast")).await];
+    assert_eq!(unusual(&mut mover, &manifest, &volumes).await, [""; 0]);
+    done(&mut mover, Request::Compare).await;
+    done(&mut mover, exchange(&volumes)).await;
+    assert!(is_restored(&remote, &group.path("fast")));
+    // Its place on that disk is another one.
+    let place = |row: &str| row.split_once(second).unwrap().0.to_owned() + second;
+    assert_eq!(place(&group.row(columns, "fast")), place(&before));
+    done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+    // No room is left on its disk, and its number is its own as long as it is there.
+    tool("lvcreate", &["--yes", "--name", "rest", "--extents", "100%PVS", &name, second]);
+    tool("lvchange", &["--yes", "--persistent", "y", "--minor", "200", &group.of("rest")]);
+    let volumes = [onto(&mut mover, &manifest, &group.path("rest")).await];
+    let said = unusual(&mut mover, &manifest, &volumes).await;
+    assert_eq!(said.len(), 2, "{said:?}");
+    let shown = format!("the new logical volume `/dev/{name}/rest` ");
+    assert!(said.iter().all(|text| text.starts_with(&shown)), "{said:?}");
+    assert!(said[0].contains("number") && said[0].contains("--minor 200"), "{said:?}");
+    assert!(said[1].contains(&format!("lies on `{}`", group.disk().display())), "{said:?}");
+    done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+    mover.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_disk_that_ends_amid_a_block_of_the_device_is_followed_by_zeros() {
     let remote = Remote::nfs();

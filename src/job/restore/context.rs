@@ -34,6 +34,15 @@ pub(super) struct Choice {
     pub warnings: Vec<String>,
 }
 
+/// What the new volumes hold, and what is unusual about them. It stands in the records, so that a later worker can tell it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Copied {
+    /// Each of them.
+    pub disks: Vec<CopiedDisk>,
+    /// In a sentence each.
+    pub warnings: Vec<String>,
+}
+
 /// The steps' common state.
 pub(super) struct Context {
     /// What it has in common with every other job.
@@ -43,7 +52,7 @@ pub(super) struct Context {
     /// What was decided; after a crash from the records.
     pub choice: Option<Choice>,
     /// What the new volumes hold; after a crash from the records.
-    pub copied: Vec<CopiedDisk>,
+    pub copied: Copied,
     /// Block devices are written over, or were; after a crash, may have been.
     pub overwriting: bool,
     /// What a dry run says; after a crash from the records.
@@ -67,7 +76,7 @@ impl Context {
             common: Common::new(doors, settings, attempt, plan.wants(), progress),
             plan: Arc::new(plan),
             choice: None,
-            copied: Vec::new(),
+            copied: Copied::default(),
             overwriting: false,
             told: None,
             exchange_asked: false,

@@ -65,7 +65,7 @@ pub struct Volume {
 impl RestoreResult {
     /// Of a restore whose volumes have taken their places.
     pub(super) fn of(context: &Context) -> Result<Self, Failure> {
-        let choice = context.choice()?;
+        let (choice, copied) = (context.choice()?, &context.copied);
         let pairs = choice.targets.iter().zip(&choice.volumes);
         let volumes = pairs.map(|(target, volume)| Volume {
             disk: volume.disk.clone(),
@@ -74,7 +74,7 @@ impl RestoreResult {
             format: volume.format,
             previous: volume.place.previous().filter(|_| context.plan.keep_previous).map(Path::to_owned),
             virtual_bytes: volume.virtual_bytes,
-            data_bytes: context.copied.iter().find(|disk| disk.target == volume.disk).map_or(0, |disk| disk.data_bytes),
+            data_bytes: copied.disks.iter().find(|disk| disk.target == volume.disk).map_or(0, |disk| disk.data_bytes),
             content_root: volume.content_root.clone(),
         });
         Ok(Self {
@@ -84,7 +84,11 @@ impl RestoreResult {
             volumes: volumes.collect(),
             new_instance: None,
             attached_to: None,
-            warnings: choice.warnings.iter().chain(&context.common.warnings).cloned().collect(),
+            warnings: [&choice.warnings, &copied.warnings, &context.common.warnings]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
         })
     }
 

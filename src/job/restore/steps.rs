@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::context::{Choice, Context};
+use super::context::{Choice, Context, Copied};
 use super::mapping::{Mapping, devices, map};
 use super::names::{GO_BY_ANOTHER_SECONDS_MAX, Left, NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence};
 use super::overwrite::{look_at, refuse_users};
@@ -169,8 +169,7 @@ impl Make<Context> for Restore {
         let request = Request::Restore { instance, backup, volumes, keep_previous };
         match context.common.ask_moving(self, request).await? {
             Reply::Copied { disks, warnings } => {
-                context.common.warnings.extend(warnings);
-                context.copied = disks;
+                context.copied = Copied { disks, warnings };
                 serde_json::to_value(&context.copied)
                     .map_err(|error| Failure::new(Code::Internal, "cannot write down what was written").because(&error))
             }

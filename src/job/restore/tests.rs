@@ -425,6 +425,7 @@ async fn a_later_worker_brings_an_exchange_to_its_end_and_begins_none() {
         let plan = world.plan().await;
         let orders = if begun { "remove_previous" } else { "exchange" };
         world.movers.hang(orders);
+        world.movers.warn("restore", "it has another read-ahead");
         let (doors, never) = (world.doors(), Stop::never());
         let running = run(&doors, &world.settings, &world.attempt, plan.clone(), hooks, &never);
         assert!(timeout(Duration::from_secs(60), running).await.is_err(), "it hangs in `{orders}`, and is dropped");
@@ -435,7 +436,9 @@ async fn a_later_worker_brings_an_exchange_to_its_end_and_begins_none() {
         let hooks = Hooks { log: &log, progress: &progress };
         let outcome = unwind(&world.doors(), &world.settings, &world.attempt, plan, records, hooks).await;
         if begun {
-            assert_eq!(result(&outcome).volumes.len(), 2);
+            let result = result(&outcome);
+            assert_eq!(result.volumes.len(), 2);
+            assert_eq!(result.warnings, ["it has another read-ahead"], "told by whoever brings it to its end");
             assert_eq!(world.wrong(&world.restored()), Vec::<String>::new());
         } else {
             assert_eq!(failed(&outcome).code, Code::Interrupted);

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
+use super::likeness::tags;
+
 /// The columns that are asked for.
 pub(super) const COLUMNS: &str = "vg_name,vg_attr,vg_extent_size,vg_free,lv_name,lv_attr,lv_size,segtype,origin,pool_lv,data_percent,chunk_size,lv_tags";
 
@@ -60,50 +62,6 @@ struct Row {
     data_percent: String,
     chunk_size: String,
     lv_tags: String,
-}
-
-/// All columns of a volume, since those that are not known to every version of lvm2 can't be asked for by name.
-pub(super) const ALL_COLUMNS: &str = "lv_all";
-
-/// What a new volume takes over from the one whose place it takes, beside its kind.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Likeness {
-    /// Its tags, by which hosts say which volumes they activate.
-    pub tags: BTreeSet<String>,
-    /// The host does not activate it by itself.
-    pub stays_inactive: bool,
-}
-
-#[derive(Deserialize)]
-struct LikenessReport {
-    report: Vec<LikenessSection>,
-}
-
-#[derive(Deserialize)]
-struct LikenessSection {
-    lv: Vec<LikenessRow>,
-}
-
-#[derive(Deserialize)]
-struct LikenessRow {
-    lv_tags: String,
-    /// Since lvm2 2.03.12.
-    lv_autoactivation: Option<String>,
-}
-
-/// Of the one volume of a report with [`ALL_COLUMNS`].
-pub(super) fn parse_likeness(report: &[u8]) -> Result<Likeness, serde_json::Error> {
-    let report: LikenessReport = serde_json::from_slice(report)?;
-    let row = report.report.into_iter().flat_map(|section| section.lv).next();
-    let row = row.ok_or_else(|| serde::de::Error::custom("no volume is in it"))?;
-    Ok(Likeness {
-        tags: tags(&row.lv_tags),
-        stays_inactive: row.lv_autoactivation.is_some_and(|word| word.is_empty() || word == "0"),
-    })
-}
-
-fn tags(column: &str) -> BTreeSet<String> {
-    column.split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
 #[derive(Deserialize)]
@@ -263,17 +221,6 @@ mod tests {
         let elsewhere = [row("a", &[]), row("s", &[of("a"), ("vg_name", "other")])];
         assert_eq!(fixed(&elsewhere), None, "of another group");
         assert!(fixed(&[row("a", &[("vg_attr", "wz--ns")])]).unwrap().contains("other hosts"));
-    }
-
-    #[test]
-    fn tags_are_taken_over_and_that_a_volume_is_not_activated_by_itself_where_that_can_be_said() {
-        let of = |row: Value| parse_likeness(json!({"report": [{"lv": [row]}]}).to_string().as_bytes()).unwrap();
-        let likeness = of(json!({"lv_tags": "@host1,nightly", "lv_autoactivation": "enabled", "lv_more": "1"}));
-        assert_eq!(likeness.tags.iter().collect::<Vec<_>>(), ["@host1", "nightly"]);
-        assert!(!likeness.stays_inactive);
-        assert!(of(json!({"lv_tags": "", "lv_autoactivation": ""})).stays_inactive);
-        assert_eq!(of(json!({"lv_tags": ""})), Likeness::default());
-        assert!(parse_likeness(br#"{"report": [{"lv": []}]}"#).is_err());
     }
 
     #[test]

@@ -115,5 +115,5 @@ fn begin(root: &Dir, instance: InstanceId, backup: BackupId, new: &NewFiles, own
             }
         }
     }
-    places.bind().map(|pinned| Begun { planned, pinned })
+    places.bind().map(|pinned| Begun { planned, pinned, warnings: Vec::new() })
 }

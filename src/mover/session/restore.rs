@@ -44,6 +44,8 @@ struct Over {
 pub(super) struct Begun {
     pub planned: Vec<Planned>,
     pub pinned: Vec<Pinned>,
+    /// What the new volumes have not of the old ones', in a sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl Session {
@@ -78,14 +80,14 @@ impl Session {
         begun: Begun,
         broken_off: &CancellationToken,
     ) -> Result<Reply, Failure> {
-        let Begun { planned, pinned } = begun;
+        let Begun { planned, pinned, warnings } = begun;
         self.restored.pinned = pinned;
         let (sockets, report) = (self.directory.join(SOCKETS), reporter(&self.progress));
         let restoring = RestoredSet::restore(sockets, planned, &report);
         let (made, disks) = or_broken_off(broken_off, restoring).await?;
         // Only now: what was made in part is not compared.
         self.restored.made = Some(made);
-        Ok(Reply::Copied { disks, warnings: Vec::new() })
+        Ok(Reply::Copied { disks, warnings })
     }
 
     /// Claims what is to be written over.
@@ -197,13 +199,14 @@ fn begin(
     let data: Vec<_> = originals.iter().map(Original::amount).collect();
     let prepared = volume::prepare(volumes, &data, keep_previous, keys)?;
     let mut places = Places::new(own);
-    let mut planned = Vec::with_capacity(volumes.len());
+    let (mut planned, mut warnings) = (Vec::with_capacity(volumes.len()), Vec::new());
     for ((wanted, original), prepared) in volumes.iter().zip(originals).zip(prepared) {
         let images = original.links.iter().map(|link| places.of(&link.dir).join(&link.image)).collect();
         let fresh = match prepared {
             Prepared::File { dir, fresh, old } => Fresh::File { path: places.of(&dir).join(fresh), old: Some(old) },
-            Prepared::Device { file, blank } => {
+            Prepared::Device { file, blank, warnings: of_this } => {
                 let file = Arc::new(file);
+                warnings.extend(of_this);
                 Fresh::Device { node: places.of_device(&file), file, blank }
             }
             Prepared::Overwritten => Fresh::None,
@@ -211,5 +214,5 @@ fn begin(
         };
         planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh });
     }
-    places.bind().map(|pinned| Begun { planned, pinned })
+    places.bind().map(|pinned| Begun { planned, pinned, warnings })
 }

@@ -223,7 +223,8 @@ impl Place for LogicalPlace {
         let old = self.volume()?;
         let like = wait_for(lvm::likeness(&self.group, &self.volume))?;
         wait_for(lvm::create(&self.group, &self.fresh, wanted.virtual_bytes, old.pool.as_deref(), &like))?;
-        Ok(Prepared::Device { file: self.claim()?, blank: old.is_blank_when_new() })
+        let warnings = wait_for(lvm::liken(&self.group, &self.fresh, &like, &self.shown(Name::Volume)))?;
+        Ok(Prepared::Device { file: self.claim()?, blank: old.is_blank_when_new(), warnings })
     }
 }
 

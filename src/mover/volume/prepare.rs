@@ -38,6 +38,8 @@ pub(in crate::mover) enum Prepared {
         file: File,
         /// It reads as zeros; else it holds anything.
         blank: bool,
+        /// What it has not of the old one's, in a sentence each.
+        warnings: Vec<String>,
     },
     /// Not yet: an old one is written over.
     Overwritten,
