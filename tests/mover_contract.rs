@@ -11,7 +11,7 @@ use std::time::Duration;
 use contract::devices::Devices;
 use contract::{Stands, World, done, opened, record, refused, sealed, stage};
 use longshore::failure::{Code, Failure};
-use longshore::host::mover::{FakeMovers, FakeVolume, Movers};
+use longshore::host::mover::{self, FakeMovers, FakeVolume, Movers};
 use longshore::model::id::{BackupId, InstanceId, RepositoryId};
 use longshore::model::manifest::{BasedOn, ChangesFoundBy, Manifest};
 use longshore::model::repository::{Repository, RepositoryType};
@@ -149,16 +149,26 @@ impl Devices for FakeWorld {
     }
 
     fn open_device(&self, _device: &Path, numbers: DeviceNumbers) -> Box<dyn std::any::Any> {
-        self.movers.use_device(numbers.device, true);
-        Box::new(OpenDevice(self.movers.clone(), numbers.device))
+        self.use_by(numbers, mover::User::Process("process 1 (`qemu`)".to_owned()))
+    }
+
+    fn lay_over(&self, _device: &Path, numbers: DeviceNumbers) -> Box<dyn std::any::Any> {
+        self.use_by(numbers, mover::User::Device("the loop device `loop0`".to_owned()))
     }
 }
 
-struct OpenDevice(FakeMovers, u64);
+impl FakeWorld {
+    fn use_by(&self, numbers: DeviceNumbers, user: mover::User) -> Box<dyn std::any::Any> {
+        self.movers.use_device(numbers.device, Some(user));
+        Box::new(UsedDevice(self.movers.clone(), numbers.device))
+    }
+}
 
-impl Drop for OpenDevice {
+struct UsedDevice(FakeMovers, u64);
+
+impl Drop for UsedDevice {
     fn drop(&mut self) {
-        self.0.use_device(self.1, false);
+        self.0.use_device(self.1, None);
     }
 }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 
 use longshore::failure::Code;
-use longshore::host::mover::Mover;
+use longshore::host::mover::{Mover, User};
 use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
 use longshore::mover::protocol::{BlockDevice, DeviceNumbers, Reply, Request, RestoredVolume, VolumePlace};
@@ -21,6 +21,8 @@ pub trait Devices: World {
     fn use_device(&self, device: &Path) -> Box<dyn Any>;
     /// A process has it open until that is dropped.
     fn open_device(&self, device: &Path, numbers: DeviceNumbers) -> Box<dyn Any>;
+    /// A loop device is on top of it until that is dropped.
+    fn lay_over(&self, device: &Path, numbers: DeviceNumbers) -> Box<dyn Any>;
 }
 
 pub async fn numbers(mover: &mut Box<dyn Mover>, path: &Path) -> DeviceNumbers {
@@ -78,6 +80,11 @@ pub async fn a_device_is_written_over_once_it_was_read_and_claimed_and_never_twi
     next.stop().await.unwrap();
 }
 
+/// Not every process of a machine can be looked at by everybody.
+async fn user_of(world: &dyn Devices, numbers: DeviceNumbers) -> Option<(DeviceNumbers, User)> {
+    world.movers().usage(&[numbers]).await.unwrap().user
+}
+
 pub async fn a_device_that_is_in_use_is_not_written_over(world: &dyn Devices) {
     let device = world.device();
     let (mut mover, manifest) = published(world, "in-use").await;
@@ -88,12 +95,16 @@ pub async fn a_device_that_is_in_use_is_not_written_over(world: &dyn Devices) {
     assert_eq!(refused(&mut mover, Request::Claim).await.code, Code::InUseElsewhere);
     drop(user);
     assert_eq!(refused(&mut mover, Request::Overwrite).await.code, Code::Internal);
-    assert_eq!(world.movers().user_of(&[numbers]).await.unwrap(), None);
+    assert_eq!(user_of(world, numbers).await, None);
     let user = world.open_device(&device, numbers);
-    let (found, who) = world.movers().user_of(&[numbers]).await.unwrap().expect("a process has it open");
+    let Some((found, User::Process(who))) = user_of(world, numbers).await else { panic!("a process has it open") };
     assert!(found == numbers && who.starts_with("process "), "{who}");
     drop(user);
-    assert_eq!(world.movers().user_of(&[numbers]).await.unwrap(), None);
+    let on_top = world.lay_over(&device, numbers);
+    let Some((found, User::Device(what))) = user_of(world, numbers).await else { panic!("something is on top of it") };
+    assert!(found == numbers && what.starts_with("the loop device `"), "{what}");
+    drop(on_top);
+    assert_eq!(user_of(world, numbers).await, None);
     let missing = Request::LookAtDevices { paths: vec![world.volume()] };
     assert_eq!(refused(&mut mover, missing).await.code, Code::DiskUnsupported);
     assert_eq!(world.holds(&device), Stands::Old);

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use longshore::failure::Code;
-use longshore::host::mover::Movers;
+use longshore::host::mover::{self, Movers};
 use longshore::mover::protocol::{BlockDevice, DeviceNumbers, Request};
 use nix::libc;
 
@@ -62,6 +62,10 @@ impl Devices for Real {
 
     fn open_device(&self, _device: &Path, numbers: DeviceNumbers) -> Box<dyn Any> {
         Box::new(Elsewhere::of(numbers))
+    }
+
+    fn lay_over(&self, device: &Path, _numbers: DeviceNumbers) -> Box<dyn Any> {
+        Box::new(Loop::of(device.to_owned()))
     }
 }
 
@@ -193,7 +197,12 @@ async fn who_has_a_device_open_is_found_wherever_it_has_its_name() {
     let (ours, theirs) = (numbers(&mut mover, &device.path).await, numbers(&mut mover, &other.path).await);
     let user_of = |numbers| {
         let movers = &real.movers;
-        async move { movers.user_of(&[numbers]).await.unwrap() }
+        async move {
+            let user = movers.usage(&[numbers]).await.unwrap().user;
+            user.map(|(device, user)| match user {
+                mover::User::Process(who) | mover::User::Device(who) => (device, who),
+            })
+        }
     };
     assert_eq!(user_of(ours).await, None);
     let user = User::of(&device.path, "raw");
@@ -211,5 +220,12 @@ async fn who_has_a_device_open_is_found_wherever_it_has_its_name() {
     let open = File::open(&device.path).unwrap();
     assert_eq!(user_of(partition).await.unwrap().0, partition);
     drop(open);
+    // One that nobody has open, by a name of the kernel's own.
+    let on_top = Loop::of(device.path.clone());
+    let what = format!("the loop device `{}`", on_top.path.file_name().unwrap().to_str().unwrap());
+    assert_eq!(user_of(ours).await, Some((ours, what)));
+    assert_eq!(user_of(theirs).await, None);
+    drop(on_top);
+    assert_eq!(user_of(ours).await, None);
     mover.stop().await.unwrap();
 }

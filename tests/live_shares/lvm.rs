@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use longshore::failure::{Code, LogicalName, Remains};
-use longshore::host::mover::Mover;
+use longshore::host::mover::{Mover, Movers, User};
 use longshore::host::remains::{Seen, look};
 use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
-use longshore::mover::protocol::{BlockDevice, Reply, Request, RestoredVolume, VolumePlace};
+use longshore::mover::protocol::{BlockDevice, DeviceNumbers, Reply, Request, RestoredVolume, VolumePlace};
 
 use super::contract::{SOON, done, exchange, published, refused, restore, restored, started};
 use super::logical::Group;
@@ -402,4 +402,17 @@ async fn a_left_over_that_is_not_active_is_there_until_it_is_removed() {
     let unseen =
         Remains::Volumes { files: Vec::new(), logical: vec![LogicalName { group: "away".into(), ..name("web") }] };
     assert_eq!(look(&unseen).await, Seen::Nowhere);
+}
+
+#[tokio::test]
+async fn what_the_device_mapper_has_made_of_a_disk_is_on_top_of_it_by_its_name() {
+    let remote = Remote::nfs();
+    let group = group(&remote);
+    let numbers = DeviceNumbers::of(fs::metadata(group.disk()).unwrap().rdev());
+    let Some((found, User::Device(what))) = remote.movers.usage(&[numbers]).await.unwrap().user else {
+        panic!("it is in use")
+    };
+    assert!(found == numbers && what.ends_with(&format!("(`{}-data`)", group.name)), "{what}");
+    tool("vgchange", &["--activate", "n", &group.name]);
+    assert_eq!(remote.movers.usage(&[numbers]).await.unwrap().user, None);
 }

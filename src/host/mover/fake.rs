@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{Mover, MoverName, Movers};
+use super::{Mover, MoverName, Movers, Usage, User};
 use crate::failure::{Code, Failure};
 use crate::model::id::{BackupId, InstanceId, RepositoryId};
 use crate::model::manifest::{Manifest, TransferUsed};
@@ -235,14 +235,18 @@ impl FakeMovers {
         world.volumes.devices.insert(path.to_owned(), device);
     }
 
-    /// A process of the host has the block device of that number open, or no more.
-    pub fn use_device(&self, device: u64, used: bool) {
+    /// The block device of that number is used so, or no more.
+    pub fn use_device(&self, device: u64, user: Option<User>) {
         let users = &mut self.world().volumes.used;
-        if used {
-            users.insert(device, "process 1 (`qemu`)".to_owned())
-        } else {
-            users.remove(&device)
-        };
+        match user {
+            Some(user) => drop(users.insert(device, user)),
+            None => drop(users.remove(&device)),
+        }
+    }
+
+    /// So much of the host cannot be looked at, in words.
+    pub fn hide(&self, unseen: &str) {
+        self.world().volumes.unseen.push(unseen.to_owned());
     }
 
     /// The images of a backup rot.
@@ -318,9 +322,9 @@ impl Movers for FakeMovers {
         }
     }
 
-    async fn user_of(&self, devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String)>, Failure> {
-        self.must_not_fail("user_of")?;
-        Ok(self.world().volumes.user_of(devices))
+    async fn usage(&self, devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
+        self.must_not_fail("usage")?;
+        Ok(self.world().volumes.usage(devices))
     }
 
     async fn lives(&self, name: &MoverName) -> Result<bool, Failure> {

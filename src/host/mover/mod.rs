@@ -71,6 +71,24 @@ pub struct Progress {
     pub data_bytes: u64,
 }
 
+/// Who uses one of some block devices, as far as that can be seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Which of them is used, and by whom.
+    pub user: Option<(DeviceNumbers, User)>,
+    /// What could not be looked at, in words, and may be a user as well.
+    pub unseen: Vec<String>,
+}
+
+/// One that uses a block device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    /// A process that has it open, in words.
+    Process(String),
+    /// Another block device that is on top of it, in words.
+    Device(String),
+}
+
 /// Where movers come from.
 #[async_trait]
 pub trait Movers: Send + Sync {
@@ -87,9 +105,9 @@ pub trait Movers: Send + Sync {
     /// where the mount is of no use any more.
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure>;
 
-    /// A process of this host that has one of those block devices open, or a disk or partition that it is a part of: which of them, and
-    /// who, in words. A mover sees no process but its own, so the worker looks.
-    async fn user_of(&self, devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String)>, Failure>;
+    /// Who on this host uses one of those block devices, or a disk or partition that it is a part of. A mover sees no process but its own,
+    /// so the worker looks. `host_io`: nobody can tell.
+    async fn usage(&self, devices: &[DeviceNumbers]) -> Result<Usage, Failure>;
 
     /// Whether a mover of that name lives, whoever started it: that of a worker that was killed may still be at work.
     async fn lives(&self, name: &MoverName) -> Result<bool, Failure>;

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Mover, MoverName, Movers, Progress};
+use super::{Mover, MoverName, Movers, Progress, Usage};
 use crate::failure::{Code, Failure};
 use crate::host::remains;
 use crate::mover::protocol::{CredentialPlaces, DeviceNumbers, Reply, Request, SUBCOMMAND, ToMover, frame};
@@ -104,7 +104,7 @@ impl Movers for ProcessMovers {
         exposed::cut_off(&self.program, place).await
     }
 
-    async fn user_of(&self, devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String)>, Failure> {
+    async fn usage(&self, devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
         users::of(devices).await
     }
 

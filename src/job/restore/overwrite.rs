@@ -13,7 +13,7 @@ use super::context::Context;
 use super::plan::refuse_if_changed;
 use super::steps::found_again;
 use crate::failure::{Code, Failure};
-use crate::host::mover::Movers;
+use crate::host::mover::{Movers, Usage, User};
 use crate::job::session::Session;
 use crate::job::steps::unexpected;
 use crate::mover::protocol::{BlockDevice, DeviceNumbers, Reply, Request, RestoredVolume, VolumePlace};
@@ -62,7 +62,9 @@ impl Make<Context> for Overwrite {
         let hypervisor = context.common.doors.hypervisor.clone();
         let instance = found_again(hypervisor.as_ref(), context.plan.instance_id).await?;
         refuse_if_changed(&context.plan, &context.choice()?.targets, &instance)?;
-        refuse_users(context.common.doors.movers.as_ref(), &context.choice()?.volumes).await?;
+        let unseen = refuse_users(context.common.doors.movers.as_ref(), &context.choice()?.volumes).await?;
+        let known = context.choice()?.warnings.clone();
+        context.common.warnings.extend(unseen.filter(|unseen| !known.contains(unseen)));
         context.common.session.ask(Request::Claim, Duration::from_secs(CLAIM_SECONDS_MAX)).await?;
         context.overwriting = true;
         context.common.ask_moving(self, Request::Overwrite).await?;
@@ -90,22 +92,29 @@ pub(super) async fn look_at(
     }
 }
 
-/// `in_use_elsewhere` where a process of this host has one of the devices open that would be written over.
-pub(super) async fn refuse_users(movers: &dyn Movers, volumes: &[RestoredVolume]) -> Result<(), Failure> {
+/// `in_use_elsewhere` where somebody on this host uses one of the devices that would be written over. Answers what of the host could not be
+/// looked at, in a sentence.
+pub(super) async fn refuse_users(movers: &dyn Movers, volumes: &[RestoredVolume]) -> Result<Option<String>, Failure> {
     let devices = devices(volumes);
     if devices.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let numbers: Vec<_> = devices.iter().map(|(_, numbers)| *numbers).collect();
-    match movers.user_of(&numbers).await? {
-        None => Ok(()),
-        Some((used, who)) => {
-            let named = devices.iter().find(|(_, numbers)| *numbers == used);
-            let path = named.map(|(path, _)| path.display().to_string()).unwrap_or_default();
-            let text = format!("{who} has `{path}`, or a disk or partition that it is a part of, open");
-            Err(Failure::new(Code::InUseElsewhere, text))
-        }
-    }
+    let Usage { user, unseen } = movers.usage(&numbers).await?;
+    let Some((used, user)) = user else { return Ok(said_of(&unseen, &devices)) };
+    let named = devices.iter().find(|(_, numbers)| *numbers == used);
+    let path = named.map(|(path, _)| path.display().to_string()).unwrap_or_default();
+    let text = match user {
+        User::Process(who) => format!("{who} has `{path}`, or a disk or partition that it is a part of, open"),
+        User::Device(what) => format!("{what} is on top of `{path}`, or of a disk or partition that it is a part of"),
+    };
+    Err(Failure::new(Code::InUseElsewhere, text))
+}
+
+fn said_of(unseen: &[String], devices: &[(PathBuf, DeviceNumbers)]) -> Option<String> {
+    let paths: Vec<_> = devices.iter().map(|(path, _)| format!("`{}`", path.display())).collect();
+    let text = || format!("it cannot be seen whether {} of this host use {}", unseen.join(" and "), paths.join(" or "));
+    (!unseen.is_empty()).then(text)
 }
 
 /// The volumes that are written over.

@@ -57,9 +57,9 @@ impl Named for Choose {
 #[async_trait]
 impl Make<Context> for Choose {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let (manifest, Mapping { volumes, warnings }) = see(context).await?;
+        let (manifest, Mapping { volumes, mut warnings }) = see(context).await?;
         let (targets, volumes): (_, Vec<_>) = volumes.into_iter().unzip();
-        refuse_users(context.common.doors.movers.as_ref(), &volumes).await?;
+        warnings.extend(refuse_users(context.common.doors.movers.as_ref(), &volumes).await?);
         // Before anything is made, or nobody could look what there is of it.
         let (common, secrets) = (&mut context.common, volumes.iter().filter_map(|volume| volume.place.secret()));
         keys::give(&mut common.session, common.doors.hypervisor.as_ref(), secrets).await?;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Code, Failure};
+use crate::host::mover::{Usage, User};
 use crate::model::id::{BackupId, DiskTarget};
 use crate::mover::protocol::{BlockDevice, DeviceNumbers, RestoredVolume, VolumePlace};
 
@@ -41,8 +42,10 @@ pub(super) struct Volumes {
     remounts: BTreeMap<PathBuf, u64>,
     /// What there is of block devices, which stand among the volumes as well.
     pub devices: BTreeMap<PathBuf, BlockDevice>,
-    /// Those that a process has open.
-    pub used: BTreeMap<u64, String>,
+    /// Those that are used.
+    pub used: BTreeMap<u64, User>,
+    /// What may use them and cannot be looked at.
+    pub unseen: Vec<String>,
 }
 
 impl Volumes {
@@ -185,11 +188,10 @@ impl Volumes {
         }
     }
 
-    /// Who has one of those devices open, and which.
-    pub fn user_of(&self, devices: &[DeviceNumbers]) -> Option<(DeviceNumbers, String)> {
-        let used = |device: &&DeviceNumbers| self.used.contains_key(&device.device);
-        let device = devices.iter().find(used)?;
-        Some((*device, self.used.get(&device.device)?.clone()))
+    /// Who uses one of those devices.
+    pub fn usage(&self, devices: &[DeviceNumbers]) -> Usage {
+        let user = devices.iter().find_map(|device| Some((*device, self.used.get(&device.device)?.clone())));
+        Usage { user, unseen: self.unseen.clone() }
     }
 
     fn has(&self, path: &Path) -> bool {

@@ -1,17 +1,20 @@
-//! Which process of the host has a block device open.
+//! Who uses a block device of the host: a process that has it open, or another device that is on top of it.
 //!
-//! The kernel's own claims (a mount, swap, LVM) are not among them, and are refused where a device is claimed. QEMU claims nothing, and may have
-//! the device open under another name, in a `/dev` of its own: so the numbers are compared. Only what lies below `/dev` is looked at; a
-//! look at a file elsewhere may wait for a share that is dead.
+//! The kernel's own claims (a mount, swap, LVM) are not among them, and are refused where a device is claimed; what is on top of it is
+//! named here before that, and a loop device claims nothing.
+
+mod on_top;
+mod processes;
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::time::{sleep, timeout};
 
 use crate::failure::{Code, Failure};
+use crate::host::mover::{Usage, User};
 use crate::mover::protocol::DeviceNumbers;
 
 /// How often it is looked until somebody counts as a user: udev opens a device that was just closed, for a moment.
@@ -20,12 +23,15 @@ const LOOKS_MAX: u32 = 5;
 const PAUSE_MILLISECONDS: u64 = 300;
 /// Longest time for one look.
 const LOOK_SECONDS_MAX: u64 = 30;
+/// Where the kernel shows processes, and devices.
+const PROC: &str = "/proc";
+const SYS: &str = "/sys";
 
-/// The one that still has one open at the last look, if there is one at each.
-pub(super) async fn of(devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String)>, Failure> {
+/// The one that still uses one of them at the last look, if there is one at each. `host_io`: nobody can tell.
+pub(super) async fn of(devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
     let mut found = look(devices).await?;
     for _ in 1..LOOKS_MAX {
-        if found.is_none() {
+        if found.user.is_none() {
             break;
         }
         sleep(Duration::from_millis(PAUSE_MILLISECONDS)).await;
@@ -34,10 +40,10 @@ pub(super) async fn of(devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumber
     Ok(found)
 }
 
-async fn look(devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String)>, Failure> {
-    let failed = || Failure::new(Code::HostIo, "cannot look which processes have a block device open");
+async fn look(devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
+    let failed = || Failure::new(Code::HostIo, "cannot look who uses a block device");
     let devices = devices.to_vec();
-    let looking = tokio::task::spawn_blocking(move || user_of(&devices));
+    let looking = tokio::task::spawn_blocking(move || look_at(Path::new(PROC), Path::new(SYS), &devices));
     match timeout(Duration::from_secs(LOOK_SECONDS_MAX), looking).await {
         Ok(Ok(Ok(found))) => Ok(found),
         Ok(Ok(Err(error))) => Err(failed().because(&error)),
@@ -46,41 +52,72 @@ async fn look(devices: &[DeviceNumbers]) -> Result<Option<(DeviceNumbers, String
     }
 }
 
-fn user_of(devices: &[DeviceNumbers]) -> io::Result<Option<(DeviceNumbers, String)>> {
-    for entry in std::fs::read_dir("/proc")? {
-        let process = entry?.path();
-        let is_process =
-            process.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<u32>().is_ok());
-        if !is_process {
-            continue;
-        }
-        // One that has ended meanwhile has nothing open.
-        for opened in std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten() {
-            let Some(number) = opened_device(&opened.path()) else { continue };
-            let opened = DeviceNumbers::of(number);
-            if let Some(device) = devices.iter().find(|device| device.overlaps(&opened)) {
-                return Ok(Some((*device, shown(&process))));
-            }
-        }
+/// What is on top of a device stays there, so that it comes first.
+fn look_at(proc: &Path, sys: &Path, devices: &[DeviceNumbers]) -> Result<Usage, CannotLook> {
+    let on_top::Found { found, mut unseen } = on_top::of(sys, devices)?;
+    if let Some((device, what)) = found {
+        return Ok(Usage { user: Some((device, User::Device(what))), unseen });
     }
-    Ok(None)
+    let processes = processes::of(proc, std::process::id(), devices)?;
+    let user = processes.found.map(|(device, who)| (device, User::Process(who)));
+    match processes.unseen {
+        0 => {}
+        1 => unseen.push("1 process".to_owned()),
+        count => unseen.push(format!("{count} processes")),
+    }
+    Ok(Usage { user, unseen })
 }
 
-/// The number of the block device that is open there.
-fn opened_device(link: &Path) -> Option<u64> {
-    let leads_to: PathBuf = std::fs::read_link(link).ok()?;
-    if !leads_to.starts_with("/dev") {
-        return None;
-    }
-    // Of what is open, whatever its name leads to in our own `/dev`.
-    let metadata = std::fs::metadata(link).ok()?;
-    metadata.file_type().is_block_device().then(|| metadata.rdev())
+/// A look that says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read `{}`", path.display())]
+struct CannotLook {
+    path: PathBuf,
+    source: io::Error,
 }
 
-fn shown(process: &Path) -> String {
-    let pid = process.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    match std::fs::read_to_string(process.join("comm")) {
-        Ok(name) => format!("process {pid} (`{}`)", name.trim().escape_debug()),
-        Err(_) => format!("process {pid}"),
+/// What an error says of the one thing that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It has ended meanwhile, and uses nothing.
+    Gone,
+    /// It may not be looked at, as in a container or on a hardened host.
+    Hidden,
+    /// Nobody can tell what that means.
+    Failed,
+}
+
+fn verdict(error: &io::Error) -> Verdict {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ESRCH) => Verdict::Gone,
+        Some(Errno::EACCES | Errno::EPERM) => Verdict::Hidden,
+        _ => Verdict::Failed,
+    }
+}
+
+impl CannotLook {
+    fn at(path: &Path, source: io::Error) -> Self {
+        Self { path: path.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_ended_or_is_hidden_is_told_from_what_failed() {
+        for (errno, wanted) in [
+            (Errno::ENOENT, Verdict::Gone),
+            (Errno::ESRCH, Verdict::Gone),
+            (Errno::EACCES, Verdict::Hidden),
+            (Errno::EPERM, Verdict::Hidden),
+            (Errno::EIO, Verdict::Failed),
+            (Errno::ENOMEM, Verdict::Failed),
+            (Errno::ENOTDIR, Verdict::Failed),
+        ] {
+            assert_eq!(verdict(&errno.into()), wanted, "{errno}");
+        }
+        assert_eq!(verdict(&io::Error::other("no number")), Verdict::Failed);
     }
 }

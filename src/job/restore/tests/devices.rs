@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::failure::{Class, LogicalName, Remains};
+use crate::host::mover::User;
 use crate::model::instance::{DiskSource, ImageFormat};
 use crate::mover::protocol::{BlockDevice, DeviceNumbers};
 use crate::saga::Stopper;
@@ -9,6 +10,10 @@ use crate::saga::Stopper;
 const DEVICE: &str = "/dev/sdx";
 const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840, sequence: None };
 const LOGICAL: &str = "/dev/vg/web";
+
+fn qemu() -> Option<User> {
+    Some(User::Process("process 1 (`qemu`)".to_owned()))
+}
 
 /// A host with such an instance, whose device is only written over where the job asks for that.
 async fn world(overwrite: bool) -> World {
@@ -157,11 +162,31 @@ async fn until_the_writing_begins_everything_can_be_taken_back() {
         assert_eq!(world.all_old(), [""; 0], "{word}");
     }
     let world = world(true).await;
-    world.movers.use_device(NUMBERS.device, true);
+    world.movers.use_device(NUMBERS.device, qemu());
     let outcome = world.run().await;
     assert_eq!(failed(&outcome).code, Code::InUseElsewhere);
     assert!(failed(&outcome).text.contains("process 1 (`qemu`)"), "{outcome:?}");
     assert_eq!(world.all_old(), [""; 0]);
+    world.movers.use_device(NUMBERS.device, Some(User::Device("the loop device `loop3`".to_owned())));
+    let outcome = world.run().await;
+    assert_eq!(failed(&outcome).code, Code::InUseElsewhere);
+    assert!(failed(&outcome).text.contains("the loop device `loop3` is on top of `/dev/sdx`"), "{outcome:?}");
+    assert_eq!(world.all_old(), [""; 0]);
+    // Nobody is not what an error says.
+    let world = self::world(true).await;
+    world.movers.fail("usage", 1, Failure::new(Code::HostIo, "`/proc` cannot be read"));
+    assert_eq!(failed(&world.run().await).code, Code::HostIo);
+    assert_eq!(world.all_old(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_could_not_be_looked_at_is_told_once() {
+    let world = world(true).await;
+    world.movers.hide("2 processes");
+    let outcome = world.run().await;
+    let warnings = result(&outcome).warnings;
+    let said = "it cannot be seen whether 2 processes of this host use `/dev/sdx`";
+    assert_eq!(warnings.iter().filter(|warning| warning.as_str() == said).count(), 1, "{warnings:?}");
 }
 
 /// A logical volume is looked for by its name in its group, as it may not be active.
@@ -185,7 +210,7 @@ async fn who_opens_the_device_later_is_found_before_it_is_written_to() {
         while world.standing().len() < 3 {
             sleep(Duration::from_millis(100)).await;
         }
-        world.movers.use_device(NUMBERS.device, true);
+        world.movers.use_device(NUMBERS.device, qemu());
         world.movers.unhang("compare");
     });
     assert_eq!(failed(&outcome).code, Code::InUseElsewhere);
