@@ -64,6 +64,7 @@ codes! {
     RunBodyDiffers = "run_body_differs", Permanent, "this run of the job was taken before with another body";
     RunSuperseded = "run_superseded", Permanent, "a higher run of this job is known already";
     StartBeforePassed = "start_before_passed", Permanent, "the job was not started before the time that it named";
+    ControlTooLate = "control_too_late", Permanent, "a control message came after the moment until which it was to be obeyed";
     DeadlineExceeded = "deadline_exceeded", Permanent, "the job took longer than its deadline";
     Cancelled = "cancelled", Permanent, "a controller cancelled the run; it is told as the event `cancelled`, and as the reason why steps were taken back";
     InstanceNotHere = "instance_not_here", Permanent, "no such instance on this host; the manager sends the job where the instance went";

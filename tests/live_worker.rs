@@ -62,6 +62,8 @@ mod control;
 mod dead;
 #[path = "live_worker/delete.rs"]
 mod delete;
+#[path = "live_worker/drain.rs"]
+mod drain;
 #[path = "live_worker/elsewhere.rs"]
 mod elsewhere;
 #[path = "live_worker/fenced.rs"]

@@ -8,6 +8,8 @@ mod cancels;
 mod circuits;
 #[path = "worker/crashes.rs"]
 mod crashes;
+#[path = "worker/drains.rs"]
+mod drains;
 #[path = "worker/events.rs"]
 mod events;
 #[path = "worker/fleet.rs"]

@@ -20,6 +20,11 @@ pub async fn tell(broker: &dyn Broker, hosts: &[HostId], control: &Control) -> R
     let readers = broker.control_readers(hosts).await.map_err(CliError::failed)?;
     let mut exit = Exit::Done;
     for (host, readers) in hosts.iter().zip(readers) {
+        if readers == Some(0) && !is_for_later(control) {
+            eprintln!("host `{host}`: not told, as no worker is there now");
+            exit = worse(exit, Exit::Warnings);
+            continue;
+        }
         let (text, end) = match publish(broker, host, control).await? {
             Err(PublishError::Unroutable { .. }) => {
                 ("not told, as it has no control queue on this broker".to_owned(), Exit::NotFound)
@@ -34,6 +39,14 @@ pub async fn tell(broker: &dyn Broker, hosts: &[HostId], control: &Control) -> R
         exit = worse(exit, end);
     }
     Ok(exit)
+}
+
+/// A worker that starts later has to know of it as well.
+const fn is_for_later(control: &Control) -> bool {
+    match control {
+        Control::Cancel(_) | Control::Pause(_) | Control::Resume(_) => true,
+        Control::Drain(_) => false,
+    }
 }
 
 fn encoded(control: &Control) -> Result<Encoded, CliError> {

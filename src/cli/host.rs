@@ -11,13 +11,16 @@ use super::control;
 use super::exit::Exit;
 use super::output::{self, CliError};
 use crate::config::Config;
-use crate::message::{Control, Pause, Resume};
+use crate::message::{Control, Drain, Pause, Resume};
 use crate::model::id::HostId;
 use crate::mover::protocol::CredentialPlaces;
 use crate::mover::sealed::HostKey;
 
 /// The file with the host's key in the worker's state directory: what opens sealed credentials is kept like the journal.
 const KEY_FILE: &str = "host.key";
+
+/// A drain that a worker reads later than this was meant for the one before it. Long enough for clocks that differ.
+const OBEY_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
@@ -28,6 +31,9 @@ pub enum HostCommand {
     Pause(PauseArgs),
     /// Have paused hosts go on
     Resume(ResumeArgs),
+    /// Have hosts come to rest, for an upgrade: what is at work may end in its time, the rest is taken back and kept for the worker's next start, and
+    /// the worker ends. A second drain changes the first
+    Drain(DrainArgs),
 }
 
 /// Whom it is for, and who wants it.
@@ -64,15 +70,45 @@ pub struct ResumeArgs {
     wish: Wish,
 }
 
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    wish: Wish,
+    /// How long what is at work may go on; as long as `worker.drain_seconds` of the host's configuration says where it is absent
+    #[arg(long, value_name = "SECONDS")]
+    limit_seconds: Option<u64>,
+    /// Keep nothing: what waits in the journal ends at once, and what is at work when its time is over, as failed with the code `host_draining`, in
+    /// the dead letters. What is in the host's queues stays there
+    #[arg(long)]
+    evict: bool,
+    /// The worker does not end, and the host stays paused until `host resume`
+    #[arg(long)]
+    stay: bool,
+}
+
 pub fn run(command: &HostCommand) -> Result<Exit, CliError> {
     match command {
         HostCommand::Key(args) => key(args),
         HostCommand::Pause(args) => pause(args),
+        HostCommand::Drain(args) => drain(args),
         HostCommand::Resume(ResumeArgs { wish }) => {
             let (requested_by, reason) = (wish.requested_by.clone(), wish.reason.clone());
             tell(wish, "resume", &Control::Resume(Resume { requested_by, reason }))
         }
     }
+}
+
+fn drain(args: &DrainArgs) -> Result<Exit, CliError> {
+    let DrainArgs { wish, limit_seconds, evict, stay } = args;
+    let drain = Drain {
+        requested_by: wish.requested_by.clone(),
+        reason: wish.reason.clone(),
+        limit_seconds: *limit_seconds,
+        evict: *evict,
+        stay: *stay,
+        obey_before: Timestamp::now().checked_add(OBEY_WITHIN).ok(),
+    };
+    tell(wish, "drain", &Control::Drain(drain))
 }
 
 fn pause(args: &PauseArgs) -> Result<Exit, CliError> {

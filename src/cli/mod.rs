@@ -76,7 +76,7 @@ enum Command {
     #[cfg(feature = "libvirt")]
     #[command(subcommand)]
     Journal(journal::JournalCommand),
-    /// What others have to know of this host; hosts paused and resumed
+    /// What others have to know of this host; hosts paused, resumed and drained
     #[command(subcommand)]
     Host(host::HostCommand),
     /// What Longshore has done to an instance of this host

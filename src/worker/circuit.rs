@@ -131,7 +131,7 @@ impl Circuits {
                 self.let_go(run, Some(now));
                 return None;
             }
-            Ending::Drained | Ending::Interrupted | Ending::Cancelled => {
+            Ending::Drained | Ending::Interrupted | Ending::Cancelled | Ending::Evicted => {
                 self.let_go(run, None);
                 return None;
             }
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn one_that_is_stopped_makes_room_for_another_at_once() {
-        for ending in [Ending::Drained, Ending::Interrupted, Ending::Cancelled] {
+        for ending in [Ending::Drained, Ending::Interrupted, Ending::Cancelled, Ending::Evicted] {
             let mut circuits = open();
             circuits.started(&run(4, false));
             assert_eq!(circuits.ended(SHARE, key(4), &ending, at(40)), None);

@@ -97,6 +97,15 @@ impl Told {
         told
     }
 
+    /// The same where a drain keeps nothing of what it stops.
+    #[must_use]
+    pub fn evicted_if(mut self, evicts: bool) -> Self {
+        if evicts && self.ending == Ending::Drained {
+            self.ending = Ending::Evicted;
+        }
+        self
+    }
+
     /// What the run's attempt has left.
     fn left_overs(&self, run: &Run, attempt: u32) -> Vec<KnownLeftOver> {
         let of_steps = self.left.iter().map(|left| KnownLeftOver::of_step(run, attempt, left));

@@ -11,26 +11,31 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::admit::{Candidate, Names, Occupied, Waiting};
 use super::attempt::{attempt, recover};
 use super::backlog::{outbox_is_full, wanted_next};
 use super::conclude::{Told, cancel, conclude};
+use super::drain::DrainWish;
 use super::intake::Came;
+use super::rest::{Left, Next, Stopping, UNWIND_MAX};
 use super::run::Run;
 use super::settle::Ending;
 use super::shared::Shared;
 use super::take_up::{after_a_panic, read_back};
 use super::{intake, left_over, pause, pulse};
-use crate::broker::{HostSession, SessionState, WantedJobs};
+use crate::broker::{HostSession, Publisher, SessionState, WantedJobs};
 use crate::failure::{Code, Failure};
 use crate::journal::RunState;
+use crate::message::event::{Draining, HostDetail};
 use crate::model::job::RunKey;
 use crate::saga::Stopper;
 use crate::shutdown::{Shutdown, Stage};
@@ -42,14 +47,10 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long attempts wait for libvirt to tell the names of the instances, by which two jobs of one instance are kept apart. Where it
 /// does not, libvirt's own lock and the lease on the share do that.
 const NAMES_MAX: Duration = Duration::from_secs(10);
-/// Longest time that a stopped attempt may take to unwind when the worker is in a hurry. What is left then is unwound at
-/// the next start.
-/// One that QEMU writes to a share which does not answer takes longest: five minutes, and the rest.
-const UNWIND_MAX: Duration = Duration::from_secs(330);
-
 /// The worker's state of mind.
 pub struct Driver {
     shared: Arc<Shared>,
+    publisher: Arc<dyn Publisher>,
     waiting: Waiting,
     occupied: Occupied,
     runs: BTreeMap<RunKey, Run>,
@@ -65,13 +66,22 @@ pub struct Driver {
     outbox_full: bool,
     /// Attempts may start.
     ready: bool,
+    /// On its way to rest.
+    stopping: Option<Stopping>,
+    /// The process was told to end.
+    signalled: bool,
+    /// And once more.
+    hurries: bool,
+    /// Tells that it comes to rest.
+    telling: Option<AbortOnDropHandle<()>>,
 }
 
 impl Driver {
     /// With nothing in hand.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub fn new(shared: Arc<Shared>, publisher: Arc<dyn Publisher>) -> Self {
         Self {
             shared,
+            publisher,
             waiting: Waiting::default(),
             occupied: Occupied::default(),
             runs: BTreeMap::new(),
@@ -84,6 +94,10 @@ impl Driver {
             wanted: WantedJobs::None,
             outbox_full: false,
             ready: false,
+            stopping: None,
+            signalled: false,
+            hurries: false,
+            telling: None,
         }
     }
 
@@ -117,9 +131,9 @@ impl Driver {
         Ok(())
     }
 
-    /// Works until a stop is asked for. Starts no attempt before the host id is known to be ours: until then another worker may
+    /// Works until it has come to rest and is to end. Answers how many attempts did not unwind in time. Starts no attempt before the host id is known to be ours: until then another worker may
     /// be at work with it, and with a copy of this journal.
-    pub async fn drive(&mut self, session: &mut dyn HostSession, shutdown: &Shutdown) {
+    pub async fn drive(&mut self, session: &mut dyn HostSession, shutdown: &Shutdown) -> usize {
         let mut prunes = interval(PRUNE_INTERVAL);
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut names, mut unsent) = (self.shared.names(), self.shared.counters.kept.subscribe());
@@ -128,18 +142,27 @@ impl Driver {
         let mut ready = pin!(ready(session.state(), self.shared.names()));
         loop {
             self.end_what_is_late();
-            if self.ready && !self.shared.pauses.is_on() {
+            self.evict_what_waits();
+            if self.ready && !self.rests() {
                 self.start_what_may();
             }
             self.shared.status.set_waiting(self.waiting.len());
-            self.want(session, *unsent.borrow_and_update());
+            self.look_at_the_outbox(*unsent.borrow_and_update());
+            self.want(session);
+            if let Some(left) = self.come_to_rest() {
+                return left;
+            }
             let wake = self.next_moment();
             tokio::select! {
                 delivery = session.next(), if self.intakes.len() < INTAKES_MAX => {
                     self.order += 1;
                     self.intakes.spawn(intake::take(self.shared.clone(), delivery, self.order));
                 }
-                Some(taken) = self.intakes.join_next() => self.taken(taken),
+                Some(taken) = self.intakes.join_next() => {
+                    if let Some(wish) = self.taken(taken) {
+                        self.stop(session, *wish);
+                    }
+                }
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = async { match wake { Some(wake) => sleep_until(wake).await, None => std::future::pending().await } } => {}
                 () = &mut ready, if !self.ready => {
@@ -152,42 +175,100 @@ impl Driver {
                 Ok(()) = pauses.changed() => {}
                 Ok(()) = circuits.changed() => self.release_held(),
                 _ = prunes.tick() => self.prune(),
-                () = shutdown.reached(Stage::Drain) => return,
+                () = shutdown.reached(Stage::Drain), if !self.signalled => {
+                    self.signalled = true;
+                    self.stop(session, DrainWish::of_signal());
+                }
+                // What runs may no longer go on.
+                () = shutdown.reached(Stage::Now), if self.signalled && !self.hurries => {
+                    self.hurries = true;
+                    self.stopping.iter_mut().for_each(|stopping| stopping.at_once(Instant::now()));
+                }
             }
         }
     }
 
-    /// Stops: lets attempts end within the drain limit, then asks the rest to stop and lets them unwind. What waits stays in the
-    /// journal. Answers how many attempts did not unwind in time.
-    pub async fn drain(&mut self, shutdown: &Shutdown) -> usize {
-        let limit = Instant::now() + self.shared.settings.drain_limit;
-        while !self.attempts.is_empty() || !self.intakes.is_empty() {
-            tokio::select! {
-                Some(taken) = self.intakes.join_next() => self.taken(taken),
-                Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
-                () = sleep_until(limit) => break,
-                () = shutdown.reached(Stage::Now) => break,
-            }
-        }
-        for stopper in self.stoppers.values() {
-            stopper.stop(Failure::new(Code::HostDraining, "the worker is being stopped"));
-        }
+    /// Lets unwind what an earlier worker left, where nothing else may be done. Answers how many attempts did not in time.
+    pub async fn let_unwind(&mut self) -> usize {
         let limit = Instant::now() + UNWIND_MAX;
         while !self.attempts.is_empty() {
             tokio::select! {
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
-                () = sleep_until(limit) => {
-                    tracing::error!(attempts = self.attempts.len(), "attempts did not unwind in time; the next start ends them");
-                    break;
-                }
+                () = sleep_until(limit) => break,
             }
         }
         self.attempts.len()
     }
 
-    /// Runs that wait, and attempts that run.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.waiting.len(), self.occupied.len())
+    /// Waits until it is told that the worker comes to rest, or cannot be: not for long, and not for whoever is in a hurry.
+    pub async fn has_told(&mut self, shutdown: &Shutdown) {
+        let Some(telling) = self.telling.take() else { return };
+        tokio::select! {
+            _told = telling => {}
+            () = shutdown.reached(Stage::Now) => {}
+        }
+    }
+
+    /// Begins to come to rest. No job is wanted from now on, and none begins.
+    fn stop(&mut self, session: &mut dyn HostSession, wish: DrainWish) {
+        let limit = wish.limit.unwrap_or(self.shared.settings.drain_limit);
+        let stopping = Stopping::new(self.stopping, wish.cause, Instant::now() + limit);
+        self.shared.evicts.store(stopping.evict, Ordering::Relaxed);
+        self.stopping = Some(stopping);
+        // Before it is told: whoever hears of it may count on it.
+        self.want(session);
+        let (waiting, running) = (self.waiting.len() as u32, self.occupied.len() as u32);
+        let (evict, stay, limit_seconds) = (stopping.evict, !stopping.leave, limit.as_secs());
+        let DrainWish { user, requested_by, reason, .. } = wish;
+        tracing::info!(waiting, running, limit_seconds, evict, stay, user, reason, "stopping");
+        // Said only by a worker that has held its host id: another one may be the host's, and not drain at all.
+        if self.ready || pulse::is_held(&session.state().borrow()) {
+            let draining = Draining { running, waiting, limit_seconds, evict, stay, user, requested_by, reason };
+            let (shared, publisher) = (self.shared.clone(), self.publisher.clone());
+            // A broker that is away must not make the worker deaf to the next signal.
+            self.telling = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                pulse::tell(&shared, publisher.as_ref(), HostDetail::Draining(draining)).await;
+            })));
+        }
+    }
+
+    /// Does what is due on the way to rest. Answers how many attempts are left when the worker is to end.
+    fn come_to_rest(&mut self) -> Option<usize> {
+        let stopping = self.stopping.as_mut()?;
+        if !stopping.leave && !self.shared.pauses.is_on() {
+            tracing::info!("told to go on before it was at rest");
+            self.go_on();
+            return None;
+        }
+        let left = Left { attempts: self.attempts.len(), intakes: self.intakes.len(), waiting: self.waiting.len() };
+        match stopping.next(Instant::now(), left) {
+            Next::Wait(_) => None,
+            Next::Ask => {
+                stopping.asked(Instant::now());
+                for stopper in self.stoppers.values() {
+                    stopper.stop(Failure::new(Code::HostDraining, "the worker is being stopped"));
+                }
+                None
+            }
+            end @ (Next::GiveUp | Next::AtRest) => {
+                if end == Next::GiveUp {
+                    let attempts = left.attempts;
+                    tracing::error!(attempts, "attempts did not unwind in time; the next start ends them");
+                }
+                if stopping.leave {
+                    return Some(left.attempts);
+                }
+                tracing::info!("at rest, and paused");
+                self.go_on();
+                None
+            }
+        }
+    }
+
+    /// As if it had not been told to come to rest. What has been asked to stop stops all the same, and begins again.
+    fn go_on(&mut self) {
+        self.stopping = None;
+        self.shared.evicts.store(false, Ordering::Relaxed);
     }
 
     fn learn(&mut self, names: &mut watch::Receiver<Option<Arc<Names>>>) {
@@ -200,15 +281,23 @@ impl Driver {
         self.runs.len() + self.intakes.len() + self.occupied.len()
     }
 
-    fn want(&mut self, session: &mut dyn HostSession, unsent: usize) {
+    /// Nothing is to begin.
+    fn rests(&self) -> bool {
+        self.stopping.is_some() || self.shared.pauses.is_on()
+    }
+
+    fn look_at_the_outbox(&mut self, unsent: usize) {
         let full = outbox_is_full(self.outbox_full, unsent);
         if full != self.outbox_full {
             self.outbox_full = full;
             tracing::warn!(unsent, taking_jobs = !full, "so many messages could not be sent, and wait in the outbox");
         }
+    }
+
+    fn want(&mut self, session: &mut dyn HostSession) {
         let by_runs = wanted_next(self.wanted, self.open_runs(), self.shared.settings.open_runs_max);
-        // What a paused host would take it could only let wait, out of sight of whoever looks at its queues.
-        self.wanted = if full || self.shared.pauses.is_on() { WantedJobs::None } else { by_runs };
+        // What a host that rests would take it could only let wait, out of sight of whoever looks at its queues.
+        self.wanted = if self.outbox_full || self.rests() { WantedJobs::None } else { by_runs };
         session.want_jobs(self.wanted);
     }
 
@@ -224,6 +313,17 @@ impl Driver {
             }
             let (key, shared) = (late.key, self.shared.clone());
             self.follow(key, async move { conclude(&shared, run, 0, Told::of(Ending::Failed(failure))).await });
+        }
+    }
+
+    /// Ends what waits, where a drain keeps nothing. It takes no slot.
+    fn evict_what_waits(&mut self) {
+        while self.stopping.is_some_and(|stopping| stopping.evict)
+            && let Some((key, run)) = self.runs.pop_first()
+        {
+            self.waiting.take(&run.candidate());
+            let (shared, number) = (self.shared.clone(), run.attempts);
+            self.follow(key, async move { conclude(&shared, run, number, Told::of(Ending::Evicted)).await });
         }
     }
 
@@ -297,15 +397,19 @@ impl Driver {
         }
     }
 
-    fn taken(&mut self, taken: Result<Came, JoinError>) {
+    /// Answers that the host is to come to rest, where that is what came.
+    fn taken(&mut self, taken: Result<Came, JoinError>) -> Option<Box<DrainWish>> {
+        let mut drained = None;
         match taken {
             Ok(Came::Run(run)) => self.wait(*run),
             Ok(Came::Cancelled(key)) => self.cancel(key),
+            Ok(Came::Drained(wish)) => drained = Some(wish),
             Ok(Came::Nothing) => {}
             // Not acknowledged, so the broker hands it over again once the channel is gone; taken, the next start goes on with it.
             Err(error) => tracing::error!(%error, "taking a delivery ended in a panic"),
         }
         self.forget_cancelled();
+        drained
     }
 
     fn ended(&mut self, ended: Result<(Id, Option<Run>), JoinError>) {
@@ -344,10 +448,18 @@ impl Driver {
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        let now = Timestamp::now();
+        let (now, here) = (Timestamp::now(), Instant::now());
         let of_circuits = self.shared.circuits.borrow().next_moment(now);
-        let pause = self.waiting.next_moment(now).into_iter().chain(of_circuits).min()?.duration_since(now);
-        Some(Instant::now() + Duration::try_from(pause).unwrap_or_default())
+        let moment = self.waiting.next_moment(now).into_iter().chain(of_circuits).min();
+        let pause = moment.map(|moment| moment.duration_since(now));
+        let waiting = pause.map(|pause| here + Duration::try_from(pause).unwrap_or_default());
+        let left = Left { attempts: self.attempts.len(), intakes: self.intakes.len(), waiting: self.waiting.len() };
+        let stopping = self.stopping.map(|stopping| match stopping.next(here, left) {
+            Next::Wait(until) => until,
+            // It has just been asked what to do, and there is more by now.
+            Next::Ask | Next::GiveUp | Next::AtRest => here,
+        });
+        waiting.into_iter().chain(stopping).min()
     }
 
     fn prune(&self) {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::conclude::cancel;
+use super::drain::{self, DrainWish};
 use super::pause;
 use super::report::{host_draft, letter_draft, origin, stored};
 use super::run::Run;
@@ -35,6 +36,8 @@ pub enum Came {
     Run(Box<Run>),
     /// A run is cancelled, wherever it stands.
     Cancelled(RunKey),
+    /// The host is to come to rest.
+    Drained(Box<DrainWish>),
 }
 
 /// Takes one delivery.
@@ -83,6 +86,10 @@ async fn obey(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Came, 
         Some(Ok(Control::Cancel(cancel))) => remember(shared, &cancel).await,
         Some(Ok(Control::Pause(wish))) => pause::pause(shared, order, user, &wish).await.map(|()| Came::Nothing),
         Some(Ok(Control::Resume(wish))) => pause::resume(shared, order, user, &wish).await.map(|()| Came::Nothing),
+        Some(Ok(Control::Drain(drain))) => match drain::take(shared, order, user, &drain).await? {
+            Ok(wish) => Ok(Came::Drained(Box::new(wish))),
+            Err(refusal) => tell_refused(shared, delivery, &refusal, Vec::new()).await.map(|()| Came::Nothing),
+        },
         Some(Err(refusal)) => tell_refused(shared, delivery, &refusal, Vec::new()).await.map(|()| Came::Nothing),
         None => {
             tracing::warn!(command = masked(command), "a control message that this version does not know");

@@ -12,6 +12,7 @@ mod attempt;
 mod backlog;
 mod circuit;
 mod conclude;
+mod drain;
 mod driver;
 mod intake;
 pub mod jobs;
@@ -21,6 +22,7 @@ mod pace;
 mod pause;
 mod pulse;
 mod report;
+mod rest;
 mod run;
 pub mod settle;
 mod shared;
@@ -44,7 +46,7 @@ use crate::broker::{Broker, Publisher, SessionState, WantedJobs};
 use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
 use crate::journal::Journal;
-use crate::message::event::{Draining, HostDetail, Online};
+use crate::message::event::{HostDetail, Online};
 use crate::message::{Control, Encoding, JobMessage};
 use crate::model::id::HostId;
 use crate::model::job::JobKind;
@@ -111,7 +113,7 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError>
     let shared = Arc::new(Shared::new(settings, journal.clone(), work, hypervisor));
     let (over, until_over) = shutdown::switch();
     let (told, until_told) = shutdown::switch();
-    let mut driver = Driver::new(shared.clone());
+    let mut driver = Driver::new(shared.clone(), publisher.clone());
     driver.take_up().await?;
     let mut session = broker.open_host(&host).await;
     let state = session.state();
@@ -126,29 +128,13 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError>
     let pauses = AbortOnDropHandle::new(tokio::spawn(pauses));
     let states = AbortOnDropHandle::new(tokio::spawn(states));
 
-    let mut was_held = false;
-    let in_use = tokio::select! {
-        () = driver.drive(session.as_mut(), &shutdown) => false,
-        () = taken_by_another(state.clone(), &mut was_held) => true,
+    let (attempts, in_use) = tokio::select! {
+        attempts = driver.drive(session.as_mut(), &shutdown) => (attempts, false),
+        () = taken_by_another(state) => (0, true),
     };
-
     session.want_jobs(WantedJobs::None);
-    let attempts = if in_use {
-        let (switch, at_once) = shutdown::switch();
-        switch.raise(Stage::Now);
-        driver.drain(&at_once).await
-    } else {
-        let saying =
-            say_that_it_drains(&shared, &driver, publisher.as_ref(), was_held || pulse::is_held(&state.borrow()));
-        // A broker that is away must not make the worker deaf to a second signal.
-        let saying = async {
-            tokio::select! {
-                () = saying => {}
-                () = shutdown.reached(Stage::Now) => {}
-            }
-        };
-        tokio::join!(saying, driver.drain(&shutdown)).1
-    };
+    let attempts = if in_use { driver.let_unwind().await } else { attempts };
+    driver.has_told(&shutdown).await;
     session.close().await;
     over.raise(Stage::Now);
     let tasks =
@@ -188,32 +174,13 @@ async fn finish(task: AbortOnDropHandle<()>, what: &str) {
     }
 }
 
-/// Said only by a worker that has held its host id: another one may be the host's, and not drain at all.
-fn say_that_it_drains<'a>(
-    shared: &'a Shared,
-    driver: &Driver,
-    publisher: &'a dyn Publisher,
-    was_held: bool,
-) -> impl Future<Output = ()> + use<'a> {
-    let (waiting, running) = driver.counts();
-    let limit_seconds = shared.settings.drain_limit.as_secs();
-    tracing::info!(waiting, running, limit_seconds, "stopping");
-    let draining = Draining { running: running as u32, waiting: waiting as u32, limit_seconds };
-    async move {
-        if was_held {
-            pulse::tell(shared, publisher, HostDetail::Draining(draining)).await;
-        }
-    }
-}
-
-/// Resolves when the host id turns out to be in use before it was ever ours; notes when it was ours.
-async fn taken_by_another(mut state: watch::Receiver<SessionState>, was_held: &mut bool) {
+/// Resolves when the host id turns out to be in use before it was ever ours.
+async fn taken_by_another(mut state: watch::Receiver<SessionState>) {
     let settled = |state: &SessionState| !matches!(state, SessionState::Connecting { .. });
-    if let Ok(settled) = state.wait_for(settled).await.map(|state| state.clone()) {
-        *was_held = pulse::is_held(&settled);
-        if !*was_held {
-            return;
-        }
+    if let Ok(settled) = state.wait_for(settled).await.map(|state| state.clone())
+        && !pulse::is_held(&settled)
+    {
+        return;
     }
     std::future::pending::<()>().await;
 }

@@ -20,6 +20,8 @@ pub enum Ending {
     Failed(Failure),
     /// It was stopped by a drain and unwound.
     Drained,
+    /// The same, or it waited, and the drain keeps nothing.
+    Evicted,
     /// The worker ended while it ran; it was unwound at the next start.
     Interrupted,
     /// It was cancelled and unwound.
@@ -65,6 +67,10 @@ pub fn settle(ending: Ending, past: Past, policy: &RetryPolicy, jitter: f64) -> 
             charged: false,
             failure: Failure::new(Code::HostDraining, "the worker is being stopped; the job goes on when it is back"),
         },
+        Ending::Evicted => Settlement::DeadLetter(Failure::new(
+            Code::HostDraining,
+            "the host is being drained and keeps no job; replay it there later, or on another host",
+        )),
         Ending::Interrupted if past.interruptions >= INTERRUPTIONS_MAX => Settlement::DeadLetter(Failure::new(
             Code::CrashLoop,
             format!("the worker ended {INTERRUPTIONS_MAX} times while it did this job"),
@@ -140,6 +146,12 @@ mod tests {
     fn a_drain_keeps_the_job_waiting_however_often_it_happens() {
         let past = Past { charged: 2, interruptions: 100 };
         assert!(matches!(settle(Ending::Drained, past, &policy(), 0.5), Settlement::Retry { charged: false, .. }));
+    }
+
+    #[test]
+    fn an_eviction_ends_the_run_whatever_its_policy_has_left() {
+        let Settlement::DeadLetter(failure) = settle(Ending::Evicted, after(0), &policy(), 0.5) else { panic!() };
+        assert_eq!(failure.code, Code::HostDraining);
     }
 
     #[test]

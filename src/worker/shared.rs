@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -60,6 +60,8 @@ pub struct Shared {
     pub status: Status,
     /// Whether the host is paused.
     pub pauses: Pauses,
+    /// What a drain stops is not kept.
+    pub evicts: AtomicBool,
     /// What the outbox has seen.
     pub counters: Arc<Counters>,
     /// Which repositories fail.
@@ -81,6 +83,7 @@ impl Shared {
             hypervisor,
             status: Status::default(),
             pauses: Pauses::default(),
+            evicts: AtomicBool::new(false),
             counters: Arc::default(),
             circuits: watch::Sender::default(),
             voice,

@@ -285,7 +285,7 @@ async fn the_roles_do_what_they_are_for(operator: &Operator) {
 }
 
 fn draining(host: &HostId) -> Outgoing {
-    let detail = HostDetail::Draining(Draining { running: 1, waiting: 0, limit_seconds: 1 });
+    let detail = HostDetail::Draining(Draining { running: 1, limit_seconds: 1, ..Draining::default() });
     let event = Event::Host(HostEvent {
         host: host.clone(),
         incarnation: IncarnationId::draw(),

@@ -11,9 +11,9 @@ use longshore::message::event::{
     Resumed, Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
-    Cancel, Control, DeadLetter, Encoding, Event, HostEvent, JobMessage, LetterEvent, Pause, Properties, Refusal,
-    Resume, RunEvent, decode_control, decode_dead_letter, decode_event, decode_job, encode_control, encode_dead_letter,
-    encode_event, encode_job,
+    Cancel, Control, DeadLetter, Drain, Encoding, Event, HostEvent, JobMessage, LetterEvent, Pause, Properties,
+    Refusal, Resume, RunEvent, decode_control, decode_dead_letter, decode_event, decode_job, encode_control,
+    encode_dead_letter, encode_event, encode_job,
 };
 use longshore::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use longshore::model::destination::{Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec};
@@ -358,6 +358,7 @@ pub fn more() -> Vec<(&'static str, Value)> {
         ("longshore.event.completed.v1.repo-validate", Value::Event(Box::new(validated))),
         ("longshore.job.v1.backup-delete", Value::Job(Box::new(delete_job()))),
         ("longshore.event.completed.v1.backup-delete", Value::Event(Box::new(deleted))),
+        ("longshore.event.worker.draining.v1.by-controller", value("longshore.event.worker.draining.v1")),
         ("longshore.event.worker.heartbeat.v1.paused", value("longshore.event.worker.heartbeat.v1")),
         ("longshore.event.worker.heartbeat.v1.stuck-call", value("longshore.event.worker.heartbeat.v1")),
         ("longshore.event.worker.heartbeat.v1.failing-repository", value("longshore.event.worker.heartbeat.v1")),
@@ -499,7 +500,16 @@ fn host_detail(words: &str) -> Option<HostDetail> {
             requested_by: Some("admin@example.org".to_owned()),
             reason: None,
         }),
-        "worker.draining" => HostDetail::Draining(Draining { running: 1, waiting: 4, limit_seconds: 120 }),
+        "worker.draining" => HostDetail::Draining(Draining {
+            running: 1,
+            waiting: 4,
+            limit_seconds: 120,
+            evict: true,
+            stay: false,
+            user: Some("fleet.ops".to_owned()),
+            requested_by: Some("admin@example.org".to_owned()),
+            reason: Some("the host is upgraded".to_owned()),
+        }),
         "worker.inventory" => HostDetail::Inventory(Inventory {
             libvirt: Some("11.3.0".to_owned()),
             qemu: Some("10.0.0".to_owned()),
@@ -569,6 +579,14 @@ fn control(command: &str) -> Control {
             remember_seconds: Some(86_400),
         }),
         Pause::COMMAND => Control::Pause(Pause { requested_by, reason, until: Some(time()) }),
+        Drain::COMMAND => Control::Drain(Drain {
+            requested_by,
+            reason,
+            limit_seconds: Some(1800),
+            evict: false,
+            stay: true,
+            obey_before: Some(time()),
+        }),
         Resume::COMMAND => Control::Resume(Resume { requested_by, reason: None }),
         _ => panic!("no example of {command}"),
     }

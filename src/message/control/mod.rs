@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::cancel::Cancel;
-pub use self::host::{Pause, Resume};
+pub use self::host::{Drain, Pause, Resume};
 use super::codec::{BODY_BYTES_MAX, Encoding, shape, walk, write};
 use super::decode::{encoding_of, refuse_secret, wrong_type};
 use super::encode::{seconds, within};
@@ -34,11 +34,14 @@ pub enum Control {
     Pause(Pause),
     /// The host goes on.
     Resume(Resume),
+    /// The host comes to rest.
+    Drain(Drain),
 }
 
 impl Control {
     /// Every message type.
-    pub const MESSAGE_TYPES: [&'static str; 3] = [Cancel::MESSAGE_TYPE, Pause::MESSAGE_TYPE, Resume::MESSAGE_TYPE];
+    pub const MESSAGE_TYPES: [&'static str; 4] =
+        [Cancel::MESSAGE_TYPE, Pause::MESSAGE_TYPE, Resume::MESSAGE_TYPE, Drain::MESSAGE_TYPE];
 
     /// Second word of the routing key.
     pub const fn command(&self) -> &'static str {
@@ -46,6 +49,7 @@ impl Control {
             Control::Cancel(_) => Cancel::COMMAND,
             Control::Pause(_) => Pause::COMMAND,
             Control::Resume(_) => Resume::COMMAND,
+            Control::Drain(_) => Drain::COMMAND,
         }
     }
 
@@ -55,6 +59,7 @@ impl Control {
             Control::Cancel(_) => Cancel::MESSAGE_TYPE,
             Control::Pause(_) => Pause::MESSAGE_TYPE,
             Control::Resume(_) => Resume::MESSAGE_TYPE,
+            Control::Drain(_) => Drain::MESSAGE_TYPE,
         }
     }
 
@@ -63,6 +68,7 @@ impl Control {
             Control::Cancel(cancel) => cancel.check(),
             Control::Pause(pause) => pause.check(),
             Control::Resume(resume) => resume.check(),
+            Control::Drain(drain) => drain.check(),
         }
         .map(|()| self)
     }
@@ -77,6 +83,7 @@ pub fn decode_control(command: &str, properties: &Properties, body: &[u8]) -> Op
         Cancel::COMMAND => read(Cancel::MESSAGE_TYPE, properties, body).map(Control::Cancel),
         Pause::COMMAND => read(Pause::MESSAGE_TYPE, properties, body).map(Control::Pause),
         Resume::COMMAND => read(Resume::MESSAGE_TYPE, properties, body).map(Control::Resume),
+        Drain::COMMAND => read(Drain::MESSAGE_TYPE, properties, body).map(Control::Drain),
         _ => return None,
     };
     Some(read.and_then(Control::check))
@@ -100,7 +107,7 @@ fn read<T: DeserializeOwned>(message_type: &str, properties: &Properties, body: 
 pub fn encode_control(control: &Control, encoding: Encoding, published: Timestamp) -> Result<Encoded, Failure> {
     let correlation_id = match control {
         Control::Cancel(cancel) => Some(cancel.job_id.to_string()),
-        Control::Pause(_) | Control::Resume(_) => None,
+        Control::Pause(_) | Control::Resume(_) | Control::Drain(_) => None,
     };
     let properties = Properties {
         content_type: encoding.content_type().to_owned(),
@@ -168,7 +175,8 @@ mod tests {
             Pause { reason: Some("new disks".to_owned()), until: Some(Timestamp::UNIX_EPOCH), ..Pause::default() };
         let job = json!({ "job_id": "019a0f3e-7c00-7000-8000-000000000001", "run": 2 });
         let cancel = code_of(Cancel::COMMAND, &job).unwrap();
-        for control in [cancel, Control::Pause(pause), Control::Resume(Resume::default())] {
+        let drain = Drain { evict: true, limit_seconds: Some(60), ..Drain::default() };
+        for control in [cancel, Control::Pause(pause), Control::Resume(Resume::default()), Control::Drain(drain)] {
             for encoding in [Encoding::Json, Encoding::MessagePack] {
                 let Encoded { properties, body } = encode_control(&control, encoding, Timestamp::UNIX_EPOCH).unwrap();
                 assert_eq!(decode_control(control.command(), &properties, &body), Some(Ok(control.clone())));

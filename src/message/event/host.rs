@@ -154,15 +154,30 @@ pub struct Resumed {
 }
 
 /// A worker takes no more jobs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Draining {
     /// Jobs still in hand.
     pub running: u32,
     /// Jobs kept in its journal.
     pub waiting: u32,
     /// Seconds after which those in hand are stopped. What they had begun is taken back, and they stay in the journal for the
-    /// worker's next start.
+    /// worker's next start, unless they are evicted.
     pub limit_seconds: u64,
+    /// What is left ends as failed with the code `host_draining`, and nothing stays.
+    #[serde(default)]
+    pub evict: bool,
+    /// The worker does not end when it has come to rest: the host stays as if it was paused.
+    #[serde(default)]
+    pub stay: bool,
+    /// The broker user whose control message it was. Absent where the worker's process was told to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Who wants it, in the controller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
+    /// Why, in the controller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A message that started no run: malformed, for another host, or a run that is known otherwise.

@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn draining(host: &HostId) -> Event {
-        let detail = HostDetail::Draining(Draining { running: 0, waiting: 0, limit_seconds: 1 });
+        let detail = HostDetail::Draining(Draining { limit_seconds: 1, ..Draining::default() });
         let (incarnation, time) = (IncarnationId(uuid::Uuid::nil()), jiff::Timestamp::UNIX_EPOCH);
         Event::Host(HostEvent { host: host.clone(), incarnation, sequence: 1, time, detail })
     }

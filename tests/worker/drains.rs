@@ -1,0 +1,204 @@
+//! A controller has a host come to rest: it ends or stays, and keeps what it has not done or does not.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use longshore::failure::{Class, Code, Failure};
+use longshore::message::event::{Draining, HostDetail};
+use longshore::message::{Control, Drain, Resume};
+use longshore::model::job::RunKey;
+use longshore::shutdown::Stage;
+use longshore::worker::admit::Slots;
+
+use crate::fleet::{Fleet, SHARE};
+
+fn drain(drain: Drain) -> Control {
+    Control::Drain(Drain { requested_by: Some("night shift".into()), reason: Some("upgrade".into()), ..drain })
+}
+
+async fn draining(fleet: &Fleet) -> Draining {
+    let find = |detail: HostDetail| match detail {
+        HostDetail::Draining(draining) => Some(draining),
+        _ => None,
+    };
+    fleet.until("`worker.draining`", |fleet| fleet.events.of_host().into_iter().find_map(find)).await
+}
+
+/// One that runs and hangs, and one that waits for its slot.
+async fn one_runs_and_one_waits(fleet: &mut Fleet) -> (RunKey, RunKey) {
+    fleet.settings.slots = Slots { host: 1, repository: 1 };
+    fleet.movers.hang("copy");
+    fleet.start().await;
+    let running = fleet.publish(&fleet.job("web")).await;
+    fleet.until_copying("web").await;
+    let waiting = fleet.publish(&fleet.job("db")).await;
+    fleet.told(waiting, 0, "accepted").await;
+    (running, waiting)
+}
+
+fn gave_back(fleet: &Fleet) -> bool {
+    fleet.hypervisor.is_clean() && fleet.movers.running().is_empty() && fleet.movers.staging(SHARE).is_empty()
+}
+
+#[tokio::test]
+async fn it_ends_with_what_ran_done_or_taken_back_and_the_next_worker_goes_on() {
+    let mut fleet = Fleet::without_worker(&["web", "db"]).await;
+    let (running, waiting) = one_runs_and_one_waits(&mut fleet).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(0), ..Drain::default() })).await;
+    let told = draining(&fleet).await;
+    assert_eq!((told.running, told.waiting, told.limit_seconds, told.evict, told.stay), (1, 1, 0, false, false));
+    assert_eq!((told.user.as_deref(), told.requested_by.as_deref()), (Some("ops"), Some("night shift")));
+    assert_eq!(told.reason.as_deref(), Some("upgrade"));
+    fleet.ended().await.unwrap();
+    assert!(gave_back(&fleet) && fleet.letters().is_empty());
+    assert_eq!(fleet.events.story(running).last(), Some(&(1, "retrying")));
+    assert_eq!(fleet.events.story(waiting), [(0, "accepted")]);
+    fleet.movers.unhang("copy");
+    fleet.start().await;
+    fleet.completed(running).await;
+    fleet.completed(waiting).await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn one_that_is_in_less_of_a_hurry_lets_jobs_end_and_hears_what_else_is_wanted_meanwhile() {
+    let mut fleet = Fleet::without_worker(&["web", "db"]).await;
+    fleet.movers.hang("copy");
+    fleet.start().await;
+    let [first, second] = [fleet.publish(&fleet.job("web")).await, fleet.publish(&fleet.job("db")).await];
+    fleet.until_copying("web").await;
+    fleet.until_copying("db").await;
+    fleet.command(&drain(Drain { limit_seconds: Some(3600), ..Drain::default() })).await;
+    draining(&fleet).await;
+    fleet.cancel(first, "no longer needed").await;
+    assert_eq!(fleet.end_of(first).await.word(), "cancelled");
+    fleet.movers.unhang("copy");
+    fleet.completed(second).await;
+    fleet.ended().await.unwrap();
+    fleet.finish().await;
+}
+
+/// A worker that lets a job go on for an hour, and was configured to let none.
+async fn in_no_hurry() -> (Fleet, RunKey) {
+    let mut fleet = Fleet::without_worker(&["web"]).await;
+    fleet.movers.hang("copy");
+    fleet.settings.drain_limit = Duration::ZERO;
+    fleet.start().await;
+    let key = fleet.publish(&fleet.job("web")).await;
+    fleet.until_copying("web").await;
+    fleet.command(&drain(Drain { limit_seconds: Some(3600), ..Drain::default() })).await;
+    draining(&fleet).await;
+    (fleet, key)
+}
+
+async fn has_hurried(mut fleet: Fleet, key: RunKey) {
+    fleet.ended().await.unwrap();
+    assert!(gave_back(&fleet));
+    fleet.movers.unhang("copy");
+    fleet.start().await;
+    fleet.completed(key).await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_second_drain_makes_it_hurry() {
+    let (fleet, key) = in_no_hurry().await;
+    fleet.command(&drain(Drain { limit_seconds: Some(0), ..Drain::default() })).await;
+    has_hurried(fleet, key).await;
+}
+
+#[tokio::test]
+async fn a_signal_makes_it_hurry() {
+    let (fleet, key) = in_no_hurry().await;
+    fleet.signal(Stage::Drain);
+    has_hurried(fleet, key).await;
+}
+
+#[tokio::test]
+async fn one_that_stays_comes_to_rest_and_goes_on_when_it_is_told_to_also_after_a_crash() {
+    let mut fleet = Fleet::without_worker(&["web", "db"]).await;
+    let (running, waiting) = one_runs_and_one_waits(&mut fleet).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(0), stay: true, ..Drain::default() })).await;
+    assert!(draining(&fleet).await.stay);
+    fleet.told(running, 1, "retrying").await;
+    let rests = |fleet: &Fleet| match fleet.events.of_host().pop() {
+        Some(HostDetail::Heartbeat(heartbeat)) => {
+            (heartbeat.running.is_empty() && heartbeat.waiting == 2 && heartbeat.paused.is_some()).then_some(())
+        }
+        _ => None,
+    };
+    fleet.until("it rests", rests).await;
+    assert!(gave_back(&fleet));
+    fleet.crash().await;
+    fleet.start().await;
+    fleet.until("the next worker rests as well", rests).await;
+    fleet.movers.unhang("copy");
+    fleet.command(&Control::Resume(Resume::default())).await;
+    fleet.completed(running).await;
+    fleet.completed(waiting).await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn told_to_go_on_before_it_has_come_to_rest_it_goes_on() {
+    let mut fleet = Fleet::without_worker(&["web", "db"]).await;
+    let (running, waiting) = one_runs_and_one_waits(&mut fleet).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(3600), stay: true, ..Drain::default() })).await;
+    draining(&fleet).await;
+    fleet.command(&Control::Resume(Resume::default())).await;
+    fleet.movers.unhang("copy");
+    fleet.completed(running).await;
+    fleet.completed(waiting).await;
+    fleet.finish().await;
+}
+
+async fn evicted(fleet: &Fleet, key: RunKey) {
+    let failure = fleet.failed(key).await;
+    assert_eq!((failure.code.as_str(), failure.class), ("host_draining", Class::Transient));
+    let letter = fleet.until("its letter", |fleet| fleet.letter_of(key)).await;
+    assert_eq!(letter.failure, failure);
+}
+
+#[tokio::test]
+async fn an_eviction_keeps_nothing_and_leaves_a_letter_of_each() {
+    let mut fleet = Fleet::without_worker(&["web", "db", "mail"]).await;
+    fleet.movers.fail("open", 1, Failure::new(Code::MountTimedOut, "no answer"));
+    fleet.start().await;
+    let mut job = fleet.job("mail");
+    let retry = job.retry.as_mut().unwrap();
+    (retry.first_pause_seconds, retry.longest_pause_seconds) = (Some(3600), Some(3600));
+    let tried = fleet.publish(&job).await;
+    fleet.told(tried, 1, "retrying").await;
+    fleet.stop().await;
+    let (running, waiting) = one_runs_and_one_waits(&mut fleet).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(1), evict: true, ..Drain::default() })).await;
+    // At once, since nobody here will do it.
+    evicted(&fleet, waiting).await;
+    evicted(&fleet, tried).await;
+    fleet.ended().await.unwrap();
+    evicted(&fleet, running).await;
+    assert_eq!(fleet.events.story(waiting), [(0, "accepted"), (0, "failed")]);
+    assert_eq!(fleet.events.story(tried).last(), Some(&(1, "failed")));
+    let ending: Vec<_> = fleet.events.story(running).into_iter().filter(|(_, word)| *word != "progress").collect();
+    assert_eq!(ending, [(0, "accepted"), (1, "started"), (1, "failed")]);
+    assert!(gave_back(&fleet));
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn one_that_comes_too_late_or_from_a_stranger_is_not_obeyed() {
+    let mut fleet = Fleet::with(&["web"]).await;
+    fleet.command_as("stranger", &drain(Drain::default())).await;
+    let obey_before = Some(Timestamp::now() - SignedDuration::from_secs(1));
+    fleet.command(&drain(Drain { obey_before, ..Drain::default() })).await;
+    let refused = |detail: HostDetail| match detail {
+        HostDetail::MessageRefused(refused) => Some(refused.code),
+        _ => None,
+    };
+    let code = fleet.until("a refusal", |fleet| fleet.events.of_host().into_iter().find_map(refused)).await;
+    assert_eq!(code, "control_too_late");
+    fleet.letterless = 1;
+    let key = fleet.publish(&fleet.job("web")).await;
+    fleet.completed(key).await;
+    fleet.finish().await;
+}
