@@ -40,6 +40,8 @@ mod slate;
 
 #[path = "live_worker/agentless.rs"]
 mod agentless;
+#[path = "live_worker/announce.rs"]
+mod announce;
 #[path = "live_worker/bad_share.rs"]
 mod bad_share;
 #[path = "live_worker/between.rs"]

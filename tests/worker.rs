@@ -2,6 +2,8 @@
 //! disk. Each test ends with the clean slate that [`fleet::Fleet::finish`] looks for.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "worker/announces.rs"]
+mod announces;
 #[path = "worker/cancels.rs"]
 mod cancels;
 #[path = "worker/circuits.rs"]

@@ -45,7 +45,7 @@ pub async fn tell(broker: &dyn Broker, hosts: &[HostId], control: &Control) -> R
 const fn is_for_later(control: &Control) -> bool {
     match control {
         Control::Cancel(_) | Control::Pause(_) | Control::Resume(_) => true,
-        Control::Drain(_) => false,
+        Control::Drain(_) | Control::Announce(_) => false,
     }
 }
 

@@ -11,7 +11,7 @@ use super::control;
 use super::exit::Exit;
 use super::output::{self, CliError};
 use crate::config::Config;
-use crate::message::{Control, Drain, Pause, Resume};
+use crate::message::{Announce, Control, Drain, Pause, Resume};
 use crate::model::id::HostId;
 use crate::mover::protocol::CredentialPlaces;
 use crate::mover::sealed::HostKey;
@@ -34,6 +34,8 @@ pub enum HostCommand {
     /// Have hosts come to rest, for an upgrade: what is at work may end in its time, the rest is taken back and kept for the worker's next start, and
     /// the worker ends. A second drain changes the first
     Drain(DrainArgs),
+    /// Have hosts tell anew how they stand: `worker.online`, a heartbeat, an inventory, and the last event of each run that has not ended
+    Announce(AnnounceArgs),
 }
 
 /// Whom it is for, and who wants it.
@@ -71,6 +73,15 @@ pub struct ResumeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct AnnounceArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The hosts
+    #[arg(required = true, value_name = "HOST")]
+    hosts: Vec<HostId>,
+}
+
+#[derive(Debug, Args)]
 pub struct DrainArgs {
     #[command(flatten)]
     wish: Wish,
@@ -91,9 +102,10 @@ pub fn run(command: &HostCommand) -> Result<Exit, CliError> {
         HostCommand::Key(args) => key(args),
         HostCommand::Pause(args) => pause(args),
         HostCommand::Drain(args) => drain(args),
+        HostCommand::Announce(args) => tell(&args.config, &args.hosts, &Control::Announce(Announce {})),
         HostCommand::Resume(ResumeArgs { wish }) => {
             let (requested_by, reason) = (wish.requested_by.clone(), wish.reason.clone());
-            tell(wish, "resume", &Control::Resume(Resume { requested_by, reason }))
+            tell(&wish.config, &wish.hosts, &Control::Resume(Resume { requested_by, reason }))
         }
     }
 }
@@ -108,7 +120,7 @@ fn drain(args: &DrainArgs) -> Result<Exit, CliError> {
         stay: *stay,
         obey_before: Timestamp::now().checked_add(OBEY_WITHIN).ok(),
     };
-    tell(wish, "drain", &Control::Drain(drain))
+    tell(&wish.config, &wish.hosts, &Control::Drain(drain))
 }
 
 fn pause(args: &PauseArgs) -> Result<Exit, CliError> {
@@ -121,13 +133,13 @@ fn pause(args: &PauseArgs) -> Result<Exit, CliError> {
         return Err(CliError::usage("a pause ends in the future: `--until` names a moment that has passed"));
     }
     let (requested_by, reason) = (args.wish.requested_by.clone(), args.wish.reason.clone());
-    tell(&args.wish, "pause", &Control::Pause(Pause { requested_by, reason, until }))
+    tell(&args.wish.config, &args.wish.hosts, &Control::Pause(Pause { requested_by, reason, until }))
 }
 
-fn tell(wish: &Wish, command: &str, control: &Control) -> Result<Exit, CliError> {
+fn tell(config: &ConfigArgs, hosts: &[HostId], control: &Control) -> Result<Exit, CliError> {
     block_on(async {
-        let broker = connect(&wish.config, command)?;
-        control::tell(broker.as_ref(), &wish.hosts, control).await
+        let broker = connect(config, control.command())?;
+        control::tell(broker.as_ref(), hosts, control).await
     })
 }
 

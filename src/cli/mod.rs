@@ -76,7 +76,7 @@ enum Command {
     #[cfg(feature = "libvirt")]
     #[command(subcommand)]
     Journal(journal::JournalCommand),
-    /// What others have to know of this host; hosts paused, resumed and drained
+    /// What others have to know of this host; hosts paused, resumed, drained and asked how they stand
     #[command(subcommand)]
     Host(host::HostCommand),
     /// What Longshore has done to an instance of this host

@@ -35,7 +35,7 @@ pub(super) struct Batch {
     pub(super) delivered: Vec<i64>,
     /// Runs that ended.
     pub(super) ended: Vec<i64>,
-    /// Runs of which a duplicate came, with the outbox id under which their last state event is sent again.
+    /// Runs of which a duplicate came, or whose state was asked for, with the outbox id under which their last state event is sent again.
     pub(super) announced: Vec<(i64, i64)>,
     /// Left-overs by their names; none for one that is gone.
     pub(super) left_overs: BTreeMap<String, Option<String>>,

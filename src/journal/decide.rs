@@ -90,6 +90,11 @@ impl View {
                 self.post(key, rows, batch);
                 Ok(Answer::Written)
             }
+            Request::Announce { key } => {
+                let id = self.run(key)?.id;
+                self.announce(id, batch);
+                Ok(Answer::Written)
+            }
             Request::Progress { key, attempt, row } => {
                 self.running(key, attempt)?;
                 self.post(Some(key), vec![row], batch);
@@ -129,9 +134,8 @@ impl View {
             if known.digest != digest {
                 return Admission::BodyDiffers;
             }
-            batch.announced.push((known.id, self.ids.outbox));
-            let state = known.state.clone();
-            self.ids.outbox += 1;
+            let (id, state) = (known.id, known.state.clone());
+            self.announce(id, batch);
             return Admission::Duplicate { state };
         }
         let runs_of_job = RunKey { run: 0, ..taken.key }..=RunKey { run: u32::MAX, ..taken.key };
@@ -165,6 +169,12 @@ impl View {
             Some(reason) => Admission::Tombstoned { reason: reason.clone() },
             None => Admission::New,
         }
+    }
+
+    /// Sends the run's last state event once more.
+    fn announce(&mut self, id: i64, batch: &mut Batch) {
+        batch.announced.push((id, self.ids.outbox));
+        self.ids.outbox += 1;
     }
 
     fn start(&mut self, key: RunKey, rows: Vec<Draft>, batch: &mut Batch) -> Result<u32, Failure> {

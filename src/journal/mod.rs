@@ -38,6 +38,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde_json::Value;
 use sqlx::ConnectOptions;
@@ -260,6 +261,17 @@ impl Journal {
     /// The left-overs that are kept, the oldest first.
     pub async fn left_overs(&self) -> Result<Vec<(String, Value)>, Failure> {
         read::left_overs(&mut *self.reader.lock().await).await
+    }
+
+    /// Sends the last state event of each open run once more, with the id that it had. One that has ended meanwhile sends its end.
+    pub async fn announce_open(&self) -> Result<(), Failure> {
+        let open = self.open_runs().await?;
+        // As many at a time as share a commit.
+        for group in open.chunks(GROUP_MAX) {
+            let asked = group.iter().map(|run| self.ask(Request::Announce { key: run.key }));
+            join_all(asked).await.into_iter().try_for_each(|answer| answer.map(drop))?;
+        }
+        Ok(())
     }
 
     /// Keeps that the host is paused, and why, or with none that it is not, and writes `rows` in the same transaction.

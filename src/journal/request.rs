@@ -16,6 +16,7 @@ pub(super) enum Request {
     CutOff { key: RunKey, attempt: u32 },
     Settle { key: RunKey, attempt: u32, settlement: Settlement, rows: Vec<Draft> },
     Post { key: Option<RunKey>, rows: Vec<Draft> },
+    Announce { key: RunKey },
     Progress { key: RunKey, attempt: u32, row: Draft },
     Delivered { ids: Vec<i64> },
     Tombstone { key: RunKey, until: Timestamp, reason: Value },
@@ -35,6 +36,7 @@ impl Request {
             | Request::Keep { key, .. }
             | Request::CutOff { key, .. }
             | Request::Settle { key, .. }
+            | Request::Announce { key }
             | Request::Progress { key, .. } => Some(*key),
             Request::Post { key, .. } => *key,
             Request::Delivered { .. }

@@ -31,7 +31,7 @@ pub mod vouch;
 mod walk;
 
 pub use codec::{Encoding, LETTER_BYTES_MAX};
-pub use control::{Cancel, Control, Drain, Pause, Resume, decode_control, encode_control};
+pub use control::{Announce, Cancel, Control, Drain, Pause, Resume, decode_control, encode_control};
 pub use dead_letter::DeadLetter;
 pub use decode::{decode_dead_letter, decode_event, decode_job};
 pub use encode::{encode_dead_letter, encode_event, encode_job, encode_job_body};

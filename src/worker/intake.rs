@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::announce;
 use super::conclude::cancel;
 use super::drain::{self, DrainWish};
 use super::pause;
@@ -90,6 +91,7 @@ async fn obey(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Came, 
             Ok(wish) => Ok(Came::Drained(Box::new(wish))),
             Err(refusal) => tell_refused(shared, delivery, &refusal, Vec::new()).await.map(|()| Came::Nothing),
         },
+        Some(Ok(Control::Announce(_))) => announce::announce(shared).await.map(|()| Came::Nothing),
         Some(Err(refusal)) => tell_refused(shared, delivery, &refusal, Vec::new()).await.map(|()| Came::Nothing),
         None => {
             tracing::warn!(command = masked(command), "a control message that this version does not know");

@@ -8,6 +8,7 @@
 //! [`admit`] and [`circuit`] are the decisions, pure; [`outbox`] and [`pulse`] speak.
 
 pub mod admit;
+mod announce;
 mod attempt;
 mod backlog;
 mod circuit;
@@ -46,10 +47,7 @@ use crate::broker::{Broker, Publisher, SessionState, WantedJobs};
 use crate::failure::Failure;
 use crate::host::hypervisor::Hypervisor;
 use crate::journal::Journal;
-use crate::message::event::{HostDetail, Online};
-use crate::message::{Control, Encoding, JobMessage};
 use crate::model::id::HostId;
-use crate::model::job::JobKind;
 use crate::shutdown::{self, Shutdown, Stage};
 use driver::Driver;
 use shared::Shared;
@@ -192,9 +190,7 @@ async fn follow_state(shared: Arc<Shared>, mut state: watch::Receiver<SessionSta
         match now {
             SessionState::Up => {
                 tracing::info!(host = %shared.settings.host, "takes jobs");
-                let event = shared.voice.event(HostDetail::Online(online(&shared)));
-                let rows = vec![report::host_draft(move || event)];
-                if let Err(failure) = shared.journal.post(None, rows).await {
+                if let Err(failure) = announce::say_online(&shared).await {
                     tracing::warn!(failure = format!("{failure:#}"), "cannot say that the worker is online");
                 }
             }
@@ -208,21 +204,5 @@ async fn follow_state(shared: Arc<Shared>, mut state: watch::Receiver<SessionSta
             changed = state.changed() => if changed.is_err() { return },
             () = over.reached(Stage::Now) => return,
         }
-    }
-}
-
-fn online(shared: &Shared) -> Online {
-    Online {
-        installation: shared.journal.installation(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        content_types: Encoding::READ.map(str::to_owned).to_vec(),
-        message_types: [JobMessage::MESSAGE_TYPE]
-            .iter()
-            .chain(&Control::MESSAGE_TYPES)
-            .map(ToString::to_string)
-            .collect(),
-        kinds: JobKind::ALL.to_vec(),
-        slots: shared.settings.slots.host as u32,
-        host_key: shared.settings.host_key.clone(),
     }
 }

@@ -43,9 +43,9 @@ pub async fn beat(
 ) {
     let beating = async {
         held(session).await;
-        let mut ticks = ticks(shared.settings.heartbeat);
+        let mut ticks = Ticks::new(&shared, shared.settings.heartbeat);
         loop {
-            ticks.tick().await;
+            ticks.next().await;
             let heartbeat = heartbeat(&shared).await;
             tell(&shared, publisher.as_ref(), HostDetail::Heartbeat(heartbeat)).await;
         }
@@ -66,9 +66,9 @@ pub async fn take_inventory(
     let taking = async {
         learn_names(&shared).await;
         check_versions(&shared).await;
-        let mut ticks = ticks(shared.settings.inventory);
+        let mut ticks = Ticks::new(&shared, shared.settings.inventory);
         loop {
-            ticks.tick().await;
+            ticks.next().await;
             match inventory(&shared).await {
                 Ok(inventory) => {
                     held(session.clone()).await;
@@ -126,6 +126,25 @@ async fn check_versions(shared: &Shared) {
         }
         Err(failure) => {
             tracing::warn!(failure = format!("{failure:#}"), "cannot ask for libvirt's and QEMU's versions")
+        }
+    }
+}
+
+/// When a sign of life is due: in its time, and at once where it was asked for, however often that was while the last one was told.
+struct Ticks {
+    every: Interval,
+    asked_for: watch::Receiver<u64>,
+}
+
+impl Ticks {
+    fn new(shared: &Shared, every: Duration) -> Self {
+        Self { every: ticks(every), asked_for: shared.announcements.subscribe() }
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _due = self.every.tick() => {}
+            Ok(()) = self.asked_for.changed() => self.every.reset(),
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct Shared {
     pub status: Status,
     /// Whether the host is paused.
     pub pauses: Pauses,
+    /// Counts how often the host was asked to tell anew how it stands.
+    pub announcements: watch::Sender<u64>,
     /// What a drain stops is not kept.
     pub evicts: AtomicBool,
     /// What the outbox has seen.
@@ -83,6 +85,7 @@ impl Shared {
             hypervisor,
             status: Status::default(),
             pauses: Pauses::default(),
+            announcements: watch::Sender::new(0),
             evicts: AtomicBool::new(false),
             counters: Arc::default(),
             circuits: watch::Sender::default(),

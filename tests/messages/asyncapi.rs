@@ -127,7 +127,7 @@ fn parameters(address: &str) -> Value {
     let described = |name: &str| match name {
         "host" => "host id: 1 to 63 of a-z, 0-9 and `-`",
         "kind" => "kind of the job, such as `backup`; of dead letters also `unknown`",
-        "command" => "the command's word: `cancel`, `pause`, `resume` or `drain`",
+        "command" => "the command's word: `cancel`, `pause`, `resume`, `drain` or `announce`",
         "event" => "the event's word, such as `progress`",
         "subject" => "`worker` or `message`",
         "user" => "the broker user who did it, with all the words that the name has",

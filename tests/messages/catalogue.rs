@@ -4,7 +4,9 @@ use longshore::message::event::{
     Accepted, Cancelled, Completed, Discarded, Draining, Failed, Heartbeat, Inventory, MessageRefused, Online, Paused,
     Progress, Replayed, Resumed, Retrying, Started,
 };
-use longshore::message::{Cancel, DeadLetter, Drain, HostEvent, JobMessage, LetterEvent, Pause, Resume, RunEvent};
+use longshore::message::{
+    Announce, Cancel, DeadLetter, Drain, HostEvent, JobMessage, LetterEvent, Pause, Resume, RunEvent,
+};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
@@ -52,6 +54,7 @@ pub fn all() -> Vec<Message> {
         message("longshore.control.pause.v1", Control, of::<Pause>),
         message("longshore.control.resume.v1", Control, of::<Resume>),
         message("longshore.control.drain.v1", Control, of::<Drain>),
+        message("longshore.control.announce.v1", Control, of::<Announce>),
         message("longshore.event.accepted.v1", RunEvents, of::<RunEvent<Accepted>>),
         message("longshore.event.started.v1", RunEvents, of::<RunEvent<Started>>),
         message("longshore.event.progress.v1", RunEvents, of::<RunEvent<Progress>>),

@@ -11,9 +11,9 @@ use longshore::message::event::{
     Resumed, Retrying, RunDetail, RunningJob, Started,
 };
 use longshore::message::{
-    Cancel, Control, DeadLetter, Drain, Encoding, Event, HostEvent, JobMessage, LetterEvent, Pause, Properties,
-    Refusal, Resume, RunEvent, decode_control, decode_dead_letter, decode_event, decode_job, encode_control,
-    encode_dead_letter, encode_event, encode_job,
+    Announce, Cancel, Control, DeadLetter, Drain, Encoding, Event, HostEvent, JobMessage, LetterEvent, Pause,
+    Properties, Refusal, Resume, RunEvent, decode_control, decode_dead_letter, decode_event, decode_job,
+    encode_control, encode_dead_letter, encode_event, encode_job,
 };
 use longshore::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use longshore::model::destination::{Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec};
@@ -587,6 +587,7 @@ fn control(command: &str) -> Control {
             stay: true,
             obey_before: Some(time()),
         }),
+        Announce::COMMAND => Control::Announce(Announce {}),
         Resume::COMMAND => Control::Resume(Resume { requested_by, reason: None }),
         _ => panic!("no example of {command}"),
     }

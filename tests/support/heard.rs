@@ -19,6 +19,8 @@ struct Kept {
     hosts: Vec<HostEvent>,
     letters: Vec<DeadLetter>,
     bodies: Vec<Vec<u8>>,
+    /// Jobs whose `started` has come, each time.
+    started: Vec<JobId>,
 }
 
 /// A listener. It hears from the moment it was made.
@@ -38,6 +40,11 @@ impl Heard {
                 let event = decode_event(&message.properties, &message.body).unwrap();
                 let mut kept = kept.lock().unwrap();
                 kept.bodies.push(message.body);
+                if let Event::Run(event) = &event
+                    && event.detail.word() == "started"
+                {
+                    kept.started.push(event.job_id);
+                }
                 match event {
                     // One that its worker could not see confirmed comes twice, the same to the letter.
                     Event::Run(event) if kept.runs.contains(&event) => {}
@@ -65,6 +72,11 @@ impl Heard {
     /// The bodies of all that has come, as they came.
     pub fn bodies(&self) -> Vec<Vec<u8>> {
         self.0.lock().unwrap().bodies.clone()
+    }
+
+    /// How often `started` of a job has come, the same ones too.
+    pub fn times_started(&self, job: JobId) -> usize {
+        self.0.lock().unwrap().started.iter().filter(|started| **started == job).count()
     }
 
     /// Waits until a look at what has come finds something.

@@ -43,7 +43,7 @@ async fn each_start_is_told_with_the_same_installation() {
     fleet.until("the second", |fleet| (onlines(fleet).len() == 2).then_some(())).await;
     let told = onlines(&fleet);
     assert_eq!(told[0], told[1]);
-    let read = ["job", "control.cancel", "control.pause", "control.resume", "control.drain"]
+    let read = ["job", "control.cancel", "control.pause", "control.resume", "control.drain", "control.announce"]
         .map(|word| format!("longshore.{word}.v1"));
     assert_eq!((told[0].slots, told[0].message_types.as_slice()), (4, &read[..]));
     assert_eq!(incarnations(&fleet).len(), 2);

@@ -68,6 +68,18 @@ pub struct Drain {
     pub obey_before: Option<Timestamp>,
 }
 
+/// The host tells anew how it stands: `worker.online`, a heartbeat, an inventory, and of each run that has not ended its last event but progress, with
+/// the id that it had.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Announce {}
+
+impl Announce {
+    /// Message type.
+    pub const MESSAGE_TYPE: &'static str = "longshore.control.announce.v1";
+    /// Second word of the routing key.
+    pub const COMMAND: &'static str = "announce";
+}
+
 impl Drain {
     /// Message type.
     pub const MESSAGE_TYPE: &'static str = "longshore.control.drain.v1";

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::cancel::Cancel;
-pub use self::host::{Drain, Pause, Resume};
+pub use self::host::{Announce, Drain, Pause, Resume};
 use super::codec::{BODY_BYTES_MAX, Encoding, shape, walk, write};
 use super::decode::{encoding_of, refuse_secret, wrong_type};
 use super::encode::{seconds, within};
@@ -36,12 +36,14 @@ pub enum Control {
     Resume(Resume),
     /// The host comes to rest.
     Drain(Drain),
+    /// The host tells anew how it stands.
+    Announce(Announce),
 }
 
 impl Control {
     /// Every message type.
-    pub const MESSAGE_TYPES: [&'static str; 4] =
-        [Cancel::MESSAGE_TYPE, Pause::MESSAGE_TYPE, Resume::MESSAGE_TYPE, Drain::MESSAGE_TYPE];
+    pub const MESSAGE_TYPES: [&'static str; 5] =
+        [Cancel::MESSAGE_TYPE, Pause::MESSAGE_TYPE, Resume::MESSAGE_TYPE, Drain::MESSAGE_TYPE, Announce::MESSAGE_TYPE];
 
     /// Second word of the routing key.
     pub const fn command(&self) -> &'static str {
@@ -50,6 +52,7 @@ impl Control {
             Control::Pause(_) => Pause::COMMAND,
             Control::Resume(_) => Resume::COMMAND,
             Control::Drain(_) => Drain::COMMAND,
+            Control::Announce(_) => Announce::COMMAND,
         }
     }
 
@@ -60,6 +63,7 @@ impl Control {
             Control::Pause(_) => Pause::MESSAGE_TYPE,
             Control::Resume(_) => Resume::MESSAGE_TYPE,
             Control::Drain(_) => Drain::MESSAGE_TYPE,
+            Control::Announce(_) => Announce::MESSAGE_TYPE,
         }
     }
 
@@ -69,6 +73,7 @@ impl Control {
             Control::Pause(pause) => pause.check(),
             Control::Resume(resume) => resume.check(),
             Control::Drain(drain) => drain.check(),
+            Control::Announce(_) => Ok(()),
         }
         .map(|()| self)
     }
@@ -84,6 +89,7 @@ pub fn decode_control(command: &str, properties: &Properties, body: &[u8]) -> Op
         Pause::COMMAND => read(Pause::MESSAGE_TYPE, properties, body).map(Control::Pause),
         Resume::COMMAND => read(Resume::MESSAGE_TYPE, properties, body).map(Control::Resume),
         Drain::COMMAND => read(Drain::MESSAGE_TYPE, properties, body).map(Control::Drain),
+        Announce::COMMAND => read(Announce::MESSAGE_TYPE, properties, body).map(Control::Announce),
         _ => return None,
     };
     Some(read.and_then(Control::check))
@@ -107,7 +113,7 @@ fn read<T: DeserializeOwned>(message_type: &str, properties: &Properties, body: 
 pub fn encode_control(control: &Control, encoding: Encoding, published: Timestamp) -> Result<Encoded, Failure> {
     let correlation_id = match control {
         Control::Cancel(cancel) => Some(cancel.job_id.to_string()),
-        Control::Pause(_) | Control::Resume(_) | Control::Drain(_) => None,
+        Control::Pause(_) | Control::Resume(_) | Control::Drain(_) | Control::Announce(_) => None,
     };
     let properties = Properties {
         content_type: encoding.content_type().to_owned(),
@@ -176,7 +182,8 @@ mod tests {
         let job = json!({ "job_id": "019a0f3e-7c00-7000-8000-000000000001", "run": 2 });
         let cancel = code_of(Cancel::COMMAND, &job).unwrap();
         let drain = Drain { evict: true, limit_seconds: Some(60), ..Drain::default() };
-        for control in [cancel, Control::Pause(pause), Control::Resume(Resume::default()), Control::Drain(drain)] {
+        let [resume, announce] = [Control::Resume(Resume::default()), Control::Announce(Announce {})];
+        for control in [cancel, Control::Pause(pause), resume, Control::Drain(drain), announce] {
             for encoding in [Encoding::Json, Encoding::MessagePack] {
                 let Encoded { properties, body } = encode_control(&control, encoding, Timestamp::UNIX_EPOCH).unwrap();
                 assert_eq!(decode_control(control.command(), &properties, &body), Some(Ok(control.clone())));
