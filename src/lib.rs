@@ -54,7 +54,8 @@
 //! - [`mover`]: the child's side: mount, share, NBD, images. Others see its [`mover::protocol`].
 //! - [`host`]: the doors to libvirt, to guards and to movers, each with a stateful fake that passes the same contract suite.
 //! - [`job`]: facts, plan and steps of each kind of job. [`worker`]: takes, does, tells.
-//! - [`cli`]: the commands, and the place where real doors are built. [`config`], [`telemetry`], [`shutdown`]: know nobody.
+//! - [`cli`]: the commands, and the place where real doors are built. [`config`], [`telemetry`], [`shutdown`],
+//!   [`supervisor`]: know nobody.
 //!
 //! # What is deliberately absent
 //!
@@ -75,5 +76,6 @@ pub mod model;
 pub mod mover;
 pub mod saga;
 pub mod shutdown;
+pub mod supervisor;
 pub mod telemetry;
 pub mod worker;

@@ -38,5 +38,7 @@ mod runs;
 mod slots;
 #[path = "worker/stops.rs"]
 mod stops;
+#[path = "worker/supervised.rs"]
+mod supervised;
 #[path = "worker/validations.rs"]
 mod validations;

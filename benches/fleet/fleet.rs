@@ -16,6 +16,7 @@ use longshore::journal::{Journal, Keep};
 use longshore::model::id::HostId;
 use longshore::saga::{End, Outcome, Record, Stop};
 use longshore::shutdown::{ShutdownSwitch, Stage, switch};
+use longshore::supervisor::Supervisor;
 use longshore::worker::admit::Slots;
 use longshore::worker::work::{AttemptRecord, Work};
 use longshore::worker::{Parts, Settings};
@@ -175,6 +176,7 @@ fn parts(broker: BrokerSettings, host: HostId, journal: Journal, scratch_dir: Pa
         journal,
         work: Arc::new(work),
         hypervisor: Arc::new(FakeHypervisor::new()),
+        supervisor: Supervisor::default(),
     }
 }
 

@@ -28,6 +28,7 @@ use crate::model::id::{HostId, InstallationId, JobId};
 use crate::model::job::RunKey;
 use crate::mover::protocol::OURSELVES;
 use crate::mover::sealed::HostKey;
+use crate::supervisor::Supervisor;
 use crate::worker::jobs::Jobs;
 use crate::worker::{self, Parts, Settings, UnwoundEnd, WorkerError};
 use crate::{shutdown, telemetry};
@@ -76,6 +77,7 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
         work: Arc::new(Jobs::new(doors.clone(), backup_settings(&config, host, journal.installation()))),
         hypervisor: doors.hypervisor,
         journal: journal.clone(),
+        supervisor: Supervisor::of_environment(),
     };
     worker::run(parts, shutdown).await.map_err(|error| match error {
         WorkerError::Journal(failure) => failure.into(),

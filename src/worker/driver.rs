@@ -8,10 +8,11 @@
 //!
 //! It holds no truth of its own: what waits and what runs is in the journal, and is read back from there at start.
 
+mod resting;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -30,15 +31,16 @@ use super::rest::{Left, Next, Stopping, UNWIND_MAX};
 use super::run::Run;
 use super::settle::Ending;
 use super::shared::Shared;
+use super::standing::Standing;
 use super::take_up::{after_a_panic, read_back};
 use super::{intake, left_over, pause, pulse};
 use crate::broker::{HostSession, Publisher, SessionState, WantedJobs};
 use crate::failure::{Code, Failure};
 use crate::journal::RunState;
-use crate::message::event::{Draining, HostDetail};
 use crate::model::job::RunKey;
 use crate::saga::Stopper;
 use crate::shutdown::{Shutdown, Stage};
+use crate::supervisor::Supervisor;
 
 /// Deliveries being written down at a time; they share the journal's commits.
 const INTAKES_MAX: usize = 256;
@@ -72,13 +74,15 @@ pub struct Driver {
     signalled: bool,
     /// And once more.
     hurries: bool,
+    /// Tells whoever started the process how it stands.
+    standing: Standing,
     /// Tells that it comes to rest.
     telling: Option<AbortOnDropHandle<()>>,
 }
 
 impl Driver {
     /// With nothing in hand.
-    pub fn new(shared: Arc<Shared>, publisher: Arc<dyn Publisher>) -> Self {
+    pub fn new(shared: Arc<Shared>, publisher: Arc<dyn Publisher>, supervisor: Supervisor) -> Self {
         Self {
             shared,
             publisher,
@@ -97,6 +101,7 @@ impl Driver {
             stopping: None,
             signalled: false,
             hurries: false,
+            standing: Standing::new(supervisor),
             telling: None,
         }
     }
@@ -139,6 +144,7 @@ impl Driver {
         let (mut names, mut unsent) = (self.shared.names(), self.shared.counters.kept.subscribe());
         let mut pauses = self.shared.pauses.subscribe();
         let mut circuits = self.shared.circuits.subscribe();
+        self.standing.ready();
         let mut ready = pin!(ready(session.state(), self.shared.names()));
         loop {
             self.end_what_is_late();
@@ -175,6 +181,8 @@ impl Driver {
                 Ok(()) = pauses.changed() => {}
                 Ok(()) = circuits.changed() => self.release_held(),
                 _ = prunes.tick() => self.prune(),
+                // Of this loop and no task beside it: where it is stuck, there is no sign of life.
+                () = self.standing.due() => self.tell_standing(&session.state().borrow()),
                 () = shutdown.reached(Stage::Drain), if !self.signalled => {
                     self.signalled = true;
                     self.stop(session, DrainWish::of_signal());
@@ -194,81 +202,11 @@ impl Driver {
         while !self.attempts.is_empty() {
             tokio::select! {
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
+                () = self.standing.due() => self.tell_standing(&SessionState::HostIdInUse),
                 () = sleep_until(limit) => break,
             }
         }
         self.attempts.len()
-    }
-
-    /// Waits until it is told that the worker comes to rest, or cannot be: not for long, and not for whoever is in a hurry.
-    pub async fn has_told(&mut self, shutdown: &Shutdown) {
-        let Some(telling) = self.telling.take() else { return };
-        tokio::select! {
-            _told = telling => {}
-            () = shutdown.reached(Stage::Now) => {}
-        }
-    }
-
-    /// Begins to come to rest. No job is wanted from now on, and none begins.
-    fn stop(&mut self, session: &mut dyn HostSession, wish: DrainWish) {
-        let limit = wish.limit.unwrap_or(self.shared.settings.drain_limit);
-        let stopping = Stopping::new(self.stopping, wish.cause, Instant::now() + limit);
-        self.shared.evicts.store(stopping.evict, Ordering::Relaxed);
-        self.stopping = Some(stopping);
-        // Before it is told: whoever hears of it may count on it.
-        self.want(session);
-        let (waiting, running) = (self.waiting.len() as u32, self.occupied.len() as u32);
-        let (evict, stay, limit_seconds) = (stopping.evict, !stopping.leave, limit.as_secs());
-        let DrainWish { user, requested_by, reason, .. } = wish;
-        tracing::info!(waiting, running, limit_seconds, evict, stay, user, reason, "stopping");
-        // Said only by a worker that has held its host id: another one may be the host's, and not drain at all.
-        if self.ready || pulse::is_held(&session.state().borrow()) {
-            let draining = Draining { running, waiting, limit_seconds, evict, stay, user, requested_by, reason };
-            let (shared, publisher) = (self.shared.clone(), self.publisher.clone());
-            // A broker that is away must not make the worker deaf to the next signal.
-            self.telling = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                pulse::tell(&shared, publisher.as_ref(), HostDetail::Draining(draining)).await;
-            })));
-        }
-    }
-
-    /// Does what is due on the way to rest. Answers how many attempts are left when the worker is to end.
-    fn come_to_rest(&mut self) -> Option<usize> {
-        let stopping = self.stopping.as_mut()?;
-        if !stopping.leave && !self.shared.pauses.is_on() {
-            tracing::info!("told to go on before it was at rest");
-            self.go_on();
-            return None;
-        }
-        let left = Left { attempts: self.attempts.len(), intakes: self.intakes.len(), waiting: self.waiting.len() };
-        match stopping.next(Instant::now(), left) {
-            Next::Wait(_) => None,
-            Next::Ask => {
-                stopping.asked(Instant::now());
-                for stopper in self.stoppers.values() {
-                    stopper.stop(Failure::new(Code::HostDraining, "the worker is being stopped"));
-                }
-                None
-            }
-            end @ (Next::GiveUp | Next::AtRest) => {
-                if end == Next::GiveUp {
-                    let attempts = left.attempts;
-                    tracing::error!(attempts, "attempts did not unwind in time; the next start ends them");
-                }
-                if stopping.leave {
-                    return Some(left.attempts);
-                }
-                tracing::info!("at rest, and paused");
-                self.go_on();
-                None
-            }
-        }
-    }
-
-    /// As if it had not been told to come to rest. What has been asked to stop stops all the same, and begins again.
-    fn go_on(&mut self) {
-        self.stopping = None;
-        self.shared.evicts.store(false, Ordering::Relaxed);
     }
 
     fn learn(&mut self, names: &mut watch::Receiver<Option<Arc<Names>>>) {
@@ -279,11 +217,6 @@ impl Driver {
 
     fn open_runs(&self) -> usize {
         self.runs.len() + self.intakes.len() + self.occupied.len()
-    }
-
-    /// Nothing is to begin.
-    fn rests(&self) -> bool {
-        self.stopping.is_some() || self.shared.pauses.is_on()
     }
 
     fn look_at_the_outbox(&mut self, unsent: usize) {
@@ -313,17 +246,6 @@ impl Driver {
             }
             let (key, shared) = (late.key, self.shared.clone());
             self.follow(key, async move { conclude(&shared, run, 0, Told::of(Ending::Failed(failure))).await });
-        }
-    }
-
-    /// Ends what waits, where a drain keeps nothing. It takes no slot.
-    fn evict_what_waits(&mut self) {
-        while self.stopping.is_some_and(|stopping| stopping.evict)
-            && let Some((key, run)) = self.runs.pop_first()
-        {
-            self.waiting.take(&run.candidate());
-            let (shared, number) = (self.shared.clone(), run.attempts);
-            self.follow(key, async move { conclude(&shared, run, number, Told::of(Ending::Evicted)).await });
         }
     }
 

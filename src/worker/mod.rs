@@ -4,8 +4,9 @@
 //! at once is bounded per host and per repository, and an instance has one job at a time; a stop, polite or not, loses
 //! nothing. It deliberately never touches a share, and knows no libvirt and no lapin: it has doors.
 //!
-//! [`driver`] decides what happens next; [`intake`] turns a delivery into a run; [`attempt`] executes one; [`settle`],
-//! [`admit`] and [`circuit`] are the decisions, pure; [`outbox`] and [`pulse`] speak.
+//! [`driver`] decides what happens next; [`intake`] turns a delivery into a run; [`attempt`] executes one; [`settle`], [`admit`],
+//! [`circuit`] and [`rest`] are the decisions, pure; [`pause`], [`drain`] and [`announce`] do what controllers want of the host; [`outbox`],
+//! [`pulse`] and [`standing`] speak.
 
 pub mod admit;
 mod announce;
@@ -27,6 +28,7 @@ mod rest;
 mod run;
 pub mod settle;
 mod shared;
+mod standing;
 mod status;
 mod step_times;
 mod summary;
@@ -49,6 +51,7 @@ use crate::host::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::model::id::HostId;
 use crate::shutdown::{self, Shutdown, Stage};
+use crate::supervisor::Supervisor;
 use driver::Driver;
 use shared::Shared;
 use work::Work;
@@ -65,6 +68,8 @@ pub struct Parts {
     pub work: Arc<dyn Work>,
     /// Asked for the inventory.
     pub hypervisor: Arc<dyn Hypervisor>,
+    /// Whoever started the process.
+    pub supervisor: Supervisor,
 }
 
 /// Why a worker ended before it was asked to.
@@ -105,13 +110,13 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
 }
 
 async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
-    let Parts { settings, broker, journal, work, hypervisor } = parts;
+    let Parts { settings, broker, journal, work, hypervisor, supervisor } = parts;
     let publisher = broker.publisher();
     let host = settings.host.clone();
     let shared = Arc::new(Shared::new(settings, journal.clone(), work, hypervisor));
     let (over, until_over) = shutdown::switch();
     let (told, until_told) = shutdown::switch();
-    let mut driver = Driver::new(shared.clone(), publisher.clone());
+    let mut driver = Driver::new(shared.clone(), publisher.clone(), supervisor);
     driver.take_up().await?;
     let mut session = broker.open_host(&host).await;
     let state = session.state();

@@ -1,5 +1,6 @@
 //! Stopping a worker politely, and two workers that both want to be the host's.
 
+use std::os::unix::net::UnixDatagram;
 use std::process::Child;
 use std::time::Duration;
 
@@ -31,6 +32,40 @@ fn a_drain_finishes_what_it_can_in_its_time_and_keeps_the_rest() {
     fleet.start_worker();
     fleet.heard.of_run(job, "the run goes on", JOB, |event| event.attempt == 2 && event.detail.word() == "progress");
     fleet.signal(Signal::SIGTERM);
+    assert!(fleet.worker_ends(JOB).success());
+    fleet.completed(job);
+    fleet.start_worker();
+    fleet.finish(&[&bare], &[&share]);
+}
+
+#[test]
+fn whoever_starts_it_hears_that_it_is_ready_that_it_lives_and_that_it_ends() {
+    let bare = LabInstance::bare();
+    let socket = bare.folder.join("notify");
+    let ear = UnixDatagram::bind(&socket).unwrap();
+    ear.set_read_timeout(Some(JOB)).unwrap();
+    let mut fleet = Fleet::with("notified", Settings { listens: Some((socket, 2)), ..Settings::default() });
+    let until = |wanted: &dyn Fn(&str) -> bool| {
+        let mut buffer = [0; 512];
+        let mut all = Vec::new();
+        while !all.last().is_some_and(|state: &String| wanted(state)) {
+            let length = ear.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}; heard {all:?}"));
+            all.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        all
+    };
+    assert_eq!(until(&|state| state.starts_with("STATUS=takes jobs"))[0], "READY=1");
+    let share = Share::faulty("notified");
+    share.order(r#"{"bw_mb": 2}"#);
+    let job = fleet.back_up(&bare, &share, "off");
+    fleet.is_copying(job);
+    until(&|state| state == "STATUS=takes jobs; 1 at work, 0 wait");
+    until(&|state| state == "WATCHDOG=1");
+    fleet.signal(Signal::SIGTERM);
+    // A minute to let jobs end, what taking them back may take, and a minute for the rest.
+    until(&|state| state == "STOPPING=1\nEXTEND_TIMEOUT_USEC=450000000");
+    until(&|state| state == "STATUS=comes to rest; 1 at work, 0 wait");
+    share.heal();
     assert!(fleet.worker_ends(JOB).success());
     fleet.completed(job);
     fleet.start_worker();

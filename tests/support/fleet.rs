@@ -52,6 +52,8 @@ pub struct Settings {
     pub stall_seconds: u64,
     /// What the worker finds in the place of mount.cifs.
     pub mount_helper: Option<PathBuf>,
+    /// Where whoever starts the worker listens, as systemd does; it bears so many seconds of silence.
+    pub listens: Option<(PathBuf, u64)>,
 }
 
 impl Default for Settings {
@@ -67,6 +69,7 @@ impl Default for Settings {
             heartbeat_seconds: 1,
             stall_seconds: 60,
             mount_helper: None,
+            listens: None,
         }
     }
 }
@@ -199,6 +202,9 @@ impl Fleet {
                 command
             }
         };
+        if let Some((socket, seconds)) = &self.settings.listens {
+            command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", format!("{seconds}000000"));
+        }
         command
             .args(["worker", "--config"])
             .arg(self.config())

@@ -25,6 +25,7 @@ use longshore::message::{
 use longshore::model::id::{HostId, InstanceId, JobId, RepositoryId};
 use longshore::model::job::RunKey;
 use longshore::shutdown::{self, ShutdownSwitch, Stage};
+use longshore::supervisor::Supervisor;
 use longshore::worker::admit::Slots;
 use longshore::worker::jobs::Jobs;
 use longshore::worker::{self, Parts, Settings, WorkerError};
@@ -34,6 +35,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::events::Reader;
 use crate::panics::Panics;
+use crate::supervised::Stuck;
 
 /// Address of the share that jobs name unless told otherwise.
 pub const SHARE: &str = "/share";
@@ -67,6 +69,12 @@ pub struct Fleet {
     pub publish_wait: Duration,
     /// Refused messages that leave no letter: control messages.
     pub letterless: usize,
+    /// Where whoever started the worker listens, and how long it bears silence.
+    pub listens: Option<(std::path::PathBuf, Duration)>,
+    /// Where the worker runs, if not where the test does.
+    pub threads: Option<tokio::runtime::Handle>,
+    /// In front of the broker.
+    pub stuck: Option<Stuck>,
     worker: Option<Worker>,
     finished: bool,
 }
@@ -103,6 +111,9 @@ impl Fleet {
             // Impatient, so that an outage is felt.
             publish_wait: Duration::from_millis(200),
             letterless: 0,
+            listens: None,
+            threads: None,
+            stuck: None,
             worker: None,
             finished: false,
             instances: ids,
@@ -153,7 +164,12 @@ impl Fleet {
         let journal = self.journal().await;
         let parts = self.parts(journal);
         let (switch, shutdown) = shutdown::switch();
-        self.worker = Some(Worker { task: tokio::spawn(worker::run(parts, shutdown)), switch });
+        let running = worker::run(parts, shutdown);
+        let task = match &self.threads {
+            Some(threads) => threads.spawn(running),
+            None => tokio::spawn(running),
+        };
+        self.worker = Some(Worker { task, switch });
     }
 
     /// What a worker is made of, on some journal.
@@ -178,13 +194,28 @@ impl Fleet {
         };
         let (publish_wait, prefetch) = (self.publish_wait, self.prefetch);
         let broker = MemorySettings { publish_wait, prefetch, ..MemorySettings::default() };
+        let broker = self.server.client(broker);
         Parts {
             settings: self.settings.clone(),
-            broker: self.server.client(broker),
+            broker: match &self.stuck {
+                Some(stuck) => stuck.before(broker),
+                None => broker,
+            },
             work: Arc::new(self.panics.around(Jobs::new(doors, settings))),
             journal,
             hypervisor,
+            supervisor: self.supervisor(),
         }
+    }
+
+    fn supervisor(&self) -> Supervisor {
+        let Some((path, limit)) = &self.listens else { return Supervisor::default() };
+        let variable = |name: &str| match name {
+            "NOTIFY_SOCKET" => Some(path.clone().into_os_string()),
+            "WATCHDOG_USEC" => Some(limit.as_micros().to_string().into()),
+            _ => None,
+        };
+        Supervisor::of(variable, std::process::id()).unwrap()
     }
 
     /// Ends the worker without a word, as kill -9 does.
