@@ -1,8 +1,8 @@
 //! `longshore backup plan-restore`: what a restore would do on this host, in place or elsewhere. Nothing is changed.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
 use clap::Args;
 use serde::Serialize;
 
@@ -13,21 +13,18 @@ use super::exit::Exit;
 use super::output::{self, CliError};
 use super::planned;
 use super::publish::pair;
-use crate::failure::Failure;
-use crate::host::hypervisor::Hypervisor;
-use crate::host::hypervisor::definition::Saved;
-use crate::host::hypervisor::libvirt::Libvirt;
+use super::worker::doors;
+use crate::failure::{Code, Failure};
 use crate::job::Attempt;
-use crate::job::restore::elsewhere::{self, choose};
-use crate::job::restore::{mapping, plan, would};
+use crate::job::restore::look::{self, Eyes};
+use crate::job::restore::{self, DryRun, elsewhere};
 use crate::message::job::RestorePart;
-use crate::model::destination::{Attach, Destination, NewVolumeSpec};
-use crate::model::id::{BackupId, InstanceRef, JobId};
-use crate::model::job::{Job, RestoreNewSpec, RestoreSpec, RetryPolicy, RunKey, Work};
+use crate::model::id::{BackupId, InstanceId, InstanceRef, JobId};
+use crate::model::job::{Job, RetryPolicy, RunKey, Work};
 use crate::model::manifest::Manifest;
 use crate::model::repository::{Repository, RepositoryType};
 use crate::model::restoration::PlannedRestore;
-use crate::mover::protocol::{ToMake, ToWeigh};
+use crate::mover::protocol::{BlockDevice, ToWeigh, Weighed};
 use crate::mover::share::find_backup;
 use crate::mover::weigh::weigh_at;
 use crate::mover::{block_device, new_files};
@@ -67,42 +64,36 @@ struct Told {
     warnings: Vec<String>,
 }
 
-/// The job that a plan is made for.
-struct Asked<'a> {
-    directory: &'a Path,
-    manifest: Manifest,
-    attempt: Attempt,
-    hypervisor: Libvirt,
-    roots: Vec<PathBuf>,
-}
-
 pub fn run(args: &PlanRestoreArgs) -> Result<Exit, CliError> {
     let config = load(&args.config)?;
     let manifest = find_backup(&args.directory, args.backup)?;
-    let work = work(args)?;
-    let asked = Asked {
-        directory: &args.directory,
-        attempt: attempt(args, &manifest, work.clone())?,
-        manifest,
-        hypervisor: Libvirt::new(&config.libvirt.uri),
-        roots: config.restore.directories,
-    };
-    let told = block_on(async {
-        match &work {
-            Work::RestoreNew(spec) => asked.elsewhere(spec).await,
-            Work::Restore(spec) => asked.in_place(spec).await,
-            _ => Err(CliError::failed("no restore was asked for")),
-        }
+    let attempt = attempt(args, &manifest, work(args)?)?;
+    let mut here = Here { directory: args.directory.clone() };
+    let DryRun { would, warnings } = block_on(async {
+        let doors = doors(&config);
+        let told = match &attempt.job.work {
+            Work::RestoreNew(spec) => {
+                let plan = elsewhere::prepare(&doors, &config.restore.directories, &attempt, spec).await?;
+                look::elsewhere(&mut here, &*doors.hypervisor, &plan, spec, &manifest).await
+            }
+            Work::Restore(spec) => {
+                let plan = restore::prepare(&doors, &attempt, spec).await?;
+                look::in_place(&mut here, &doors, &plan, spec, &manifest).await
+            }
+            _ => return Err(CliError::failed("no restore was asked for")),
+        };
+        told.map_err(CliError::from)
     })?;
+    let clean = warnings.is_empty();
     if args.json {
-        output::json_line(&told)?;
+        output::json_line(&Told { would, warnings })?;
     } else {
-        planned::print(&told.would)?;
-        for warning in &told.warnings {
+        planned::print(&would)?;
+        for warning in &warnings {
             output::line(&format!("unusual        {}", output::printable(warning)))?;
         }
     }
-    Ok(if told.warnings.is_empty() { Exit::Done } else { Exit::Warnings })
+    Ok(if clean { Exit::Done } else { Exit::Warnings })
 }
 
 fn work(args: &PlanRestoreArgs) -> Result<Work, CliError> {
@@ -143,49 +134,39 @@ fn attempt(args: &PlanRestoreArgs, manifest: &Manifest, work: Work) -> Result<At
     Ok(Attempt { job, attempt: 1, backup_id: BackupId::draw() })
 }
 
-impl Asked<'_> {
-    fn weigh(&self, to_make: ToMake) -> Result<Vec<u64>, Failure> {
-        let Manifest { instance_id: instance, backup_id: backup, .. } = self.manifest;
-        weigh_at(self.directory, &ToWeigh { instance, backup, to_make })
-    }
+/// This process, which looks itself.
+struct Here {
+    /// Of the repository.
+    directory: PathBuf,
+}
 
-    async fn in_place(&self, spec: &RestoreSpec) -> Result<Told, CliError> {
-        let instance = self.hypervisor.find(&InstanceRef::Id(self.manifest.instance_id)).await?;
-        let plan = plan::plan(&self.attempt, spec, &instance)?;
-        let mut devices = BTreeMap::new();
-        for path in mapping::devices(&plan, spec, &self.manifest)? {
-            let device = block_device::look(&path).await?;
-            devices.insert(path, device);
+impl Here {
+    /// On a thread that may block, and may wait for tools.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Path) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let directory = self.directory.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&directory)).await;
+        looked.map_err(|error| Failure::new(Code::Internal, "a look at the repository panicked").because(&error))?
+    }
+}
+
+#[async_trait]
+impl Eyes for Here {
+    async fn devices(&mut self, paths: Vec<PathBuf>) -> Result<Vec<BlockDevice>, Failure> {
+        let mut devices = Vec::with_capacity(paths.len());
+        for path in paths {
+            devices.push(block_device::look(&path).await?);
         }
-        let mapping = mapping::map(&plan, spec, &self.manifest, &devices)?;
-        let data_bytes = self.weigh(would::to_make(&mapping, spec.keep_previous))?;
-        let would = would::in_place(&self.manifest, &mapping, &data_bytes);
-        Ok(Told { would, warnings: would::remarks(&plan, &mapping) })
+        Ok(devices)
     }
 
-    async fn elsewhere(&self, spec: &RestoreNewSpec) -> Result<Told, CliError> {
-        let takes_it = match &spec.to {
-            Destination::Volume(NewVolumeSpec { attach: Some(Attach { instance, .. }), .. }) => {
-                Some(self.hypervisor.find(instance).await?)
-            }
-            _ => None,
-        };
-        let id = self.manifest.instance_id;
-        let plan = elsewhere::plan::plan(&self.attempt, spec, &self.roots, id, takes_it.as_ref())?;
-        let is_new = matches!(spec.to, Destination::NewInstance(_));
-        let definition = is_new.then(|| self.definition()).transpose()?;
-        let identities = self.hypervisor.identities().await?;
-        let memory_bytes = self.hypervisor.memory_bytes().await?;
-        let seen = choose::Seen { definition: definition.as_ref(), identities: &identities, memory_bytes };
-        let choice = choose::choose(&plan, &spec.disks, &self.manifest, seen)?;
-        let data_bytes = self.weigh(ToMake::New(choice.new.clone()))?;
-        let would = would::elsewhere(&plan, &self.manifest, &choice, &data_bytes);
-        Ok(Told { would, warnings: choice.warnings })
+    async fn record(&mut self, instance: InstanceId, backup: BackupId, file: String) -> Result<Vec<u8>, Failure> {
+        self.look(move |directory| new_files::record_at(directory, instance, backup, &file)).await
     }
 
-    fn definition(&self) -> Result<Saved, Failure> {
-        let Manifest { instance_id, backup_id, .. } = &self.manifest;
-        let file = choose::definition_record(&self.manifest)?;
-        choose::read_definition(new_files::record_at(self.directory, *instance_id, *backup_id, file)?)
+    async fn weigh(&mut self, wanted: ToWeigh) -> Result<Weighed, Failure> {
+        self.look(move |directory| weigh_at(directory, &wanted)).await
     }
 }

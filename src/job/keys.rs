@@ -13,6 +13,17 @@ use crate::mover::protocol::{NamedKey, Request};
 /// How long the mover may take to keep them.
 const GIVE_SECONDS_MAX: u64 = 15;
 
+/// The hypervisor has a key of each of those names, and gives it away. Nobody gets one.
+pub(super) async fn must_be_there<'s>(
+    hypervisor: &dyn Hypervisor,
+    secrets: impl Iterator<Item = &'s SecretRef>,
+) -> Result<(), Failure> {
+    for secret in secrets.collect::<BTreeSet<_>>() {
+        drop(hypervisor.secret(secret).await?);
+    }
+    Ok(())
+}
+
 /// Gives the mover the keys of those names, if there are any.
 pub(super) async fn give<'s>(
     session: &mut Session,

@@ -104,7 +104,7 @@ pub async fn prepare(doors: &Doors, settings: &JobSettings, attempt: &Attempt) -
         }
         Work::Restore(spec) => Ok(Prepared::Restore(Box::new(restore::prepare(doors, attempt, spec).await?))),
         Work::RestoreNew(spec) => {
-            let plan = restore::elsewhere::prepare(doors, settings, attempt, spec).await?;
+            let plan = restore::elsewhere::prepare(doors, &settings.volume_roots, attempt, spec).await?;
             Ok(Prepared::RestoreElsewhere(Box::new(plan)))
         }
         Work::RepoValidate(spec) => Ok(Prepared::RepoValidate(Box::new(validate::prepare(attempt, spec)))),

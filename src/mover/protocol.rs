@@ -34,7 +34,7 @@ pub use new_files::{NewContent, NewFile, NewFiles};
 pub use reply::Reply;
 pub use validation::WantedValidation;
 pub use volume::{RestoredVolume, VolumePlace};
-pub use weigh::{ToMake, ToWeigh};
+pub use weigh::{ToMake, ToWeigh, Weighed};
 
 /// Our own binary, also where it was replaced on the disk.
 pub const OURSELVES: &str = "/proc/self/exe";

@@ -5,20 +5,20 @@ use std::path::Path;
 
 use super::image::{Backups, Original, Wanted};
 use super::new_files;
-use super::protocol::{RestoredVolume, ToMake, ToWeigh, VolumePlace};
+use super::protocol::{RestoredVolume, ToMake, ToWeigh, VolumePlace, Weighed};
 use super::share::{Dir, open_repository};
 use super::volume::{self, Amount};
 use crate::failure::Failure;
 use crate::model::id::BackupId;
 
-/// Bytes that a backup in the repository at `root` stores of each disk as data, at most, with what it is based on; refuses what a restore would
-/// refuse of the places, but for volumes that somebody uses.
-pub fn weigh_at(root: &Path, wanted: &ToWeigh) -> Result<Vec<u64>, Failure> {
+/// What a restore of a backup in the repository at `root` would write; refuses what a restore would refuse of the places, but for volumes
+/// that somebody uses.
+pub fn weigh_at(root: &Path, wanted: &ToWeigh) -> Result<Weighed, Failure> {
     weigh(&open_repository(root)?, wanted)
 }
 
 /// The same, of a repository that is open.
-pub(super) fn weigh(root: &Dir, wanted: &ToWeigh) -> Result<Vec<u64>, Failure> {
+pub(super) fn weigh(root: &Dir, wanted: &ToWeigh) -> Result<Weighed, Failure> {
     let mut backups = Backups::new(root, wanted.instance);
     let published = backups.open(wanted.backup)?;
     let mut data_bytes = Vec::new();
@@ -28,15 +28,15 @@ pub(super) fn weigh(root: &Dir, wanted: &ToWeigh) -> Result<Vec<u64>, Failure> {
         let found = published.manifest.disks.iter().find(|found| found.target == *disk);
         data_bytes.push(stored.min(found.map_or(u64::MAX, |found| found.virtual_bytes)));
     }
-    match &wanted.to_make {
-        ToMake::New(new) => new_files::look_at(new, &data_bytes)?,
+    let warnings = match &wanted.to_make {
+        ToMake::New(new) => new_files::look_at(new, &data_bytes).map(|()| Vec::new())?,
         ToMake::InPlace { volumes, keep_previous } => {
             let amount = |(volume, bytes): (&RestoredVolume, &u64)| amount(&mut backups, wanted.backup, volume, *bytes);
             let amounts = volumes.iter().zip(&data_bytes).map(amount).collect::<Result<Vec<_>, _>>()?;
-            volume::look_at(volumes, &amounts, *keep_previous)?;
+            volume::look_at(volumes, &amounts, *keep_previous)?
         }
-    }
-    Ok(data_bytes)
+    };
+    Ok(Weighed { data_bytes, warnings })
 }
 
 /// Where its data lies is of account in a thin pool alone.

@@ -7,7 +7,7 @@ use longshore::host::mover::Mover;
 use longshore::model::id::InstanceId;
 use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
-use longshore::mover::protocol::{NewContent, NewFile, NewFiles, Reply, Request, ToMake, ToWeigh};
+use longshore::mover::protocol::{NewContent, NewFile, NewFiles, Reply, Request, ToMake, ToWeigh, Weighed};
 
 use super::{SOON, Stands, World, done, opened, published, refused, restored};
 
@@ -186,7 +186,8 @@ async fn what_would_be_made_is_weighed(mover: &mut Box<dyn Mover>, manifest: &Ma
     let in_place = |volume: &Path| ToMake::InPlace { volumes: vec![restored(manifest, volume)], keep_previous: false };
     for to_make in [ToMake::New(NewFiles { files: vec![new.files[0].clone()], ..new.clone() }), in_place(volume)] {
         let weighed = mover.ask(weigh(to_make), SOON).await.unwrap();
-        assert_eq!(weighed, Reply::Weighed { data_bytes: vec![manifest.disks[0].data_bytes] });
+        let data_bytes = vec![manifest.disks[0].data_bytes];
+        assert_eq!(weighed, Reply::Weighed(Weighed { data_bytes, warnings: Vec::new() }));
     }
     let taken = NewFiles { vacant: vec![volume.to_owned()], ..new.clone() };
     assert_eq!(refused(mover, weigh(ToMake::New(taken))).await.code, Code::VolumeExists);

@@ -5,13 +5,12 @@
 //! never the target or the size alone: a volume that was written over by another's content is lost, a refusal is not.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::place::place;
+use super::place::{device_of, place};
 use super::plan::{InstanceDisk, RestorePlan};
 use crate::failure::{Code, Failure};
 use crate::model::id::DiskTarget;
-use crate::model::instance::DiskSource;
 use crate::model::job::RestoreSpec;
 use crate::model::manifest::{Manifest, ManifestDisk};
 use crate::mover::protocol::{BlockDevice, RestoredVolume, VolumePlace};
@@ -28,11 +27,7 @@ pub struct Mapping {
 /// The block devices that disks of the backup would become, which have to be looked at before they are [mapped](map()).
 pub fn devices(plan: &RestorePlan, spec: &RestoreSpec, manifest: &Manifest) -> Result<Vec<PathBuf>, Failure> {
     let pairs = pairs(plan, spec, manifest)?;
-    let device = |(_, onto): &(&ManifestDisk, &InstanceDisk)| match (&onto.fixed, &onto.source) {
-        (None, Some(DiskSource::Block { path, .. })) => Some(path.clone()),
-        _ => None,
-    };
-    Ok(pairs.iter().filter_map(device).collect())
+    Ok(pairs.iter().filter_map(|(_, onto)| device_of(onto).map(Path::to_owned)).collect())
 }
 
 /// Maps the disks that the job wants, where each block device among them is what `devices` says.
@@ -168,15 +163,8 @@ fn volume(
     onto: &InstanceDisk,
     devices: &BTreeMap<PathBuf, BlockDevice>,
 ) -> Result<RestoredVolume, Failure> {
-    let device = match &onto.source {
-        Some(DiskSource::Block { path, .. }) => devices.get(path),
-        _ => None,
-    };
-    let placed = match &onto.fixed {
-        Some(why) => Err(why.clone()),
-        None => place(plan, onto, disk.virtual_bytes, device),
-    };
-    let (place, format) = placed.map_err(|why| {
+    let device = device_of(onto).and_then(|path| devices.get(path));
+    let (place, format) = place(plan, onto, disk.virtual_bytes, device).map_err(|why| {
         let text = format!(
             "the volume of disk `{}` of instance `{}` cannot be replaced: {why}",
             onto.target, plan.instance_name

@@ -20,6 +20,7 @@
 mod checkpoints;
 mod context;
 pub mod elsewhere;
+pub mod look;
 pub mod mapping;
 mod names;
 mod overwrite;
@@ -30,7 +31,7 @@ mod steps;
 mod tell;
 #[cfg(test)]
 mod tests;
-pub mod would;
+mod would;
 
 pub use elsewhere::ElsewherePlan;
 pub use plan::RestorePlan;

@@ -2,7 +2,6 @@
 //! back. Until it begins everything that was made can be taken away; once it has, a run that does not complete has failed for good, and says which
 //! devices may hold a part of each. After a crash nothing is written again: the instance may have run meanwhile.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,9 +13,7 @@ use super::plan::refuse_if_changed;
 use super::steps::found_again;
 use crate::failure::{Code, Failure};
 use crate::host::mover::{Movers, Usage, User};
-use crate::job::session::Session;
-use crate::job::steps::unexpected;
-use crate::mover::protocol::{BlockDevice, DeviceNumbers, Reply, Request, RestoredVolume, VolumePlace};
+use crate::mover::protocol::{DeviceNumbers, Request, RestoredVolume, VolumePlace};
 use crate::saga::step::{Make, Named};
 use crate::saga::{End, Outcome, Record};
 
@@ -74,21 +71,6 @@ impl Make<Context> for Overwrite {
     /// There is none. What is being written is broken off by what is asked of the mover next, the removal of the other new volumes.
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         Ok(())
-    }
-}
-
-/// What each of those block devices is.
-pub(super) async fn look_at(
-    session: &mut Session,
-    paths: Vec<PathBuf>,
-    limit: Duration,
-) -> Result<BTreeMap<PathBuf, BlockDevice>, Failure> {
-    if paths.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    match session.ask(Request::LookAtDevices { paths: paths.clone() }, limit).await? {
-        Reply::Devices { devices } => Ok(paths.into_iter().zip(devices).collect()),
-        other => Err(unexpected("look_at_devices", &other)),
     }
 }
 

@@ -9,6 +9,14 @@ use crate::mover::protocol::{BlockDevice, MAPPER_NAME_BYTES_MAX, VolumePlace, ma
 /// Longest name of a file, bytes (`NAME_MAX`).
 const FILE_NAME_BYTES_MAX: usize = 255;
 
+/// The block device that has to be looked at before it is known where a disk comes to be.
+pub(super) fn device_of(onto: &InstanceDisk) -> Option<&Path> {
+    match (&onto.fixed, &onto.source) {
+        (None, Some(DiskSource::Block { path, .. })) => Some(path),
+        _ => None,
+    }
+}
+
 /// Where a disk of so many bytes comes to be that becomes that one of the instance, and in which format; or why it can't, in a
 /// sentence. `device` is what a look at a block device has found.
 pub(super) fn place(
@@ -17,6 +25,9 @@ pub(super) fn place(
     virtual_bytes: u64,
     device: Option<&BlockDevice>,
 ) -> Result<(VolumePlace, ImageFormat), String> {
+    if let Some(why) = &onto.fixed {
+        return Err(why.clone());
+    }
     // As the definition has it, by which the instance's QEMU opens the volume.
     match (&onto.source, device) {
         (Some(DiskSource::File { path, format }), _) => {

@@ -74,7 +74,7 @@ impl RestorePlan {
 /// Makes the plan. What an instance that runs stands in the way of can be told all the same.
 pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Result<RestorePlan, Failure> {
     let refused_now = match refuse_state(instance) {
-        Err(failure) if spec.dry_run => Some(format!("as the instance is now, this is refused: {}", failure.text)),
+        Err(failure) if spec.dry_run => Some(refused_now(&failure.text)),
         Err(failure) => return Err(failure),
         Ok(()) => None,
     };
@@ -91,6 +91,11 @@ pub fn plan(attempt: &Attempt, spec: &RestoreSpec, instance: &Instance) -> Resul
         overwrite: spec.overwrite,
         mover_name: mover_name(attempt),
     })
+}
+
+/// What is said of a refusal that may pass, where nothing is restored yet.
+pub(super) fn refused_now(why: &str) -> String {
+    format!("as it is now, this is refused: {why}")
 }
 
 /// The plan still fits the instance, as far as its disks `targets` go. Hours may have passed since it was made.

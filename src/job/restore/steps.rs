@@ -7,9 +7,10 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::context::{Choice, Context, Copied};
-use super::mapping::{Mapping, devices, map};
+use super::look::{LOOK_SECONDS_MAX, mapped};
+use super::mapping::Mapping;
 use super::names::{GO_BY_ANOTHER_SECONDS_MAX, Left, NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names, is_silence};
-use super::overwrite::{look_at, refuse_users};
+use super::overwrite::refuse_users;
 use super::plan::refuse_if_changed;
 use super::result::RestoreResult;
 use crate::failure::{Class, Code, Failure};
@@ -19,13 +20,13 @@ use crate::job::keys;
 use crate::job::steps::{self, unexpected};
 use crate::model::id::{InstanceId, InstanceRef};
 use crate::model::instance::Instance;
-use crate::model::job::Work;
+use crate::model::job::{RestoreSpec, Work};
 use crate::model::manifest::Manifest;
 use crate::mover::protocol::{Reply, Request, RestoredVolume, VolumePlace};
 use crate::saga::step::{Commit, Held, Hold, Make, Named};
 
-/// Longest time for reading the backup's manifest, and for looking at block devices.
-pub(super) const CHOOSE_SECONDS_MAX: u64 = 120;
+/// Longest time for reading the backup's manifest, for looking at block devices, and at who uses them.
+const CHOOSE_SECONDS_MAX: u64 = 2 * LOOK_SECONDS_MAX + 180;
 
 /// Longest time for looking whether the instance is stopped.
 const WATCH_SECONDS_MAX: u64 = 60;
@@ -57,7 +58,9 @@ impl Named for Choose {
 #[async_trait]
 impl Make<Context> for Choose {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let (manifest, Mapping { volumes, mut warnings }) = see(context).await?;
+        let (spec, manifest) = (spec_of(context)?, find(context).await?);
+        let mapped = mapped(&mut context.common.session, &context.plan, &spec, &manifest);
+        let Mapping { volumes, mut warnings } = mapped.await?;
         let (targets, volumes): (_, Vec<_>) = volumes.into_iter().unzip();
         warnings.extend(refuse_users(context.common.doors.movers.as_ref(), &volumes).await?);
         // Before anything is made, or nobody could look what there is of it.
@@ -75,21 +78,21 @@ impl Make<Context> for Choose {
     }
 }
 
-/// The backup's manifest, and which of its disks become which.
-pub(super) async fn see(context: &mut Context) -> Result<(Box<Manifest>, Mapping), Failure> {
-    let Work::Restore(spec) = context.common.job.work.clone() else {
-        return Err(Failure::new(Code::Internal, "a job that is no restore was taken for one"));
-    };
-    let limit = Duration::from_secs(CHOOSE_SECONDS_MAX);
+/// What the job asks for.
+pub(super) fn spec_of(context: &Context) -> Result<RestoreSpec, Failure> {
+    match &context.common.job.work {
+        Work::Restore(spec) => Ok(spec.clone()),
+        _ => Err(Failure::new(Code::Internal, "a job that is no restore was taken for one")),
+    }
+}
+
+/// The backup's manifest.
+pub(super) async fn find(context: &mut Context) -> Result<Box<Manifest>, Failure> {
     let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
-    let manifest = match context.common.session.ask(request, limit).await? {
-        Reply::Found { manifest } => manifest,
-        other => return Err(unexpected("find", &other)),
-    };
-    let devices = devices(&context.plan, &spec, &manifest)?;
-    let devices = look_at(&mut context.common.session, devices, limit).await?;
-    let mapping = map(&context.plan, &spec, &manifest, &devices)?;
-    Ok((manifest, mapping))
+    match context.common.session.ask(request, Duration::from_secs(LOOK_SECONDS_MAX)).await? {
+        Reply::Found { manifest } => Ok(manifest),
+        other => Err(unexpected("find", &other)),
+    }
 }
 
 /// The instance, for as long as it stays stopped.

@@ -8,20 +8,19 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::context::Context;
+use super::look::{LOOK_SECONDS_MAX, WEIGH_SECONDS_MAX, in_place};
 use super::result::DryRun;
-use super::steps::see;
-use super::would;
+use super::steps::{find, spec_of};
 use crate::failure::{Code, Failure};
 use crate::job::common::Common;
-use crate::job::steps::{Reports, unexpected};
-use crate::mover::protocol::{Reply, Request, ToWeigh};
+use crate::job::steps::Reports;
 use crate::saga::step::{Make, Named};
 
-/// Longest time for reading what each image of the backup's chain holds.
-pub(super) const WEIGH_SECONDS_MAX: u64 = 120;
+/// Longest time for looking who uses a block device, with what any answer may be late.
+const USERS_SECONDS_MAX: u64 = 180;
 
-/// Longest time for that and for reading the manifest, with what either answer may be late.
-const TELL_SECONDS_MAX: u64 = 240;
+/// Longest time for all of it: the manifest, block devices, and what the images hold.
+const TELL_SECONDS_MAX: u64 = 2 * LOOK_SECONDS_MAX + WEIGH_SECONDS_MAX + USERS_SECONDS_MAX;
 
 /// Finds out what a restore in place would do.
 pub(super) struct Tell;
@@ -44,29 +43,16 @@ impl Named for Tell {
 #[async_trait]
 impl Make<Context> for Tell {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let (manifest, mapping) = see(context).await?;
-        let wanted = ToWeigh {
-            instance: context.plan.instance_id,
-            backup: context.plan.backup_id,
-            to_make: would::to_make(&mapping, context.plan.keep_previous),
-        };
-        let data_bytes = weigh(&mut context.common, wanted).await?;
-        let would = would::in_place(&manifest, &mapping, &data_bytes);
-        let mut warnings = would::remarks(&context.plan, &mapping);
-        warnings.append(&mut context.common.warnings);
-        context.told.insert(DryRun { would, warnings }).to_value()
+        let spec = spec_of(context)?;
+        let manifest = find(context).await?;
+        let Common { session, doors, warnings, .. } = &mut context.common;
+        let mut told = in_place(session, doors, &context.plan, &spec, &manifest).await?;
+        told.warnings.append(warnings);
+        context.told.insert(told).to_value()
     }
 
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
         Ok(())
-    }
-}
-
-/// Bytes that the backup holds of each disk as data, with what it is based on.
-pub(super) async fn weigh(common: &mut Common, wanted: ToWeigh) -> Result<Vec<u64>, Failure> {
-    match common.session.ask(Request::Weigh { wanted }, Duration::from_secs(WEIGH_SECONDS_MAX)).await? {
-        Reply::Weighed { data_bytes } => Ok(data_bytes),
-        other => Err(unexpected("weigh", &other)),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 mod devices;
 mod rbd;
+mod refused;
 
 use super::*;
 use crate::failure::Code;

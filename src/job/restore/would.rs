@@ -5,11 +5,10 @@ use std::path::Path;
 use super::elsewhere::ElsewherePlan;
 use super::elsewhere::choose::{Becomes, Choice};
 use super::mapping::Mapping;
-use super::plan::RestorePlan;
 use crate::model::id::DiskTarget;
 use crate::model::manifest::Manifest;
 use crate::model::restoration::{PlannedInstance, PlannedRestore, PlannedVolume};
-use crate::mover::protocol::{NewContent, NewFile, RestoredVolume, ToMake, VolumePlace};
+use crate::mover::protocol::{NewContent, NewFile, RestoredVolume, VolumePlace};
 
 /// Of a restore in place. `data_bytes` are what the backup holds of each disk as data, with what it is based on, in the mapping's order.
 pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> PlannedRestore {
@@ -25,16 +24,6 @@ pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> P
         overwrites: is_device(volume),
     });
     planned(manifest, volumes.collect())
-}
-
-/// What it would make, in the mapping's order.
-pub fn to_make(mapping: &Mapping, keep_previous: bool) -> ToMake {
-    ToMake::InPlace { volumes: mapping.volumes.iter().map(|(_, volume)| volume.clone()).collect(), keep_previous }
-}
-
-/// What is unusual about that, in a sentence each. That the instance runs keeps nobody from planning.
-pub fn remarks(plan: &RestorePlan, mapping: &Mapping) -> Vec<String> {
-    plan.refused_now.iter().chain(&mapping.warnings).cloned().collect()
 }
 
 /// Of a restore to elsewhere. `data_bytes` are what the backup holds of each disk as data, with what it is based on, in their order among

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BlockDevice, CopiedDisk, SealedFile};
+use super::{BlockDevice, CopiedDisk, SealedFile, Weighed};
 use crate::failure::Failure;
 use crate::model::deletion::Member;
 use crate::model::id::{DiskTarget, InstanceId};
@@ -76,10 +76,7 @@ pub enum Reply {
         directories: Vec<u64>,
     },
     /// A restore would write so much.
-    Weighed {
-        /// Bytes that the backup stores of each disk as data, with what it is based on, at most.
-        data_bytes: Vec<u64>,
-    },
+    Weighed(Weighed),
     /// The new files are made.
     MadeNew {
         /// Each disk.

@@ -31,6 +31,15 @@ pub enum ToMake {
     },
 }
 
+/// How much a restore would write.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weighed {
+    /// Bytes that the backup stores of each disk as data, with what it is based on, at most.
+    pub data_bytes: Vec<u64>,
+    /// Why it would be refused now though it need not be later, in a sentence each.
+    pub warnings: Vec<String>,
+}
+
 impl ToMake {
     /// The backup's disks that it is made of, in their order.
     pub fn disks(&self) -> Vec<&DiskTarget> {

@@ -32,8 +32,7 @@ impl Session {
 
     pub(super) async fn weigh(&self, wanted: ToWeigh) -> Result<Reply, Failure> {
         let root = self.root()?;
-        let data_bytes = blocking(move || weigh(&root, &wanted)).await?;
-        Ok(Reply::Weighed { data_bytes })
+        blocking(move || weigh(&root, &wanted)).await.map(Reply::Weighed)
     }
 
     pub(super) async fn make_new(

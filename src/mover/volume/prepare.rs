@@ -91,11 +91,7 @@ pub(in crate::mover) fn prepare(
 ) -> Result<Vec<Prepared>, Failure> {
     let places = open(names(volumes)?, keys)?;
     can_be_replaced(&places, volumes, keep_previous)?;
-    for RestoredVolume { place, virtual_bytes, .. } in volumes {
-        if let VolumePlace::Device { volume, numbers } = place {
-            claim(volume, numbers, *virtual_bytes, Use::Look)?;
-        }
-    }
+    volumes.iter().filter_map(claimed).try_for_each(|claimed| claimed.map(drop))?;
     for place in &places {
         if !place.unused(Name::Volume)? {
             return Err(in_use(place.as_ref()));
@@ -116,18 +112,33 @@ pub(in crate::mover) fn prepare(
 }
 
 /// The same, with nothing changed and no lock taken, which an instance that is started meanwhile would find: who uses a volume it does not
-/// say, nor anything of one that is on a cluster.
+/// say, nor anything of one that is on a cluster. Only what the host itself does with a block device, it answers, in a sentence each: that
+/// is seen by claiming it for a moment, which no instance minds.
 pub(in crate::mover) fn look_at(
     volumes: &[RestoredVolume],
     data: &[Amount],
     keep_previous: bool,
-) -> Result<(), Failure> {
+) -> Result<Vec<String>, Failure> {
     // A cluster is not asked: that needs a key, which nobody is given who only plans.
     let here = volumes.iter().zip(data).filter(|(volume, _)| !matches!(volume.place, VolumePlace::Rbd { .. }));
     let (volumes, data): (Vec<_>, Vec<_>) = here.map(|(volume, data)| (volume.clone(), data.clone())).unzip();
     let places = open(names(&volumes)?, &Keys::default())?;
     can_be_replaced(&places, &volumes, keep_previous)?;
-    have_room(&places, &volumes, &data)
+    have_room(&places, &volumes, &data)?;
+    let mut used = Vec::new();
+    for claimed in volumes.iter().filter_map(claimed) {
+        match claimed {
+            Err(failure) if failure.code == Code::InUseElsewhere => used.push(failure.text),
+            claimed => drop(claimed?),
+        }
+    }
+    Ok(used)
+}
+
+/// One that is written over, as long as that is held.
+fn claimed(wanted: &RestoredVolume) -> Option<Result<File, Failure>> {
+    let VolumePlace::Device { volume, numbers } = &wanted.place else { return None };
+    Some(claim(volume, numbers, wanted.virtual_bytes, Use::Look))
 }
 
 fn can_be_replaced(places: &[Box<dyn Place>], volumes: &[RestoredVolume], keep_previous: bool) -> Result<(), Failure> {

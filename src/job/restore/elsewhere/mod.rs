@@ -29,6 +29,8 @@ mod tests;
 
 pub use plan::ElsewherePlan;
 
+use std::path::PathBuf;
+
 use self::context::Context;
 use self::names::{GiveNames, LookAgain};
 use self::place::{Place, Start};
@@ -45,10 +47,11 @@ use crate::model::job::RestoreNewSpec;
 use crate::saga::step::{Step, commit, make, within};
 use crate::saga::{self, Outcome, Record, Stop};
 
-/// Looks at who takes part and decides what can be decided before the backup is looked at. Changes nothing.
+/// Looks at who takes part and decides what can be decided before the backup is looked at: whether new files may be below `roots` and where
+/// they go. Changes nothing.
 pub async fn prepare(
     doors: &Doors,
-    settings: &JobSettings,
+    roots: &[PathBuf],
     attempt: &Attempt,
     spec: &RestoreNewSpec,
 ) -> Result<ElsewherePlan, Failure> {
@@ -63,7 +66,7 @@ pub async fn prepare(
         }
         _ => None,
     };
-    plan::plan(attempt, spec, &settings.volume_roots, instance, takes_it.as_ref())
+    plan::plan(attempt, spec, roots, instance, takes_it.as_ref())
 }
 
 fn hint_at_uuid(failure: Failure) -> Failure {

@@ -5,13 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::choose::{Choice, Seen, choose, definition_record, read_definition};
+use super::choose::Choice;
 use super::context::{Context, Made, must_be_as_many};
-use super::plan::PlannedTo;
 use crate::failure::{Code, Failure};
+use crate::job::common::Common;
+use crate::job::restore::look::chosen;
 use crate::job::restore::names::{Left, NAMES_BY_ANOTHER_SECONDS_MAX, ask_about_names};
 use crate::job::steps::unexpected;
-use crate::model::job::Work;
+use crate::model::job::{RestoreNewSpec, Work};
 use crate::model::manifest::Manifest;
 use crate::mover::protocol::{Reply, Request};
 use crate::saga::step::{Make, Named};
@@ -43,7 +44,9 @@ impl Named for Choose {
 #[async_trait]
 impl Make<Context> for Choose {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let (_, mut choice) = see(context).await?;
+        let (spec, manifest) = (spec_of(context)?, find(context).await?);
+        let Common { session, doors, .. } = &mut context.common;
+        let mut choice = chosen(session, &*doors.hypervisor, &context.plan, &spec.disks, &manifest).await?;
         look_at_places(context, &mut choice).await?;
         let value = serde_json::to_value(&choice)
             .map_err(|error| Failure::new(Code::Internal, "cannot write down what is restored").because(&error))?;
@@ -56,44 +59,25 @@ impl Make<Context> for Choose {
     }
 }
 
-/// The backup's manifest, and what is made of it.
-pub(super) async fn see(context: &mut Context) -> Result<(Box<Manifest>, Choice), Failure> {
-    let Work::RestoreNew(spec) = context.common.job.work.clone() else {
-        return Err(Failure::new(Code::Internal, "a job that is no restore to elsewhere was taken for one"));
-    };
+/// What the job asks for.
+pub(super) fn spec_of(context: &Context) -> Result<RestoreNewSpec, Failure> {
+    match &context.common.job.work {
+        Work::RestoreNew(spec) => Ok(spec.clone()),
+        _ => Err(Failure::new(Code::Internal, "a job that is no restore to elsewhere was taken for one")),
+    }
+}
+
+/// The backup's manifest.
+pub(super) async fn find(context: &mut Context) -> Result<Box<Manifest>, Failure> {
     let request = Request::Find { instance: context.plan.instance_id, backup: context.plan.backup_id };
-    let manifest = match ask(context, request).await? {
-        Reply::Found { manifest } => manifest,
-        other => return Err(unexpected("find", &other)),
-    };
-    let definition = match context.plan.to {
-        PlannedTo::NewInstance { .. } => Some(record(context, &manifest).await?),
-        PlannedTo::Volume { .. } => None,
-    };
-    let hypervisor = &context.common.doors.hypervisor;
-    let (identities, memory_bytes) = (hypervisor.identities().await?, hypervisor.memory_bytes().await?);
-    let plan = context.plan.clone();
-    // Not here: how long it takes to read, says whoever wrote it.
-    let chosen = tokio::task::spawn_blocking(move || {
-        let saved = definition.map(read_definition).transpose()?;
-        let seen = Seen { definition: saved.as_ref(), identities: &identities, memory_bytes };
-        choose(&plan, &spec.disks, &manifest, seen).map(|choice| (manifest, choice))
-    });
-    let panicked = |error| Failure::new(Code::Internal, "the choice of what is restored panicked").because(&error);
-    chosen.await.map_err(panicked)?
+    match ask(context, request).await? {
+        Reply::Found { manifest } => Ok(manifest),
+        other => Err(unexpected("find", &other)),
+    }
 }
 
 pub(super) async fn ask(context: &mut Context, request: Request) -> Result<Reply, Failure> {
     context.common.session.ask(request, Duration::from_secs(LOOK_SECONDS_MAX)).await
-}
-
-async fn record(context: &mut Context, manifest: &Manifest) -> Result<Vec<u8>, Failure> {
-    let (instance, backup) = (context.plan.instance_id, context.plan.backup_id);
-    let file = definition_record(manifest)?.to_owned();
-    match ask(context, Request::ReadRecord { instance, backup, file }).await? {
-        Reply::Record { content } => Ok(content),
-        other => Err(unexpected("read_record", &other)),
-    }
 }
 
 /// Which directories the files will be in stands in the records before the first byte of them: whoever comes later, and perhaps before their

@@ -6,13 +6,12 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::context::Context;
-use super::steps::{CHOOSE_SECONDS_MAX, see};
+use super::steps::{CHOOSE_SECONDS_MAX, find, spec_of};
 use crate::failure::Failure;
-use crate::job::restore::result::DryRun;
-use crate::job::restore::tell::{WEIGH_SECONDS_MAX, reported, weigh};
-use crate::job::restore::would;
+use crate::job::common::Common;
+use crate::job::restore::look::{WEIGH_SECONDS_MAX, elsewhere};
+use crate::job::restore::tell::reported;
 use crate::job::steps::Reports;
-use crate::mover::protocol::{ToMake, ToWeigh};
 use crate::saga::step::{Make, Named};
 
 /// Finds it out.
@@ -36,16 +35,12 @@ impl Named for Tell {
 #[async_trait]
 impl Make<Context> for Tell {
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
-        let (manifest, choice) = see(context).await?;
-        let wanted = ToWeigh {
-            instance: context.plan.instance_id,
-            backup: context.plan.backup_id,
-            to_make: ToMake::New(choice.new.clone()),
-        };
-        let data_bytes = weigh(&mut context.common, wanted).await?;
-        let would = would::elsewhere(&context.plan, &manifest, &choice, &data_bytes);
-        let warnings = choice.warnings.into_iter().chain(context.common.warnings.drain(..)).collect();
-        context.told.insert(DryRun { would, warnings }).to_value()
+        let spec = spec_of(context)?;
+        let manifest = find(context).await?;
+        let Common { session, doors, warnings, .. } = &mut context.common;
+        let mut told = elsewhere(session, &*doors.hypervisor, &context.plan, &spec, &manifest).await?;
+        told.warnings.append(warnings);
+        context.told.insert(told).to_value()
     }
 
     async fn undo(&self, _context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {

@@ -171,7 +171,7 @@ impl World {
 
     async fn prepare(&self) -> Result<ElsewherePlan, Failure> {
         let Work::RestoreNew(spec) = &self.attempt.job.work else { unreachable!() };
-        prepare(&self.doors(), &self.settings, &self.attempt, spec).await
+        prepare(&self.doors(), &self.settings.volume_roots, &self.attempt, spec).await
     }
 
     fn context(&self, plan: ElsewherePlan) -> Context {

@@ -7,16 +7,16 @@ use crate::model::instance::{DiskSource, ImageFormat};
 use crate::mover::protocol::{BlockDevice, DeviceNumbers};
 use crate::saga::Stopper;
 
-const DEVICE: &str = "/dev/sdx";
-const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840, sequence: None };
-const LOGICAL: &str = "/dev/vg/web";
+pub(super) const DEVICE: &str = "/dev/sdx";
+pub(super) const NUMBERS: DeviceNumbers = DeviceNumbers { device: 0x840, whole: 0x840, sequence: None };
+pub(super) const LOGICAL: &str = "/dev/vg/web";
 
 fn qemu() -> Option<User> {
     Some(User::Process("process 1 (`qemu`)".to_owned()))
 }
 
 /// A host with such an instance, whose device is only written over where the job asks for that.
-async fn world(overwrite: bool) -> World {
+pub(super) async fn world(overwrite: bool) -> World {
     let block = |path: &str| DiskSource::Block { path: path.into(), format: ImageFormat::Raw };
     let instance = FakeInstance::shut_off("web").disk_at("vda", 1 << 30, block(DEVICE));
     let mut world = World::of(instance.disk_at("vdb", 1 << 20, block(LOGICAL))).await;

@@ -21,7 +21,7 @@ async fn world_with(source: &str) -> World {
     world
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     world_with(&source(&NetworkAccess { secret: Some(secret()), ..NetworkAccess::default() }, "raw")).await
 }
 

@@ -7,7 +7,7 @@ use crate::failure::{Code, Failure};
 use crate::host::mover::fake::volumes::Volumes;
 use crate::model::destination::below;
 use crate::model::id::{BackupId, InstanceId};
-use crate::mover::protocol::{NewContent, NewFile, NewFiles, Reply, ToMake, ToWeigh};
+use crate::mover::protocol::{NewContent, NewFile, NewFiles, Reply, ToMake, ToWeigh, Weighed};
 
 /// How far it has come with one file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,11 +81,16 @@ impl FakeMover {
     pub(super) fn weigh(&mut self, wanted: &ToWeigh) -> Result<Reply, Failure> {
         let of_disk = |disk| self.share(|share| share.data_bytes(wanted.instance, wanted.backup, disk));
         let data_bytes = wanted.to_make.disks().into_iter().map(of_disk).collect::<Result<_, _>>()?;
+        let mut warnings = Vec::new();
         match &wanted.to_make {
             ToMake::New(new) => self.may_be_made(new)?,
-            ToMake::InPlace { volumes, .. } => self.movers.world().volumes.can_be_replaced(volumes)?,
+            ToMake::InPlace { volumes, .. } => {
+                let world = self.movers.world();
+                world.volumes.can_be_replaced(volumes)?;
+                warnings.extend(world.volumes.claim(volumes).err().map(|failure| failure.text));
+            }
         }
-        Ok(Reply::Weighed { data_bytes })
+        Ok(Reply::Weighed(Weighed { data_bytes, warnings }))
     }
 
     fn may_be_made(&self, new: &NewFiles) -> Result<(), Failure> {

@@ -58,3 +58,39 @@ async fn a_dry_run_elsewhere_hears_a_stop() {
     assert!(matches!(&outcome.end, End::Stopped { failure } if failure.code == Code::Cancelled), "{outcome:?}");
     assert_eq!(world.wrong(false).await, Vec::<String>::new());
 }
+
+/// What is refused before the backup was read is refused in the same words where nothing would be made.
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_elsewhere_refuses_what_the_restore_would_refuse() {
+    async fn both(mut world: World, code: Code) {
+        let mut refused = Vec::new();
+        for dry_run in [false, true] {
+            world.spec().dry_run = dry_run;
+            let failure = match world.prepare().await {
+                Err(failure) => failure,
+                Ok(_) => world.refused().await,
+            };
+            refused.push((failure.code, failure.text, failure.causes));
+        }
+        assert_eq!(refused[0].0, code);
+        assert_eq!(refused[0], refused[1]);
+    }
+    let of = |to, change: fn(&mut World)| async move {
+        let mut world = World::new(to).await;
+        change(&mut world);
+        world
+    };
+    both(of(To::NewInstance, |world| world.new_instance().name = "other".parse().unwrap()).await, Code::InstanceExists)
+        .await;
+    both(of(To::NewInstance, |world| world.new_instance().directory = Some("/etc".into())).await, Code::PathNotAllowed)
+        .await;
+    both(of(To::NewInstance, |world| world.spec().disks = vec!["vdz".parse().unwrap()]).await, Code::DiskNotFound)
+        .await;
+    both(of(To::File, |world| world.spec().disks.clear()).await, Code::DiskAmbiguous).await;
+    both(of(To::File, |world| world.spec().backup_id = BackupId::draw()).await, Code::BackupNotFound).await;
+    let in_use = |world: &mut World| {
+        let Some(attach) = &mut world.volume().attach else { unreachable!() };
+        attach.target = "vda".parse().unwrap();
+    };
+    both(of(To::Attached, in_use).await, Code::DiskTargetInUse).await;
+}
