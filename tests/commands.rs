@@ -71,6 +71,76 @@ fn what_a_broker_command_cannot_do_without_is_in_its_usage_and_in_its_refusal() 
     assert!(text(&output.stdout).contains("\ndo       user kvm-07\n"), "{}", text(&output.stdout));
 }
 
+/// A configuration of a host that has no broker yet.
+#[cfg(feature = "libvirt")]
+fn without_broker(folder: &Path) -> String {
+    let file = folder.join("worker.toml");
+    let state = folder.join("journal");
+    let lines = [
+        "host = \"kvm-07\"".to_owned(),
+        format!("worker.state_dir = \"{}\"", state.display()),
+        format!("worker.run_dir = \"{}\"", folder.join("run").display()),
+        format!("scratch.dir = \"{}\"", folder.join("scratch").display()),
+        "libvirt.uri = \"qemu:///system?socket=/nonexistent\"".to_owned(),
+    ];
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[cfg(feature = "libvirt")]
+#[test]
+fn who_does_not_speak_to_the_broker_needs_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = without_broker(folder.path());
+    let backup = "01890000-0000-7000-8000-000000000001";
+    let nowhere = folder.path().join("nas").display().to_string();
+    for (words, said) in [
+        (vec!["journal", "list"], "no worker has ever kept a journal"),
+        (vec!["journal", "unwind"], "no worker has ever kept a journal"),
+        (vec!["host", "key"], "there is no key"),
+        (vec!["backup", "plan-restore", &nowhere, backup], "repository_not_found"),
+    ] {
+        let output = longshore(&[&words[..], &["--config", &file]].concat(), &[]);
+        let told = text(&output.stderr);
+        assert!(output.status.code() == Some(10) && told.contains(said), "{words:?}: {told}");
+    }
+    for words in [&["worker"][..], &["events"]] {
+        let output = longshore(&[words, &["--config", &file]].concat(), &[]);
+        let told = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains("`broker.uri_file` is missing"), "{words:?}: {told}");
+    }
+    assert_eq!(longshore(&["check", "config", &file], &[]).status.code(), Some(2), "a worker needs it");
+    let names =
+        |path: &Path| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(names(folder.path()), ["worker.toml"], "nothing was made");
+}
+
+/// Before a worker has ever been started here.
+#[cfg(feature = "libvirt")]
+#[test]
+fn a_host_on_which_nothing_was_made_yet_is_checked_and_left_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = longshore(&["check", "host", "--config", &without_broker(folder.path())], &[]);
+    let (told, run_dir) = (text(&output.stdout), folder.path().join("run"));
+    let line = |beginning: &str| {
+        let found = told.lines().find(|line| line.starts_with(beginning));
+        found.unwrap_or_else(|| panic!("no `{beginning}` in {told}")).to_owned()
+    };
+    let made = line("note  run dir");
+    assert!(
+        made.contains(&format!("no `{}` yet", run_dir.display())) && made.contains("the worker makes it"),
+        "{made}"
+    );
+    assert!(
+        !line(if told.contains("ok    push") { "ok    push" } else { "warn  push" }).contains("cannot try"),
+        "{told}"
+    );
+    line("ok    mover");
+    assert!(line("fail  broker").contains("`broker.uri_file` is missing"), "{told}");
+    assert_eq!(output.status.code(), Some(3), "it has no libvirt");
+    assert!(!run_dir.exists(), "it would be closed to others");
+}
+
 /// Publishes to a port on which nobody listens.
 fn publish_to_nobody(more: &[&str]) -> Output {
     let publish = [

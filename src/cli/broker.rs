@@ -33,7 +33,8 @@ pub fn load(args: &ConfigArgs) -> Result<Config, CliError> {
 /// The door's settings for a worker.
 pub fn settings(config: &BrokerConfig, client_name: &str) -> Result<BrokerSettings, CliError> {
     let uri: BrokerUri = config
-        .uri
+        .uri()
+        .map_err(CliError::usage)?
         .expose_secret()
         .parse()
         .map_err(|error| CliError::usage(format!("{} is not allowed: {error}", config.uri_place)))?;

@@ -70,10 +70,12 @@ fn block_on_threads(
 
 async fn work(config: &Config) -> Result<Exit, CliError> {
     let shutdown = shutdown::on_signals()?;
+    // Before anything is made.
+    let on_broker = settings(&config.broker, config.host().map_err(CliError::usage)?)?;
     let Begun { host, journal, config, doors } = begin(config).await?;
     let parts = Parts {
         settings: worker_settings(&config, host.clone(), host_key(&config)),
-        broker: broker::connect(settings(&config.broker, host.as_str())?).map_err(CliError::failed)?,
+        broker: broker::connect(on_broker).map_err(CliError::failed)?,
         work: Arc::new(Jobs::new(doors.clone(), backup_settings(&config, host, journal.installation()))),
         hypervisor: doors.hypervisor,
         journal: journal.clone(),

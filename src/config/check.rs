@@ -127,8 +127,12 @@ impl Checker<'_> {
         Ok(short.filter(fits))
     }
 
-    /// The URI and where it comes from. What is right with it is known to the broker's door.
-    fn uri(&self, uri: Option<String>, uri_file: Option<String>) -> Result<(SecretString, String), ConfigError> {
+    /// The URI, if there is one, and where it comes from. What is right with it is known to the broker's door.
+    fn uri(
+        &self,
+        uri: Option<String>,
+        uri_file: Option<String>,
+    ) -> Result<(Option<SecretString>, String), ConfigError> {
         match (uri, uri_file) {
             (Some(uri), None) => {
                 if let Some(file) = self.layers.file_of("broker.uri")
@@ -136,21 +140,17 @@ impl Checker<'_> {
                 {
                     self.closed("broker.uri", file)?;
                 }
-                Ok((uri.into(), self.named_place("broker.uri")))
+                Ok((Some(uri.into()), self.named_place("broker.uri")))
             }
             (None, Some(path)) => {
                 let uri = self.secret_file("broker.uri_file", Path::new(&path))?;
-                Ok((uri.into(), format!("{}, which names `{path}`", self.named_place("broker.uri_file"))))
+                Ok((Some(uri.into()), format!("{}, which names `{path}`", self.named_place("broker.uri_file"))))
             }
             (Some(_), Some(_)) => {
                 let other = self.named_place("broker.uri");
                 Err(self.value("broker.uri_file", format!("{other} is set, too; one is enough")))
             }
-            (None, None) => Err(ConfigError::Missing {
-                key: "broker.uri_file".to_owned(),
-                place: self.layers.place("broker.uri_file"),
-                rule: "the broker's URI, in a file of its own or as `broker.uri` (`LONGSHORE__BROKER__URI`)".to_owned(),
-            }),
+            (None, None) => Ok((None, self.layers.place("broker.uri_file"))),
         }
     }
 

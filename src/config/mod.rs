@@ -93,7 +93,8 @@ mod tests {
         for entry in folder.read_dir().unwrap() {
             let path = entry.unwrap().path();
             let config = load_with(Some(&path), owned(&environment)).unwrap();
-            assert_eq!(config.broker.uri.expose_secret(), "amqps://worker:hunter2@broker/longshore");
+            let uri = config.broker.uri().unwrap();
+            assert_eq!(uri.expose_secret(), "amqps://worker:hunter2@broker/longshore");
             assert!(!format!("{config:?}").contains("hunter2"));
             loaded.push(path.file_name().unwrap().to_str().unwrap().to_owned());
         }
@@ -142,11 +143,6 @@ mod tests {
             ("[broker]\nurl = 'amqp://broker'", "unknown key `broker.url` in `worker.toml`"),
             ("[brokers]\nuri = 'amqp://broker'", "unknown key `brokers` in `worker.toml`"),
             (
-                "",
-                "`broker.uri_file` is missing in `worker.toml`: the broker's URI, in a file of its own or as `broker.uri` \
-                 (`LONGSHORE__BROKER__URI`)",
-            ),
-            (
                 "broker = 'amqp://worker:hunter2@broker'",
                 "`broker` in `worker.toml` is not allowed: a value of another type is wanted",
             ),
@@ -184,6 +180,18 @@ mod tests {
         ] {
             assert_eq!(files.refusal(&format!("{URI}{text}"), &[]), refusal);
         }
+    }
+
+    #[test]
+    fn without_a_uri_there_is_a_configuration_for_whoever_needs_none() {
+        let files = Files::new();
+        let config = load_with(Some(&files.write("worker.toml", "host = 'h'", 0o600)), []).unwrap();
+        let missing = config.broker.uri().unwrap_err().to_string();
+        let said = "the broker's URI, in a file of its own or as `broker.uri` (`LONGSHORE__BROKER__URI`)";
+        let place = files.dir.path().join("worker.toml");
+        assert_eq!(missing, format!("`broker.uri_file` is missing in `{}`: {said}", place.display()));
+        let missing = load_with(None, []).unwrap().broker.uri().unwrap_err().to_string();
+        assert!(missing.contains("in the environment (`LONGSHORE__BROKER__URI_FILE`)"), "{missing}");
     }
 
     #[test]

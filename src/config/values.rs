@@ -68,9 +68,9 @@ pub enum QueueType {
 /// The broker.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
-    /// AMQP URI with user, password and virtual host.
-    pub uri: SecretString,
-    /// Key and file or variable that it comes from, for errors of those who read it.
+    /// AMQP URI with user, password and virtual host, if there is one: not every command speaks to the broker.
+    pub uri: Option<SecretString>,
+    /// Key and file or variable that it comes from, for errors of those who read it; where it was looked for, if there is none.
     pub uri_place: String,
     /// Authorities of whom one must have signed the broker's certificate; the system's when absent.
     pub ca_file: Option<NamedFile>,
@@ -86,6 +86,20 @@ pub struct BrokerConfig {
     pub heartbeat: Duration,
     /// Longest wait for the broker's confirm.
     pub publish_wait: Duration,
+}
+
+impl BrokerConfig {
+    /// The URI, for what cannot do without.
+    ///
+    /// # Errors
+    /// It is not set.
+    pub fn uri(&self) -> Result<&SecretString, ConfigError> {
+        self.uri.as_ref().ok_or_else(|| ConfigError::Missing {
+            key: "broker.uri_file".to_owned(),
+            place: self.uri_place.clone(),
+            rule: "the broker's URI, in a file of its own or as `broker.uri` (`LONGSHORE__BROKER__URI`)".to_owned(),
+        })
+    }
 }
 
 /// A file that a key names.

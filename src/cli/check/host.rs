@@ -1,7 +1,7 @@
 //! Can this host do its work? Each part is tried for real, within a bound, and nothing is left behind.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
@@ -36,11 +36,12 @@ const TOOLS: [&str; 2] = ["qemu-img", "qemu-nbd"];
 
 pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
     let host: HostId = config.host().map_err(CliError::usage)?.parse().map_err(CliError::usage)?;
+    let (run_dir, there) = run_dir(&config.worker.run_dir);
     block_on(async {
-        let doors = doors(config);
-        let mut findings = vec![Finding::ok("host", format!("id `{host}`")), root()];
+        let doors = doors(&there_for_now(config, there.clone()));
+        let mut findings = vec![Finding::ok("host", format!("id `{host}`")), root(), run_dir];
         findings.extend(hypervisor(config, doors.hypervisor.as_ref()).await);
-        findings.extend(qemu::check(config, doors.hypervisor.as_ref()).await);
+        findings.extend(qemu::check(config, &there, doors.hypervisor.as_ref()).await);
         findings.extend(TOOLS.map(tool));
         findings.push(lvm());
         findings.push(rbd().await);
@@ -51,6 +52,37 @@ pub fn check(config: &Config) -> Result<Vec<Finding>, CliError> {
         findings.push(broker(config, &host).await?);
         Ok(findings)
     })
+}
+
+/// The run directory, and where a mover can be tried: before the first start of a worker, or after a boot, it is not there, and its
+/// nearest parent stands in for it. Making it is the worker's, since others have to pass it.
+fn run_dir(directory: &Path) -> (Finding, PathBuf) {
+    let shown = directory.display();
+    if directory.is_dir() {
+        return (Finding::ok("run dir", format!("`{shown}` is there")), directory.to_owned());
+    }
+    let there = directory.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned();
+    let finding = match directory.symlink_metadata() {
+        Ok(_) => {
+            let remedy = "remove it, or correct `worker.run_dir`";
+            Finding::fail("run dir", format!("`{shown}` is there and is no directory"), remedy)
+        }
+        Err(_) => {
+            let text = format!("there is no `{shown}` yet");
+            Finding::note(
+                "run dir",
+                text,
+                format!("the worker makes it when it starts; tried in `{}`", there.display()),
+            )
+        }
+    };
+    (finding, there)
+}
+
+fn there_for_now(config: &Config, run_dir: PathBuf) -> Config {
+    let mut config = config.clone();
+    config.worker.run_dir = run_dir;
+    config
 }
 
 fn root() -> Finding {
@@ -199,6 +231,13 @@ fn host_key(file: &Path) -> Finding {
 }
 
 async fn broker(config: &Config, host: &HostId) -> Result<Finding, CliError> {
+    if let Err(missing) = config.broker.uri() {
+        return Ok(Finding::fail(
+            "broker",
+            missing.to_string(),
+            "the worker needs it; other commands of this host do not",
+        ));
+    }
     let settings = settings(&config.broker, "check")?;
     let address = settings.uri.address();
     let broker = crate::broker::connect(settings).map_err(CliError::failed)?;
@@ -239,6 +278,21 @@ mod tests {
 
     use super::super::Level;
     use super::*;
+
+    #[test]
+    fn a_run_directory_that_is_not_there_yet_is_a_note_and_nothing_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let (not_yet, file) = (folder.path().join("run/longshore"), folder.path().join("file"));
+        let (finding, there) = run_dir(&not_yet);
+        assert!(finding.level == Level::Note && finding.text.contains("run/longshore` yet"), "{finding:?}");
+        assert_eq!((there.as_path(), not_yet.exists()), (folder.path(), false));
+        write(&file, "").unwrap();
+        assert_eq!(run_dir(&file).0.level, Level::Fail);
+        assert_eq!(
+            run_dir(folder.path()),
+            (Finding::ok("run dir", format!("`{}` is there", folder.path().display())), folder.path().to_owned())
+        );
+    }
 
     #[test]
     fn a_host_key_that_is_there_and_cannot_be_read_is_a_failure_with_a_remedy() {

@@ -71,7 +71,7 @@ pub enum Level {
 }
 
 /// One line.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     level: Level,
     subject: String,

@@ -22,8 +22,8 @@ const RULES_FOLDER: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d";
 /// Before, Debian's libvirt took only this file, which newer ones read as well.
 const RULES_FILE: &str = "/etc/apparmor.d/local/abstractions/libvirt-qemu";
 
-/// Who QEMU is, and whether it comes to its sockets and scratch.
-pub async fn check(config: &Config, hypervisor: &dyn Hypervisor) -> Vec<Finding> {
+/// Who QEMU is, and whether it comes to its sockets and scratch. `there` stands in for a run directory that is not there yet.
+pub async fn check(config: &Config, there: &Path, hypervisor: &dyn Hypervisor) -> Vec<Finding> {
     let directories = [("worker.run_dir", &config.worker.run_dir), ("scratch.dir", &config.scratch.dir)];
     let mut findings = match hypervisor.qemu_owner(None).await {
         Ok(Some(owner)) => {
@@ -35,7 +35,7 @@ pub async fn check(config: &Config, hypervisor: &dyn Hypervisor) -> Vec<Finding>
         Ok(None) => vec![Finding::ok("qemu", "runs as the user of libvirt itself")],
         Err(failure) => vec![Finding::fail("qemu", format!("{failure:#}"), "`virsh capabilities`")],
     };
-    findings.push(push(&config.worker.run_dir, hypervisor).await);
+    findings.push(push(&config.worker.run_dir, there, hypervisor).await);
     if std::fs::read_to_string(APPARMOR_SWITCH).is_ok_and(|switch| switch.starts_with('Y')) {
         findings.push(apparmor(&config.worker.run_dir, &rules()));
     }
@@ -44,7 +44,7 @@ pub async fn check(config: &Config, hypervisor: &dyn Hypervisor) -> Vec<Finding>
 
 /// Whether QEMU sees what is mounted for it to write to, tried with every instance that runs, of which some may be older than a mount
 /// that was made shared since. What pull needs is looked at elsewhere, so that this is no failure of the host.
-async fn push(run_dir: &Path, hypervisor: &dyn Hypervisor) -> Finding {
+async fn push(run_dir: &Path, there: &Path, hypervisor: &dyn Hypervisor) -> Finding {
     let running = |summary: &InstanceSummary| matches!(summary.state, PowerState::Running | PowerState::Paused);
     let instances = hypervisor.instances().await.unwrap_or_default();
     let mut blind = Vec::new();
@@ -52,7 +52,7 @@ async fn push(run_dir: &Path, hypervisor: &dyn Hypervisor) -> Finding {
     for instance in instances.iter().filter(|summary| running(summary)) {
         let owner = hypervisor.qemu_owner(Some(instance.id)).await.ok().flatten();
         let Ok(process) = hypervisor.qemu_process(instance.id, owner).await else { continue };
-        match mounts_spread(run_dir, Some(process)) {
+        match mounts_spread(there, Some(process)) {
             Ok(true) => tried += 1,
             Ok(false) => blind.push(instance.name.to_string()),
             // It has ended meanwhile, or mounting failed, which is looked at below.
@@ -66,7 +66,7 @@ async fn push(run_dir: &Path, hypervisor: &dyn Hypervisor) -> Finding {
         "`transfer: push` needs `{shown}` on a mount that is `shared` and was so when libvirt was started: `mount --make-shared`, then \
          start libvirt and the instances anew; pull works without"
     );
-    match mounts_spread(run_dir, None) {
+    match mounts_spread(there, None) {
         Ok(true) if blind.is_empty() && tried > 0 => {
             Finding::ok("push", format!("what is mounted below `{shown}` is seen by all {tried} running instances"))
         }
