@@ -141,6 +141,28 @@ fn a_host_on_which_nothing_was_made_yet_is_checked_and_left_so() {
     assert!(!run_dir.exists(), "it would be closed to others");
 }
 
+#[test]
+fn a_wrong_value_is_told_of_the_option_that_it_was_given_to() {
+    let job = ["job", "publish", "restore", "--host", "kvm-07", "--instance", "web-1", "--address", "/srv/backup"];
+    let backup =
+        ["--repository-id", "7d0f1a52-0c0e-4f4e-9b5b-0d7c4f3f8a11", "--backup", "01890000-0000-7000-8000-000000000001"];
+    for (options, named) in [
+        (vec!["--disk", "no disk"], "`--disk` "),
+        (vec!["--onto", "vda=no disk"], "`--onto` (a disk of the instance) "),
+        (vec!["--new-instance", "a/b"], "`--new-instance` "),
+        (vec!["--new-instance", "web-2", "--new-id", "x"], "`--new-id` "),
+        (vec!["--new-instance", "web-2", "--volume-path", "vda=here"], "`--volume-path` (`vda`) "),
+        (vec!["--volume", "here"], "`--volume` "),
+        (vec!["--start-before", "soon"], "`--start-before` "),
+        (vec!["--label", "nas_password=hunter2"], "`--label` (`nas_password`) "),
+    ] {
+        let words = [&job[..], &backup, &options].concat();
+        let output = longshore(&words, &[("LONGSHORE__BROKER__URI", "amqp://127.0.0.1:1")]);
+        let told = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.starts_with(&format!("longshore: {named}")), "{told}");
+    }
+}
+
 /// Publishes to a port on which nobody listens.
 fn publish_to_nobody(more: &[&str]) -> Output {
     let publish = [

@@ -189,8 +189,8 @@ fn wanted(manifest: &Manifest, instance: Option<&str>) -> bool {
 }
 
 fn plan_delete(args: &PlanDeleteArgs) -> Result<Exit, CliError> {
-    let (_, members) = members_at(&args.directory, args.backup)?;
-    let plan = deletion::plan(&members, args.backup, args.mode)?;
+    let (_, members) = members_at(&args.directory, args.backup).map_err(CliError::of_plan)?;
+    let plan = deletion::plan(&members, args.backup, args.mode).map_err(CliError::of_plan)?;
     if args.json {
         output::json_line(&plan)?;
         return Ok(Exit::Done);

@@ -13,6 +13,8 @@ pub enum Exit {
     Warnings,
     /// The job that was watched failed or was cancelled.
     JobFailed,
+    /// What was asked for is refused.
+    Refused,
     /// What was asked for does not exist.
     NotFound,
     /// Interrupted by a signal.
@@ -27,6 +29,10 @@ impl Exit {
         (Exit::Usage, "the command line or the configuration is wrong"),
         (Exit::Warnings, "done, with warnings or findings"),
         (Exit::JobFailed, "the job that was watched failed or was cancelled"),
+        (
+            Exit::Refused,
+            "what was to be planned would be refused, as it is now; stderr says why, with the failure code",
+        ),
         (Exit::NotFound, "what was asked for does not exist"),
         (Exit::Interrupted, "interrupted (SIGINT)"),
     ];
@@ -39,6 +45,7 @@ impl Exit {
             Exit::Usage => 2,
             Exit::Warnings => 3,
             Exit::JobFailed => 4,
+            Exit::Refused => 5,
             Exit::NotFound => 10,
             Exit::Interrupted => 130,
         }

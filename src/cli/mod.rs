@@ -21,6 +21,7 @@ mod instance;
 mod job;
 #[cfg(feature = "libvirt")]
 mod journal;
+mod options;
 mod output;
 #[cfg(feature = "libvirt")]
 mod plan_restore;

@@ -6,7 +6,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::exit::Exit;
-use crate::failure::{Code, Failure};
+use crate::failure::{Class, Code, Failure};
 
 /// An error on its way to stderr, with the exit code it stands for.
 #[derive(Debug)]
@@ -29,6 +29,21 @@ impl CliError {
     /// Anything else.
     pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { exit: Exit::Failed, source: source.into() }
+    }
+
+    /// What a job would have failed with, where it was only planned: refused, unless nobody could tell.
+    pub fn of_plan(failure: Failure) -> Self {
+        let refused = match failure.class() {
+            Class::Permanent => true,
+            // It would be tried again, in vain as it is now.
+            Class::Transient => matches!(failure.code, Code::VolumeFull | Code::RepositoryFull | Code::InUseElsewhere),
+            Class::Bug => false,
+        };
+        let error = Self::from(failure);
+        match error.exit {
+            Exit::Failed if refused => Self { exit: Exit::Refused, ..error },
+            _ => error,
+        }
     }
 
     /// A signal came.
@@ -162,6 +177,23 @@ mod tests {
         let shown = unsteered(&serde_json::to_string_pretty(&[text]).unwrap_or_default());
         assert!(!shown.contains(['\u{9b}', '\u{202e}']));
         assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap_or_default(), [text]);
+    }
+
+    #[test]
+    fn what_would_be_refused_is_told_from_what_is_not_there_and_from_what_went_wrong() {
+        for (code, exit) in [
+            (Code::DiskUnsupported, Exit::Refused),
+            (Code::PathNotAllowed, Exit::Refused),
+            (Code::BackupHasChildren, Exit::Refused),
+            (Code::VolumeFull, Exit::Refused),
+            (Code::BackupNotFound, Exit::NotFound),
+            (Code::InstanceNotHere, Exit::NotFound),
+            (Code::HypervisorUnavailable, Exit::Failed),
+            (Code::RepositoryIo, Exit::Failed),
+            (Code::Internal, Exit::Failed),
+        ] {
+            assert_eq!(CliError::of_plan(Failure::new(code, "")).exit(), exit, "{code}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::ConfigArgs;
 use super::broker::{block_on, load};
 use super::destination::ToArgs;
 use super::exit::Exit;
+use super::options::refused;
 use super::output::{self, CliError};
 use super::planned;
 use super::publish::pair;
@@ -73,16 +74,17 @@ pub fn run(args: &PlanRestoreArgs) -> Result<Exit, CliError> {
         let doors = doors(&config);
         let told = match &attempt.job.work {
             Work::RestoreNew(spec) => {
-                let plan = elsewhere::prepare(&doors, &config.restore.directories, &attempt, spec).await?;
+                let plan = elsewhere::prepare(&doors, &config.restore.directories, &attempt, spec);
+                let plan = plan.await.map_err(CliError::of_plan)?;
                 look::elsewhere(&mut here, &*doors.hypervisor, &plan, spec, &manifest).await
             }
             Work::Restore(spec) => {
-                let plan = restore::prepare(&doors, &attempt, spec).await?;
+                let plan = restore::prepare(&doors, &attempt, spec).await.map_err(CliError::of_plan)?;
                 look::in_place(&mut here, &doors, &plan, spec, &manifest).await
             }
             _ => return Err(CliError::failed("no restore was asked for")),
         };
-        told.map_err(CliError::from)
+        told.map_err(CliError::of_plan)
     })?;
     let clean = warnings.is_empty();
     if args.json {
@@ -99,7 +101,7 @@ pub fn run(args: &PlanRestoreArgs) -> Result<Exit, CliError> {
 fn work(args: &PlanRestoreArgs) -> Result<Work, CliError> {
     let backup_id = args.backup.to_string();
     if let Some(part) = args.to.part(&backup_id, &args.disk, true) {
-        return part.check().map(Work::RestoreNew).map_err(CliError::usage);
+        return part.check().map(Work::RestoreNew).map_err(refused);
     }
     let part = RestorePart {
         backup_id,
@@ -109,7 +111,7 @@ fn work(args: &PlanRestoreArgs) -> Result<Work, CliError> {
         dry_run: true,
         overwrite: args.overwrite,
     };
-    part.check().map(Work::Restore).map_err(CliError::usage)
+    part.check().map(Work::Restore).map_err(refused)
 }
 
 fn attempt(args: &PlanRestoreArgs, manifest: &Manifest, work: Work) -> Result<Attempt, CliError> {

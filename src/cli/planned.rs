@@ -19,9 +19,14 @@ pub fn print(planned: &PlannedRestore) -> Result<(), CliError> {
     for file in &planned.files {
         output::line(&format!("would make     {}", printable(file)))?;
     }
-    if let Some(PlannedInstance { id, name, start }) = &planned.new_instance {
+    if let Some(PlannedInstance { id, id_is_drawn, name, start }) = &planned.new_instance {
         let start = if *start { ", and start it" } else { "" };
         output::line(&format!("would define   instance {name} ({id}){start}"))?;
+        if *id_is_drawn {
+            output::line(
+                "               the uuid, and with it new MAC addresses, is drawn again for the restore: --new-id keeps it",
+            )?;
+        }
     }
     if let (Some(PlannedInstance { id, name, .. }), Some(volume)) = (&planned.attach_to, planned.volumes.first()) {
         output::line(&format!("would attach   it to instance {name} ({id}) as {}", volume.target))?;

@@ -13,6 +13,7 @@ use super::ConfigArgs;
 use super::broker::{block_on, connect};
 use super::destination::{ToArgs, instance_part};
 use super::exit::Exit;
+use super::options::refused;
 use super::output::{self, CliError};
 use super::watch::{Follow, follow};
 use crate::broker::topology::{EVENTS_EXCHANGE, JOBS_EXCHANGE, jobs_key, urgent_jobs_key};
@@ -230,7 +231,7 @@ pub fn run(command: &PublishCommand) -> Result<Exit, CliError> {
     let encoding = if args.encoding == "json" { Encoding::Json } else { Encoding::MessagePack };
     let encoded = encode_job(&job, encoding, Timestamp::now())?;
     // As the worker will read it, so that a mistake is heard here and not in the dead letters, and a secret gets nowhere.
-    decode_job(&encoded.properties, &encoded.body, &args.host).map_err(CliError::usage)?;
+    decode_job(&encoded.properties, &encoded.body, &args.host).map_err(refused)?;
     block_on(publish(args, &job, encoded))
 }
 

@@ -29,12 +29,11 @@ pub(super) fn wrong_type(found: &str, wanted: &str) -> Refusal {
 /// Refuses a body in which a secret was found.
 pub(super) fn refuse_secret(head: &Head) -> Result<(), Refusal> {
     let Some(place) = &head.secret else { return Ok(()) };
-    let place = match shortened(place) {
-        place if place.is_empty() => "a field's name".to_owned(),
-        place => format!("`{place}`"),
-    };
-    let text = format!("{place} holds a secret; give credentials by reference instead");
-    Err(Refusal::new(Code::SecretInOptions, text))
+    let what = " holds a secret; give credentials by reference instead";
+    Err(match shortened(place) {
+        place if place.is_empty() => Refusal::new(Code::SecretInOptions, format!("a field's name{what}")),
+        place => Refusal::of_field(Code::SecretInOptions, &place, what),
+    })
 }
 
 /// Reads a job that came to `host`, through all the gates.

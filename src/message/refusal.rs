@@ -13,6 +13,8 @@ pub struct Refusal {
     pub code: Code,
     /// What is wrong and where, in a sentence that repeats no secret.
     pub text: String,
+    /// The field of the body that it begins with, in backticks, if one is at fault.
+    pub field: Option<String>,
     /// The job id, if the body has a readable one.
     pub job_id: Option<JobId>,
     /// The run, if the body has a readable one.
@@ -24,7 +26,12 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal of a message whose identity is not known (yet).
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), job_id: None, run: None, kind: None }
+        Self { code, text: text.into(), field: None, job_id: None, run: None, kind: None }
+    }
+
+    /// The same, of one field, of which `what` is said.
+    pub fn of_field(code: Code, field: &str, what: impl fmt::Display) -> Self {
+        Self { field: Some(field.to_owned()), ..Self::new(code, format!("`{field}`{what}")) }
     }
 
     /// The refusal as a failure, as dead letters carry it.

@@ -56,8 +56,12 @@ pub struct PlannedVolume {
 /// An instance that would take part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedInstance {
-    /// Its uuid. A new one whose job names none gets another one.
+    /// Its uuid.
     pub id: InstanceId,
+    /// That uuid was drawn for this plan, as the job names none: the restore draws another one, and so does every other plan. The MAC addresses
+    /// follow from it, where they are not preserved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub id_is_drawn: bool,
     /// Its name.
     pub name: InstanceName,
     /// It is new, and would be started.

@@ -404,10 +404,10 @@ async fn what_is_not_what_was_backed_up_is_not_merged() {
 }
 
 /// The command line, at this share.
-fn longshore(arguments: &[&str]) -> (String, bool) {
+fn longshore(arguments: &[&str]) -> (String, Option<i32>) {
     let output = Command::new(env!("CARGO_BIN_EXE_longshore")).args(arguments).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
-    (String::from_utf8(said).unwrap(), output.status.success())
+    (String::from_utf8(said).unwrap(), output.status.code())
 }
 
 #[tokio::test]
@@ -419,24 +419,27 @@ async fn the_command_line_plans_pins_and_shows() {
     let plan = |backup: &Manifest, mode: &str| {
         longshore(&["backup", "plan-delete", share, &backup.backup_id.to_string(), "--mode", mode, "--json"])
     };
-    let (said, ok) = plan(&first, "chain");
-    assert!(ok, "{said}");
+    let (said, code) = plan(&first, "chain");
+    assert_eq!(code, Some(0), "{said}");
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     let ids: Vec<_> = said["deleted"].as_array().unwrap().iter().map(|one| one["backup_id"].clone()).collect();
     assert_eq!(ids, [&third, &second, &first].map(|one| serde_json::json!(one.backup_id)));
-    let (said, ok) = plan(&first, "only");
+    let (said, code) = plan(&first, "only");
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert!(ok);
+    assert_eq!(code, Some(0));
     assert_eq!(
         said["merged"],
         serde_json::json!({"backup_id": second.backup_id, "from": first.backup_id, "onto": full.backup_id})
     );
-    let (said, ok) = plan(&full, "leaf_only");
-    assert!(!ok && said.contains("[backup_has_children]") && said.contains(&first.backup_id.to_string()), "{said}");
+    let (said, code) = plan(&full, "leaf_only");
+    assert!(
+        code == Some(5) && said.contains("[backup_has_children]") && said.contains(&first.backup_id.to_string()),
+        "{said}"
+    );
 
     let id = second.backup_id.to_string();
-    let (said, ok) = longshore(&["backup", "pin", share, &id, "--reason", "an audit", "--by", "ops"]);
-    assert!(ok, "{said}");
+    let (said, code) = longshore(&["backup", "pin", share, &id, "--reason", "an audit", "--by", "ops"]);
+    assert_eq!(code, Some(0), "{said}");
     let (said, _) = longshore(&["backup", "list", share]);
     let pinned: Vec<_> = said.lines().filter(|line| line.contains("pinned: an audit")).collect();
     assert!(pinned.len() == 1 && pinned[0].contains(&id), "{said}");
@@ -444,11 +447,11 @@ async fn the_command_line_plans_pins_and_shows() {
     let shown: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&shown["pin"]["reason"], &shown["pin"]["pinned_by"]), (&"an audit".into(), &"ops".into()));
     assert!(directory(&real.instances(), &second).join(Pin::FILE).exists());
-    let (said, ok) = plan(&first, "chain");
-    assert!(!ok && said.contains("[backup_pinned]") && said.contains(&id), "{said}");
-    let (said, ok) = longshore(&["backup", "unpin", share, &id]);
-    assert!(ok, "{said}");
-    assert!(plan(&first, "chain").1);
+    let (said, code) = plan(&first, "chain");
+    assert!(code == Some(5) && said.contains("[backup_pinned]") && said.contains(&id), "{said}");
+    let (said, code) = longshore(&["backup", "unpin", share, &id]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(plan(&first, "chain").1, Some(0));
     let mut mover = started(&real, "stays").await;
     assert_eq!(real.published().len(), 4, "nothing was deleted");
     mover.stop().await.unwrap();

@@ -100,6 +100,24 @@ impl OnVolumes {
         job
     }
 
+    /// Of a restore of both, on the host and by a job.
+    fn plan_says_what_the_job_says(&self, fleet: &Fleet, share: &Share, backup: &BackupSummary) {
+        let (directory, backup_id) = (share.path.to_str().unwrap(), backup.backup_id.to_string());
+        let output =
+            fleet.command_on_host(&["backup", "plan-restore", directory, &backup_id, "--json"]).output().unwrap();
+        let said = [output.stdout.clone(), output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let mut dry = self.restore_job(fleet, share, backup, false);
+        dry.restore.as_mut().unwrap().dry_run = true;
+        let told = *fleet.done(fleet.publish(&dry)).restore_plan.unwrap();
+        let paths: Vec<_> = told.volumes.iter().map(|volume| (volume.path.as_str(), volume.replaces)).collect();
+        let mapped = format!("/dev/mapper/{}-data", self.group.name);
+        assert_eq!(paths, [(self.path(0).to_str().unwrap(), true), (mapped.as_str(), true)]);
+        let mut told = serde_json::to_value(told).unwrap();
+        told["warnings"] = serde_json::json!([]);
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap(), told);
+    }
+
     fn start(&self) {
         name_by_number();
         self.bare.start();
@@ -171,6 +189,7 @@ fn an_instance_on_logical_volumes_is_backed_up_restored_in_place_and_started() {
     }
     on.damage();
     let damaged = on.content();
+    on.plan_says_what_the_job_says(&fleet, &share, &running);
     // A restore that is refused leaves nothing behind.
     let user = File::open(on.path(1)).unwrap();
     let mut refused = on.restore_job(&fleet, &share, &running, true);

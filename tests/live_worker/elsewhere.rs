@@ -358,16 +358,20 @@ fn a_plan_says_what_a_restore_would_do_and_does_nothing() {
         ..NewInstancePart::default()
     });
     let dry = to(&fleet, &bare, &share, &backup, RestoreNewPart { dry_run: true, ..part });
-    assert_eq!(planned(&fleet, &dry), told, "a job says the same");
+    let mut given = told.clone();
+    assert_eq!(given["new_instance"].as_object_mut().unwrap().remove("id_is_drawn"), Some(true.into()));
+    assert_eq!(planned(&fleet, &dry), given, "a job that names the uuid says the same");
+    let (_, lines, said) = plan(&["--new-instance", &name, "--volume-directory", folder]);
+    assert!(lines.contains("drawn again for the restore: --new-id keeps it"), "{lines}{said}");
     let path = format!("{folder}/new.raw");
     let attach = ["--disk", "vdb", "--volume", &path, "--format", "raw", "--attach-to", &bare.name, "--attach-target"];
     let (code, lines, said) = plan(&[&attach[..], &["vdc"]].concat());
     assert!(code == Some(3) && lines.contains(&format!("would make     {path} (raw): disk vdb")), "{lines}{said}");
     assert!(lines.contains("would attach   it to instance") && lines.contains("without its serial number"), "{lines}");
     let (code, _, said) = plan(&[&attach[..], &["vda"]].concat());
-    assert!(code == Some(1) && said.contains("disk_target_in_use"), "{said}");
+    assert!(code == Some(5) && said.contains("disk_target_in_use"), "{said}");
     let (code, _, said) = plan(&["--disk", "vdb", "--volume", "/etc/new.raw"]);
-    assert!(code == Some(1) && said.contains("path_not_allowed"), "{said}");
+    assert!(code == Some(5) && said.contains("path_not_allowed"), "{said}");
 
     bare.stop();
     let (code, lines, said) = plan(&[]);

@@ -25,7 +25,7 @@ use longshore::model::job::{
 };
 use longshore::model::manifest::{ChangesFoundBy, Consistency, GuestRecord, Proof, SkippedDisk, TransferUsed};
 use longshore::model::repository::{Credentials, MountOption, Repository, RepositoryType};
-use longshore::model::restoration::{PlannedRestore, PlannedVolume};
+use longshore::model::restoration::{PlannedInstance, PlannedRestore, PlannedVolume};
 use longshore::model::validation::{Finding, FindingCode, InstanceSize, Validation, ValidationLevel};
 
 pub const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
@@ -150,6 +150,25 @@ fn planned() -> RunDetail {
         validate: None,
         delete: None,
     })
+}
+
+/// Of a new instance, whose uuid was drawn.
+fn planned_elsewhere(of: RunDetail) -> RunDetail {
+    let RunDetail::Completed(mut completed) = of else { return of };
+    completed.warnings.clear();
+    if let Some(plan) = &mut completed.restore_plan {
+        plan.new_instance = Some(PlannedInstance {
+            id: "0198f3c2-7d30-7cc3-98c4-dc0c0c07398f".parse().unwrap(),
+            id_is_drawn: true,
+            name: "web-1-restored".parse().unwrap(),
+            start: false,
+        });
+        for volume in &mut plan.volumes {
+            volume.replaces = false;
+            volume.path = "/var/lib/libvirt/images/web-1-restored-vda.qcow2".to_owned();
+        }
+    }
+    RunDetail::Completed(completed)
 }
 
 pub fn restore_job() -> Job {
@@ -343,11 +362,14 @@ pub fn more() -> Vec<(&'static str, Value)> {
     let deleted = Event::Run(RunEvent::of(&delete_job(), 1, 4, time(), deleted()));
     let validated = Event::Run(RunEvent::of(&validate_job(), 1, 4, time(), validated()));
     let planned = Event::Run(RunEvent::of(&dry_run_job(), 1, 4, time(), planned()));
+    let planned_elsewhere = planned_elsewhere(self::planned());
+    let planned_elsewhere = Event::Run(RunEvent::of(&new_instance_job(), 1, 4, time(), planned_elsewhere));
     vec![
         ("longshore.job.v1.directory", Value::Job(Box::new(directory_job()))),
         ("longshore.job.v1.nfs", Value::Job(Box::new(nfs_job()))),
         ("longshore.job.v1.restore.dry-run", Value::Job(Box::new(dry_run_job()))),
         ("longshore.event.completed.v1.restore-plan", Value::Event(Box::new(planned))),
+        ("longshore.event.completed.v1.restore-new-plan", Value::Event(Box::new(planned_elsewhere))),
         ("longshore.job.v1.restore", Value::Job(Box::new(restore_job()))),
         ("longshore.event.completed.v1.restore", Value::Event(Box::new(completed))),
         ("longshore.job.v1.restore-new.instance", Value::Job(Box::new(new_instance_job()))),

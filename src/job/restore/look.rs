@@ -148,7 +148,7 @@ pub async fn elsewhere(
     let to_make = ToMake::New(choice.new.clone());
     let wanted = ToWeigh { instance: plan.instance_id, backup: plan.backup_id, to_make };
     let Weighed { data_bytes, warnings } = eyes.weigh(wanted).await?;
-    let would = would::elsewhere(plan, manifest, &choice, &data_bytes);
+    let would = would::elsewhere(plan, spec, manifest, &choice, &data_bytes);
     let unusual = choice.warnings.into_iter().chain(warnings.iter().map(|why| refused_now(why)));
     Ok(DryRun { would, warnings: unusual.collect() })
 }

@@ -139,7 +139,7 @@ fn onto<'p>(plan: &'p RestorePlan, spec: &RestoreSpec, disk: &ManifestDisk) -> R
     let mut found = plan.disks.iter().filter(|found| fits(found));
     let failed = |code, what: &str| {
         let text = format!("{what} disk `{}` of backup `{}`", disk.target, plan.backup_id);
-        Failure::new(code, text).caused_by("the job can name the disk that it is to become in `onto`")
+        Failure::new(code, text).caused_by("the job can name the disk that it is to become in `onto` (`--onto`)")
     };
     match (found.next(), found.next()) {
         (Some(found), None) => Ok(found),

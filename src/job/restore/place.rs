@@ -47,7 +47,7 @@ pub(super) fn place(
         (Some(DiskSource::Block { path, format }), Some(BlockDevice::Bare { numbers, bytes })) => {
             if !plan.overwrite {
                 return Err("no second one can take the place of a block device: it would be written over, with no way back, for which the \
-                            job has to ask with `overwrite`"
+                            job has to ask with `overwrite` (`--overwrite`)"
                     .to_owned());
             }
             if *bytes < virtual_bytes {

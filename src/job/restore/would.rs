@@ -5,7 +5,9 @@ use std::path::Path;
 use super::elsewhere::ElsewherePlan;
 use super::elsewhere::choose::{Becomes, Choice};
 use super::mapping::Mapping;
+use crate::model::destination::{Destination, NewInstanceSpec};
 use crate::model::id::DiskTarget;
+use crate::model::job::RestoreNewSpec;
 use crate::model::manifest::Manifest;
 use crate::model::restoration::{PlannedInstance, PlannedRestore, PlannedVolume};
 use crate::mover::protocol::{NewContent, NewFile, RestoredVolume, VolumePlace};
@@ -28,7 +30,14 @@ pub fn in_place(manifest: &Manifest, mapping: &Mapping, data_bytes: &[u64]) -> P
 
 /// Of a restore to elsewhere. `data_bytes` are what the backup holds of each disk as data, with what it is based on, in their order among
 /// the files.
-pub fn elsewhere(plan: &ElsewherePlan, manifest: &Manifest, choice: &Choice, data_bytes: &[u64]) -> PlannedRestore {
+pub fn elsewhere(
+    plan: &ElsewherePlan,
+    spec: &RestoreNewSpec,
+    manifest: &Manifest,
+    choice: &Choice,
+    data_bytes: &[u64],
+) -> PlannedRestore {
+    let id_is_drawn = matches!(&spec.to, Destination::NewInstance(NewInstanceSpec { id: None, .. }));
     let (mut volumes, mut files, mut data_bytes) = (Vec::new(), Vec::new(), data_bytes.iter());
     for NewFile { content, path, .. } in &choice.new.files {
         match content {
@@ -47,10 +56,12 @@ pub fn elsewhere(plan: &ElsewherePlan, manifest: &Manifest, choice: &Choice, dat
     }
     let (new_instance, attach_to) = match &choice.becomes {
         Becomes::Instance(new) => {
-            (Some(PlannedInstance { id: new.id, name: new.name.clone(), start: plan.starts() }), None)
+            let start = plan.starts();
+            (Some(PlannedInstance { id: new.id, id_is_drawn, name: new.name.clone(), start }), None)
         }
         Becomes::Disk { instance_id, instance_name, .. } => {
-            (None, Some(PlannedInstance { id: *instance_id, name: instance_name.clone(), start: false }))
+            let (id, name) = (*instance_id, instance_name.clone());
+            (None, Some(PlannedInstance { id, id_is_drawn: false, name, start: false }))
         }
         Becomes::File => (None, None),
     };

@@ -52,12 +52,16 @@ pub const READ_BYTES_PER_SECOND_MIN: u64 = 1024 * 1024;
 pub const SEALED_BYTES_MAX: usize = 16 * 1024;
 
 pub(super) fn invalid(field: &str, why: impl Display) -> Refusal {
-    // Parsers of others repeat a wrong character as it is.
-    let mut text = String::new();
-    for c in format!("`{field}` has a value that is not allowed: {why}").chars() {
-        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
-    }
-    Refusal::new(Code::InvalidField, text)
+    // Parsers of others repeat a wrong character as it is, and publishers name labels.
+    let escaped = |text: &str| {
+        let mut shown = String::new();
+        for c in text.chars() {
+            if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        }
+        shown
+    };
+    let what = escaped(&format!(" has a value that is not allowed: {why}"));
+    Refusal::of_field(Code::InvalidField, &escaped(field), what)
 }
 
 pub(super) fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, Refusal> {
@@ -205,7 +209,7 @@ impl RepositoryPart {
                     InvalidRepository::Secret { .. } => Code::SecretInOptions,
                     _ => Code::InvalidMountOption,
                 };
-                Refusal::new(code, format!("`{field}`: {error}"))
+                Refusal::of_field(code, field, format_args!(": {error}"))
             }
         };
         // Secrets first: they are to be told as such, whatever else is wrong.

@@ -156,7 +156,7 @@ impl Place for FilePlace {
             Some(what) => {
                 let text = format!("`{}` holds {what}, which no backup does", self.shown(Name::Volume));
                 Err(Failure::new(Code::DiskUnsupported, text)
-                    .caused_by("`keep_previous` would leave it beside the new one"))
+                    .caused_by("`keep_previous` (`--keep-previous`) would leave it beside the new one"))
             }
         }
     }

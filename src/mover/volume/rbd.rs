@@ -168,7 +168,7 @@ impl Place for RbdPlace {
             count => {
                 let text = format!("`{}` holds {count} snapshots, which no backup does", self.shown(Name::Volume));
                 Err(Failure::new(Code::DiskUnsupported, text)
-                    .caused_by("`keep_previous` would leave it beside the new one"))
+                    .caused_by("`keep_previous` (`--keep-previous`) would leave it beside the new one"))
             }
         }
     }

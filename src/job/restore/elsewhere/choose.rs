@@ -128,7 +128,9 @@ pub fn choose(
             let [disk] = disks[..] else {
                 let text =
                     format!("backup `{}` has {} disks, and one volume is made of one", manifest.backup_id, disks.len());
-                return Err(Failure::new(Code::DiskAmbiguous, text).caused_by("the job can name it in `disks`"));
+                return Err(
+                    Failure::new(Code::DiskAmbiguous, text).caused_by("the job can name it in `disks` (`--disk`)")
+                );
             };
             let (becomes, warnings) =
                 attach.as_ref().map_or((Becomes::File, Vec::new()), |attach| attached(attach, disk, path, *format));
