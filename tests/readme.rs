@@ -53,6 +53,20 @@ fn the_table_of_exit_codes_is_that_of_the_code() {
     assert_eq!(shown, rows);
 }
 
+/// Else a drained worker would be started again, into the middle of an upgrade.
+#[test]
+fn the_unit_starts_every_worker_again_but_a_drained_one() {
+    let unit = include_str!("../packaging/longshore-worker.service");
+    let [in_order, in_part] = [Exit::Drained, Exit::DrainedInPart].map(Exit::status);
+    for line in [
+        "Restart=always".to_owned(),
+        format!("RestartPreventExitStatus={in_order} {in_part}"),
+        format!("SuccessExitStatus={in_order}"),
+    ] {
+        assert!(unit.lines().any(|found| found == line), "`{line}` is not in the unit");
+    }
+}
+
 #[test]
 fn every_command_in_the_readme_has_a_help_page_with_its_options() {
     let commands: Vec<&str> = README.lines().filter(|line| line.starts_with("longshore ")).collect();

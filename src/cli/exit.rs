@@ -15,6 +15,10 @@ pub enum Exit {
     JobFailed,
     /// What was asked for is refused.
     Refused,
+    /// The worker has ended as a controller wanted it, and is not to be started again by itself.
+    Drained,
+    /// The same, and not in order.
+    DrainedInPart,
     /// What was asked for does not exist.
     NotFound,
     /// Interrupted by a signal.
@@ -33,6 +37,8 @@ impl Exit {
             Exit::Refused,
             "what was to be planned would be refused, as it is now; stderr says why, with the failure code",
         ),
+        (Exit::Drained, "`worker`: ended by `host drain`; nothing starts it again but whoever wants it"),
+        (Exit::DrainedInPart, "the same, and something did not end or could not be sent; stderr says what"),
         (Exit::NotFound, "what was asked for does not exist"),
         (Exit::Interrupted, "interrupted (SIGINT)"),
     ];
@@ -46,6 +52,8 @@ impl Exit {
             Exit::Warnings => 3,
             Exit::JobFailed => 4,
             Exit::Refused => 5,
+            Exit::Drained => 6,
+            Exit::DrainedInPart => 7,
             Exit::NotFound => 10,
             Exit::Interrupted => 130,
         }

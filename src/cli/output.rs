@@ -46,6 +46,11 @@ impl CliError {
         }
     }
 
+    /// A worker that was drained has not come to its end in order.
+    pub fn drained_in_part(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { exit: Exit::DrainedInPart, source: source.into() }
+    }
+
     /// A signal came.
     pub fn interrupted(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { exit: Exit::Interrupted, source: source.into() }

@@ -30,7 +30,7 @@ use crate::mover::protocol::OURSELVES;
 use crate::mover::sealed::HostKey;
 use crate::supervisor::Supervisor;
 use crate::worker::jobs::Jobs;
-use crate::worker::{self, Parts, Settings, UnwoundEnd, WorkerError};
+use crate::worker::{self, Ended, Parts, Settings, UnwoundEnd, WorkerError};
 use crate::{shutdown, telemetry};
 
 /// Threads of the worker's runtime: the work is done by QEMU and the movers, so two are plenty.
@@ -81,13 +81,23 @@ async fn work(config: &Config) -> Result<Exit, CliError> {
         journal: journal.clone(),
         supervisor: Supervisor::of_environment(),
     };
-    worker::run(parts, shutdown).await.map_err(|error| match error {
+    let ended = worker::run(parts, shutdown).await.map_err(|error| match error {
         WorkerError::Journal(failure) => failure.into(),
         other => CliError::failed(other),
     })?;
     journal.close().await;
     tracing::info!("stopped");
-    Ok(Exit::Done)
+    exit_of(ended)
+}
+
+/// A service manager goes by it: what a controller has drained is not to be started again, however it ended.
+fn exit_of(ended: Ended) -> Result<Exit, CliError> {
+    match (ended.trouble(), ended.drained) {
+        (None, false) => Ok(Exit::Done),
+        (None, true) => Ok(Exit::Drained),
+        (Some(trouble), false) => Err(CliError::failed(trouble)),
+        (Some(trouble), true) => Err(CliError::drained_in_part(trouble)),
+    }
 }
 
 async fn unwind_all(config: &Config, only: Option<JobId>) -> Result<Exit, CliError> {
@@ -258,6 +268,22 @@ fn make_passable(directory: &Path) -> Result<(), CliError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_worker_that_was_drained_says_so_however_it_ended() {
+        let exit = |ended: Ended| exit_of(ended).unwrap_or_else(|error| error.exit());
+        let signalled = Ended::default();
+        let drained = Ended { drained: true, ..signalled };
+        for (ended, expected) in [
+            (signalled, Exit::Done),
+            (Ended { left: 1, ..signalled }, Exit::Failed),
+            (drained, Exit::Drained),
+            (Ended { left: 1, ..drained }, Exit::DrainedInPart),
+            (Ended { untold: 1, evicted: true, ..drained }, Exit::DrainedInPart),
+        ] {
+            assert_eq!(exit(ended), expected, "{ended:?}");
+        }
+    }
 
     #[test]
     fn a_new_directory_can_be_passed_and_one_that_is_there_keeps_its_mode() {

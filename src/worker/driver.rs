@@ -26,6 +26,7 @@ use super::attempt::{attempt, recover};
 use super::backlog::{outbox_is_full, wanted_next};
 use super::conclude::{Told, cancel, conclude};
 use super::drain::DrainWish;
+use super::ended::Ended;
 use super::intake::Came;
 use super::rest::{Left, Next, Stopping, UNWIND_MAX};
 use super::run::Run;
@@ -136,9 +137,9 @@ impl Driver {
         Ok(())
     }
 
-    /// Works until it has come to rest and is to end. Answers how many attempts did not unwind in time. Starts no attempt before the host id is known to be ours: until then another worker may
-    /// be at work with it, and with a copy of this journal.
-    pub async fn drive(&mut self, session: &mut dyn HostSession, shutdown: &Shutdown) -> usize {
+    /// Works until it has come to rest and is to end. Starts no attempt before the host id is known to be ours: until then another
+    /// worker may be at work with it, and with a copy of this journal.
+    pub async fn drive(&mut self, session: &mut dyn HostSession, shutdown: &Shutdown) -> Ended {
         let mut prunes = interval(PRUNE_INTERVAL);
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut names, mut unsent) = (self.shared.names(), self.shared.counters.kept.subscribe());
@@ -155,8 +156,8 @@ impl Driver {
             self.shared.status.set_waiting(self.waiting.len());
             self.look_at_the_outbox(*unsent.borrow_and_update());
             self.want(session);
-            if let Some(left) = self.come_to_rest() {
-                return left;
+            if let Some(ended) = self.come_to_rest() {
+                return ended;
             }
             let wake = self.next_moment();
             tokio::select! {
@@ -196,17 +197,22 @@ impl Driver {
         }
     }
 
-    /// Lets unwind what an earlier worker left, where nothing else may be done. Answers how many attempts did not in time.
-    pub async fn let_unwind(&mut self) -> usize {
+    /// Lets unwind what an earlier worker left, where nothing else may be done. What does not in time, the next start ends.
+    pub async fn let_unwind(&mut self) {
         let limit = Instant::now() + UNWIND_MAX;
         while !self.attempts.is_empty() {
             tokio::select! {
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = self.standing.due() => self.tell_standing(&SessionState::HostIdInUse),
-                () = sleep_until(limit) => break,
+                () = sleep_until(limit) => return,
             }
         }
-        self.attempts.len()
+    }
+
+    /// What is in the way of rest.
+    fn left(&self) -> Left {
+        let intakes = self.intakes.len();
+        Left { attempts: self.attempts.len(), intakes, waiting: self.waiting.len() }
     }
 
     fn learn(&mut self, names: &mut watch::Receiver<Option<Arc<Names>>>) {
@@ -375,7 +381,7 @@ impl Driver {
         let moment = self.waiting.next_moment(now).into_iter().chain(of_circuits).min();
         let pause = moment.map(|moment| moment.duration_since(now));
         let waiting = pause.map(|pause| here + Duration::try_from(pause).unwrap_or_default());
-        let left = Left { attempts: self.attempts.len(), intakes: self.intakes.len(), waiting: self.waiting.len() };
+        let left = self.left();
         let stopping = self.stopping.map(|stopping| match stopping.next(here, left) {
             Next::Wait(until) => until,
             // It has just been asked what to do, and there is more by now.

@@ -16,6 +16,7 @@ mod circuit;
 mod conclude;
 mod drain;
 mod driver;
+mod ended;
 mod intake;
 pub mod jobs;
 mod left_over;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use ended::Ended;
 pub use outbox::{Counters, FLUSH_MAX};
 pub use shared::Settings;
 pub use unwind::{Unwound, UnwoundEnd, unwind};
@@ -87,21 +89,15 @@ pub enum WorkerError {
         /// The host id.
         host: HostId,
     },
-    /// A stop could not wait any longer for attempts to give back what they hold.
-    #[error("{attempts} attempts had not unwound when the stop could wait no longer; the next start ends them")]
-    StillUnwinding {
-        /// How many.
-        attempts: usize,
-    },
 }
 
-/// Runs until `shutdown` asks for a stop and everything is given back or kept in the journal. Dropping the future is the same as
+/// Runs until `shutdown` or a controller asks for a stop and everything is given back or kept in the journal, as far as that goes. Dropping the future is the same as
 /// the end of the process: nothing of it goes on, and the next worker unwinds what was under way.
 ///
 /// # Errors
 /// When the journal cannot be read at start or dies, or the host id turns out to be another's before it was ever this worker's. One
 /// that has held it stays: it has jobs to end, and the other may go.
-pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
+pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<Ended, WorkerError> {
     let journal = parts.journal.clone();
     tokio::select! {
         ended = work_until(parts, shutdown) => ended,
@@ -109,7 +105,7 @@ pub async fn run(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
     }
 }
 
-async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError> {
+async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<Ended, WorkerError> {
     let Parts { settings, broker, journal, work, hypervisor, supervisor } = parts;
     let publisher = broker.publisher();
     let host = settings.host.clone();
@@ -120,7 +116,7 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError>
     driver.take_up().await?;
     let mut session = broker.open_host(&host).await;
     let state = session.state();
-    let pump = pump_once_held(journal, publisher.clone(), shared.clone(), state.clone(), until_told);
+    let pump = pump_once_held(journal.clone(), publisher.clone(), shared.clone(), state.clone(), until_told);
     let heart = pulse::beat(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
     let inventories = pulse::take_inventory(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
     let pauses = pause::follow(shared.clone(), until_over.clone());
@@ -131,12 +127,16 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError>
     let pauses = AbortOnDropHandle::new(tokio::spawn(pauses));
     let states = AbortOnDropHandle::new(tokio::spawn(states));
 
-    let (attempts, in_use) = tokio::select! {
-        attempts = driver.drive(session.as_mut(), &shutdown) => (attempts, false),
-        () = taken_by_another(state) => (0, true),
+    let ended = tokio::select! {
+        ended = driver.drive(session.as_mut(), &shutdown) => Some(ended),
+        () = taken_by_another(state.clone()) => None,
     };
     session.want_jobs(WantedJobs::None);
-    let attempts = if in_use { driver.let_unwind().await } else { attempts };
+    match ended {
+        None => driver.let_unwind().await,
+        Some(Ended { evicted: true, .. }) => driver.has_told_all(&state, &shutdown).await,
+        Some(_) => {}
+    }
     driver.has_told(&shutdown).await;
     session.close().await;
     over.raise(Stage::Now);
@@ -148,10 +148,10 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<(), WorkerError>
     // Last: until then somebody may have something to tell.
     told.raise(Stage::Now);
     finish(pump, "outbox").await;
-    match attempts {
-        _ if in_use => Err(WorkerError::HostIdInUse { host }),
-        0 => Ok(()),
-        attempts => Err(WorkerError::StillUnwinding { attempts }),
+    match ended {
+        None => Err(WorkerError::HostIdInUse { host }),
+        Some(ended) if ended.evicted => Ok(Ended { untold: journal.outbox_depth().await?, ..ended }),
+        Some(ended) => Ok(ended),
     }
 }
 

@@ -5,7 +5,8 @@
 //!              what waits is kept, or ends as well
 //! ```
 //!
-//! At rest the worker ends, or stays for a `resume`. A second signal makes the limit now.
+//! At rest the worker ends, or stays for a `resume`. A second signal makes the limit now. Where nothing is kept, what is just being taken
+//! is waited for as well: it is about to be the worker's alone.
 
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Stopping {
     pub leave: bool,
     /// What is left ends as failed.
     pub evict: bool,
+    /// A controller wants it to end.
+    pub drained: bool,
     /// Somebody waits for its end.
     signalled: bool,
     /// Until when what runs may go on.
@@ -73,15 +76,16 @@ impl Stopping {
     /// For that cause, beside what it was about already. A later wish takes the place of an earlier one, but for whoever waits for the end.
     pub fn new(before: Option<Self>, cause: Cause, limit: Instant) -> Self {
         let signalled = cause == Cause::Signal || before.is_some_and(|before| before.signalled);
-        let (evict, stay) = match cause {
-            Cause::Signal => (before.is_some_and(|before| before.evict), false),
-            Cause::Drain { evict, stay } => (evict, stay),
+        let (evict, drained) = match cause {
+            Cause::Signal => before.map_or((false, false), |before| (before.evict, before.drained)),
+            Cause::Drain { evict, stay } => (evict, !stay),
         };
         let limit = match before {
             Some(before) if signalled => limit.min(before.limit),
             _ => limit,
         };
-        Self { leave: signalled || !stay, evict, signalled, limit, asked: before.and_then(|before| before.asked) }
+        let asked = before.and_then(|before| before.asked);
+        Self { leave: signalled || drained, evict, drained, signalled, limit, asked }
     }
 
     /// What runs may go on no longer than until now.
@@ -96,13 +100,14 @@ impl Stopping {
 
     /// Decides.
     pub fn next(&self, now: Instant, left: Left) -> Next {
-        let kept = left.waiting == 0 || !self.evict;
+        let nothing = left.attempts == 0 && left.intakes == 0;
+        let nothing_to_evict = !self.evict || (left.waiting == 0 && left.intakes == 0);
         match self.asked {
-            None if left.attempts == 0 && left.intakes == 0 && kept => Next::AtRest,
+            None if nothing && nothing_to_evict => Next::AtRest,
             None if now >= self.limit => Next::Ask,
             None => Next::Wait(self.limit),
-            // A delivery that cannot be written down is the broker's again.
-            Some(_) if left.attempts == 0 && kept => Next::AtRest,
+            // A delivery that cannot be written down is the broker's again, and one that was is kept.
+            Some(_) if left.attempts == 0 && nothing_to_evict => Next::AtRest,
             Some(asked) if now >= asked + UNWIND_MAX => Next::GiveUp,
             Some(asked) => Next::Wait(asked + UNWIND_MAX),
         }
@@ -158,6 +163,17 @@ mod tests {
     }
 
     #[test]
+    fn an_eviction_waits_for_what_is_just_being_taken_but_not_for_ever() {
+        let start = Instant::now();
+        let mut stopping = Stopping::new(None, drain(true, false), start);
+        stopping.asked(start);
+        let taking = Left { intakes: 1, ..NOTHING };
+        assert_eq!(stopping.next(start, taking), Next::Wait(start + UNWIND_MAX));
+        assert_eq!(stopping.next(start + UNWIND_MAX, taking), Next::GiveUp);
+        assert_eq!(stopping.next(start, NOTHING), Next::AtRest);
+    }
+
+    #[test]
     fn a_later_drain_counts_and_a_signal_is_never_taken_back() {
         let start = Instant::now();
         let first = Stopping::new(None, drain(true, true), after(start, 3600));
@@ -171,5 +187,15 @@ mod tests {
         assert_eq!((third.leave, third.limit, third.asked), (true, after(start, 100), Some(after(start, 100))));
         let sooner = Stopping::new(Some(signalled), drain(false, true), after(start, 10));
         assert_eq!(sooner.limit, after(start, 10));
+    }
+
+    #[test]
+    fn a_signal_takes_nothing_of_what_a_controller_wants() {
+        let start = Instant::now();
+        let drained = Stopping::new(None, drain(false, false), start);
+        assert!(drained.drained && Stopping::new(Some(drained), Cause::Signal, start).drained);
+        let signalled = Stopping::new(None, Cause::Signal, start);
+        assert!(!signalled.drained && Stopping::new(Some(signalled), drain(false, false), start).drained);
+        assert!(!Stopping::new(Some(drained), drain(false, true), start).drained, "the later one lets it stay");
     }
 }

@@ -55,9 +55,10 @@ impl Standing {
         }
     }
 
-    /// The process ends when what runs has, or has been taken back after `limit`.
-    pub fn ends(&self, limit: Duration) {
-        self.supervisor.stopping(limit + UNWIND_MAX + GOODBYE_MAX);
+    /// The process ends when what runs has, or has been taken back after `limit`, and then all has been told that has to be, in
+    /// `tell_max` at most.
+    pub fn ends(&self, limit: Duration, tell_max: Duration) {
+        self.supervisor.stopping(limit.saturating_add(UNWIND_MAX + tell_max + GOODBYE_MAX));
     }
 }
 

@@ -17,6 +17,9 @@ const SOON: Duration = Duration::from_secs(20);
 /// Within this a job has stopped at its next step and is taken back, on a busy machine. Less than a job at this pace takes, and than a worker lets it go on.
 const STOPPED: Duration = Duration::from_secs(30);
 
+/// Status of a worker that a controller has drained.
+const DRAINED: i32 = 6;
+
 fn was_kept(fleet: &Fleet, job: JobId) {
     let kept = fleet.heard.of_run(job, "the run is kept", JOB, |event| event.detail.word() == "retrying");
     let RunDetail::Retrying(kept) = kept.detail else { panic!("{kept:?}") };
@@ -34,7 +37,7 @@ fn a_drained_worker_ends_in_order_or_rests_and_a_host_without_one_is_named() {
     commanded.fleet.is_copying(job);
     let drain = ["host", "drain", &host, "--limit-seconds", "1", "--reason", "upgrade"];
     commanded.says(&drain, 0, "told");
-    assert!(commanded.fleet.worker_ends(STOPPED).success());
+    assert_eq!(commanded.fleet.worker_ends(STOPPED).code(), Some(DRAINED));
     was_kept(&commanded.fleet, job);
     assert!(!bare.has_backup_job() && share.entries_of(&bare.id).is_empty());
     let control = format!("longshore.control.{host}");
@@ -68,7 +71,7 @@ fn what_is_evicted_is_in_the_dead_letters_and_nowhere_else() {
     commanded.fleet.heard.of_run(waiting, "it waits for its instance", JOB, |event| event.detail.word() == "accepted");
     let host = commanded.fleet.host.clone();
     commanded.says(&["host", "drain", &host, "--limit-seconds", "1", "--evict"], 0, "told");
-    assert!(commanded.fleet.worker_ends(STOPPED).success());
+    assert_eq!(commanded.fleet.worker_ends(STOPPED).code(), Some(DRAINED));
     for (job, attempts) in [(running, 1), (waiting, 0)] {
         let failed = commanded.fleet.failed(job);
         assert_eq!((failed.failure.code.as_str(), failed.attempts), ("host_draining", attempts));

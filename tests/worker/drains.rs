@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use longshore::broker::memory::Depth;
+use longshore::broker::topology::{DEAD_QUEUE, jobs_queue};
 use longshore::failure::{Class, Code, Failure};
 use longshore::message::event::{Draining, HostDetail};
 use longshore::message::{Control, Drain, Resume};
 use longshore::model::job::RunKey;
 use longshore::shutdown::Stage;
+use longshore::worker::Ended;
 use longshore::worker::admit::Slots;
 
 use crate::fleet::{Fleet, SHARE};
@@ -49,7 +52,7 @@ async fn it_ends_with_what_ran_done_or_taken_back_and_the_next_worker_goes_on() 
     assert_eq!((told.running, told.waiting, told.limit_seconds, told.evict, told.stay), (1, 1, 0, false, false));
     assert_eq!((told.user.as_deref(), told.requested_by.as_deref()), (Some("ops"), Some("night shift")));
     assert_eq!(told.reason.as_deref(), Some("upgrade"));
-    fleet.ended().await.unwrap();
+    assert_eq!(fleet.ended().await.unwrap(), Ended { drained: true, ..Ended::default() });
     assert!(gave_back(&fleet) && fleet.letters().is_empty());
     assert_eq!(fleet.events.story(running).last(), Some(&(1, "retrying")));
     assert_eq!(fleet.events.story(waiting), [(0, "accepted")]);
@@ -159,6 +162,8 @@ async fn evicted(fleet: &Fleet, key: RunKey) {
     assert_eq!(letter.failure, failure);
 }
 
+const EVICTED: Ended = Ended { drained: true, evicted: true, left: 0, untold: 0 };
+
 #[tokio::test]
 async fn an_eviction_keeps_nothing_and_leaves_a_letter_of_each() {
     let mut fleet = Fleet::without_worker(&["web", "db", "mail"]).await;
@@ -175,13 +180,88 @@ async fn an_eviction_keeps_nothing_and_leaves_a_letter_of_each() {
     // At once, since nobody here will do it.
     evicted(&fleet, waiting).await;
     evicted(&fleet, tried).await;
-    fleet.ended().await.unwrap();
+    assert_eq!(fleet.ended().await.unwrap(), EVICTED);
     evicted(&fleet, running).await;
     assert_eq!(fleet.events.story(waiting), [(0, "accepted"), (0, "failed")]);
     assert_eq!(fleet.events.story(tried).last(), Some(&(1, "failed")));
     let ending: Vec<_> = fleet.events.story(running).into_iter().filter(|(_, word)| *word != "progress").collect();
     assert_eq!(ending, [(0, "accepted"), (1, "started"), (1, "failed")]);
     assert!(gave_back(&fleet));
+    fleet.finish().await;
+}
+
+/// The broker hands them over before it hears of the drain, and the journal takes its time.
+#[tokio::test]
+async fn an_eviction_keeps_nothing_of_what_is_just_being_taken_either() {
+    let mut fleet = Fleet::with(&["web"]).await;
+    fleet.until("a heartbeat", |fleet| fleet.events.of_host().iter().any(is_a_beat).then_some(())).await;
+    let slow = fleet.journal_held().await;
+    let mut taken = Vec::new();
+    for _ in 0..10 {
+        taken.push(fleet.publish(&fleet.job("web")).await);
+    }
+    let handed_over = Some(Depth { ready: 0, unacked: 10 });
+    let queue = jobs_queue(&fleet.host);
+    fleet.until("the deliveries", |fleet| (fleet.server.depth(&queue) == handed_over).then_some(())).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(0), evict: true, ..Drain::default() })).await;
+    draining(&fleet).await;
+    slow.let_go().await;
+    assert_eq!(fleet.ended().await.unwrap(), EVICTED);
+    for key in taken {
+        evicted(&fleet, key).await;
+    }
+    fleet.finish().await;
+}
+
+fn is_a_beat(detail: &HostDetail) -> bool {
+    matches!(detail, HostDetail::Heartbeat(_))
+}
+
+/// One that is evicted while its letter has no queue.
+async fn evicted_without_a_letter() -> (Fleet, RunKey) {
+    let fleet = Fleet::with(&["web"]).await;
+    fleet.movers.hang("copy");
+    let key = fleet.publish(&fleet.job("web")).await;
+    fleet.until_copying("web").await;
+    fleet.server.delete_queue(DEAD_QUEUE);
+    fleet.command(&drain(Drain { limit_seconds: Some(0), evict: true, ..Drain::default() })).await;
+    assert_eq!(fleet.failed(key).await.code, "host_draining");
+    fleet.movers.unhang("copy");
+    (fleet, key)
+}
+
+/// On the clock that is let run ahead.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn an_eviction_does_not_end_before_its_letters_are_sent() {
+    let (mut fleet, key) = evicted_without_a_letter().await;
+    let beats = |fleet: &Fleet| fleet.events.of_host().iter().filter(|detail| is_a_beat(detail)).count();
+    let before = beats(&fleet);
+    fleet.until("it lives on", |fleet| (beats(fleet) > before + 10).then_some(())).await;
+    // Any client declares the queue.
+    drop(fleet.server.client(Default::default()));
+    pass(Duration::from_secs(61)).await;
+    assert_eq!(fleet.ended().await.unwrap(), EVICTED);
+    evicted(&fleet, key).await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn an_eviction_whose_letters_nobody_takes_ends_in_the_end_and_says_how_many() {
+    let (mut fleet, key) = evicted_without_a_letter().await;
+    let beats = |fleet: &Fleet| fleet.events.of_host().iter().filter(|detail| is_a_beat(detail)).count();
+    let before = beats(&fleet);
+    fleet.until("it lives on", |fleet| (beats(fleet) > before + 10).then_some(())).await;
+    pass(Duration::from_secs(151)).await;
+    assert_eq!(fleet.ended().await.unwrap(), Ended { untold: 1, ..EVICTED });
+    drop(fleet.server.client(Default::default()));
+    fleet.start().await;
+    fleet.until("its letter", |fleet| fleet.letter_of(key)).await;
     fleet.finish().await;
 }
 

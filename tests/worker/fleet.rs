@@ -28,7 +28,7 @@ use longshore::shutdown::{self, ShutdownSwitch, Stage};
 use longshore::supervisor::Supervisor;
 use longshore::worker::admit::Slots;
 use longshore::worker::jobs::Jobs;
-use longshore::worker::{self, Parts, Settings, WorkerError};
+use longshore::worker::{self, Ended, Parts, Settings, WorkerError};
 use sqlx::{ConnectOptions, Connection};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -47,8 +47,20 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const GUARDS_DONE: Duration = Duration::from_secs(600);
 
 struct Worker {
-    task: JoinHandle<Result<(), WorkerError>>,
+    task: JoinHandle<Result<Ended, WorkerError>>,
     switch: ShutdownSwitch,
+}
+
+/// A journal that nobody can write.
+pub struct HeldJournal {
+    connection: sqlx::SqliteConnection,
+}
+
+impl HeldJournal {
+    pub async fn let_go(mut self) {
+        sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await.unwrap();
+        self.connection.close().await.unwrap();
+    }
 }
 
 pub struct Fleet {
@@ -158,6 +170,14 @@ impl Fleet {
         connection.close().await.unwrap();
     }
 
+    /// Keeps the worker's journal from being written until it is let go.
+    pub async fn journal_held(&self) -> HeldJournal {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.journal_dir().join("journal.sqlite"));
+        let mut connection = options.busy_timeout(PATIENCE).connect().await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+        HeldJournal { connection }
+    }
+
     /// Starts a worker on the journal that the last one left.
     pub async fn start(&mut self) {
         assert!(self.worker.is_none(), "there is a worker already");
@@ -230,14 +250,14 @@ impl Fleet {
     }
 
     /// The end of a worker that was told to stop, or that stops by itself.
-    pub async fn ended(&mut self) -> Result<(), WorkerError> {
+    pub async fn ended(&mut self) -> Result<Ended, WorkerError> {
         let Worker { task, .. } = self.worker.take().expect("a worker");
         timeout(PATIENCE, task).await.expect("the worker does not end").unwrap()
     }
 
     pub async fn stop(&mut self) {
         self.signal(Stage::Drain);
-        self.ended().await.unwrap();
+        assert_eq!(self.ended().await.unwrap().trouble(), None);
     }
 
     pub fn id_of(&self, name: &str) -> InstanceId {

@@ -1,13 +1,16 @@
 //! How the driver comes to rest, and goes on where it is told to before it has. What is decided there, [`rest`](super::super::rest) decides.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::conclude::{Told, conclude};
 use super::super::drain::DrainWish;
-use super::super::rest::{Left, Next, Stopping};
+use super::super::ended::Ended;
+use super::super::rest::{Next, Stopping};
 use super::super::settle::Ending;
 use super::super::{pulse, standing};
 use super::Driver;
@@ -16,7 +19,31 @@ use crate::failure::{Code, Failure};
 use crate::message::event::{Draining, HostDetail};
 use crate::shutdown::{Shutdown, Stage};
 
+/// Longest time that a worker which keeps nothing waits until its events and dead letters are sent: what the broker refuses is tried
+/// again after a minute.
+const TELL_MAX: Duration = Duration::from_secs(150);
+/// Pause between two looks at what is not sent yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 impl Driver {
+    /// Waits until all is told of what has ended, since the host may be gone for good then: not for longer than [`TELL_MAX`], and not for
+    /// whoever is in a hurry.
+    pub async fn has_told_all(&mut self, session: &watch::Receiver<SessionState>, shutdown: &Shutdown) {
+        let until = Instant::now() + TELL_MAX;
+        let mut said = false;
+        while self.shared.journal.outbox_depth().await.map_or(true, |depth| depth > 0) {
+            if !std::mem::replace(&mut said, true) {
+                tracing::info!("waits until what has ended is told");
+            }
+            tokio::select! {
+                () = sleep(LOOK_AGAIN) => {}
+                () = self.standing.due() => self.tell_standing(&session.borrow()),
+                () = sleep_until(until) => return,
+                () = shutdown.reached(Stage::Now) => return,
+            }
+        }
+    }
+
     /// Waits until it is told that the worker comes to rest, or cannot be: not for long, and not for whoever is in a hurry.
     pub async fn has_told(&mut self, shutdown: &Shutdown) {
         let Some(telling) = self.telling.take() else { return };
@@ -39,7 +66,7 @@ impl Driver {
         let DrainWish { user, requested_by, reason, .. } = wish;
         tracing::info!(waiting, running, limit_seconds, evict, stay, user, reason, "stopping");
         if stopping.leave {
-            self.standing.ends(limit);
+            self.standing.ends(limit, if stopping.evict { TELL_MAX } else { Duration::ZERO });
         }
         self.tell_standing(&session.state().borrow());
         // Said only by a worker that has held its host id: another one may be the host's, and not drain at all.
@@ -53,15 +80,15 @@ impl Driver {
         }
     }
 
-    /// Does what is due on the way to rest. Answers how many attempts are left when the worker is to end.
-    pub(super) fn come_to_rest(&mut self) -> Option<usize> {
+    /// Does what is due on the way to rest. Answers how the worker has come to its end, when it is to.
+    pub(super) fn come_to_rest(&mut self) -> Option<Ended> {
+        let left = self.left();
         let stopping = self.stopping.as_mut()?;
         if !stopping.leave && !self.shared.pauses.is_on() {
             tracing::info!("told to go on before it was at rest");
             self.go_on();
             return None;
         }
-        let left = Left { attempts: self.attempts.len(), intakes: self.intakes.len(), waiting: self.waiting.len() };
         match stopping.next(Instant::now(), left) {
             Next::Wait(_) => None,
             Next::Ask => {
@@ -77,7 +104,7 @@ impl Driver {
                     tracing::error!(attempts, "attempts did not unwind in time; the next start ends them");
                 }
                 if stopping.leave {
-                    return Some(left.attempts);
+                    return Some(Ended::with(left, stopping.drained, stopping.evict));
                 }
                 tracing::info!("at rest, and paused");
                 self.go_on();
