@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::sys::stat::{major, minor};
 
-use super::lvm;
+use super::lvm::{self, LogicalVolume};
 use super::protocol::{BlockDevice, DeviceNumbers, sys};
 use crate::failure::{Code, Failure};
 
@@ -26,7 +26,9 @@ pub async fn look(path: &Path) -> Result<BlockDevice, Failure> {
     let select = format!("lv_kernel_major={major} && lv_kernel_minor={minor}");
     let found = lvm::volumes(&["--select", &select], &format!("the logical volume `{}`", path.display())).await?;
     match found.into_iter().next() {
-        Some(volume) => Ok(BlockDevice::Logical { group: volume.group, name: volume.name, bytes: volume.bytes }),
+        Some(LogicalVolume { group, name, uuid, bytes, .. }) => {
+            Ok(BlockDevice::Logical { group, name, uuid: Some(uuid), bytes })
+        }
         None => {
             let text = format!("`{}` is a logical volume that no volume group is found to have", path.display());
             Err(Failure::new(Code::VolumeIo, text))

@@ -37,12 +37,13 @@ fn group(remote: &Remote) -> Group {
 async fn onto(mover: &mut Box<dyn Mover>, manifest: &Manifest, path: &Path) -> RestoredVolume {
     let reply = mover.ask(Request::LookAtDevices { paths: vec![path.to_owned()] }, SOON).await.unwrap();
     let Reply::Devices { devices } = &reply else { panic!("{reply:?}") };
-    let [BlockDevice::Logical { group, name, .. }] = &devices[..] else { panic!("{devices:?}") };
+    let [BlockDevice::Logical { group, name, uuid, .. }] = &devices[..] else { panic!("{devices:?}") };
     let beside = |what: &str| Path::new("/dev").join(group).join(format!("{name}.{what}"));
     let place = VolumePlace::Logical {
         volume: path.to_owned(),
         group: group.clone(),
         name: name.clone(),
+        uuid: uuid.clone(),
         fresh: beside("new"),
         previous: beside("previous"),
     };
@@ -212,6 +213,35 @@ async fn a_snapshot_that_is_taken_meanwhile_stays() {
     group.remove("cron");
     done(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
     assert_eq!(group.volumes(), ["data", "web"]);
+    mover.stop().await.unwrap();
+}
+
+/// Its name alone does not say that it is the one whose place the new one may take.
+#[tokio::test]
+async fn a_volume_that_was_made_in_the_name_of_the_old_one_is_neither_exchanged_nor_removed() {
+    let remote = Remote::nfs();
+    let group = group(&remote);
+    let (mut mover, manifest) = published(&remote, "another").await;
+    let volumes = two(&mut mover, &manifest, &group).await;
+    let (web, fresh, previous) = names(&volumes);
+    let kept = group.path("web.kept");
+    made(&mut mover, &manifest, &volumes).await;
+    group.rename(web, &kept);
+    group.linear("web", VOLUME_BYTES);
+    assert_eq!(refused(&mut mover, exchange(&volumes)).await.code, Code::SourceChanged);
+    assert_eq!(group.volumes(), ["data", "data.new", "web", "web.kept", "web.new"]);
+    done(&mut mover, Request::RemoveFresh { volumes: volumes.to_vec() }).await;
+    assert_eq!(refused(&mut mover, restore(&manifest, &volumes)).await.code, Code::SourceChanged);
+    assert_eq!(group.volumes(), ["data", "web", "web.kept"]);
+    group.remove("web");
+    group.rename(&kept, web);
+    made(&mut mover, &manifest, &volumes).await;
+    done(&mut mover, exchange(&volumes)).await;
+    group.rename(previous, &kept);
+    group.linear("web.previous", VOLUME_BYTES);
+    let refusal = refused(&mut mover, Request::RemovePrevious { volumes: volumes.to_vec() }).await;
+    assert_eq!(refusal.code, Code::SourceChanged, "{refusal:#}");
+    assert!(group.volumes().contains(&"web.previous".to_owned()) && !fresh.exists());
     mover.stop().await.unwrap();
 }
 

@@ -41,8 +41,8 @@ pub(super) fn place(
             let (fresh, previous) = (beside("new")?, beside("previous")?);
             Ok((VolumePlace::Rbd { access: access.clone(), volume, fresh, previous }, *format))
         }
-        (Some(DiskSource::Block { path, format }), Some(BlockDevice::Logical { group, name, .. })) => {
-            logical(plan, path, group, name).map(|place| (place, *format))
+        (Some(DiskSource::Block { path, format }), Some(BlockDevice::Logical { group, name, uuid, .. })) => {
+            logical(plan, path, (group, name), uuid.clone()).map(|place| (place, *format))
         }
         (Some(DiskSource::Block { path, format }), Some(BlockDevice::Bare { numbers, bytes })) => {
             if !plan.overwrite {
@@ -67,7 +67,12 @@ fn beside(path: &Path, plan: &RestorePlan, what: &str) -> Option<PathBuf> {
     (name.len() <= FILE_NAME_BYTES_MAX).then(|| path.with_file_name(name))
 }
 
-fn logical(plan: &RestorePlan, path: &Path, group: &str, name: &str) -> Result<VolumePlace, String> {
+fn logical(
+    plan: &RestorePlan,
+    path: &Path,
+    (group, name): (&str, &str),
+    uuid: Option<String>,
+) -> Result<VolumePlace, String> {
     let directory = Path::new("/dev").join(group);
     let by_name = directory.join(name);
     if path != by_name && path != Path::new("/dev/mapper").join(mapper_name(group, name)) {
@@ -87,6 +92,7 @@ fn logical(plan: &RestorePlan, path: &Path, group: &str, name: &str) -> Result<V
         volume: path.to_owned(),
         group: group.to_owned(),
         name: name.to_owned(),
+        uuid,
         fresh: beside("new")?,
         previous: beside("previous")?,
     })
@@ -113,7 +119,8 @@ mod tests {
     }
 
     fn logical_of(path: &str, group: &str, name: &str) -> Result<VolumePlace, String> {
-        let device = BlockDevice::Logical { group: group.to_owned(), name: name.to_owned(), bytes: GIB };
+        let uuid = Some("uuid".to_owned());
+        let device = BlockDevice::Logical { group: group.to_owned(), name: name.to_owned(), uuid, bytes: GIB };
         place(&plan(true), &on(path), GIB, Some(&device)).map(|(place, _)| place)
     }
 
@@ -122,6 +129,7 @@ mod tests {
         for path in ["/dev/vg-0/web", "/dev/mapper/vg--0-web"] {
             let place = logical_of(path, "vg-0", "web").unwrap();
             assert_eq!(place.volume(), Path::new(path));
+            assert!(matches!(&place, VolumePlace::Logical { uuid: Some(uuid), .. } if uuid == "uuid"), "{place:?}");
             assert_eq!(place.fresh().unwrap(), Path::new("/dev/vg-0/web.longshore-00000000000b.1.1.new"));
             assert_eq!(place.previous().unwrap(), Path::new("/dev/vg-0/web.longshore-00000000000b.1.1.previous"));
         }

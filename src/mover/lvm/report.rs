@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::likeness::tags;
 
 /// The columns that are asked for.
-pub(super) const COLUMNS: &str = "vg_name,vg_attr,vg_extent_size,vg_free,lv_name,lv_attr,lv_size,segtype,origin,pool_lv,data_percent,chunk_size,lv_tags";
+pub(super) const COLUMNS: &str = "vg_name,vg_attr,vg_extent_size,vg_free,lv_name,lv_uuid,lv_attr,lv_size,segtype,origin,pool_lv,data_percent,chunk_size,lv_tags";
 
 /// The column of groups that is asked for.
 pub(super) const GROUP_COLUMNS: &str = "vg_name";
@@ -19,6 +19,8 @@ pub struct LogicalVolume {
     pub group: String,
     /// Its name there.
     pub name: String,
+    /// By which it is known under any name.
+    pub uuid: String,
     /// Its size, bytes.
     pub bytes: u64,
     /// The thin pool that it is in.
@@ -54,6 +56,7 @@ struct Row {
     vg_extent_size: String,
     vg_free: String,
     lv_name: String,
+    lv_uuid: String,
     lv_attr: String,
     lv_size: String,
     segtype: String,
@@ -108,6 +111,7 @@ impl Row {
             chunk_bytes: number(&self.chunk_size)?,
             group: self.vg_name,
             name: self.lv_name,
+            uuid: self.lv_uuid,
             attributes: self.lv_attr,
             group_attributes: self.vg_attr,
             kinds: BTreeSet::from([self.segtype]),
@@ -182,7 +186,7 @@ mod tests {
     fn row(name: &str, changes: &[(&str, &str)]) -> Value {
         let mut row = json!({
             "vg_name": "vg", "vg_attr": "wz--n-", "vg_extent_size": "4194304", "vg_free": "104857600",
-            "lv_name": name, "lv_attr": "-wi-a-----", "lv_size": "8388608", "segtype": "linear", "origin": "",
+            "lv_name": name, "lv_uuid": format!("uuid-of-{name}"), "lv_attr": "-wi-a-----", "lv_size": "8388608", "segtype": "linear", "origin": "",
             "pool_lv": "", "data_percent": "", "chunk_size": "0", "lv_tags": "",
         });
         for (column, value) in changes {

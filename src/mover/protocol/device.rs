@@ -59,6 +59,9 @@ pub enum BlockDevice {
         group: String,
         /// Its name there.
         name: String,
+        /// By which it is known under any name; none from a mover that does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uuid: Option<String>,
         /// Its size, bytes.
         bytes: u64,
     },

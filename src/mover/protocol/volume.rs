@@ -45,6 +45,9 @@ pub enum VolumePlace {
         group: String,
         /// The volume's name there.
         name: String,
+        /// What the old one is known by, whatever has its name by now; none in a plan of before that was told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uuid: Option<String>,
         /// The new one's device: `/dev/<group>/` and a name that is this attempt's alone.
         fresh: PathBuf,
         /// The old one's device, likewise.

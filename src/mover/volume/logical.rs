@@ -30,13 +30,15 @@ const OPEN_PAUSE_MILLISECONDS: u64 = 200;
 pub(super) struct LogicalPlace {
     group: String,
     volume: String,
+    /// Of the old volume, where that is known.
+    uuid: Option<String>,
     fresh: String,
     previous: String,
 }
 
 impl LogicalPlace {
     /// None where they are not those of devices of one group.
-    pub fn of(group: &str, volume: &str, fresh: &Path, previous: &Path) -> Option<Self> {
+    pub fn of(group: &str, (volume, uuid): (&str, Option<&str>), fresh: &Path, previous: &Path) -> Option<Self> {
         let directory = Path::new("/dev").join(group);
         let plain = |name: &str| {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'_' | b'.' | b'-');
@@ -50,6 +52,7 @@ impl LogicalPlace {
         Some(Self {
             group: group.to_owned(),
             volume: volume.to_owned(),
+            uuid: uuid.map(str::to_owned),
             fresh: name(fresh)?,
             previous: name(previous)?,
         })
@@ -79,6 +82,19 @@ impl LogicalPlace {
 
     fn find(&self, name: Name) -> Result<Option<LogicalVolume>, Failure> {
         Ok(self.select(&format!("lv_name=\"{}\"", self.name(name)))?.pop())
+    }
+
+    /// `source_changed`: what has the old volume's name is not the one for which the restore was planned. Somebody has renamed that since, and
+    /// made another.
+    fn must_be_the_old(&self, name: Name, found: &LogicalVolume) -> Result<(), Failure> {
+        match &self.uuid {
+            Some(uuid) if found.uuid != *uuid => {
+                let shown = self.shown(name);
+                let text = format!("`{shown}` is another logical volume than when the restore was planned");
+                Err(Failure::new(Code::SourceChanged, text).caused_by(format!("it is `{}`, not `{uuid}`", found.uuid)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What has that name is one that can be exchanged, and nothing hangs on it; somebody may have taken a snapshot a moment ago.
@@ -136,6 +152,7 @@ impl Place for LogicalPlace {
     }
 
     fn lock(&self) -> Result<Option<File>, Failure> {
+        self.must_be_the_old(Name::Volume, &self.volume()?)?;
         self.must_be_plain(Name::Volume)?;
         if self.unused(Name::Volume)? { Ok(None) } else { Err(in_use(self)) }
     }
@@ -153,11 +170,15 @@ impl Place for LogicalPlace {
                 return Err(failure);
             }
         }
-        // Whoever opened it a moment before would go on with what is no volume of the instance any more.
-        match (from, to) {
-            (Name::Volume, Name::Previous) if !self.unused(Name::Previous)? => Err(in_use(self)),
-            _ => Ok(()),
+        if (from, to) == (Name::Volume, Name::Previous) {
+            let moved = self.find(Name::Previous)?;
+            moved.map_or(Ok(()), |moved| self.must_be_the_old(Name::Previous, &moved))?;
+            // Whoever opened it a moment before would go on with what is no volume of the instance any more.
+            if !self.unused(Name::Previous)? {
+                return Err(in_use(self));
+            }
         }
+        Ok(())
     }
 
     fn remove(&self, name: Name) -> Result<(), Failure> {
@@ -165,6 +186,9 @@ impl Place for LogicalPlace {
         if name == Name::Fresh && !found.has_tag(lvm::TAG) {
             let text = format!("`{}` was not made by a restore, and is not removed", self.shown(name));
             return Err(Failure::new(Code::VolumeIo, text));
+        }
+        if name == Name::Previous {
+            self.must_be_the_old(name, &found)?;
         }
         // lvm2 would remove its snapshots with it.
         self.must_be_plain(name)?;
@@ -183,6 +207,7 @@ impl Place for LogicalPlace {
     fn fits(&self, format: ImageFormat) -> Result<(), Failure> {
         let all = self.all()?;
         let volume = all.iter().find(|volume| volume.name == self.volume);
+        volume.map_or(Ok(()), |volume| self.must_be_the_old(Name::Volume, volume))?;
         let fixed = match format {
             ImageFormat::Qcow2 => Some("only one that is raw can be".to_owned()),
             ImageFormat::Raw => volume.and_then(|volume| volume.fixed(&all)),
@@ -243,7 +268,7 @@ mod tests {
     #[test]
     fn names_are_those_of_one_group() {
         let of = |group: &str, volume: &str, fresh: &str, previous: &str| {
-            LogicalPlace::of(group, volume, Path::new(fresh), Path::new(previous)).is_some()
+            LogicalPlace::of(group, (volume, None), Path::new(fresh), Path::new(previous)).is_some()
         };
         assert!(of("vg", "a", "/dev/vg/a.new", "/dev/vg/a.old"));
         assert!(!of("vg", "a", "/dev/other/a.new", "/dev/vg/a.old"));

@@ -116,8 +116,8 @@ fn names(volumes: &[RestoredVolume]) -> Result<Vec<Named>, Failure> {
             VolumePlace::Rbd { access, volume, fresh, previous } => {
                 rbd::Names::of(access, volume, fresh, previous).map(Named::Rbd)
             }
-            VolumePlace::Logical { group, name, fresh, previous, .. } => {
-                logical::LogicalPlace::of(group, name, fresh, previous).map(Named::Logical)
+            VolumePlace::Logical { group, name, uuid, fresh, previous, .. } => {
+                logical::LogicalPlace::of(group, (name, uuid.as_deref()), fresh, previous).map(Named::Logical)
             }
             VolumePlace::Device { .. } if once => continue,
             VolumePlace::Device { .. } => None,

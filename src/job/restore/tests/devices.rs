@@ -22,7 +22,7 @@ pub(super) async fn world(overwrite: bool) -> World {
     let mut world = World::of(instance.disk_at("vdb", 1 << 20, block(LOGICAL))).await;
     world.spec().overwrite = overwrite;
     world.movers.add_device(Path::new(DEVICE), BlockDevice::Bare { numbers: NUMBERS, bytes: 2 << 30 });
-    let logical = BlockDevice::Logical { group: "vg".to_owned(), name: "web".to_owned(), bytes: 1 << 20 };
+    let logical = BlockDevice::Logical { group: "vg".to_owned(), name: "web".to_owned(), uuid: None, bytes: 1 << 20 };
     world.movers.add_device(Path::new(LOGICAL), logical);
     world
 }
