@@ -161,12 +161,13 @@ impl<'a, C: Send> Passage<'a, C> {
     async fn make_after_commit(&mut self, op: Op<'a, C>, step: &dyn Named) {
         let name = step.name();
         match self.progress.open_step(name).map(|open| &open.stage) {
-            Some(Stage::Done) => return,
+            Some(Stage::Done | Stage::LeftOver(_)) => return,
             Some(_) => {}
             None => self.note_after(Record::Began { step: name.to_owned(), shape: Shape::Make }).await,
         }
         let record = match effect(op, self.context).await {
             Ok(held) => Record::Done { step: name.to_owned(), value: held.value },
+            Err(failure) if failure.remains.is_some() => Record::LeftOver { step: name.to_owned(), failure },
             Err(failure) => Record::Warned { failure },
         };
         self.note_after(record).await;

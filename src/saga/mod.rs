@@ -5,7 +5,8 @@
 //! - each record is durable before the effect that it announces, so that whoever reads the log after a crash knows
 //!   everything that may have happened;
 //! - before the commit, a failure, a stop or a lost hold takes back everything begun, in reverse, including the step that
-//!   failed; after it, the saga only goes forward, and what goes wrong then is a warning;
+//!   failed; after it, the saga only goes forward, and what goes wrong then is a warning, or a
+//!   left-over where something is still there because of it;
 //! - while it is not known whether the commit happened, nothing that was made is undone;
 //! - held things are released on every way out;
 //! - it ends: every try has a deadline, every retry a bound. What could not be taken back is named in the outcome.

@@ -14,7 +14,7 @@ pub struct Outcome {
     /// What went wrong without changing the end: after the commit, or with the log while unwinding.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Failure>,
-    /// What could not be undone or released and may still be there, in the order in which it was begun.
+    /// What could not be undone or released or, after the commit, removed, and may still be there, in the order in which it was begun.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_over: Vec<LeftOver>,
 }
@@ -43,7 +43,7 @@ pub enum End {
 /// A thing that may still be there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOver {
-    /// The step that made or held it.
+    /// The step that made or held it, or was to remove it.
     pub step: String,
     /// Why it could not be taken back.
     pub failure: Failure,

@@ -57,6 +57,8 @@ pub enum Record {
     CommitUnknown { failure: Failure },
     /// A step after the commit went wrong.
     Warned { failure: Failure },
+    /// So did this one, and what it was to remove is still there.
+    LeftOver { step: String, failure: Failure },
 }
 
 impl Record {
@@ -92,7 +94,7 @@ pub enum Stage {
     Done,
     /// Being undone or released.
     Leaving,
-    /// Could not be undone or released.
+    /// Could not be undone or released or, after the commit, done.
     LeftOver(Failure),
 }
 
@@ -198,6 +200,7 @@ impl Progress {
                 }
                 legal
             }
+            Record::LeftOver { step, failure } => self.leave_over(step, failure),
         }
     }
 
@@ -302,6 +305,15 @@ impl Progress {
             open.stage = Stage::Leaving;
         }
         legal
+    }
+
+    fn leave_over(&mut self, step: &str, failure: &Failure) -> bool {
+        let committed = self.is_committed();
+        let begun = |open: &&mut Open| open.step == step && open.shape == Shape::Make && open.stage == Stage::Begun;
+        let Some(open) = self.open.iter_mut().find(begun).filter(|_| committed) else { return false };
+        open.stage = Stage::LeftOver(failure.clone());
+        self.warnings.push(failure.clone());
+        true
     }
 
     fn left(&mut self, step: &str, shape: Shape, failure: Option<&Failure>) -> bool {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use super::way_back::{WAY_BACK_PAUSE, WAY_BACK_TRIES_MAX};
 use crate::failure::{Code, Failure};
 
 /// How often a step is tried again on the spot, for transient failures that pass within seconds.
@@ -23,6 +24,8 @@ pub struct StepRetry {
 impl StepRetry {
     /// No second try.
     pub const NEVER: StepRetry = StepRetry { tries: 1, pause: Duration::ZERO };
+    /// As often as an undo is, for what removes something after the commit.
+    pub const REMOVAL: StepRetry = StepRetry { tries: WAY_BACK_TRIES_MAX, pause: WAY_BACK_PAUSE };
 }
 
 /// What every step says of itself.

@@ -176,6 +176,26 @@ async fn what_goes_wrong_after_the_commit_is_a_warning_on_a_completed_saga() {
     assert!(!world.there.contains("lease"), "what can be released is");
 }
 
+/// Whoever comes after a crash names it too, and does not try again.
+#[tokio::test(start_paused = true)]
+async fn what_a_step_after_the_commit_could_not_remove_is_left_over() {
+    let (_, records, outcome) = run_with([("forget-previous", Quirk::Leaves)]).await;
+    assert!(matches!(outcome.end, End::Completed { .. }), "{outcome:?}");
+    let left = |outcome: &Outcome| {
+        let [LeftOver { step, failure }] = &outcome.left_over[..] else { panic!("{outcome:?}") };
+        assert_eq!((step.as_str(), failure.remains.is_some()), ("forget-previous", true));
+        assert_eq!(outcome.warnings, std::slice::from_ref(failure));
+    };
+    left(&outcome);
+    let cut = records.iter().position(|record| matches!(record, Record::LeftOver { .. })).unwrap();
+    for records in [&records[..=cut], &records[..cut]] {
+        let (mut world, _) = World::with([("forget-previous", Quirk::Leaves)]);
+        left(&recover(&backup(), &mut world, records, &MemoryLog::default()).await);
+        let again = world.history.iter().any(|entry| entry == "do forget-previous");
+        assert_eq!(again, records.len() == cut, "{records:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_did_not_happen_unwinds() {
     let (world, _, outcome) = run_with([("publish", Quirk::Fails(9, Code::RepositoryFull))]).await;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::harness::Case;
 use super::step::{Commit, Held, Hold, Make, Named, Step, StepRetry};
 use super::{Stop, Stopper};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, Remains};
 
 /// What a step does wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,8 @@ pub enum Quirk {
     Stops,
     /// The hold that it names is lost, and its effect never returns.
     Loses(&'static str),
+    /// Its effect fails, and something is still there because of it.
+    Leaves,
     /// Its effect happens, and it says that it does not know whether it did.
     IsNotKnown,
 }
@@ -78,6 +80,9 @@ impl World {
                     let _ = lost.send(Failure::new(Code::LeaseLost, "told to be lost"));
                 }
                 std::future::pending().await
+            }
+            Some(Quirk::Leaves) => {
+                return Err(Failure::new(Code::VolumeIo, "told to leave").leaving(Remains::Path(step.into())));
             }
             Some(Quirk::IsNotKnown) => {
                 self.there.insert(step.to_owned());

@@ -74,7 +74,8 @@ fn announced(record: &Record) -> Option<String> {
         | Record::ReleaseFailed { .. }
         | Record::Committed { .. }
         | Record::CommitUnknown { .. }
-        | Record::Warned { .. } => None,
+        | Record::Warned { .. }
+        | Record::LeftOver { .. } => None,
     }
 }
 

@@ -61,14 +61,15 @@ impl Left {
         left
     }
 
-    /// Names it in the failure.
+    /// Names it in the failure, in place of a mover that can't be ended, which is the left-over of another step: once that has ended, this may
+    /// still be there.
     pub fn of_failure(self, failure: Failure) -> Failure {
         let Self { names, files, logical } = self;
         let failure =
             names.iter().fold(failure, |failure, name| failure.caused_by(format!("`{name}` may still be there")));
-        match failure.remains.is_none() && !(files.is_empty() && logical.is_empty()) {
-            true => failure.leaving(Remains::Volumes { files, logical }),
-            false => failure,
+        match files.is_empty() && logical.is_empty() {
+            true => failure,
+            false => failure.leaving(Remains::Volumes { files, logical }),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::model::instance::Instance;
 use crate::model::job::{RestoreSpec, Work};
 use crate::model::manifest::Manifest;
 use crate::mover::protocol::{Reply, Request, RestoredVolume, VolumePlace};
-use crate::saga::step::{Commit, Held, Hold, Make, Named};
+use crate::saga::step::{Commit, Held, Hold, Make, Named, StepRetry};
 
 /// Longest time for reading the backup's manifest, for looking at block devices, and at who uses them.
 const CHOOSE_SECONDS_MAX: u64 = 2 * LOOK_SECONDS_MAX + 180;
@@ -318,6 +318,10 @@ pub(super) struct RemovePrevious;
 impl Named for RemovePrevious {
     fn name(&self) -> &'static str {
         "remove_previous"
+    }
+
+    fn retry(&self) -> StepRetry {
+        StepRetry::REMOVAL
     }
 
     fn deadline(&self) -> Duration {

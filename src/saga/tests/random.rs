@@ -70,6 +70,7 @@ fn records() -> impl Strategy<Value = Record> {
         2 => Just(Record::Committed { value: true.into() }),
         1 => Just(Record::CommitUnknown { failure: failure() }),
         1 => Just(Record::Warned { failure: failure() }),
+        1 => step().prop_map(move |step| Record::LeftOver { step, failure: failure() }),
     ]
 }
 

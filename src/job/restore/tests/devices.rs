@@ -202,6 +202,38 @@ async fn a_new_logical_volume_that_could_not_be_removed_is_left_over_by_its_name
     assert_eq!(left.failure.remains.as_deref(), Some(&Remains::Volumes { files: Vec::new(), logical }));
 }
 
+/// An old one is told of with the run that completed, once it was tried as often as one that is taken back.
+#[tokio::test(start_paused = true)]
+async fn an_old_logical_volume_that_could_not_be_removed_is_left_over() {
+    for (times, is_left) in [(2, false), (3, true)] {
+        let world = world(true).await;
+        world.movers.fail("remove_previous", times, Failure::new(Code::InUseElsewhere, "somebody has it open"));
+        let outcome = world.run().await;
+        result(&outcome);
+        let name = format!("web.longshore-{}.previous", world.plan().await.mover_name);
+        let logical = vec![LogicalName { group: "vg".to_owned(), name }];
+        let left: Vec<_> = outcome.left_over.iter().map(|left| left.failure.remains.as_deref()).collect();
+        let all = [Some(&Remains::Volumes { files: Vec::new(), logical })];
+        assert_eq!(left, if is_left { &all[..] } else { &[] }, "{outcome:?}");
+    }
+}
+
+/// A mover that can't be ended is told of as well, but is not all that is left: once it has ended, it is not looked for what it left any more.
+#[tokio::test(start_paused = true)]
+async fn a_mover_that_cannot_be_ended_does_not_hide_the_volumes_that_it_leaves() {
+    let world = world(true).await;
+    let stuck = Remains::Process { pid: std::process::id(), started: 0, directories: vec!["/proc/self".into()] };
+    world.movers.fail("compare", 1, Failure::new(Code::MoverUnresponsive, "it does not answer"));
+    let failure = Failure::new(Code::MoverUnresponsive, "it did not die").leaving(stuck.clone());
+    world.movers.fail("stop", 1, failure);
+    let outcome = world.run().await;
+    let left: Vec<_> = outcome.left_over.iter().filter_map(|left| left.failure.remains.as_deref()).collect();
+    let name = format!("web.longshore-{}.new", world.plan().await.mover_name);
+    let logical = vec![LogicalName { group: "vg".to_owned(), name }];
+    assert!(left.contains(&&Remains::Volumes { files: Vec::new(), logical }), "{outcome:?}");
+    assert!(left.contains(&&stuck), "{outcome:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_opens_the_device_later_is_found_before_it_is_written_to() {
     let world = world(true).await;
