@@ -25,8 +25,8 @@ pub fn of_process(pid: u32, directories: Vec<PathBuf>) -> Remains {
     Remains::Process { pid, started: started(pid).unwrap_or(0), directories }
 }
 
-/// Looks. Removes the empty directories of a process that has ended. A path may be where nobody answers: then nor does this; lvm2 has its
-/// time.
+/// Looks. Removes the empty directories of a process that has ended. A path, or a disk of a volume group, may be where nobody answers: then nor
+/// does this.
 pub async fn look(remains: &Remains) -> Seen {
     let logical = if let Remains::Volumes { logical, .. } = remains { logical.as_slice() } else { &[] };
     let remains = remains.clone();
@@ -50,7 +50,7 @@ async fn look_for(logical: &[LogicalName]) -> Seen {
     }
 }
 
-/// As far as paths and processes tell. Blocks.
+/// As far as paths and processes tell: that of a logical volume may be there though the volume is gone, or not though it is there. Blocks.
 fn is_gone(remains: &Remains) -> bool {
     match remains {
         Remains::Process { pid, started: then, directories } => {
@@ -58,9 +58,7 @@ fn is_gone(remains: &Remains) -> bool {
             started(*pid) != Some(*then) && directories.iter().filter(|directory| !is_removed(directory)).count() == 0
         }
         Remains::Path(path) => is_absent(path),
-        Remains::Volumes { files, logical } => {
-            files.iter().all(|path| is_absent(path)) && logical.iter().all(|volume| is_absent(&volume.device()))
-        }
+        Remains::Volumes { files, .. } => files.iter().all(|path| is_absent(path)),
     }
 }
 

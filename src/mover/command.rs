@@ -10,9 +10,9 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, ChildStderr};
-use tokio::task::JoinHandle;
+use tokio::process::Child;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::failure::{Code, Failure};
 
@@ -136,10 +136,32 @@ impl Command {
 
     /// Runs it to its end, whatever its status.
     pub async fn run(self, deadline: Duration) -> Result<Finished, CommandError> {
-        let (mut child, shown) = self.spawn(Stdio::piped())?;
-        let stdout = child.stdout.take().map(|stream| tokio::spawn(keep_end(stream)));
-        let stderr = child.stderr.take().map(|stream| tokio::spawn(keep_end(stream)));
-        let status = wait(&mut child, &shown, deadline).await?;
+        self.run_at_most(deadline).await.map_err(|(error, _)| error)
+    }
+
+    /// The same, and does not answer before it is gone: one that does not die when it is killed, since it waits for a dead device, is waited for as
+    /// long as that takes. For what is run again and again, of which there is to be one at a time.
+    pub async fn run_until_gone(self, deadline: Duration) -> Result<Finished, CommandError> {
+        match self.run_at_most(deadline).await {
+            Ok(finished) => Ok(finished),
+            Err((error, killed)) => {
+                if let Some(mut killed) = killed {
+                    let _ended = killed.wait().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// With an error the child, which may still be there.
+    async fn run_at_most(self, deadline: Duration) -> Result<Finished, (CommandError, Option<Box<Child>>)> {
+        let (mut child, shown) = self.spawn(Stdio::piped()).map_err(|error| (error, None))?;
+        let stdout = child.stdout.take().map(read_on);
+        let stderr = child.stderr.take().map(read_on);
+        let status = match wait(&mut child, &shown, deadline).await {
+            Ok(status) => status,
+            Err(error) => return Err((error, Some(Box::new(child)))),
+        };
         let stderr = String::from_utf8_lossy(&collect(stderr).await).trim_end().to_owned();
         Ok(Finished { status, stdout: collect(stdout).await, stderr })
     }
@@ -157,7 +179,7 @@ impl Command {
     /// Starts it as a server: it runs until it is told to end, and is killed when the returned value is dropped.
     pub fn start(self) -> Result<Running, CommandError> {
         let (mut child, shown) = self.spawn(Stdio::null())?;
-        let stderr = child.stderr.take().map(|stream: ChildStderr| tokio::spawn(keep_end(stream)));
+        let stderr = child.stderr.take().map(read_on);
         Ok(Running { child, shown, stderr })
     }
 
@@ -186,7 +208,7 @@ impl Command {
 pub struct Running {
     child: Child,
     shown: String,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<Reader>,
 }
 
 impl Running {
@@ -226,15 +248,18 @@ async fn wait(child: &mut Child, shown: &str, deadline: Duration) -> Result<Exit
     }
 }
 
-async fn collect(stream: Option<JoinHandle<Vec<u8>>>) -> Vec<u8> {
+/// Reads a stream for as long as somebody wants what comes of it: a child that can't be killed, or one of its own, may hold its end for good.
+type Reader = AbortOnDropHandle<Vec<u8>>;
+
+fn read_on(stream: impl AsyncRead + Send + Unpin + 'static) -> Reader {
+    AbortOnDropHandle::new(tokio::spawn(keep_end(stream)))
+}
+
+async fn collect(stream: Option<Reader>) -> Vec<u8> {
     let Some(task) = stream else { return Vec::new() };
-    let stop = task.abort_handle();
     match timeout(Duration::from_millis(OUTPUT_DRAIN_MILLISECONDS), task).await {
         Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) | Err(_) => {
-            stop.abort();
-            Vec::new()
-        }
+        Ok(Err(_)) | Err(_) => Vec::new(),
     }
 }
 
@@ -314,6 +339,34 @@ mod tests {
         let error = Command::new("sleep").arg("60").run(Duration::from_millis(50)).await.unwrap_err();
         assert!(matches!(error, CommandError::Deadline { .. }), "{error}");
         assert!(started.elapsed() < LONG);
+    }
+
+    /// What it started itself goes on, and finds that nobody reads any more.
+    #[tokio::test]
+    async fn nobody_reads_what_a_killed_tool_has_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = folder.path().join("told");
+        let script = "trap '' PIPE; (while echo x; do sleep 0.01; done; touch \"$0\") 2>/dev/null & wait";
+        let error =
+            Command::new("sh").args(["-c", script]).arg(&told).run(Duration::from_millis(300)).await.unwrap_err();
+        assert!(matches!(error, CommandError::Deadline { .. }), "{error}");
+        let gone = async {
+            while !told.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LONG, gone).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_is_waited_for_until_it_is_gone_is_gone_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let command = Command::new("sh").args(["-c", "echo $$ > \"$0\"; exec sleep 60"]).arg(&file);
+        let error = command.run_until_gone(Duration::from_secs(2)).await.unwrap_err();
+        assert!(matches!(error, CommandError::Deadline { .. }), "{error}");
+        let pid = std::fs::read_to_string(&file).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists());
     }
 
     #[tokio::test]

@@ -6,7 +6,9 @@ mod report;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::command::{Command, CommandError, find};
+use tokio::sync::Mutex;
+
+use super::command::{Command, CommandError, find, shown_end};
 use crate::failure::{Code, Failure, LogicalName};
 
 pub use likeness::Likeness;
@@ -42,7 +44,10 @@ pub enum Presence {
     Unseen,
 }
 
-/// Looks for volumes by their names alone.
+/// There is one look at a time: one that waits for a dead device can't be ended, and the next would wait beside it.
+static ONE_LOOK: Mutex<()> = Mutex::const_new(());
+
+/// Looks for volumes by their names alone. Where lvm2 waits for a dead device and can't be killed, this does not answer until it has ended.
 ///
 /// # Errors
 /// `volume_io`: lvm2 does not tell.
@@ -51,21 +56,40 @@ pub async fn presence(volumes: &[LogicalName]) -> Result<Presence, Failure> {
     if find("lvs").is_none() {
         return Ok(Presence::Unseen);
     }
+    let _alone = ONE_LOOK.lock().await;
+    let groups: BTreeSet<_> = volumes.iter().map(|volume| volume.group.as_str()).collect();
+    let before = seen(&groups).await?;
+    if before.is_empty() {
+        return Ok(Presence::Unseen);
+    }
     let one = |LogicalName { group, name }: &LogicalName| format!("(vg_name=\"{group}\" && lv_name=\"{name}\")");
     let those = volumes.iter().map(one).collect::<Vec<_>>().join(" || ");
-    if !self::volumes(&["--select", &those], "logical volumes that may be left").await?.is_empty() {
+    // In those groups alone: another one that can't be read is no reason to know nothing of these.
+    let lvs = Command::new("lvs").args(["--reportformat", "json", "-o", report::NAME_COLUMN, "--select", &those]);
+    let failed = || Failure::new(Code::VolumeIo, "cannot look at logical volumes that may be left");
+    let found = lvs.args(&before).run_until_gone(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
+    let found = found.map_err(|error| failed().because(&error))?;
+    if !found.status.success() {
+        return Err(failed().caused_by(format!("`lvs` ended with {}: {}", found.status, shown_end(&found.stderr))));
+    }
+    if !report::parse_names(&found.stdout).map_err(|error| failed().because(&error))?.is_empty() {
         return Ok(Presence::There);
     }
-    let groups: BTreeSet<_> = volumes.iter().map(|volume| volume.group.as_str()).collect();
+    // One that has come since was not looked into.
+    let whole = |seen: &BTreeSet<String>| groups.iter().all(|group| seen.contains(*group));
+    Ok(if whole(&before) && whole(&seen(&groups).await?) { Presence::Gone } else { Presence::Unseen })
+}
+
+/// Which of those groups can be looked into.
+async fn seen(groups: &BTreeSet<&str>) -> Result<BTreeSet<String>, Failure> {
     let those = groups.iter().map(|group| format!("vg_name=\"{group}\"")).collect::<Vec<_>>().join(" || ");
     let vgs = Command::new("vgs").args(["--reportformat", "json", "-o", report::GROUP_COLUMNS, "--select", &those]);
-    let failed = || "cannot look at the groups of logical volumes that may be left";
-    let finished = vgs.run_to_success(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
-    let finished = finished.map_err(|error| error.failure(Code::VolumeIo, failed()))?;
-    let seen = report::parse_groups(&finished.stdout)
-        .map_err(|error| Failure::new(Code::VolumeIo, failed()).because(&error))?;
-    let all = groups.iter().all(|group| seen.iter().any(|name| name == group));
-    Ok(if all { Presence::Gone } else { Presence::Unseen })
+    let failed = || Failure::new(Code::VolumeIo, "cannot look at the groups of logical volumes that may be left");
+    // Whatever its status: that also says that it could not read another group.
+    let finished = vgs.run_until_gone(Duration::from_secs(LOOK_DEADLINE_SECONDS)).await;
+    let finished = finished.map_err(|error| failed().because(&error))?;
+    report::parse_groups(&finished.stdout)
+        .map_err(|error| failed().because(&error).caused_by(shown_end(&finished.stderr)))
 }
 
 /// What a volume that is to take the place of that one has to have of it.

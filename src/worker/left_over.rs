@@ -1,8 +1,9 @@
 //! What could not be removed from the host yet: named in heartbeats, and kept in the journal, until it is gone.
 //!
 //! It is gone when its process has ended, its path is empty, and its volume group has no such volume, which each heartbeat looks at. What
-//! can't be seen from the host, such as a lease on a share, counts as gone when a later backup of the same instance in the same repository
-//! has completed, since that takes the lease over and removes what it finds; and so does a volume whose group is not seen any more.
+//! can't be seen from the host, such as a lease on a share, counts as gone when a later job of the same instance in the same repository
+//! has completed, since that takes the lease over; and a volume whose group is not seen any more, when that was a backup. One that only says what it
+//! would do takes nothing over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::failure::{Failure, Remains};
 use crate::host::remains::{self, Seen};
 use crate::message::event::LeftOver;
 use crate::model::id::{InstanceRef, RepositoryId};
-use crate::model::job::RunKey;
+use crate::model::job::{JobKind, RunKey, Work};
 use crate::saga;
 
 /// Longest time for which a heartbeat waits for looks at left-overs. What is found later counts as well.
@@ -114,13 +115,24 @@ pub async fn keep(shared: &Shared, left_overs: &[KnownLeftOver]) {
     }
 }
 
-/// Forgets what a backup of that run has taken care of by having completed.
+/// Whether such a job does more than to look.
+fn takes_over(work: &Work) -> bool {
+    match work {
+        Work::Backup(_) | Work::RepoValidate(_) => true,
+        Work::Restore(spec) => !spec.dry_run,
+        Work::RestoreNew(spec) => !spec.dry_run,
+        Work::Delete(spec) => !spec.dry_run,
+    }
+}
+
+/// Forgets what that run has taken care of by having completed.
 pub async fn made_good(shared: &Shared, run: &Run, now_left: &[KnownLeftOver]) {
     let known_as = |instance: &Option<InstanceRef>| instance.as_ref().map(|instance| shared.known_as(instance));
     let (instance, repository) = (known_as(&run.job.instance), run.job.repository.id);
+    let (takes_over, is_backup) = (takes_over(&run.job.work), run.job.kind() == JobKind::Backup);
     let names = shared.status.left_overs().into_iter().filter(|left| {
         let same = known_as(&left.instance) == instance && left.repository == repository;
-        let unseen = left.remains.is_none() || shared.status.is_nowhere(&left.name);
+        let unseen = left.remains.is_none() && takes_over || is_backup && shared.status.is_nowhere(&left.name);
         unseen && same && !now_left.contains(left)
     });
     forget(shared, names.map(|left| left.name).collect()).await;

@@ -423,6 +423,10 @@ async fn a_left_over_that_is_not_active_is_there_until_it_is_removed() {
         tool("lvchange", &["--activate", "n", &group.of(volume)]);
         assert!(fs::symlink_metadata(group.path(volume)).is_err(), "it has no path");
     }
+    // As a group is that is moved to another host: lvm2 shows nothing that is in it.
+    tool("vgexport", &[&group.name]);
+    assert_eq!(look(&left).await, Seen::Nowhere);
+    tool("vgimport", &[&group.name]);
     for volume in ["web", "data"] {
         assert_eq!(look(&left).await, Seen::There);
         group.remove(volume);

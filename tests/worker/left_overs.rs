@@ -4,9 +4,11 @@ use std::process::{Child, Command, Stdio};
 
 use longshore::failure::{Code, Failure, LogicalName, Remains};
 use longshore::host::remains;
+use longshore::message::JobMessage;
 use longshore::message::event::{Heartbeat, HostDetail, LeftOver, RunDetail};
+use longshore::message::job::DeletePart;
 
-use crate::fleet::{Fleet, key};
+use crate::fleet::{Fleet, SHARE, key};
 
 /// A process that is there until it is killed.
 struct Stuck(Child);
@@ -109,6 +111,15 @@ async fn a_logical_volume_whose_group_is_not_seen_is_named_until_a_later_backup_
     assert_eq!(told, completed.left_overs);
     assert!(told[0].what.contains("`/dev/longshore-no-such-group/web.new`"), "{told:?}");
     // Each heartbeat looks before it tells, and finds nothing.
+    let before = fleet.events.of_host().len();
+    fleet.until("more heartbeats", |fleet| (fleet.events.of_host().len() > before + 5).then_some(())).await;
+    assert_eq!(left(&fleet, 1).await, told);
+    // A later job of another kind has nothing to do with it.
+    let backup_id = fleet.movers.published(SHARE)[0].backup_id.to_string();
+    let delete = Some(DeletePart { backup_id, mode: None, dry_run: true });
+    let job = JobMessage { kind: "backup-delete".to_owned(), backup: None, delete, ..fleet.job("web") };
+    let looked = fleet.publish(&job).await;
+    fleet.completed(looked).await;
     let before = fleet.events.of_host().len();
     fleet.until("more heartbeats", |fleet| (fleet.events.of_host().len() > before + 5).then_some(())).await;
     assert_eq!(left(&fleet, 1).await, told);

@@ -9,8 +9,11 @@ use super::likeness::tags;
 /// The columns that are asked for.
 pub(super) const COLUMNS: &str = "vg_name,vg_attr,vg_extent_size,vg_free,lv_name,lv_uuid,lv_attr,lv_size,segtype,origin,pool_lv,data_percent,chunk_size,lv_tags";
 
-/// The column of groups that is asked for.
-pub(super) const GROUP_COLUMNS: &str = "vg_name";
+/// The columns of groups that are asked for.
+pub(super) const GROUP_COLUMNS: &str = "vg_name,vg_attr";
+
+/// The column by which it is seen that there are volumes.
+pub(super) const NAME_COLUMN: &str = "lv_name";
 
 /// A logical volume.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,12 +83,36 @@ struct GroupSection {
 #[derive(Deserialize)]
 struct GroupRow {
     vg_name: String,
+    vg_attr: String,
 }
 
-/// The names of the groups of a report with [`GROUP_COLUMNS`].
-pub(super) fn parse_groups(report: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+#[derive(Deserialize)]
+struct NameReport {
+    report: Vec<NameSection>,
+}
+
+#[derive(Deserialize)]
+struct NameSection {
+    lv: Vec<NameRow>,
+}
+
+#[derive(Deserialize)]
+struct NameRow {
+    lv_name: String,
+}
+
+/// The names of the volumes of a report with [`NAME_COLUMN`].
+pub(super) fn parse_names(report: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    let report: NameReport = serde_json::from_slice(report)?;
+    Ok(report.report.into_iter().flat_map(|section| section.lv).map(|row| row.lv_name).collect())
+}
+
+/// The names of the groups of a report with [`GROUP_COLUMNS`] that can be looked into, which one that is exported can't (vgs(8), the third
+/// character): lvm2 does not show what is in it.
+pub(super) fn parse_groups(report: &[u8]) -> Result<BTreeSet<String>, serde_json::Error> {
     let report: GroupReport = serde_json::from_slice(report)?;
-    Ok(report.report.into_iter().flat_map(|section| section.vg).map(|row| row.vg_name).collect())
+    let is_seen = |row: &GroupRow| row.vg_attr.chars().nth(2) != Some('x');
+    Ok(report.report.into_iter().flat_map(|section| section.vg).filter(is_seen).map(|row| row.vg_name).collect())
 }
 
 /// The volumes of a report. One that lies in several pieces has a row for each.
@@ -225,6 +252,16 @@ mod tests {
         let elsewhere = [row("a", &[]), row("s", &[of("a"), ("vg_name", "other")])];
         assert_eq!(fixed(&elsewhere), None, "of another group");
         assert!(fixed(&[row("a", &[("vg_attr", "wz--ns")])]).unwrap().contains("other hosts"));
+    }
+
+    #[test]
+    fn a_group_that_is_exported_cannot_be_looked_into() {
+        let groups = json!([{"vg_name": "a", "vg_attr": "wz--n-"}, {"vg_name": "b", "vg_attr": "wzx-n-"}]);
+        let report = json!({"report": [{"vg": groups}]}).to_string();
+        assert_eq!(parse_groups(report.as_bytes()).unwrap(), BTreeSet::from(["a".to_owned()]));
+        assert!(parse_groups(b"").is_err());
+        let names = json!({"report": [{"lv": [{"lv_name": "web.new"}]}]}).to_string();
+        assert_eq!(parse_names(names.as_bytes()).unwrap(), ["web.new"]);
     }
 
     #[test]
