@@ -52,7 +52,7 @@ async fn on_files(change: impl FnOnce(&mut World)) -> World {
 }
 
 fn logical(name: &str) -> BlockDevice {
-    BlockDevice::Logical { group: "vg".to_owned(), name: name.to_owned(), bytes: 1 << 20 }
+    BlockDevice::Logical { group: "vg".to_owned(), name: name.to_owned(), uuid: None, bytes: 1 << 20 }
 }
 
 fn disk(target: &str) -> crate::model::id::DiskTarget {
