@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use super::session::Session;
 use super::settings::JobSettings;
 use super::{Attempt, Doors, JobProgress};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
+use crate::host::mover::MoverName;
 use crate::model::id::InstanceId;
 use crate::model::job::Job;
 use crate::model::owner::Owner;
@@ -78,6 +79,12 @@ impl Common {
             warnings: Vec::new(),
             late_warnings: Vec::new(),
         }
+    }
+
+    /// The name of the mover.
+    pub fn mover_name(&self) -> Result<MoverName, Failure> {
+        let name = self.wants.mover_name.parse::<MoverName>();
+        name.map_err(|error| Failure::new(Code::Internal, "a mover cannot be named").because(&error))
     }
 
     /// Asks for something that moves bytes, and fails as `stalled` when none moves for the stall limit.

@@ -82,7 +82,7 @@ pub async fn a_device_is_written_over_once_it_was_read_and_claimed_and_never_twi
 
 /// Not every process of a machine can be looked at by everybody.
 async fn user_of(world: &dyn Devices, numbers: DeviceNumbers) -> Option<(DeviceNumbers, User)> {
-    world.movers().usage(&[numbers]).await.unwrap().user
+    world.movers().usage(&[numbers], None).await.unwrap().user
 }
 
 pub async fn a_device_that_is_in_use_is_not_written_over(world: &dyn Devices) {

@@ -74,13 +74,17 @@ async fn a_device_holds_the_disk_and_what_it_held_beyond() {
     let real = Real::new();
     let device = device(&real, "device");
     let (mut mover, manifest) = published(&real, "over").await;
-    let volumes = [onto(&manifest, &device.path, numbers(&mut mover, &device.path).await)];
+    let claimed = [numbers(&mut mover, &device.path).await];
+    let volumes = [onto(&manifest, &device.path, claimed[0])];
     for _twice in 0..2 {
         read(&mut mover, &manifest, &volumes).await;
         assert!(is_old(&device), "only read so far");
     }
     done(&mut mover, Request::Claim).await;
     assert!(is_old(&device));
+    assert!(real.movers.usage(&claimed, None).await.unwrap().user.is_some(), "the mover has it open");
+    let claimer = "over".parse().unwrap();
+    assert_eq!(real.movers.usage(&claimed, Some(&claimer)).await.unwrap().user, None);
     done(&mut mover, Request::Overwrite).await;
     assert!(is_restored(&real, &device));
     let progress = *mover.progress().borrow();
@@ -198,7 +202,7 @@ async fn who_has_a_device_open_is_found_wherever_it_has_its_name() {
     let user_of = |numbers| {
         let movers = &real.movers;
         async move {
-            let user = movers.usage(&[numbers]).await.unwrap().user;
+            let user = movers.usage(&[numbers], None).await.unwrap().user;
             user.map(|(device, user)| match user {
                 mover::User::Process(who) | mover::User::Device(who) => (device, who),
             })

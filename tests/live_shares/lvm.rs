@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use longshore::failure::{Code, LogicalName, Remains};
-use longshore::host::mover::{Mover, Movers, User};
+use longshore::host::mover::{Mover, Movers, Usage, User};
 use longshore::host::remains::{Seen, look};
 use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
@@ -438,15 +438,33 @@ async fn a_left_over_that_is_not_active_is_there_until_it_is_removed() {
     assert_eq!(look(&unseen).await, Seen::Nowhere);
 }
 
+/// As of a disk with several paths, whose partitions kpartx makes.
+#[tokio::test]
+async fn whoever_has_the_disk_open_uses_its_partition_of_the_device_mapper() {
+    let remote = Remote::nfs();
+    let disk = Loop::new(remote.folder.path().join("disk"), 8 << 20, OLD);
+    let loop_name = disk.path.file_name().unwrap().to_str().unwrap();
+    let (name, uuid) = (format!("{loop_name}-part1"), format!("part1-longshore-{loop_name}"));
+    let table = format!("0 8192 linear {} 0", disk.path.display());
+    tool("dmsetup", &["create", &name, "--uuid", &uuid, "--table", &table]);
+    let numbers = DeviceNumbers::of(fs::metadata(Path::new("/dev/mapper").join(&name)).unwrap().rdev());
+    assert_eq!(remote.movers.usage(&[numbers], None).await.unwrap(), Usage::default());
+    let user = File::open(&disk.path).unwrap();
+    let found = remote.movers.usage(&[numbers], None).await.unwrap().user;
+    assert!(matches!(&found, Some((device, User::Process(_))) if *device == numbers), "{found:?}");
+    drop(user);
+    tool("dmsetup", &["remove", "--retry", &name]);
+}
+
 #[tokio::test]
 async fn what_the_device_mapper_has_made_of_a_disk_is_on_top_of_it_by_its_name() {
     let remote = Remote::nfs();
     let group = group(&remote);
     let numbers = DeviceNumbers::of(fs::metadata(group.disk()).unwrap().rdev());
-    let Some((found, User::Device(what))) = remote.movers.usage(&[numbers]).await.unwrap().user else {
+    let Some((found, User::Device(what))) = remote.movers.usage(&[numbers], None).await.unwrap().user else {
         panic!("it is in use")
     };
     assert!(found == numbers && what.starts_with("`dm-") && what.contains(&format!("(`{}-", group.name)), "{what}");
     tool("vgchange", &["--activate", "n", &group.name]);
-    assert_eq!(remote.movers.usage(&[numbers]).await.unwrap().user, None);
+    assert_eq!(remote.movers.usage(&[numbers], None).await.unwrap().user, None);
 }

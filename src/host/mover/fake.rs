@@ -322,7 +322,7 @@ impl Movers for FakeMovers {
         }
     }
 
-    async fn usage(&self, devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
+    async fn usage(&self, devices: &[DeviceNumbers], _claimed_by: Option<&MoverName>) -> Result<Usage, Failure> {
         self.must_not_fail("usage")?;
         Ok(self.world().volumes.usage(devices))
     }

@@ -106,8 +106,8 @@ pub trait Movers: Send + Sync {
     async fn cut_off(&self, place: &Path) -> Result<bool, Failure>;
 
     /// Who on this host uses one of those block devices, or a disk or partition that it is a part of. A mover sees no process but its own,
-    /// so the worker looks. `host_io`: nobody can tell.
-    async fn usage(&self, devices: &[DeviceNumbers]) -> Result<Usage, Failure>;
+    /// so the worker looks. A mover that has claimed them is none, by its name. `host_io`: nobody can tell.
+    async fn usage(&self, devices: &[DeviceNumbers], claimed_by: Option<&MoverName>) -> Result<Usage, Failure>;
 
     /// Whether a mover of that name lives, whoever started it: that of a worker that was killed may still be at work.
     async fn lives(&self, name: &MoverName) -> Result<bool, Failure>;

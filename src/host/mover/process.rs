@@ -104,8 +104,9 @@ impl Movers for ProcessMovers {
         exposed::cut_off(&self.program, place).await
     }
 
-    async fn usage(&self, devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
-        users::of(devices).await
+    async fn usage(&self, devices: &[DeviceNumbers], claimed_by: Option<&MoverName>) -> Result<Usage, Failure> {
+        let claimer = claimed_by.map(|name| self.run_directory.join(name.as_str()));
+        users::of(devices, claimer.as_deref()).await
     }
 
     async fn lives(&self, name: &MoverName) -> Result<bool, Failure> {

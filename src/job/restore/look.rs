@@ -100,7 +100,7 @@ pub async fn in_place(
     unusual.extend(warnings.iter().map(|why| refused_now(why)));
     // While the instance runs it is its own QEMU that uses them.
     if plan.refused_now.is_none() {
-        match refuse_users(&*doors.movers, &volumes).await {
+        match refuse_users(&*doors.movers, &volumes, None).await {
             Ok(unseen) => unusual.extend(unseen),
             Err(failure) if failure.code == Code::InUseElsewhere => unusual.push(refused_now(&failure.text)),
             Err(failure) => return Err(failure),

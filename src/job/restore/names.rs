@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::failure::{Code, Failure, LogicalName, Remains};
-use crate::host::mover::MoverName;
 use crate::job::common::Common;
 use crate::job::keys;
 use crate::model::network::SecretRef;
@@ -110,8 +109,7 @@ pub(super) async fn ask_about_names(common: &mut Common, request: Request) -> Re
     // as well.
     common.session.stop().await?;
     common.aside.stop().await?;
-    let name = common.wants.mover_name.parse::<MoverName>();
-    let name = name.map_err(|error| Failure::new(Code::Internal, "a mover cannot be named").because(&error))?;
+    let name = common.mover_name()?;
     let movers = common.doors.movers.clone();
     if movers.lives(&name).await? {
         let text = format!("mover `{name}` was started before and has not ended");

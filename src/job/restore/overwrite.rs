@@ -12,7 +12,7 @@ use super::context::Context;
 use super::plan::refuse_if_changed;
 use super::steps::found_again;
 use crate::failure::{Code, Failure};
-use crate::host::mover::{Movers, Usage, User};
+use crate::host::mover::{MoverName, Movers, Usage, User};
 use crate::mover::protocol::{DeviceNumbers, Request, RestoredVolume, VolumePlace};
 use crate::saga::step::{Make, Named};
 use crate::saga::{End, Outcome, Record};
@@ -59,10 +59,14 @@ impl Make<Context> for Overwrite {
         let hypervisor = context.common.doors.hypervisor.clone();
         let instance = found_again(hypervisor.as_ref(), context.plan.instance_id).await?;
         refuse_if_changed(&context.plan, &context.choice()?.targets, &instance)?;
-        let unseen = refuse_users(context.common.doors.movers.as_ref(), &context.choice()?.volumes).await?;
+        let movers = context.common.doors.movers.clone();
+        let unseen = refuse_users(movers.as_ref(), &context.choice()?.volumes, None).await?;
         let known = context.choice()?.warnings.clone();
         context.common.warnings.extend(unseen.filter(|unseen| !known.contains(unseen)));
         context.common.session.ask(Request::Claim, Duration::from_secs(CLAIM_SECONDS_MAX)).await?;
+        // From now on the kernel lets nobody claim them; but who only opens them, as QEMU does, may have come meanwhile.
+        let claimer = context.common.mover_name()?;
+        refuse_users(movers.as_ref(), &context.choice()?.volumes, Some(&claimer)).await?;
         context.overwriting = true;
         context.common.ask_moving(self, Request::Overwrite).await?;
         Ok(Value::Null)
@@ -76,13 +80,17 @@ impl Make<Context> for Overwrite {
 
 /// `in_use_elsewhere` where somebody on this host uses one of the devices that would be written over. Answers what of the host could not be
 /// looked at, in a sentence.
-pub(super) async fn refuse_users(movers: &dyn Movers, volumes: &[RestoredVolume]) -> Result<Option<String>, Failure> {
+pub(super) async fn refuse_users(
+    movers: &dyn Movers,
+    volumes: &[RestoredVolume],
+    claimed_by: Option<&MoverName>,
+) -> Result<Option<String>, Failure> {
     let devices = devices(volumes);
     if devices.is_empty() {
         return Ok(None);
     }
     let numbers: Vec<_> = devices.iter().map(|(_, numbers)| *numbers).collect();
-    let Usage { user, unseen } = movers.usage(&numbers).await?;
+    let Usage { user, unseen } = movers.usage(&numbers, claimed_by).await?;
     let Some((used, user)) = user else { return Ok(said_of(&unseen, &devices)) };
     let named = devices.iter().find(|(_, numbers)| *numbers == used);
     let path = named.map(|(path, _)| path.display().to_string()).unwrap_or_default();

@@ -62,7 +62,7 @@ impl Make<Context> for Choose {
         let mapped = mapped(&mut context.common.session, &context.plan, &spec, &manifest);
         let Mapping { volumes, mut warnings } = mapped.await?;
         let (targets, volumes): (_, Vec<_>) = volumes.into_iter().unzip();
-        warnings.extend(refuse_users(context.common.doors.movers.as_ref(), &volumes).await?);
+        warnings.extend(refuse_users(context.common.doors.movers.as_ref(), &volumes, None).await?);
         // Before anything is made, or nobody could look what there is of it.
         let (common, secrets) = (&mut context.common, volumes.iter().filter_map(|volume| volume.place.secret()));
         keys::give(&mut common.session, common.doors.hypervisor.as_ref(), secrets).await?;

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use crate::failure::{Code, Failure};
-use crate::host::mover::MoverName;
 use crate::job::common::{Common, JobContext};
 use crate::mover::protocol::{LeaseHolder, Reply, Request};
 use crate::saga::step::{Held, Hold, Named};
@@ -62,8 +61,7 @@ impl<C: JobContext> Hold<C> for MoverProcess {
 }
 
 async fn start_mover(common: &mut Common) -> Result<(), Failure> {
-    let name = common.wants.mover_name.parse::<MoverName>();
-    let name = name.map_err(|error| Failure::new(Code::Internal, "the mover cannot be named").because(&error))?;
+    let name = common.mover_name()?;
     common.session.start(common.doors.movers.as_ref(), &name).await
 }
 

@@ -66,16 +66,17 @@ pub fn remove_unused(directory: &Path) {
 pub(super) fn of_living_movers() -> std::io::Result<BTreeSet<PathBuf>> {
     let mut directories = BTreeSet::new();
     for entry in std::fs::read_dir("/proc")? {
-        // A process that ended meanwhile needs no directory.
-        let Ok(line) = std::fs::read(entry?.path().join("cmdline")) else { continue };
-        let mut words = line.split(|byte| *byte == 0).skip(1);
-        if words.next() == Some(SUBCOMMAND.as_bytes())
-            && let Some(directory) = words.next()
-        {
-            directories.insert(PathBuf::from(OsStr::from_bytes(directory)));
-        }
+        directories.extend(of_mover(&entry?.path()));
     }
     Ok(directories)
+}
+
+/// The directory that a process was started as the mover of. One that ended meanwhile needs none.
+pub(super) fn of_mover(process: &Path) -> Option<PathBuf> {
+    let line = std::fs::read(process.join("cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0).skip(1);
+    let directory = (words.next() == Some(SUBCOMMAND.as_bytes())).then(|| words.next())??;
+    Some(PathBuf::from(OsStr::from_bytes(directory)))
 }
 
 #[cfg(test)]

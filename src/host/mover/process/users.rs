@@ -1,8 +1,11 @@
 //! Who uses a block device of the host: a process that has it open, or another device that is on top of it.
 //!
+//! A device that is a partition or is encrypted by way of the device mapper is used by whoever uses what is below it.
+//!
 //! The kernel's own claims (a mount, swap, LVM) are not among them, and are refused where a device is claimed; what is on top of it is
 //! named here before that, and a loop device claims nothing.
 
+mod below;
 mod on_top;
 mod processes;
 
@@ -27,23 +30,25 @@ const LOOK_SECONDS_MAX: u64 = 30;
 const PROC: &str = "/proc";
 const SYS: &str = "/sys";
 
-/// The one that still uses one of them at the last look, if there is one at each. `host_io`: nobody can tell.
-pub(super) async fn of(devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
-    let mut found = look(devices).await?;
+/// The one that still uses one of them at the last look, if there is one at each; the mover that works in the directory of `claimer` is none.
+/// `host_io`: nobody can tell.
+pub(super) async fn of(devices: &[DeviceNumbers], claimer: Option<&Path>) -> Result<Usage, Failure> {
+    let mut found = look(devices, claimer).await?;
     for _ in 1..LOOKS_MAX {
         if found.user.is_none() {
             break;
         }
         sleep(Duration::from_millis(PAUSE_MILLISECONDS)).await;
-        found = look(devices).await?;
+        found = look(devices, claimer).await?;
     }
     Ok(found)
 }
 
-async fn look(devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
+async fn look(devices: &[DeviceNumbers], claimer: Option<&Path>) -> Result<Usage, Failure> {
     let failed = || Failure::new(Code::HostIo, "cannot look who uses a block device");
-    let devices = devices.to_vec();
-    let looking = tokio::task::spawn_blocking(move || look_at(Path::new(PROC), Path::new(SYS), &devices));
+    let (devices, claimer) = (devices.to_vec(), claimer.map(Path::to_owned));
+    let looking = move || look_at(Path::new(PROC), Path::new(SYS), &devices, claimer.as_deref());
+    let looking = tokio::task::spawn_blocking(looking);
     match timeout(Duration::from_secs(LOOK_SECONDS_MAX), looking).await {
         Ok(Ok(Ok(found))) => Ok(found),
         Ok(Ok(Err(error))) => Err(failed().because(&error)),
@@ -53,13 +58,17 @@ async fn look(devices: &[DeviceNumbers]) -> Result<Usage, Failure> {
 }
 
 /// What is on top of a device stays there, so that it comes first.
-fn look_at(proc: &Path, sys: &Path, devices: &[DeviceNumbers]) -> Result<Usage, CannotLook> {
+fn look_at(proc: &Path, sys: &Path, devices: &[DeviceNumbers], claimer: Option<&Path>) -> Result<Usage, CannotLook> {
     let on_top::Found { found, mut unseen } = on_top::of(sys, devices)?;
     if let Some((device, what)) = found {
         return Ok(Usage { user: Some((device, User::Device(what))), unseen });
     }
-    let processes = processes::of(proc, std::process::id(), devices)?;
+    let with_below = below::with_below(sys, devices)?;
+    let processes = processes::of(proc, std::process::id(), &with_below, claimer)?;
     let user = processes.found.map(|(device, who)| (device, User::Process(who)));
+    if !processes::are_of_host(proc) {
+        unseen.push("processes outside of the worker's PID namespace".to_owned());
+    }
     match processes.unseen {
         0 => {}
         1 => unseen.push("1 process".to_owned()),
@@ -89,7 +98,7 @@ enum Verdict {
 
 fn verdict(error: &io::Error) -> Verdict {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT | Errno::ESRCH) => Verdict::Gone,
+        Some(Errno::ENOENT | Errno::ESRCH | Errno::ENODEV | Errno::ENXIO) => Verdict::Gone,
         Some(Errno::EACCES | Errno::EPERM) => Verdict::Hidden,
         _ => Verdict::Failed,
     }
@@ -110,6 +119,9 @@ mod tests {
         for (errno, wanted) in [
             (Errno::ENOENT, Verdict::Gone),
             (Errno::ESRCH, Verdict::Gone),
+            // What sysfs says of a disk that is being taken out.
+            (Errno::ENODEV, Verdict::Gone),
+            (Errno::ENXIO, Verdict::Gone),
             (Errno::EACCES, Verdict::Hidden),
             (Errno::EPERM, Verdict::Hidden),
             (Errno::EIO, Verdict::Failed),

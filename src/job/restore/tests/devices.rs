@@ -250,6 +250,21 @@ async fn who_opens_the_device_later_is_found_before_it_is_written_to() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_opens_the_device_while_it_is_claimed_is_found_before_it_is_written_to() {
+    let world = world(true).await;
+    world.movers.hang("claim");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        while !world.movers.is_hanging("claim") {
+            sleep(Duration::from_millis(100)).await;
+        }
+        world.movers.use_device(NUMBERS.device, qemu());
+        world.movers.unhang("claim");
+    });
+    assert_eq!(failed(&outcome).code, Code::InUseElsewhere);
+    assert_eq!(world.all_old(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn whatever_ends_it_once_the_writing_has_begun_leaves_it_unfinished() {
     for (word, code) in
         [("overwrite", Code::VolumeIo), ("overwrite", Code::MoverDied), ("exchange", Code::InUseElsewhere)]

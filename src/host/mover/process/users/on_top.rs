@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::sys::stat::makedev;
 
+use super::below::with_below;
 use super::{CannotLook, Verdict, verdict};
 use crate::mover::protocol::DeviceNumbers;
 
@@ -25,6 +26,7 @@ pub(super) struct Found {
 
 /// Looks at all disks that `sys` shows.
 pub(super) fn of(sys: &Path, devices: &[DeviceNumbers]) -> Result<Found, CannotLook> {
+    let with_below = with_below(sys, devices)?;
     let mut all = Found::default();
     let disks = sys.join("block");
     for disk in names(&disks).map_err(|error| CannotLook::at(&disks, error))? {
@@ -34,7 +36,7 @@ pub(super) fn of(sys: &Path, devices: &[DeviceNumbers]) -> Result<Found, CannotL
             Backing::Unknown => all.unseen.push(format!("the loop device `{disk}`")),
             Backing::Device(number) => {
                 let below = DeviceNumbers::of(number);
-                if let Some(device) = devices.iter().find(|device| device.overlaps(&below)) {
+                if let Some((device, _)) = with_below.iter().find(|(_, looked_at)| looked_at.overlaps(&below)) {
                     return Ok(Found { found: Some((*device, format!("the loop device `{disk}`"))), ..all });
                 }
             }
@@ -70,7 +72,7 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
 }
 
 /// The same of a device, which may have gone.
-fn gone_is_empty(folder: &Path) -> Result<Vec<String>, CannotLook> {
+pub(super) fn gone_is_empty(folder: &Path) -> Result<Vec<String>, CannotLook> {
     match names(folder) {
         Err(error) if verdict(&error) == Verdict::Gone => Ok(Vec::new()),
         listed => listed.map_err(|error| CannotLook::at(folder, error)),
@@ -78,7 +80,7 @@ fn gone_is_empty(folder: &Path) -> Result<Vec<String>, CannotLook> {
 }
 
 /// A file of a device's, which may have gone.
-fn read(file: &Path) -> Result<Option<String>, CannotLook> {
+pub(super) fn read(file: &Path) -> Result<Option<String>, CannotLook> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(Some(text.trim_end_matches('\n').to_owned())),
         Err(error) if verdict(&error) == Verdict::Gone => Ok(None),
@@ -86,7 +88,7 @@ fn read(file: &Path) -> Result<Option<String>, CannotLook> {
     }
 }
 
-fn number_of(node: &Path) -> Result<Option<u64>, CannotLook> {
+pub(super) fn number_of(node: &Path) -> Result<Option<u64>, CannotLook> {
     let file = node.join("dev");
     let Some(text) = read(&file)? else { return Ok(None) };
     let numbers = text.split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));

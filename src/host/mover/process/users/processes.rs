@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{CannotLook, Verdict, verdict};
+use crate::host::mover::process::sweep::of_mover;
 use crate::mover::protocol::DeviceNumbers;
 
 /// What was found.
@@ -20,14 +21,31 @@ pub(super) struct Found {
     pub unseen: usize,
 }
 
-/// Looks at all processes that `proc` shows, among which `own` has to be: else they are not those of this host.
-pub(super) fn of(proc: &Path, own: u32, devices: &[DeviceNumbers]) -> Result<Found, CannotLook> {
+/// The host's own PID namespace, in which all processes are seen (`PROC_PID_INIT_INO`).
+const PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether what `proc` shows are all processes of the host, and not those of a container alone.
+pub(super) fn are_of_host(proc: &Path) -> bool {
+    std::fs::read_link(proc.join("self/ns/pid")).is_ok_and(|found| found == Path::new(PID_NAMESPACE))
+}
+
+/// Looks at all processes that `proc` shows, among which `own` has to be: else they are not those of this host. Each device comes with one that
+/// is to be open no more than itself; the mover of `claimer` has them open by right.
+pub(super) fn of(
+    proc: &Path,
+    own: u32,
+    devices: &[(DeviceNumbers, DeviceNumbers)],
+    claimer: Option<&Path>,
+) -> Result<Found, CannotLook> {
     let (mut all, mut sees_itself) = (Found::default(), false);
     for entry in std::fs::read_dir(proc).map_err(|error| CannotLook::at(proc, error))? {
         let process = entry.map_err(|error| CannotLook::at(proc, error))?.path();
         let id = process.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
         let Some(id) = id else { continue };
         sees_itself |= id == own;
+        if claimer.is_some_and(|claimer| of_mover(&process).is_some_and(|directory| directory == claimer)) {
+            continue;
+        }
         match opened_by(&process, devices) {
             Ok(None) => {}
             Ok(Some(device)) => return Ok(Found { found: Some((device, shown(id, &process))), ..all }),
@@ -45,7 +63,7 @@ pub(super) fn of(proc: &Path, own: u32, devices: &[DeviceNumbers]) -> Result<Fou
 }
 
 /// The first of the devices that a process has open. An error is that of the process.
-fn opened_by(process: &Path, devices: &[DeviceNumbers]) -> Result<Option<DeviceNumbers>, CannotLook> {
+fn opened_by(process: &Path, devices: &[(DeviceNumbers, DeviceNumbers)]) -> Result<Option<DeviceNumbers>, CannotLook> {
     let open = process.join("fd");
     let mut hidden = None;
     for entry in std::fs::read_dir(&open).map_err(|error| CannotLook::at(&open, error))? {
@@ -53,7 +71,7 @@ fn opened_by(process: &Path, devices: &[DeviceNumbers]) -> Result<Option<DeviceN
             Ok(None) => {}
             Ok(Some(number)) => {
                 let opened = DeviceNumbers::of(number);
-                if let Some(device) = devices.iter().find(|device| device.overlaps(&opened)) {
+                if let Some((device, _)) = devices.iter().find(|(_, looked_at)| looked_at.overlaps(&opened)) {
                     return Ok(Some(*device));
                 }
             }
@@ -111,7 +129,7 @@ mod tests {
     }
 
     fn look(proc: &Path) -> Result<Found, CannotLook> {
-        of(proc, 7, &[DEVICE])
+        of(proc, 7, &[(DEVICE, DEVICE)], None)
     }
 
     /// As a user who may do less: that of this thread alone.
@@ -137,6 +155,19 @@ mod tests {
         assert_eq!(look(proc.path()).unwrap(), Found::default());
         let found = as_nobody(|| look(proc.path())).unwrap();
         assert_eq!(found, Found { found: None, unseen: 2 });
+    }
+
+    #[test]
+    fn those_of_a_container_are_not_all_of_the_host() {
+        let proc = proc(&[7]);
+        assert!(!are_of_host(proc.path()), "nobody can tell");
+        create_dir_all(proc.path().join("self/ns")).unwrap();
+        for (namespace, all) in [("pid:[4026532836]", false), ("pid:[4026531836]", true)] {
+            let link = proc.path().join("self/ns/pid");
+            let _absent_at_first = std::fs::remove_file(&link);
+            symlink(namespace, &link).unwrap();
+            assert_eq!(are_of_host(proc.path()), all, "{namespace}");
+        }
     }
 
     #[test]
