@@ -30,10 +30,13 @@ pub fn of_process(pid: u32, directories: Vec<PathBuf>) -> Remains {
 pub async fn look(remains: &Remains) -> Seen {
     let logical = if let Remains::Volumes { logical, .. } = remains { logical.as_slice() } else { &[] };
     let remains = remains.clone();
-    match tokio::task::spawn_blocking(move || is_gone(&remains)).await {
-        Ok(true) if logical.is_empty() => Seen::Gone,
-        Ok(true) => look_for(logical).await,
-        Ok(false) | Err(_) => Seen::There,
+    let seen = tokio::task::spawn_blocking(move || see(&remains)).await.unwrap_or(Seen::There);
+    if seen == Seen::There || logical.is_empty() {
+        return seen;
+    }
+    match look_for(logical).await {
+        Seen::Gone => seen,
+        other => other,
     }
 }
 
@@ -51,15 +54,26 @@ async fn look_for(logical: &[LogicalName]) -> Seen {
 }
 
 /// As far as paths and processes tell: that of a logical volume may be there though the volume is gone, or not though it is there. Blocks.
-fn is_gone(remains: &Remains) -> bool {
-    match remains {
+fn see(remains: &Remains) -> Seen {
+    let gone = match remains {
         Remains::Process { pid, started: then, directories } => {
             // All of them are tried, whatever becomes of the first.
             started(*pid) != Some(*then) && directories.iter().filter(|directory| !is_removed(directory)).count() == 0
         }
         Remains::Path(path) => is_absent(path),
         Remains::Volumes { files, .. } => files.iter().all(|path| is_absent(path)),
+    };
+    match remains {
+        _ if !gone => Seen::There,
+        Remains::Volumes { files, .. } if !files.iter().all(|path| is_storage_there(path)) => Seen::Nowhere,
+        _ => Seen::Gone,
     }
+}
+
+/// The directory of a volume's file has something in it, as that of an instance's disks has. One that is empty, or not there, may be where its
+/// storage is mounted at other times.
+fn is_storage_there(file: &Path) -> bool {
+    file.parent().and_then(|directory| directory.read_dir().ok()?.next()?.ok()).is_some()
 }
 
 /// A directory that another process works in by now, or that has something in it, stays.
@@ -104,10 +118,10 @@ mod tests {
         directories.iter().for_each(|directory| std::fs::create_dir(directory).unwrap());
         let mut process = sleeper();
         let remains = of_process(process.id(), directories.to_vec());
-        assert!(!is_gone(&remains) && directories.iter().all(|directory| directory.exists()));
+        assert!(see(&remains) == Seen::There && directories.iter().all(|directory| directory.exists()));
         process.kill().unwrap();
         process.wait().unwrap();
-        assert!(is_gone(&remains) && !directories.iter().any(|directory| directory.exists()));
+        assert!(see(&remains) == Seen::Gone && !directories.iter().any(|directory| directory.exists()));
     }
 
     #[test]
@@ -115,7 +129,8 @@ mod tests {
         let mut process = sleeper();
         let Remains::Process { pid, started, .. } = of_process(process.id(), Vec::new()) else { unreachable!() };
         assert!(started > 0);
-        assert!(is_gone(&Remains::Process { pid, started: started + 1, directories: Vec::new() }));
+        let another = Remains::Process { pid, started: started + 1, directories: Vec::new() };
+        assert_eq!(see(&another), Seen::Gone);
         process.kill().unwrap();
         process.wait().unwrap();
     }
@@ -126,7 +141,7 @@ mod tests {
         std::fs::write(full.path().join("file"), "x").unwrap();
         let directories = [&full, &empty].map(|directory| directory.path().to_owned()).to_vec();
         let remains = Remains::Process { pid: u32::MAX, started: 1, directories };
-        assert!(!is_gone(&remains) && full.path().join("file").exists() && !empty.path().exists());
+        assert!(see(&remains) == Seen::There && full.path().join("file").exists() && !empty.path().exists());
     }
 
     #[test]
@@ -134,9 +149,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         std::fs::write(&path, "x").unwrap();
-        assert!(!is_gone(&Remains::Path(path.clone())));
+        assert_eq!(see(&Remains::Path(path.clone())), Seen::There);
         std::fs::remove_file(&path).unwrap();
-        assert!(is_gone(&Remains::Path(path)));
+        assert_eq!(see(&Remains::Path(path)), Seen::Gone);
     }
 
     #[tokio::test]
@@ -144,12 +159,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files = ["a", "b"].map(|name| directory.path().join(name));
         files.iter().for_each(|file| std::fs::write(file, "x").unwrap());
+        let own = directory.path().join("disk");
+        std::fs::write(&own, "x").unwrap();
         let remains = Remains::Volumes { files: files.to_vec(), logical: Vec::new() };
         for file in &files {
             assert_eq!(look(&remains).await, Seen::There);
             std::fs::remove_file(file).unwrap();
         }
         assert_eq!(look(&remains).await, Seen::Gone);
+        // As where its storage is not mounted.
+        std::fs::remove_file(own).unwrap();
+        assert_eq!(look(&remains).await, Seen::Nowhere);
+        drop(directory);
+        assert_eq!(look(&remains).await, Seen::Nowhere);
     }
 
     /// Its disks may come back.

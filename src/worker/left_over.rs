@@ -2,7 +2,7 @@
 //!
 //! It is gone when its process has ended, its path is empty, and its volume group has no such volume, which each heartbeat looks at. What
 //! can't be seen from the host, such as a lease on a share, counts as gone when a later job of the same instance in the same repository
-//! has completed, since that takes the lease over; and a volume whose group is not seen any more, when that was a backup. One that only says what it
+//! has completed, since that takes the lease over; and a volume whose group or directory is not seen any more, when that was a backup. One that only says what it
 //! would do takes nothing over.
 
 use std::sync::Arc;
