@@ -8,6 +8,8 @@ mod announces;
 mod cancels;
 #[path = "worker/circuits.rs"]
 mod circuits;
+#[path = "worker/controls.rs"]
+mod controls;
 #[path = "worker/crashes.rs"]
 mod crashes;
 #[path = "worker/drains.rs"]

@@ -263,13 +263,21 @@ impl Journal {
         read::left_overs(&mut *self.reader.lock().await).await
     }
 
-    /// Sends the last state event of each open run once more, with the id that it had. One that has ended meanwhile sends its end.
+    /// Sends the last state event of each open run once more, with the id that it had. One that has ended meanwhile sends its end, and one
+    /// that is damaged is logged and left out: it would be so the next time as well.
     pub async fn announce_open(&self) -> Result<(), Failure> {
         let open = self.open_runs().await?;
         // As many at a time as share a commit.
         for group in open.chunks(GROUP_MAX) {
             let asked = group.iter().map(|run| self.ask(Request::Announce { key: run.key }));
-            join_all(asked).await.into_iter().try_for_each(|answer| answer.map(drop))?;
+            for (run, answer) in group.iter().zip(join_all(asked).await) {
+                match answer {
+                    Err(failure) if failure.code != Code::JournalFailed => {
+                        tracing::error!(run = %run.key, failure = format!("{failure:#}"), "an open run is not told anew");
+                    }
+                    answer => _ = answer?,
+                }
+            }
         }
         Ok(())
     }

@@ -10,7 +10,6 @@
 //! A crash after 1 or 2 is unwound at the next start, by [`recover`]; after 3 there is nothing left to do but to send the outbox.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -68,7 +67,7 @@ pub async fn attempt(shared: Arc<Shared>, run: Run, stopper: Stopper, stop: Stop
         }
         Err(failure) => (Outcome { end: End::Failed { failure }, warnings: Vec::new(), left_over: Vec::new() }, None),
     };
-    let evicts = shared.evicts.load(Ordering::Relaxed);
+    let evicts = shared.evicts();
     let told = Told::from_outcome(run.job.kind(), outcome, begun.elapsed()).evicted_if(evicts).after(progress);
     conclude(&shared, run, number, told).await
 }

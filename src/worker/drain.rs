@@ -43,23 +43,21 @@ impl DrainWish {
     }
 }
 
-/// Takes the wish of a controller. A host that is to stay is paused first, so that it stays so also if its worker dies on the way.
+/// Takes the wish of a controller. A host that is to stay is paused first, so that it stays so also if its worker dies on the way, and goes on
+/// to keep nothing where that is wished. Of two drains the later one says whether anything is kept.
 ///
 /// # Errors
 /// It could not be written down; or, inside, it is not to be obeyed any more.
-pub async fn take(
-    shared: &Shared,
-    order: u64,
-    user: &str,
-    drain: &Drain,
-) -> Result<Result<DrainWish, Refusal>, Failure> {
+pub async fn take(shared: &Shared, user: &str, drain: &Drain) -> Result<Result<DrainWish, Refusal>, Failure> {
     if let Some(moment) = drain.obey_before.filter(|moment| *moment < Timestamp::now()) {
         let text = format!("the drain was to be obeyed before {moment}");
         return Ok(Err(Refusal::new(Code::ControlTooLate, text)));
     }
     if drain.stay {
         let (requested_by, reason) = (drain.requested_by.clone(), drain.reason.clone());
-        pause::pause(shared, order, user, &Pause { requested_by, reason, until: None }).await?;
+        pause::pause(shared, user, &Pause { requested_by, reason, until: None }, drain.evict).await?;
+    } else if !drain.evict {
+        pause::evict_no_more(shared).await?;
     }
     Ok(Ok(DrainWish::of(user, drain)))
 }

@@ -15,6 +15,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -28,6 +29,7 @@ use super::conclude::{Told, cancel, conclude};
 use super::drain::DrainWish;
 use super::ended::Ended;
 use super::intake::Came;
+use super::lane::{Lane, Turn};
 use super::rest::{Left, Next, Stopping, UNWIND_MAX};
 use super::run::Run;
 use super::settle::Ending;
@@ -35,7 +37,7 @@ use super::shared::Shared;
 use super::standing::Standing;
 use super::take_up::{after_a_panic, read_back};
 use super::{intake, left_over, pause, pulse};
-use crate::broker::{HostSession, Publisher, SessionState, WantedJobs};
+use crate::broker::{Delivery, HostQueue, HostSession, Publisher, SessionState, WantedJobs};
 use crate::failure::{Code, Failure};
 use crate::journal::RunState;
 use crate::model::job::RunKey;
@@ -58,6 +60,9 @@ pub struct Driver {
     occupied: Occupied,
     runs: BTreeMap<RunKey, Run>,
     intakes: JoinSet<Came>,
+    /// Control messages, and those of them that are being obeyed.
+    lane: Lane<Delivery>,
+    obeying: JoinSet<Came>,
     attempts: JoinSet<Option<Run>>,
     /// Whose attempt each of those tasks is.
     keys: HashMap<Id, RunKey>,
@@ -91,6 +96,8 @@ impl Driver {
             occupied: Occupied::default(),
             runs: BTreeMap::new(),
             intakes: JoinSet::new(),
+            lane: Lane::new(),
+            obeying: JoinSet::new(),
             attempts: JoinSet::new(),
             keys: HashMap::new(),
             stoppers: BTreeMap::new(),
@@ -150,7 +157,8 @@ impl Driver {
         loop {
             self.end_what_is_late();
             self.evict_what_waits();
-            if self.ready && !self.rests() {
+            // What a controller wants comes first, and may be that nothing is to begin.
+            if self.ready && !self.rests() && self.lane.len() == 0 {
                 self.start_what_may();
             }
             self.shared.status.set_waiting(self.waiting.len());
@@ -161,20 +169,26 @@ impl Driver {
             }
             let wake = self.next_moment();
             tokio::select! {
-                delivery = session.next(), if self.intakes.len() < INTAKES_MAX => {
-                    self.order += 1;
-                    self.intakes.spawn(intake::take(self.shared.clone(), delivery, self.order));
-                }
+                delivery = session.next(), if self.takes_more() => self.take(delivery),
                 Some(taken) = self.intakes.join_next() => {
-                    if let Some(wish) = self.taken(taken) {
+                    self.taken(taken);
+                }
+                Some(obeyed) = self.obeying.join_next() => {
+                    self.lane.obeyed();
+                    if let Some(wish) = self.taken(obeyed) {
                         self.stop(session, *wish);
                     }
+                    self.obey_next();
                 }
                 Some(ended) = self.attempts.join_next_with_id() => self.ended(ended),
                 () = async { match wake { Some(wake) => sleep_until(wake).await, None => std::future::pending().await } } => {}
                 () = &mut ready, if !self.ready => {
                     // Before anything starts, whatever else is news.
                     self.learn(&mut names);
+                    // What a controller has wanted while no worker was there has come by now: the session's own ping came after it.
+                    while self.takes_more() && let Some(delivery) = session.next().now_or_never() {
+                        self.take(delivery);
+                    }
                     self.ready = true;
                 }
                 Ok(()) = names.changed() => self.learn(&mut names),
@@ -209,9 +223,29 @@ impl Driver {
         }
     }
 
+    fn takes_more(&self) -> bool {
+        self.intakes.len() + self.lane.len() < INTAKES_MAX
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        self.order += 1;
+        let turn = if delivery.queue == HostQueue::Control { Turn::of(&delivery.routing_key) } else { None };
+        match turn {
+            Some(turn) => self.lane.push(turn, delivery),
+            None => _ = self.intakes.spawn(intake::take(self.shared.clone(), delivery, self.order)),
+        }
+        self.obey_next();
+    }
+
+    fn obey_next(&mut self) {
+        while let Some(delivery) = self.lane.take_next() {
+            self.obeying.spawn(intake::take(self.shared.clone(), delivery, self.order));
+        }
+    }
+
     /// What is in the way of rest.
     fn left(&self) -> Left {
-        let intakes = self.intakes.len();
+        let intakes = self.intakes.len() + self.lane.len();
         Left { attempts: self.attempts.len(), intakes, waiting: self.waiting.len() }
     }
 

@@ -55,15 +55,20 @@ pub async fn take(shared: Arc<Shared>, delivery: Delivery, order: u64) -> Came {
             }
         }
     };
-    if !delivery.settle.ack().await {
+    let acked = delivery.settle.ack().await;
+    if !acked {
         tracing::debug!("an acknowledgement was not sent; the message comes again as a duplicate");
     }
-    came
+    match came {
+        // It comes again, perhaps to the next worker, and is obeyed then: else that one would be drained as well.
+        Came::Drained(_) if !acked => Came::Nothing,
+        came => came,
+    }
 }
 
 async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Came, Failure> {
     if delivery.queue == HostQueue::Control {
-        return obey(shared, delivery, order).await;
+        return obey(shared, delivery).await;
     }
     match decode_job(&delivery.properties, &delivery.body, &shared.settings.host) {
         Ok(job) => admit(shared, delivery, job, order).await,
@@ -72,7 +77,7 @@ async fn write_down(shared: &Shared, delivery: &Delivery, order: u64) -> Result<
 }
 
 /// Does what a control message says, if it is from somebody who may say so.
-async fn obey(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Came, Failure> {
+async fn obey(shared: &Shared, delivery: &Delivery) -> Result<Came, Failure> {
     let Settings { host, controllers, .. } = &shared.settings;
     let command = match vouch::command(delivery.sent(), host, controllers) {
         Ok(command) => command,
@@ -85,9 +90,9 @@ async fn obey(shared: &Shared, delivery: &Delivery, order: u64) -> Result<Came, 
     let user = delivery.properties.user_id.as_deref().unwrap_or_default();
     match decode_control(command, &delivery.properties, &delivery.body) {
         Some(Ok(Control::Cancel(cancel))) => remember(shared, &cancel).await,
-        Some(Ok(Control::Pause(wish))) => pause::pause(shared, order, user, &wish).await.map(|()| Came::Nothing),
-        Some(Ok(Control::Resume(wish))) => pause::resume(shared, order, user, &wish).await.map(|()| Came::Nothing),
-        Some(Ok(Control::Drain(drain))) => match drain::take(shared, order, user, &drain).await? {
+        Some(Ok(Control::Pause(wish))) => pause::pause(shared, user, &wish, false).await.map(|()| Came::Nothing),
+        Some(Ok(Control::Resume(wish))) => pause::resume(shared, user, &wish).await.map(|()| Came::Nothing),
+        Some(Ok(Control::Drain(drain))) => match drain::take(shared, user, &drain).await? {
             Ok(wish) => Ok(Came::Drained(Box::new(wish))),
             Err(refusal) => tell_refused(shared, delivery, &refusal, Vec::new()).await.map(|()| Came::Nothing),
         },

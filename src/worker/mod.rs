@@ -5,7 +5,7 @@
 //! nothing. It deliberately never touches a share, and knows no libvirt and no lapin: it has doors.
 //!
 //! [`driver`] decides what happens next; [`intake`] turns a delivery into a run; [`attempt`] executes one; [`settle`], [`admit`],
-//! [`circuit`] and [`rest`] are the decisions, pure; [`pause`], [`drain`] and [`announce`] do what controllers want of the host; [`outbox`],
+//! [`circuit`], [`lane`] and [`rest`] are the decisions, pure; [`pause`], [`drain`] and [`announce`] do what controllers want of the host; [`outbox`],
 //! [`pulse`] and [`standing`] speak.
 
 pub mod admit;
@@ -19,6 +19,7 @@ mod driver;
 mod ended;
 mod intake;
 pub mod jobs;
+mod lane;
 mod left_over;
 mod outbox;
 mod pace;

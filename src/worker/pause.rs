@@ -1,12 +1,13 @@
 //! Whether the host is paused. The journal knows it first, and tells it in the same transaction; so it holds through the worker's end.
 //!
-//! Control messages are taken many at a time, so that of two a later one may get here first: each change comes with its place in the
-//! order in which they were delivered, and one that was overtaken changes nothing.
+//! A drain that keeps nothing and lets the worker stay goes on with that as long as the pause holds: who has it evict a host does not
+//! expect it to begin to keep again by itself, be it because it has come to rest or because its worker died.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
@@ -14,6 +15,7 @@ use super::attempt::persist;
 use super::report::host_draft;
 use super::shared::Shared;
 use crate::failure::{Code, Failure};
+use crate::journal::Draft;
 use crate::message::event::{HostDetail, Paused, Resumed};
 use crate::message::{Pause, Resume, masked};
 use crate::shutdown::{Shutdown, Stage};
@@ -21,18 +23,33 @@ use crate::shutdown::{Shutdown, Stage};
 /// Longest sleep before the clock is asked again whether a pause is over: it may have been set meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// A pause as the journal keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    #[serde(flatten)]
+    paused: Paused,
+    /// What waits meanwhile ends as failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    evict: bool,
+}
+
 /// The pause, for all parts of the worker.
 #[derive(Debug, Default)]
 pub struct Pauses {
-    /// Place of the last change. Held while one is written down.
-    last: Mutex<u64>,
-    now: watch::Sender<Option<Paused>>,
+    /// Held while a change is written down.
+    changing: Mutex<()>,
+    now: watch::Sender<Option<Kept>>,
 }
 
 impl Pauses {
     /// The pause, if there is one.
     pub fn now(&self) -> Option<Paused> {
-        self.now.borrow().clone()
+        self.now.borrow().as_ref().map(|kept| kept.paused.clone())
+    }
+
+    /// Whether there is one in which nothing is kept.
+    pub fn evicts(&self) -> bool {
+        self.now.borrow().as_ref().is_some_and(|kept| kept.evict)
     }
 
     /// Whether there is one.
@@ -41,7 +58,7 @@ impl Pauses {
     }
 
     /// The pause and its changes.
-    pub fn subscribe(&self) -> watch::Receiver<Option<Paused>> {
+    pub fn subscribe(&self) -> watch::Receiver<Option<Kept>> {
         self.now.subscribe()
     }
 }
@@ -57,9 +74,9 @@ pub async fn take_up(shared: &Shared) -> Result<(), Failure> {
         Err(failure) if failure.code == Code::JournalFailed => return Err(failure),
         Err(_) => None,
     };
-    let paused = kept.unwrap_or_else(|| unreadable(Timestamp::now()));
-    log(&paused);
-    shared.pauses.now.send_replace(Some(paused));
+    let kept = kept.unwrap_or_else(|| Kept { paused: unreadable(Timestamp::now()), evict: false });
+    log(&kept);
+    shared.pauses.now.send_replace(Some(kept));
     Ok(())
 }
 
@@ -68,22 +85,36 @@ fn unreadable(now: Timestamp) -> Paused {
     Paused { since: now, user: "unknown".to_owned(), requested_by: None, reason: Some(reason), until: None }
 }
 
-/// Pauses the host, as `user` has asked for.
+/// Pauses the host, as `user` has asked for, and evicts meanwhile what waits there or not.
 ///
 /// # Errors
 /// It could not be written down.
-pub async fn pause(shared: &Shared, order: u64, user: &str, pause: &Pause) -> Result<(), Failure> {
-    let mut last = shared.pauses.last.lock().await;
-    if order < *last {
-        return Ok(());
+pub async fn pause(shared: &Shared, user: &str, pause: &Pause, evict: bool) -> Result<(), Failure> {
+    let _held = shared.pauses.changing.lock().await;
+    let kept = Kept { paused: paused(shared.pauses.now(), Timestamp::now(), user, pause), evict };
+    let told = shared.voice.event(HostDetail::Paused(kept.paused.clone()));
+    put(shared, kept, vec![host_draft(move || told)]).await
+}
+
+/// What waits in a pause, if there is one, is kept from now on.
+///
+/// # Errors
+/// It could not be written down.
+pub async fn evict_no_more(shared: &Shared) -> Result<(), Failure> {
+    let _held = shared.pauses.changing.lock().await;
+    let now = shared.pauses.now.borrow().clone();
+    match now {
+        Some(Kept { paused, evict: true }) => put(shared, Kept { paused, evict: false }, Vec::new()).await,
+        _ => Ok(()),
     }
-    let paused = paused(shared.pauses.now(), Timestamp::now(), user, pause);
-    let told = shared.voice.event(HostDetail::Paused(paused.clone()));
-    let kept = serde_json::to_value(&paused).unwrap_or(Value::Null);
-    shared.journal.keep_pause(Some(kept), vec![host_draft(move || told)]).await?;
-    log(&paused);
-    shared.pauses.now.send_replace(Some(paused));
-    *last = order;
+}
+
+/// The caller holds the lock.
+async fn put(shared: &Shared, kept: Kept, rows: Vec<Draft>) -> Result<(), Failure> {
+    let value = serde_json::to_value(&kept).unwrap_or(Value::Null);
+    shared.journal.keep_pause(Some(value), rows).await?;
+    log(&kept);
+    shared.pauses.now.send_replace(Some(kept));
     Ok(())
 }
 
@@ -102,11 +133,8 @@ fn paused(before: Option<Paused>, now: Timestamp, user: &str, pause: &Pause) -> 
 ///
 /// # Errors
 /// It could not be written down.
-pub async fn resume(shared: &Shared, order: u64, user: &str, resume: &Resume) -> Result<(), Failure> {
-    let mut last = shared.pauses.last.lock().await;
-    if order < *last {
-        return Ok(());
-    }
+pub async fn resume(shared: &Shared, user: &str, resume: &Resume) -> Result<(), Failure> {
+    let _held = shared.pauses.changing.lock().await;
     let said = |words: &Option<String>| words.as_deref().map(masked);
     let resumed = |paused: &Paused| Resumed {
         paused_since: paused.since,
@@ -114,9 +142,7 @@ pub async fn resume(shared: &Shared, order: u64, user: &str, resume: &Resume) ->
         requested_by: said(&resume.requested_by),
         reason: said(&resume.reason),
     };
-    end(shared, resumed).await?;
-    *last = order;
-    Ok(())
+    end(shared, resumed).await
 }
 
 /// Ends pauses when their time is over, until the worker's work is.
@@ -130,7 +156,7 @@ pub async fn follow(shared: Arc<Shared>, over: Shutdown) {
 async fn end_in_time(shared: &Shared) {
     let mut pauses = shared.pauses.subscribe();
     loop {
-        let left = pauses.borrow_and_update().as_ref().and_then(|paused| left(paused, Timestamp::now()));
+        let left = pauses.borrow_and_update().as_ref().and_then(|kept| left(&kept.paused, Timestamp::now()));
         if left == Some(Duration::ZERO) {
             // Its end is in the journal before a job begins: a worker that dies now would find it over as well.
             let ended = persist("write down the end of a pause", || end_if_over(shared)).await;
@@ -158,7 +184,7 @@ fn left(paused: &Paused, now: Timestamp) -> Option<Duration> {
 }
 
 async fn end_if_over(shared: &Shared) -> Result<(), Failure> {
-    let _held = shared.pauses.last.lock().await;
+    let _held = shared.pauses.changing.lock().await;
     match shared.pauses.now() {
         // Another one may have taken its place meanwhile.
         Some(paused) if left(&paused, Timestamp::now()) == Some(Duration::ZERO) => {
@@ -183,10 +209,10 @@ async fn end(shared: &Shared, resumed: impl FnOnce(&Paused) -> Resumed) -> Resul
     Ok(())
 }
 
-fn log(paused: &Paused) {
-    let Paused { since, user, requested_by, reason, until } = paused;
+fn log(kept: &Kept) {
+    let Kept { paused: Paused { since, user, requested_by, reason, until }, evict } = kept;
     let until = until.map(tracing::field::display);
-    tracing::warn!(%since, user, requested_by, reason, until, "paused: no job begins");
+    tracing::warn!(%since, user, requested_by, reason, until, evict, "paused: no job begins");
 }
 
 #[cfg(test)]
@@ -207,6 +233,19 @@ mod tests {
         assert_eq!((first.since, first.until, first.reason.as_deref()), (second(100), until, Some("new disks")));
         let expected = Paused { since: second(100), user: "ops.night".to_owned(), ..unreadable(second(0)) };
         assert_eq!(next, Paused { reason: None, ..expected });
+    }
+
+    #[test]
+    fn what_the_journal_has_of_a_pause_is_what_its_event_says_and_whether_it_evicts() {
+        let paused = unreadable(second(0));
+        let plain = serde_json::to_value(&paused).unwrap();
+        let kept = Kept { paused: paused.clone(), evict: false };
+        assert_eq!(serde_json::to_value(&kept).unwrap(), plain);
+        assert_eq!(serde_json::from_value::<Kept>(plain).unwrap(), kept);
+        let evicts = Kept { evict: true, ..kept };
+        let value = serde_json::to_value(&evicts).unwrap();
+        assert_eq!(serde_json::from_value::<Kept>(value.clone()).unwrap(), evicts);
+        assert_eq!(serde_json::from_value::<Paused>(value).unwrap(), paused, "`journal list` reads that");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::admit::{Names, Slots, known_as};
+use super::announce::Announcing;
 use super::circuit::Circuits;
 use super::outbox::Counters;
 use super::pause::Pauses;
@@ -62,8 +63,10 @@ pub struct Shared {
     pub pauses: Pauses,
     /// Counts how often the host was asked to tell anew how it stands.
     pub announcements: watch::Sender<u64>,
-    /// What a drain stops is not kept.
-    pub evicts: AtomicBool,
+    /// What the drain that is under way stops is not kept.
+    pub drain_evicts: AtomicBool,
+    /// Tells anew how the host stands.
+    pub announcing: Announcing,
     /// What the outbox has seen.
     pub counters: Arc<Counters>,
     /// Which repositories fail.
@@ -86,12 +89,18 @@ impl Shared {
             status: Status::default(),
             pauses: Pauses::default(),
             announcements: watch::Sender::new(0),
-            evicts: AtomicBool::new(false),
+            drain_evicts: AtomicBool::new(false),
+            announcing: Announcing::default(),
             counters: Arc::default(),
             circuits: watch::Sender::default(),
             voice,
             names: watch::Sender::default(),
         }
+    }
+
+    /// What is stopped because the host is to come to rest is not kept.
+    pub fn evicts(&self) -> bool {
+        self.drain_evicts.load(Ordering::Relaxed) || self.pauses.evicts()
     }
 
     /// The instance by its uuid, where the last inventory knew the name.

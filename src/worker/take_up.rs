@@ -1,9 +1,11 @@
 //! From the journal back to a run in memory: at start, and after an attempt that ended in a panic.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::attempt::{persist, recover};
 use super::report::{orphan_rows, properties_of};
@@ -14,6 +16,9 @@ use crate::failure::{Code, Failure};
 use crate::journal::{OpenRun, RunState, Settlement, StoredMessage};
 use crate::message::decode_job;
 use crate::model::job::RunKey;
+
+/// Pause before a run waits again whose end, and not its attempt, was a panic: what is to end it, as an eviction, does so at once.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 
 /// A run from its message. One that this worker cannot read (its host has another name now, another version took it, or its row is
 /// damaged) ends here, as failed, so that whoever waits for it hears of it.
@@ -86,7 +91,10 @@ pub async fn after_a_panic(shared: Arc<Shared>, key: RunKey) -> Option<Run> {
     };
     match found.await {
         Ok(Some((run, true))) => recover(shared, run).await,
-        Ok(Some((run, false))) => Some(run),
+        Ok(Some((run, false))) => {
+            sleep(PANIC_PAUSE).await;
+            Some(run)
+        }
         Ok(None) => None,
         Err(failure) => {
             tracing::error!(run = %key, failure = format!("{failure:#}"), "cannot go on with a run; the next start does");

@@ -1,9 +1,9 @@
 //! A repository that fails job after job: who is held back, who is not, and what is told of it.
 
 use longshore::failure::{Code, Failure};
-use longshore::message::Event;
 use longshore::message::event::{FailingRepository, HostDetail, RunDetail};
 use longshore::message::job::RetryPart;
+use longshore::message::{Control, Drain, Event};
 use longshore::model::job::RunKey;
 use longshore::worker::admit::Slots;
 
@@ -70,6 +70,20 @@ async fn an_urgent_job_is_not_held_back_and_helps_all_the_others() {
     fleet.completed(urgent).await;
     for key in &keys[1..] {
         fleet.completed(*key).await;
+    }
+    fleet.finish().await;
+}
+
+/// They wait for their repository, and a host that keeps nothing does not wait with them.
+#[tokio::test]
+async fn a_host_that_is_evicted_does_not_keep_those_that_are_held_back() {
+    let (mut fleet, keys) = with_a_dead_share().await;
+    let drain = Drain { limit_seconds: Some(0), evict: true, ..Drain::default() };
+    fleet.command(&Control::Drain(drain)).await;
+    let ended = fleet.ended().await.unwrap();
+    assert_eq!((ended.drained, ended.trouble()), (true, None));
+    for key in &keys[1..] {
+        assert_eq!(fleet.failed(*key).await.code, "host_draining");
     }
     fleet.finish().await;
 }

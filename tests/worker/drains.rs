@@ -238,6 +238,48 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test]
+async fn one_that_keeps_nothing_and_stays_goes_on_with_that_until_it_is_resumed_also_after_a_crash() {
+    let mut fleet = Fleet::without_worker(&["web", "db"]).await;
+    let (running, waiting) = one_runs_and_one_waits(&mut fleet).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(3600), evict: true, stay: true, ..Drain::default() })).await;
+    assert!(draining(&fleet).await.evict);
+    evicted(&fleet, waiting).await;
+    // A letter that is not marked yet would be sent twice.
+    let beats = |fleet: &Fleet| fleet.events.of_host().iter().filter(|detail| is_a_beat(detail)).count();
+    let before = beats(&fleet);
+    let is_marked = |fleet: &Fleet| match fleet.events.of_host().pop()? {
+        HostDetail::Heartbeat(beat) => (beats(fleet) > before + 1 && beat.outbox_depth == 0).then_some(()),
+        _ => None,
+    };
+    fleet.until("the letter is marked", is_marked).await;
+    // Amid the eviction: this one would have had an hour yet.
+    fleet.crash().await;
+    fleet.movers.unhang("copy");
+    fleet.start().await;
+    evicted(&fleet, running).await;
+    let resume = Control::Resume(Resume::default());
+    fleet.command(&resume).await;
+    let next = fleet.publish(&fleet.job("web")).await;
+    fleet.completed(next).await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_later_drain_that_keeps_what_waits_makes_a_pause_keep_it_too() {
+    let mut fleet = Fleet::without_worker(&["web", "db"]).await;
+    let (running, waiting) = one_runs_and_one_waits(&mut fleet).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(3600), evict: true, stay: true, ..Drain::default() })).await;
+    evicted(&fleet, waiting).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(0), ..Drain::default() })).await;
+    assert!(fleet.ended().await.unwrap().drained);
+    fleet.movers.unhang("copy");
+    fleet.start().await;
+    fleet.command(&Control::Resume(Resume::default())).await;
+    fleet.completed(running).await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
 async fn an_eviction_does_not_end_before_its_letters_are_sent() {
     let (mut fleet, key) = evicted_without_a_letter().await;
     let beats = |fleet: &Fleet| fleet.events.of_host().iter().filter(|detail| is_a_beat(detail)).count();

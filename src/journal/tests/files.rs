@@ -162,6 +162,27 @@ async fn a_run_that_cannot_be_read_fails_what_is_asked_of_it_and_nothing_else() 
     assert_eq!(journal.take(taken(key(1), "c")).await.unwrap(), Admission::New);
 }
 
+/// The writer reads all runs of a job, and a damaged one of them is enough that it touches none.
+#[tokio::test]
+async fn a_run_that_cannot_be_told_anew_holds_up_none_behind_it() {
+    let (dir, journal) = journal().await;
+    let (bad, good) = (key(1), key(1));
+    let beside_bad = RunKey { run: 2, ..bad };
+    for key in [bad, beside_bad, good] {
+        journal.take(taken(key, "a")).await.unwrap();
+    }
+    let sent = journal.next_batch(0, 64).await.unwrap().into_iter().map(|row| row.id).collect();
+    journal.delivered(sent).await.unwrap();
+    journal.close().await;
+    damage(&dir, "UPDATE runs SET repository_id = 'scribble' WHERE id = 1").await;
+    let journal = Journal::open(dir.path()).await.unwrap();
+    let open: Vec<_> = journal.open_runs().await.unwrap().into_iter().map(|run| run.key).collect();
+    assert_eq!(open, [beside_bad, good]);
+    journal.announce_open().await.unwrap();
+    let anew: Vec<_> = journal.next_batch(0, 64).await.unwrap().into_iter().map(|row| row.run).collect();
+    assert_eq!(anew, [Some(good)]);
+}
+
 #[tokio::test]
 async fn rows_that_cannot_be_read_are_no_reason_to_try_again() {
     let (dir, journal) = journal().await;

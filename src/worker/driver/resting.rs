@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::conclude::{Told, conclude};
 use super::super::drain::DrainWish;
 use super::super::ended::Ended;
-use super::super::rest::{Next, Stopping};
+use super::super::rest::{Cause, Next, Stopping};
 use super::super::settle::Ending;
 use super::super::{pulse, standing};
 use super::Driver;
@@ -22,6 +22,8 @@ use crate::shutdown::{Shutdown, Stage};
 /// Longest time that a worker which keeps nothing waits until its events and dead letters are sent: what the broker refuses is tried
 /// again after a minute.
 const TELL_MAX: Duration = Duration::from_secs(150);
+/// Runs that are evicted at a time, beside the attempts: each holds its message, and waits for its commit.
+const ENDED_AT_ONCE_MAX: usize = 64;
 /// Pause between two looks at what is not sent yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -56,8 +58,10 @@ impl Driver {
     /// Begins to come to rest. No job is wanted from now on, and none begins.
     pub(super) fn stop(&mut self, session: &mut dyn HostSession, wish: DrainWish) {
         let limit = wish.limit.unwrap_or(self.shared.settings.drain_limit);
-        let stopping = Stopping::new(self.stopping, wish.cause, Instant::now() + limit);
-        self.shared.evicts.store(stopping.evict, Ordering::Relaxed);
+        let mut stopping = Stopping::new(self.stopping, wish.cause, Instant::now() + limit);
+        // A signal takes nothing from what a pause is about: its end is waited for as well.
+        stopping.evict |= wish.cause == Cause::Signal && self.ready && self.shared.pauses.evicts();
+        self.shared.drain_evicts.store(stopping.evict, Ordering::Relaxed);
         self.stopping = Some(stopping);
         // Before it is told: whoever hears of it may count on it.
         self.want(session);
@@ -116,7 +120,7 @@ impl Driver {
     /// As if it had not been told to come to rest. What has been asked to stop stops all the same, and begins again.
     fn go_on(&mut self) {
         self.stopping = None;
-        self.shared.evicts.store(false, Ordering::Relaxed);
+        self.shared.drain_evicts.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn tell_standing(&mut self, session: &SessionState) {
@@ -130,9 +134,12 @@ impl Driver {
         self.stopping.is_some() || self.shared.pauses.is_on()
     }
 
-    /// Ends what waits, where a drain keeps nothing. It takes no slot.
+    /// Ends what waits, where a drain keeps nothing, or a pause that one has left. It takes no slot.
     pub(super) fn evict_what_waits(&mut self) {
-        while self.stopping.is_some_and(|stopping| stopping.evict)
+        let by_drain = self.stopping.is_some_and(|stopping| stopping.evict);
+        let by_pause = self.ready && self.shared.pauses.evicts();
+        while (by_drain || by_pause)
+            && self.attempts.len() < self.occupied.len() + ENDED_AT_ONCE_MAX
             && let Some((key, run)) = self.runs.pop_first()
         {
             self.waiting.take(&run.candidate());
