@@ -32,7 +32,8 @@ pub enum HostCommand {
     /// Have paused hosts go on
     Resume(ResumeArgs),
     /// Have hosts come to rest, for an upgrade: what is at work may end in its time, the rest is taken back and kept for the worker's next start, and
-    /// the worker ends. A second drain changes the first
+    /// the worker ends. A second drain changes the first. A restore that writes over a block device has no way back: where its time is over it ends as
+    /// `restore_unfinished`, and its instance must not be started before another restore
     Drain(DrainArgs),
     /// Have hosts tell anew how they stand: `worker.online`, a heartbeat, an inventory, and the last event of each run that has not ended
     Announce(AnnounceArgs),
@@ -92,7 +93,7 @@ pub struct DrainArgs {
     /// the dead letters. What is in the host's queues stays there
     #[arg(long)]
     evict: bool,
-    /// The worker does not end, and the host stays paused until `host resume`
+    /// The worker does not end, and the host stays paused until `host resume`; with --evict it keeps nothing until then either, restarted or not
     #[arg(long)]
     stay: bool,
 }
