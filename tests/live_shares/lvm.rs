@@ -13,6 +13,8 @@ use longshore::model::instance::ImageFormat;
 use longshore::model::manifest::Manifest;
 use longshore::mover::protocol::{BlockDevice, DeviceNumbers, Reply, Request, RestoredVolume, VolumePlace};
 
+use nix::sys::stat::makedev;
+
 use super::contract::{SOON, done, exchange, published, refused, restore, restored, started};
 use super::logical::Group;
 use super::loops::{Loop, tool};
@@ -251,8 +253,9 @@ async fn who_opens_an_old_volume_amid_the_exchange_gets_it_back_or_is_told_of() 
     let remote = Remote::nfs();
     let group = group(&remote);
     let (mut mover, manifest) = published(&remote, "opened").await;
-    let volumes = two(&mut mover, &manifest, &group).await;
     for new_too in [true, false] {
+        // Those of the first time have other uuids.
+        let volumes = two(&mut mover, &manifest, &group).await;
         made(&mut mover, &manifest, &volumes).await;
         done(&mut mover, exchange(&volumes)).await;
         let old = File::open(volumes[1].place.previous().unwrap()).unwrap();
@@ -447,7 +450,10 @@ async fn whoever_has_the_disk_open_uses_its_partition_of_the_device_mapper() {
     let (name, uuid) = (format!("{loop_name}-part1"), format!("part1-longshore-{loop_name}"));
     let table = format!("0 8192 linear {} 0", disk.path.display());
     tool("dmsetup", &["create", &name, "--uuid", &uuid, "--table", &table]);
-    let numbers = DeviceNumbers::of(fs::metadata(Path::new("/dev/mapper").join(&name)).unwrap().rdev());
+    // Nobody makes a node of it where there is no udev.
+    let said = tool("dmsetup", &["info", "--columns", "--noheadings", "--separator", ":", "-o", "major,minor", &name]);
+    let (major, minor) = said.trim().split_once(':').unwrap();
+    let numbers = DeviceNumbers::of(makedev(major.parse().unwrap(), minor.parse().unwrap()));
     assert_eq!(remote.movers.usage(&[numbers], None).await.unwrap(), Usage::default());
     let user = File::open(&disk.path).unwrap();
     let found = remote.movers.usage(&[numbers], None).await.unwrap().user;
