@@ -347,8 +347,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let told = folder.path().join("told");
         let script = "trap '' PIPE; (while echo x; do sleep 0.01; done; touch \"$0\") 2>/dev/null & wait";
-        let error =
-            Command::new("sh").args(["-c", script]).arg(&told).run(Duration::from_millis(300)).await.unwrap_err();
+        let error = Command::new("sh").args(["-c", script]).arg(&told).run(Duration::from_secs(3)).await.unwrap_err();
         assert!(matches!(error, CommandError::Deadline { .. }), "{error}");
         let gone = async {
             while !told.exists() {
@@ -363,7 +362,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let command = Command::new("sh").args(["-c", "echo $$ > \"$0\"; exec sleep 60"]).arg(&file);
-        let error = command.run_until_gone(Duration::from_secs(2)).await.unwrap_err();
+        let error = command.run_until_gone(Duration::from_secs(5)).await.unwrap_err();
         assert!(matches!(error, CommandError::Deadline { .. }), "{error}");
         let pid = std::fs::read_to_string(&file).unwrap();
         assert!(!Path::new("/proc").join(pid.trim()).exists());

@@ -55,7 +55,7 @@ pub async fn take(shared: &Shared, user: &str, drain: &Drain) -> Result<Result<D
     }
     if drain.stay {
         let (requested_by, reason) = (drain.requested_by.clone(), drain.reason.clone());
-        pause::pause(shared, user, &Pause { requested_by, reason, until: None }, drain.evict).await?;
+        pause::pause(shared, user, &Pause { requested_by, reason, until: None }, Some(drain.evict)).await?;
     } else if !drain.evict {
         pause::evict_no_more(shared).await?;
     }

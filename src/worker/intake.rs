@@ -90,7 +90,7 @@ async fn obey(shared: &Shared, delivery: &Delivery) -> Result<Came, Failure> {
     let user = delivery.properties.user_id.as_deref().unwrap_or_default();
     match decode_control(command, &delivery.properties, &delivery.body) {
         Some(Ok(Control::Cancel(cancel))) => remember(shared, &cancel).await,
-        Some(Ok(Control::Pause(wish))) => pause::pause(shared, user, &wish, false).await.map(|()| Came::Nothing),
+        Some(Ok(Control::Pause(wish))) => pause::pause(shared, user, &wish, None).await.map(|()| Came::Nothing),
         Some(Ok(Control::Resume(wish))) => pause::resume(shared, user, &wish).await.map(|()| Came::Nothing),
         Some(Ok(Control::Drain(drain))) => match drain::take(shared, user, &drain).await? {
             Ok(wish) => Ok(Came::Drained(Box::new(wish))),

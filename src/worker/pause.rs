@@ -85,12 +85,13 @@ fn unreadable(now: Timestamp) -> Paused {
     Paused { since: now, user: "unknown".to_owned(), requested_by: None, reason: Some(reason), until: None }
 }
 
-/// Pauses the host, as `user` has asked for, and evicts meanwhile what waits there or not.
+/// Pauses the host, as `user` has asked for, and evicts meanwhile what waits there or not; as before where nothing is said of that.
 ///
 /// # Errors
 /// It could not be written down.
-pub async fn pause(shared: &Shared, user: &str, pause: &Pause, evict: bool) -> Result<(), Failure> {
+pub async fn pause(shared: &Shared, user: &str, pause: &Pause, evict: Option<bool>) -> Result<(), Failure> {
     let _held = shared.pauses.changing.lock().await;
+    let evict = evict.unwrap_or_else(|| shared.pauses.evicts());
     let kept = Kept { paused: paused(shared.pauses.now(), Timestamp::now(), user, pause), evict };
     let told = shared.voice.event(HostDetail::Paused(kept.paused.clone()));
     put(shared, kept, vec![host_draft(move || told)]).await

@@ -7,7 +7,7 @@ use longshore::broker::memory::Depth;
 use longshore::broker::topology::{DEAD_QUEUE, jobs_queue};
 use longshore::failure::{Class, Code, Failure};
 use longshore::message::event::{Draining, HostDetail};
-use longshore::message::{Control, Drain, Resume};
+use longshore::message::{Control, Drain, Pause, Resume};
 use longshore::model::job::RunKey;
 use longshore::shutdown::Stage;
 use longshore::worker::Ended;
@@ -237,6 +237,17 @@ async fn pass(time: Duration) {
     tokio::time::resume();
 }
 
+/// A letter that is not marked yet would be sent twice by the next worker.
+async fn all_is_marked(fleet: &Fleet) {
+    let beats = |fleet: &Fleet| fleet.events.of_host().iter().filter(|detail| is_a_beat(detail)).count();
+    let before = beats(fleet);
+    let is_marked = |fleet: &Fleet| match fleet.events.of_host().pop()? {
+        HostDetail::Heartbeat(beat) => (beats(fleet) > before + 1 && beat.outbox_depth == 0).then_some(()),
+        _ => None,
+    };
+    fleet.until("the letter is marked", is_marked).await;
+}
+
 #[tokio::test]
 async fn one_that_keeps_nothing_and_stays_goes_on_with_that_until_it_is_resumed_also_after_a_crash() {
     let mut fleet = Fleet::without_worker(&["web", "db"]).await;
@@ -244,14 +255,15 @@ async fn one_that_keeps_nothing_and_stays_goes_on_with_that_until_it_is_resumed_
     fleet.command(&drain(Drain { limit_seconds: Some(3600), evict: true, stay: true, ..Drain::default() })).await;
     assert!(draining(&fleet).await.evict);
     evicted(&fleet, waiting).await;
-    // A letter that is not marked yet would be sent twice.
-    let beats = |fleet: &Fleet| fleet.events.of_host().iter().filter(|detail| is_a_beat(detail)).count();
-    let before = beats(&fleet);
-    let is_marked = |fleet: &Fleet| match fleet.events.of_host().pop()? {
-        HostDetail::Heartbeat(beat) => (beats(fleet) > before + 1 && beat.outbox_depth == 0).then_some(()),
+    // A pause says nothing of it.
+    let reason = Some("the racks move".to_owned());
+    fleet.command(&Control::Pause(Pause { reason: reason.clone(), ..Pause::default() })).await;
+    let is_obeyed = |detail: HostDetail| match detail {
+        HostDetail::Paused(paused) => (paused.reason == reason).then_some(()),
         _ => None,
     };
-    fleet.until("the letter is marked", is_marked).await;
+    fleet.until("the pause", |fleet| fleet.events.of_host().into_iter().find_map(is_obeyed)).await;
+    all_is_marked(&fleet).await;
     // Amid the eviction: this one would have had an hour yet.
     fleet.crash().await;
     fleet.movers.unhang("copy");
@@ -261,6 +273,21 @@ async fn one_that_keeps_nothing_and_stays_goes_on_with_that_until_it_is_resumed_
     fleet.command(&resume).await;
     let next = fleet.publish(&fleet.job("web")).await;
     fleet.completed(next).await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_resumed_while_no_worker_is_there_is_not_evicted_by_the_next_one() {
+    let mut fleet = Fleet::without_worker(&["web", "db"]).await;
+    let (running, waiting) = one_runs_and_one_waits(&mut fleet).await;
+    fleet.command(&drain(Drain { limit_seconds: Some(3600), evict: true, stay: true, ..Drain::default() })).await;
+    evicted(&fleet, waiting).await;
+    all_is_marked(&fleet).await;
+    fleet.crash().await;
+    fleet.command(&Control::Resume(Resume::default())).await;
+    fleet.movers.unhang("copy");
+    fleet.start().await;
+    fleet.completed(running).await;
     fleet.finish().await;
 }
 

@@ -59,8 +59,9 @@ impl Driver {
     pub(super) fn stop(&mut self, session: &mut dyn HostSession, wish: DrainWish) {
         let limit = wish.limit.unwrap_or(self.shared.settings.drain_limit);
         let mut stopping = Stopping::new(self.stopping, wish.cause, Instant::now() + limit);
-        // A signal takes nothing from what a pause is about: its end is waited for as well.
-        stopping.evict |= wish.cause == Cause::Signal && self.ready && self.shared.pauses.evicts();
+        // A signal takes nothing from what a pause is about: its end is waited for as well, where anything of it is left.
+        let has_more = !self.runs.is_empty() || !self.attempts.is_empty() || !self.intakes.is_empty();
+        stopping.evict |= wish.cause == Cause::Signal && has_more && self.a_pause_evicts();
         self.shared.drain_evicts.store(stopping.evict, Ordering::Relaxed);
         self.stopping = Some(stopping);
         // Before it is told: whoever hears of it may count on it.
@@ -134,10 +135,15 @@ impl Driver {
         self.stopping.is_some() || self.shared.pauses.is_on()
     }
 
+    /// Nothing that was sent before may still say otherwise.
+    fn a_pause_evicts(&self) -> bool {
+        self.ready && self.lane.len() == 0 && self.shared.pauses.evicts()
+    }
+
     /// Ends what waits, where a drain keeps nothing, or a pause that one has left. It takes no slot.
     pub(super) fn evict_what_waits(&mut self) {
-        let by_drain = self.stopping.is_some_and(|stopping| stopping.evict);
-        let by_pause = self.ready && self.shared.pauses.evicts();
+        let (paused, by_pause) = (self.shared.pauses.is_on(), self.a_pause_evicts());
+        let by_drain = self.stopping.is_some_and(|stopping| stopping.evict && (stopping.leave || paused));
         while (by_drain || by_pause)
             && self.attempts.len() < self.occupied.len() + ENDED_AT_ONCE_MAX
             && let Some((key, run)) = self.runs.pop_first()
