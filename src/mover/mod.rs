@@ -50,6 +50,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::failure::{Code, Failure};
+use lease::Seat;
 pub use mount::{KINDS, Kind};
 use protocol::{CredentialPlaces, FromMover};
 pub use rbd::missing as missing_for_rbd;
@@ -72,10 +73,13 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         ));
     };
     let credentials = CredentialPlaces { dir, host_key };
+    // It is in another one from here on.
+    let outside = Seat::namespace();
     match namespace::enter() {
         Ok(namespace::Side::Outer(code)) => code,
         Ok(namespace::Side::Inner { host }) => {
-            serve::run(Places { directory, credentials, host }).unwrap_or_else(refuse)
+            let seat = outside.and_then(Seat::own);
+            serve::run(Places { directory, credentials, host, seat }).unwrap_or_else(refuse)
         }
         Err(failure) => refuse(failure),
     }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::image::{ImageSet, PushedSet};
-use super::lease::{self, Lease, LeaseTimes};
+use super::lease::{self, Lease, LeaseTimes, Seat};
 use super::mount::{Mounted, Pinned, Place};
 use super::protocol::{CredentialPlaces, Notice, Reply, Request};
 use super::rbd::Keys;
@@ -50,6 +50,8 @@ pub(super) struct Places {
     pub credentials: CredentialPlaces,
     /// The host's mount namespace.
     pub host: OwnedFd,
+    /// What process a lease is held by; none where it can't be told.
+    pub seat: Option<Seat>,
 }
 
 /// The mover's side of one job.
@@ -58,6 +60,7 @@ pub(super) struct Session {
     credentials: CredentialPlaces,
     keys: Keys,
     host: Arc<OwnedFd>,
+    seat: Option<Seat>,
     notices: mpsc::Sender<Notice>,
     progress: watch::Sender<Option<Notice>>,
     images: Option<ImageSet>,
@@ -85,6 +88,7 @@ impl Session {
             directory: places.directory,
             credentials: places.credentials,
             host: Arc::new(places.host),
+            seat: places.seat,
             notices,
             progress,
             images: None,
@@ -129,7 +133,8 @@ impl Session {
                 let root = self.root()?;
                 if self.lease.as_ref().is_none_or(|lease| lease.instance() != instance) {
                     let times = LeaseTimes::STANDARD;
-                    let taken = lease::take(root.clone(), instance, holder, times, broken_off).await?;
+                    let taken =
+                        lease::take(root.clone(), instance, (holder, self.seat.clone()), times, broken_off).await?;
                     self.hold(taken);
                 }
                 self.fence(root).await

@@ -17,8 +17,8 @@ use crate::loops::Loop;
 use crate::share::Share;
 use crate::volumes::User;
 
-/// The next worker waits until the dead one's lease has stood still for two minutes.
-const TAKEN_OVER: Duration = Duration::from_secs(240);
+/// The next worker waits for the lease of the dead one, which is known to be gone: less than the two minutes that another host would wait.
+const TAKEN_OVER: Duration = Duration::from_secs(100);
 
 /// How the warning begins where not every process of this machine can be looked at.
 const UNSEEN: &str = "it cannot be seen whether ";

@@ -22,7 +22,7 @@ const CLOSE_SECONDS_MAX: u64 = 60;
 /// Longest time for giving the lease back.
 const RELEASE_SECONDS_MAX: u64 = 60;
 
-/// Longest time for taking the lease: that of a dead holder is watched for two minutes, at worst for six.
+/// Longest time for taking the lease: that of a dead holder on another host is watched for two minutes, at worst for six.
 const LEASE_SECONDS_MAX: u64 = 480;
 
 /// Longest time for a way back that may need another mover, the repository and the lease for it.

@@ -17,11 +17,15 @@
 //!          └──── it moves: `lease_held`
 //! ```
 //!
+//! Of a holder that was a mover of this very host and is gone ([`seat`]) 3 reads are enough: they are there for what it had asked of the
+//! file server last, which may still be on its way.
+//!
 //! Advisory locks are not used: they are not reliable across NFS and CIFS. Nothing here is a promise that an old holder
 //! has stopped; that its commit fails is seen to by the taker, who renames the staging directories. A holder that could
 //! not write its counter gives up before anybody else can have watched long enough.
 
 mod keeper;
+mod seat;
 mod slot;
 mod watch;
 
@@ -33,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub(super) use keeper::Lease;
+pub(super) use seat::Seat;
 
 use super::blocking;
 use super::protocol::LeaseHolder;
@@ -57,7 +62,7 @@ pub(super) struct LeaseTimes {
 }
 
 impl LeaseTimes {
-    /// With 12 reads a dead holder is replaced after 110 s.
+    /// With 12 reads a dead holder is replaced after 110 s, with 3 one that is known to be gone after 20 s.
     pub const STANDARD: Self = Self {
         beat: Duration::from_secs(10),
         watch_interval: Duration::from_secs(10),
@@ -71,6 +76,9 @@ impl LeaseTimes {
 pub(super) struct HolderFile {
     /// Drawn for this lease; what is compared.
     pub token: Uuid,
+    /// Its process, for movers of the same host; none where it can't be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seat: Option<Seat>,
     /// For people.
     #[serde(flatten)]
     pub holder: LeaseHolder,
@@ -89,21 +97,21 @@ pub(super) fn heard_of(root: &Dir, instance: InstanceId) -> Result<Option<Option
     }
 }
 
-/// Takes the lease of an instance. A living holder: `lease_held`. Cancelling stops between two looks at the share.
+/// Takes the lease of an instance for that holder, which is that process. A living holder: `lease_held`. Cancelling stops between two looks at the share.
 pub(super) async fn take(
     root: Arc<Dir>,
     instance: InstanceId,
-    holder: LeaseHolder,
+    (holder, seat): (LeaseHolder, Option<Seat>),
     times: LeaseTimes,
     cancel: &CancellationToken,
 ) -> Result<Lease, Failure> {
     let slots = blocking(move || Ok(Arc::new(root.open_dir(LOCKS)?.ensure_dir(instance.to_string())?))).await?;
-    let holder = HolderFile { token: Uuid::new_v4(), holder };
+    let holder = HolderFile { token: Uuid::new_v4(), seat, holder };
     let look = slots.clone();
     let mut highest = blocking(move || slot::highest(&look)).await?;
     for _ in 0..CLAIM_ROUNDS_MAX {
         if highest > 0 {
-            watch::until_free(&slots, highest, times, cancel).await?;
+            watch::until_free(&slots, highest, holder.seat.as_ref(), times, cancel).await?;
         }
         let number = highest.saturating_add(1);
         let (claimed, holder) = (slots.clone(), holder.clone());

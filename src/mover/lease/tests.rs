@@ -34,7 +34,9 @@ impl Share {
         let root = Arc::new(Dir::open_root(self.directory.path()).unwrap());
         let holder =
             LeaseHolder { host: "kvm-07".parse().unwrap(), installation: InstallationId::draw(), job: "j/1".into() };
-        take(root, self.instance, holder, times, &CancellationToken::new()).await
+        let seat = Seat::own(Seat::namespace().unwrap());
+        assert!(seat.is_some());
+        take(root, self.instance, (holder, seat), times, &CancellationToken::new()).await
     }
 }
 
@@ -75,6 +77,54 @@ async fn a_dead_holder_is_replaced_after_twelve_reads_and_not_before() {
     let lease = share.take(TIMES).await.unwrap();
     assert_eq!(lease.number(), 2);
     assert!(began.elapsed() >= TIMES.watch_interval * 11, "{:?}", began.elapsed());
+}
+
+/// A mover of this host that was killed: the lease of that number, as its process has left it.
+fn died(share: &Share, number: u64, spoil: impl FnOnce(&mut serde_json::Value)) {
+    let path = share.slots().join(number.to_string()).join("holder");
+    let mut holder: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    holder["seat"]["pid"] = child.id().into();
+    spoil(&mut holder["seat"]);
+    std::fs::write(&path, serde_json::to_vec(&holder).unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_holder_of_this_host_is_replaced_after_three_reads_and_not_before() {
+    let share = Share::new();
+    drop(share.take(TIMES).await.unwrap());
+    died(&share, 1, |_| {});
+    let began = std::time::Instant::now();
+    assert_eq!(share.take(TIMES).await.unwrap().number(), 2);
+    assert!(began.elapsed() >= TIMES.watch_interval * 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() < TIMES.watch_interval * 11, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn of_another_boot_and_of_a_holder_that_does_not_say_twelve_reads_are_needed() {
+    for spoil in [
+        (|seat| seat["boot"] = "before".into()) as fn(&mut serde_json::Value),
+        |seat| seat["namespace"] = "pid:[1]".into(),
+        |seat| *seat = serde_json::Value::Null,
+    ] {
+        let share = Share::new();
+        drop(share.take(TIMES).await.unwrap());
+        died(&share, 1, spoil);
+        let began = std::time::Instant::now();
+        assert_eq!(share.take(TIMES).await.unwrap().number(), 2);
+        assert!(began.elapsed() >= TIMES.watch_interval * 11, "{:?}", began.elapsed());
+    }
+}
+
+/// As on a host that was copied while it ran: its process is not among those that can be seen.
+#[tokio::test]
+async fn a_counter_that_moves_proves_more_than_a_process_that_is_not_there() {
+    let share = Share::new();
+    let held = share.take(TIMES).await.unwrap();
+    died(&share, 1, |_| {});
+    assert_eq!(share.take(TIMES).await.err().unwrap().code, Code::LeaseHeld);
+    held.confirm().await.unwrap();
 }
 
 #[tokio::test]
@@ -172,5 +222,5 @@ async fn watching_can_be_broken_off() {
     let root = Arc::new(Dir::open_root(share.directory.path()).unwrap());
     let slots = Arc::new(root.open_dir(LOCKS).unwrap().open_dir(share.instance.to_string()).unwrap());
     let times = LeaseTimes { watch_interval: Duration::from_secs(600), ..TIMES };
-    assert_eq!(watch::until_free(&slots, 1, times, &cancel).await.unwrap_err().code, Code::LeaseHeld);
+    assert_eq!(watch::until_free(&slots, 1, None, times, &cancel).await.unwrap_err().code, Code::LeaseHeld);
 }

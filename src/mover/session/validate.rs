@@ -259,6 +259,7 @@ impl Session {
         if self.lease.is_some() {
             return Err(out_of_order("sweep", "release"));
         }
+        let holder = (holder, self.seat.clone());
         let taken = lease::take(root.clone(), instance, holder, LeaseTimes::STANDARD, broken_off).await?;
         let confirmed = taken.confirm().await;
         self.hold(taken);
