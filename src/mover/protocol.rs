@@ -7,6 +7,7 @@
 //! its answer comes all the same, and then the next is begun. The end of stdin means that the worker is gone: the mover
 //! exits at once, and its lease ages until somebody takes it over.
 
+mod beside;
 mod device;
 pub mod frame;
 mod key;
@@ -28,6 +29,7 @@ use crate::model::manifest::{BasedOn, Manifest};
 use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
+pub use beside::{Beside, BesideName, JOB_DIGITS, beside};
 pub use device::{BlockDevice, DeviceNumbers, MAPPER_NAME_BYTES_MAX, mapper_name, sys};
 pub use key::{NamedKey, StorageKey};
 pub use new_files::{NewContent, NewFile, NewFiles};
