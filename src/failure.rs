@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::network::NetworkAccess;
+
 /// Whether trying the same thing again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -214,6 +216,16 @@ pub enum Remains {
         /// Those that are logical volumes, which have no path while they are not active.
         logical: Vec<LogicalName>,
     },
+    /// The same where some are images of Ceph's RBD, of which only their clusters can say whether they are gone. A name of its own: a version that
+    /// knows of no images finds that it cannot read it, and keeps it.
+    Images {
+        /// The images.
+        images: Vec<RbdRemains>,
+        /// As in [`Remains::Volumes`].
+        files: Vec<PathBuf>,
+        /// Likewise.
+        logical: Vec<LogicalName>,
+    },
 }
 
 /// A logical volume of LVM, active or not.
@@ -232,6 +244,20 @@ impl LogicalName {
     }
 }
 
+/// An image of RBD that could not be removed yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RbdRemains {
+    /// Pool, namespace and image.
+    pub image: String,
+    /// The way to its cluster.
+    pub access: NetworkAccess,
+}
+
+impl RbdRemains {
+    /// Said by a failure of an image that has two names: by either, all of it would be removed.
+    pub const NEVER_REMOVE: &str = "NEVER `rbd rm`";
+}
+
 impl fmt::Display for Remains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -240,13 +266,16 @@ impl fmt::Display for Remains {
                 directories.iter().try_for_each(|directory| write!(f, " and its directory `{}`", directory.display()))
             }
             Remains::Path(path) => write!(f, "`{}`", path.display()),
-            Remains::Volumes { files, logical } => {
-                let paths = files.iter().cloned().chain(logical.iter().map(LogicalName::device));
-                let shown: Vec<_> = paths.map(|path| format!("`{}`", path.display())).collect();
-                f.write_str(&shown.join(" and "))
-            }
+            Remains::Volumes { files, logical } => f.write_str(&volumes(&[], files, logical)),
+            Remains::Images { images, files, logical } => f.write_str(&volumes(images, files, logical)),
         }
     }
+}
+
+fn volumes(images: &[RbdRemains], files: &[PathBuf], logical: &[LogicalName]) -> String {
+    let images = images.iter().map(|one| format!("RBD image `{}`", one.image));
+    let paths = files.iter().cloned().chain(logical.iter().map(LogicalName::device));
+    images.chain(paths.map(|path| format!("`{}`", path.display()))).collect::<Vec<_>>().join(" and ")
 }
 
 impl Failure {

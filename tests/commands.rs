@@ -97,6 +97,7 @@ fn who_does_not_speak_to_the_broker_needs_none() {
     for (words, said) in [
         (vec!["journal", "list"], "no worker has ever kept a journal"),
         (vec!["journal", "unwind"], "no worker has ever kept a journal"),
+        (vec!["journal", "forget", "any", "--reason", "it is gone"], "no worker has ever kept a journal"),
         (vec!["host", "key"], "there is no key"),
         (vec!["backup", "plan-restore", &nowhere, backup], "repository_not_found"),
     ] {
@@ -113,6 +114,33 @@ fn who_does_not_speak_to_the_broker_needs_none() {
     let names =
         |path: &Path| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     assert_eq!(names(folder.path()), ["worker.toml"], "nothing was made");
+}
+
+/// Without a worker, and beside one.
+#[cfg(feature = "libvirt")]
+#[tokio::test]
+async fn a_left_over_is_forgotten_by_its_name_and_for_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = without_broker(folder.path());
+    let name = "01890000-0000-7000-8000-000000000001 run 1, attempt 1, restore";
+    let held = longshore::journal::Journal::open(&folder.path().join("journal")).await.unwrap();
+    let value = serde_json::json!({ "report": { "what": "an image", "reason": "it was open" } });
+    held.keep_left_overs(vec![(name.to_owned(), value)]).await.unwrap();
+    let journal = |words: &[&str]| longshore(&[&["journal"], words, &["--config", &file]].concat(), &[]);
+    let listed = || text(&journal(&["list"]).stdout);
+    assert!(listed().contains(&format!("left over of {name}: an image: it was open\n")), "{}", listed());
+    for (words, status) in [
+        (&["forget", "another", "--reason", "it is gone"][..], 10),
+        (&["forget", name], 2),
+        (&["forget", name, "--reason", " "], 2),
+    ] {
+        assert_eq!(journal(words).status.code(), Some(status), "{words:?}");
+    }
+    assert!(!listed().contains("to be forgotten"), "{}", listed());
+    let forgotten = journal(&["forget", name, "--reason", "the pool is gone"]);
+    assert!(forgotten.status.success() && text(&forgotten.stdout).contains("nothing was removed"), "{forgotten:?}");
+    assert!(listed().contains("it was open [to be forgotten: the pool is gone]\n"), "{}", listed());
+    held.close().await;
 }
 
 /// Before a worker has ever been started here.

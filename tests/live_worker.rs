@@ -13,6 +13,8 @@ mod contract;
 #[allow(dead_code)]
 mod volumes;
 
+#[path = "support/asked.rs"]
+mod asked;
 #[path = "support/damaged.rs"]
 mod damaged;
 #[path = "support/fleet.rs"]
@@ -94,8 +96,12 @@ mod push;
 mod push_changes;
 #[path = "live_worker/rbd.rs"]
 mod rbd;
+#[path = "live_worker/rbd_left.rs"]
+mod rbd_left;
 #[path = "live_worker/rbd_restore.rs"]
 mod rbd_restore;
+#[path = "live_worker/rbd_room.rs"]
+mod rbd_room;
 #[path = "live_worker/restore.rs"]
 mod restore;
 #[path = "live_worker/running.rs"]

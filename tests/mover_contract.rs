@@ -14,8 +14,11 @@ use longshore::failure::{Code, Failure};
 use longshore::host::mover::{self, FakeMovers, FakeVolume, Movers};
 use longshore::model::id::{BackupId, InstanceId, RepositoryId};
 use longshore::model::manifest::{BasedOn, ChangesFoundBy, Manifest};
+use longshore::model::network::{NetworkAccess, SecretRef};
 use longshore::model::repository::{Repository, RepositoryType};
-use longshore::mover::protocol::{BlockDevice, ByteSource, CopyDisk, DeviceNumbers, Reply, Request};
+use longshore::mover::protocol::{
+    BlockDevice, ByteSource, CopyDisk, DeviceNumbers, NamedKey, Reply, Request, StorageKey,
+};
 
 const ADDRESS: &str = "/mnt/nas";
 const VOLUME: &str = "/images/web.qcow2";
@@ -254,6 +257,21 @@ async fn what_is_shown_to_the_host_is_written_inspected_and_taken_away() {
     let world = FakeWorld::new();
     contract::what_is_shown_to_the_host_is_written_inspected_and_taken_away(&world, &place, 1 << 20, |_| {}).await;
     assert!(world.movers.exposed().is_empty());
+}
+
+#[tokio::test]
+async fn images_that_are_there_are_named_and_stay() {
+    let world = FakeWorld::new();
+    let there = ["volumes/web", "volumes/web.previous"];
+    there.iter().for_each(|image| world.movers.add_volume(Path::new(image)));
+    world.movers.use_volume(Path::new(there[1]), true);
+    let secret = SecretRef::Usage("test".to_owned());
+    let key = NamedKey { secret: secret.clone(), key: StorageKey::new("c2VjcmV0".to_owned().into()) };
+    let access = NetworkAccess { secret: Some(secret), ..NetworkAccess::default() };
+    let mut mover = contract::started(&world, "m").await;
+    contract::images::images_that_are_there_are_named_and_stay(&mut mover, (key, &access), there, "volumes/web.new")
+        .await;
+    assert_eq!(world.movers.volumes().len(), 2);
 }
 
 #[tokio::test]

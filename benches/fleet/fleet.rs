@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use longshore::broker::settings::BrokerSettings;
 use longshore::broker::tls::TlsFiles;
 use longshore::broker::topology::{JOBS_EXCHANGE, jobs_key};
+use longshore::failure::{Failure, RbdRemains};
 use longshore::host::hypervisor::fake::FakeHypervisor;
 use longshore::job::{Attempt, JobProgress};
 use longshore::journal::{Journal, Keep};
@@ -205,6 +206,10 @@ impl Work for NoWork {
         _record: &dyn AttemptRecord,
     ) -> Outcome {
         done()
+    }
+
+    async fn look_at_images(&self, _images: &[RbdRemains]) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
     }
 }
 

@@ -7,8 +7,8 @@ ceph_dir=$lab_dir/ceph
 ceph_fs=longshore
 # Whom the tests mount as; `admin` may do everything.
 ceph_user=backup
-# Where RBD images are, and as whom instances open them. What is done to the second pool hurts nobody in the first.
-ceph_rbd_pools="volumes hanging"
+# Where RBD images are, and as whom instances open them. What is done to the others hurts nobody in the first.
+ceph_rbd_pools="volumes hanging small bulk"
 ceph_rbd_user=instances
 
 # ceph_daemon PROGRAM ARGUMENT...

@@ -1,4 +1,5 @@
-//! `longshore journal`: what a worker of this host has written down, for whoever is on call. Looking needs no worker and disturbs none.
+//! `longshore journal`: what a worker of this host has written down, for whoever is on call. Looking needs no worker and disturbs none; nor does
+//! the word that a left-over is to be named no more.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use super::broker::{block_on, load};
 use super::exit::Exit;
 use super::output::{self, CliError};
 use super::worker;
-use crate::journal::{JournalError, JournalLook, RunState, SeenRun};
+use crate::journal::{ForgetError, JournalError, JournalLook, RunState, SeenRun, forget_left_over, forgotten};
 use crate::message::{Properties, read_fields};
 use crate::model::id::JobId;
 
@@ -25,6 +26,9 @@ pub enum JournalCommand {
     Show(ShowArgs),
     /// Take back what attempts have begun that were cut off, without a worker: as its next start would. It must be down
     Unwind(UnwindArgs),
+    /// Have what could not be removed named no more, where nobody can look whether it is gone. Nothing is removed: the worker, or its next
+    /// start, logs the reason and forgets it
+    Forget(ForgetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -61,11 +65,23 @@ pub struct UnwindArgs {
     job_id: Option<JobId>,
 }
 
+#[derive(Debug, Args)]
+pub struct ForgetArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The left-over, as `journal list` names it
+    name: String,
+    /// Why it can be forgotten
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
 pub fn run(command: &JournalCommand) -> Result<Exit, CliError> {
     match command {
         JournalCommand::List(args) => block_on(list(args)),
         JournalCommand::Show(args) => block_on(show(args)),
         JournalCommand::Unwind(args) => worker::unwind(&args.config, args.job_id),
+        JournalCommand::Forget(args) => block_on(forget(args)),
     }
 }
 
@@ -122,7 +138,8 @@ async fn list(args: &ListArgs) -> Result<Exit, CliError> {
             output::json_line(&json!({ "left_over": { "name": name, "value": value } }))?;
         } else {
             let text = |field: &str| value.pointer(field).and_then(Value::as_str).unwrap_or("-").to_owned();
-            output::line(&format!("left over of {name}: {}: {}", text("/report/what"), text("/report/reason")))?;
+            let told = forgotten(&value).map_or_else(String::new, |why| format!(" [to be forgotten: {why}]"));
+            output::line(&format!("left over of {name}: {}: {}{told}", text("/report/what"), text("/report/reason")))?;
         }
     }
     let (unsent, installation) = (journal.unsent_count().await?, journal.installation());
@@ -192,6 +209,20 @@ async fn show(args: &ShowArgs) -> Result<Exit, CliError> {
     }
     let shown = json!({ "run": run_json(&seen), "job": job, "kept": journal.kept(key).await?, "attempts": attempts });
     output::json(&shown)?;
+    Ok(Exit::Done)
+}
+
+async fn forget(args: &ForgetArgs) -> Result<Exit, CliError> {
+    if args.reason.trim().is_empty() {
+        return Err(CliError::usage("`--reason` says nothing"));
+    }
+    let directory = load(&args.config)?.worker.state_dir;
+    forget_left_over(&directory, &args.name, &args.reason).await.map_err(|error| match error {
+        ForgetError::Journal(error) => unopened(error, &directory),
+        ForgetError::Failed(failure) => failure.into(),
+        ForgetError::None => CliError::not_found(error),
+    })?;
+    output::told("the worker forgets it within a heartbeat, or when it starts; nothing was removed")?;
     Ok(Exit::Done)
 }
 

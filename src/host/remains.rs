@@ -62,6 +62,8 @@ fn see(remains: &Remains) -> Seen {
         }
         Remains::Path(path) => is_absent(path),
         Remains::Volumes { files, .. } => files.iter().all(|path| is_absent(path)),
+        // An image cannot be seen from here.
+        Remains::Images { .. } => false,
     };
     match remains {
         _ if !gone => Seen::There,

@@ -13,6 +13,7 @@
 pub mod backup;
 mod common;
 pub mod delete;
+mod images;
 mod keys;
 mod names;
 pub mod restore;
@@ -35,6 +36,7 @@ use crate::model::id::BackupId;
 use crate::model::job::{Job, Work};
 use crate::saga::{Outcome, Record, SagaLog, Stop};
 
+pub use images::look_at_images;
 pub use settings::JobSettings;
 
 /// The doors to the host that jobs use.

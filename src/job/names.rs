@@ -2,11 +2,10 @@
 
 use super::Attempt;
 use crate::model::job::RunKey;
-use crate::mover::protocol::JOB_DIGITS;
 
 /// Hexadecimal digits of a job id that go into its paths: the last ones, which are random in a UUIDv7. The socket's path
 /// has no room for all of them.
-pub(super) const JOB_ID_DIGITS: usize = JOB_DIGITS;
+pub(super) const JOB_ID_DIGITS: usize = 12;
 
 /// `<job>.<run>.<attempt>`: the mover's name, unique on the host.
 pub(super) fn mover_name(attempt: &Attempt) -> String {

@@ -130,7 +130,7 @@ impl JournalLook {
         read::of_host(&mut self.connection, super::PAUSE).await
     }
 
-    /// What could not be removed from the host yet.
+    /// What could not be removed from the host yet, also what is [to be forgotten](super::forgotten).
     ///
     /// # Errors
     /// It cannot be read.

@@ -6,7 +6,7 @@
 //! - exactly one end per run, and no attempt beside another;
 //! - event ids and sequence numbers are given in the transaction that writes the row, and stay on every resend;
 //! - a commit that fails (a full disk) is heard by everybody who waited for it, as `journal_failed`, and the next is tried afresh;
-//! - one process at a time, in a folder closed to others.
+//! - one process at a time, in a folder closed to others; beside it a person may only say which left-over is to be forgotten.
 //!
 //! It deliberately doesn't understand messages: bodies come encoded, redacted and finished. It doesn't publish, retry or
 //! decide what follows an attempt.
@@ -24,6 +24,7 @@ mod decide;
 mod entry;
 mod error;
 mod fold;
+mod forget;
 mod look;
 mod open;
 mod prune;
@@ -50,6 +51,7 @@ pub use entry::{
     Settlement, StoredMessage, Taken,
 };
 pub use error::JournalError;
+pub use forget::{ForgetError, forget_left_over, forgotten};
 pub use look::{JournalLook, SeenRun, Unsent};
 pub use prune::PRUNED_RUNS_MAX;
 pub use writer::{GROUP_MAX, REQUESTS_WAITING_MAX};
@@ -258,9 +260,17 @@ impl Journal {
         self.ask(Request::DropLeftOvers { names }).await.map(drop)
     }
 
-    /// The left-overs that are kept, the oldest first.
+    /// The left-overs that are kept, the oldest first, without those that are to be forgotten.
     pub async fn left_overs(&self) -> Result<Vec<(String, Value)>, Failure> {
-        read::left_overs(&mut *self.reader.lock().await).await
+        let mut left_overs = read::left_overs(&mut *self.reader.lock().await).await?;
+        left_overs.retain(|(_, value)| forgotten(value).is_none());
+        Ok(left_overs)
+    }
+
+    /// The names of those that are to be forgotten, each with a person's reason.
+    pub async fn forgotten_left_overs(&self) -> Result<Vec<(String, String)>, Failure> {
+        let left_overs = read::left_overs(&mut *self.reader.lock().await).await?;
+        Ok(left_overs.into_iter().filter_map(|(name, value)| Some((name, forgotten(&value)?.to_owned()))).collect())
     }
 
     /// Sends the last state event of each open run once more, with the id that it had. One that has ended meanwhile sends its end, and one

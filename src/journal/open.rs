@@ -19,7 +19,7 @@ const SCHEMA: &str = include_str!("schema.sql");
 const SCHEMA_VERSION: i64 = 1;
 /// `PRAGMA application_id` of [`SCHEMA`], by which another program's database is told apart.
 const APPLICATION_ID: i64 = 0x4c4f_4e52;
-/// How long one connection waits for another of this process, which only happens while the log is folded into the file.
+/// How long one connection waits for another: of this process, while the log is folded into the file, or of a person's command.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The write-ahead log is cut back to this once its content is in the file.
 const LOG_SIZE_LIMIT_BYTES: &str = "67108864";

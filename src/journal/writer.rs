@@ -98,7 +98,7 @@ impl Writer {
             Some((now, keep)) => prune::prune(connection, now, keep).await.map_err(|error| failed("prune", &error))?,
             None => Pruned::default(),
         };
-        // Outside of the transaction: nobody else writes. A failure leaves nothing in `open`, and all is read again.
+        // Outside of the transaction: nobody else writes what is read. A failure leaves nothing in `open`, and all is read again.
         let wanted = Wanted::by(&group, &self.open);
         let mut view = read::view(connection, wanted, std::mem::take(&mut self.open), self.ids).await?;
         let mut batch = Batch::default();

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::failure::{Code, Failure};
 
-/// Most bytes kept of each of a tool's output streams; of more, the end is kept, which is where tools say what went wrong.
+/// Most bytes kept of each of a tool's output streams, unless more was asked for; of more, the end is kept, which is where tools say what went wrong.
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// Most characters of a tool's stderr that are repeated in an error.
 const SHOWN_CHARACTERS_MAX: usize = 2000;
@@ -78,7 +78,7 @@ impl CommandError {
 pub struct Finished {
     /// How it ended.
     pub status: ExitStatus,
-    /// Its stdout, at most the last [`OUTPUT_BYTES_MAX`] bytes.
+    /// Its stdout, at most the last bytes, [`OUTPUT_BYTES_MAX`] as a rule.
     pub stdout: Vec<u8>,
     /// Its stderr, likewise, without what is not text.
     pub stderr: String,
@@ -96,12 +96,19 @@ pub struct Command {
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, &'static str)>,
     shown: String,
+    stdout_bytes_max: usize,
 }
 
 impl Command {
     /// A tool by its name, looked for in the system's own directories only.
     pub fn new(program: &str) -> Self {
-        Self { program: program.to_owned(), arguments: Vec::new(), environment: Vec::new(), shown: program.to_owned() }
+        Self {
+            program: program.to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            shown: program.to_owned(),
+            stdout_bytes_max: OUTPUT_BYTES_MAX,
+        }
     }
 
     /// Adds an argument.
@@ -134,6 +141,12 @@ impl Command {
         self
     }
 
+    /// Keeps so many bytes of its stdout.
+    #[must_use]
+    pub fn keeping(self, stdout_bytes_max: usize) -> Self {
+        Self { stdout_bytes_max, ..self }
+    }
+
     /// Runs it to its end, whatever its status.
     pub async fn run(self, deadline: Duration) -> Result<Finished, CommandError> {
         self.run_at_most(deadline).await.map_err(|(error, _)| error)
@@ -155,9 +168,10 @@ impl Command {
 
     /// With an error the child, which may still be there.
     async fn run_at_most(self, deadline: Duration) -> Result<Finished, (CommandError, Option<Box<Child>>)> {
+        let stdout_bytes_max = self.stdout_bytes_max;
         let (mut child, shown) = self.spawn(Stdio::piped()).map_err(|error| (error, None))?;
-        let stdout = child.stdout.take().map(read_on);
-        let stderr = child.stderr.take().map(read_on);
+        let stdout = child.stdout.take().map(|stream| read_on(stream, stdout_bytes_max));
+        let stderr = child.stderr.take().map(|stream| read_on(stream, OUTPUT_BYTES_MAX));
         let status = match wait(&mut child, &shown, deadline).await {
             Ok(status) => status,
             Err(error) => return Err((error, Some(Box::new(child)))),
@@ -179,7 +193,7 @@ impl Command {
     /// Starts it as a server: it runs until it is told to end, and is killed when the returned value is dropped.
     pub fn start(self) -> Result<Running, CommandError> {
         let (mut child, shown) = self.spawn(Stdio::null())?;
-        let stderr = child.stderr.take().map(read_on);
+        let stderr = child.stderr.take().map(|stream| read_on(stream, OUTPUT_BYTES_MAX));
         Ok(Running { child, shown, stderr })
     }
 
@@ -251,8 +265,8 @@ async fn wait(child: &mut Child, shown: &str, deadline: Duration) -> Result<Exit
 /// Reads a stream for as long as somebody wants what comes of it: a child that can't be killed, or one of its own, may hold its end for good.
 type Reader = AbortOnDropHandle<Vec<u8>>;
 
-fn read_on(stream: impl AsyncRead + Send + Unpin + 'static) -> Reader {
-    AbortOnDropHandle::new(tokio::spawn(keep_end(stream)))
+fn read_on(stream: impl AsyncRead + Send + Unpin + 'static, bytes_max: usize) -> Reader {
+    AbortOnDropHandle::new(tokio::spawn(keep_end(stream, bytes_max)))
 }
 
 async fn collect(stream: Option<Reader>) -> Vec<u8> {
@@ -263,8 +277,8 @@ async fn collect(stream: Option<Reader>) -> Vec<u8> {
     }
 }
 
-/// Reads to the end, so that the tool never blocks on a full pipe, and keeps the last [`OUTPUT_BYTES_MAX`] bytes.
-async fn keep_end(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
+/// Reads to the end, so that the tool never blocks on a full pipe, and keeps the last bytes.
+async fn keep_end(mut stream: impl AsyncRead + Unpin, bytes_max: usize) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut chunk = vec![0; 8 * 1024];
     loop {
@@ -273,12 +287,12 @@ async fn keep_end(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
             Ok(count) => kept.extend_from_slice(chunk.get(..count).unwrap_or_default()),
         }
         // Dropped in large pieces, so that a chatty tool does not cost a move of the whole buffer a line.
-        if kept.len() > 2 * OUTPUT_BYTES_MAX {
-            kept.drain(..kept.len() - OUTPUT_BYTES_MAX);
+        if kept.len() > 2 * bytes_max {
+            kept.drain(..kept.len() - bytes_max);
         }
     }
-    if kept.len() > OUTPUT_BYTES_MAX {
-        kept.drain(..kept.len() - OUTPUT_BYTES_MAX);
+    if kept.len() > bytes_max {
+        kept.drain(..kept.len() - bytes_max);
     }
     kept
 }

@@ -7,7 +7,6 @@
 //! its answer comes all the same, and then the next is begun. The end of stdin means that the worker is gone: the mover
 //! exits at once, and its lease ages until somebody takes it over.
 
-mod beside;
 mod device;
 pub mod frame;
 mod key;
@@ -22,14 +21,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, RbdRemains};
 use crate::model::id::{BackupId, DiskTarget, HostId, InstallationId, InstanceId};
 use crate::model::instance::{DiskSource, ImageFormat};
 use crate::model::manifest::{BasedOn, Manifest};
 use crate::model::owner::Owner;
 use crate::model::repository::Repository;
 
-pub use beside::{Beside, BesideName, JOB_DIGITS, beside};
 pub use device::{BlockDevice, DeviceNumbers, MAPPER_NAME_BYTES_MAX, mapper_name, sys};
 pub use key::{NamedKey, StorageKey};
 pub use new_files::{NewContent, NewFile, NewFiles};
@@ -222,7 +220,8 @@ pub enum Request {
         written_bytes: Option<u64>,
     },
     /// Reads every image back past the cache and compares it with its source, which must still stand; after a `Restore`, every new
-    /// volume with the hashes that were taken when the backup was made. Answer: [`Reply::Done`].
+    /// volume with the hashes that were taken when the backup was made, and gives it what is to be set last. Answer: [`Reply::Done`] or
+    /// [`Reply::DoneBut`].
     Compare,
     /// For volumes of a stopped instance: the sources are unchanged since the copy began. What has no times to look at is
     /// compared, with [`Notice::Progress`] meanwhile. Answer: [`Reply::Done`].
@@ -296,6 +295,12 @@ pub enum Request {
     RemovePrevious {
         /// All volumes of the restore.
         volumes: Vec<RestoredVolume>,
+    },
+    /// Looks whether images of RBD that a restore has left are there, open or not. Changes nothing, and needs no repository. Answer:
+    /// [`Reply::Images`].
+    LookAtImages {
+        /// The images.
+        images: Vec<RbdRemains>,
     },
     /// Reads a file of a published backup that is beside its images, or fails with `backup_damaged` where it is not what its manifest says.
     /// Answer: [`Reply::Record`].

@@ -175,6 +175,9 @@ impl Session {
             Request::Exchange { volumes, only_go_on } => self.exchange(volumes, only_go_on).await,
             Request::RemoveFresh { volumes } => self.remove_fresh(volumes).await,
             Request::RemovePrevious { volumes } => self.remove_previous(volumes).await,
+            Request::LookAtImages { images } => {
+                or_broken_off(broken_off, restore::look_at_images(images, self.keys.clone())).await
+            }
             Request::ReadRecord { instance, backup, file } => self.read_record(instance, backup, file).await,
             Request::LookAtNew { new } => new_files::look_at_new(new).await,
             Request::Weigh { wanted } => self.weigh(wanted).await,

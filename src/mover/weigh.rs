@@ -39,7 +39,7 @@ pub(super) fn weigh(root: &Dir, wanted: &ToWeigh) -> Result<Weighed, Failure> {
     Ok(Weighed { data_bytes, warnings })
 }
 
-/// Where its data lies is of account in a thin pool alone.
+/// Where its data lies is of account in a thin pool, and how little it may be in a pool of RBD, and nowhere else.
 fn amount(
     backups: &mut Backups<'_>,
     backup: BackupId,
@@ -47,7 +47,7 @@ fn amount(
     data_bytes: u64,
 ) -> Result<Amount, Failure> {
     let RestoredVolume { disk, virtual_bytes, content_root, place, .. } = volume;
-    if !matches!(place, VolumePlace::Logical { .. }) {
+    if !matches!(place, VolumePlace::Logical { .. } | VolumePlace::Rbd { .. }) {
         return Ok(Amount::anywhere(data_bytes));
     }
     let wanted = Wanted { backup, disk, virtual_bytes: *virtual_bytes, content_root };

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::work::{AttemptRecord, Work};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, RbdRemains};
 use crate::job::{self, Attempt, Doors, Hooks, JobProgress, JobSettings};
 use crate::saga::{End, Outcome, Record, Stop};
 
@@ -68,6 +68,10 @@ impl Work for Jobs {
             Ok(outcome) => outcome,
             Err(failure) => ended(End::Failed { failure }),
         }
+    }
+
+    async fn look_at_images(&self, images: &[RbdRemains]) -> Result<Vec<String>, Failure> {
+        job::look_at_images(&self.doors, images).await
     }
 }
 

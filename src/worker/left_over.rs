@@ -3,7 +3,8 @@
 //! It is gone when its process has ended, its path is empty, and its volume group has no such volume, which each heartbeat looks at. What
 //! can't be seen from the host, such as a lease on a share, counts as gone when a later job of the same instance in the same repository
 //! has completed, since that takes the lease over; and a volume whose group or directory is not seen any more, when that was a backup. One that only says what it
-//! would do takes nothing over.
+//! would do takes nothing over. What lies on a cluster is [looked at](super::left_images) by a mover. Whatever it is, a person may have it
+//! forgotten, who removes nothing with that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,16 @@ impl KnownLeftOver {
         Self::new(run, attempt, "any", report)
     }
 
+    /// A mover that looked at it, or whatever else is left of that look.
+    pub fn of_look(&self, failure: &Failure, remains: Remains) -> Self {
+        let report = LeftOver {
+            what: format!("{remains}, of a look at what was left"),
+            reason: format!("{failure:#}"),
+            job_id: self.report.job_id,
+        };
+        Self { name: format!("{}, look", self.name), report, remains: Some(remains), ..self.clone() }
+    }
+
     /// Whether that attempt of the run left it.
     pub fn is_of(&self, key: RunKey, attempt: u32) -> bool {
         self.name.starts_with(&of_attempt(key, attempt))
@@ -94,7 +105,7 @@ pub async fn take_up(shared: &Shared) -> Result<(), Failure> {
         match serde_json::from_value(value) {
             Ok(left_over) => shared.status.left_over(left_over),
             Err(error) => {
-                tracing::error!(name, %error, "cannot read a left-over of the journal; it is not told any more")
+                tracing::error!(name, %error, "cannot read a left-over of the journal; it stays there and is not told")
             }
         }
     }
@@ -138,8 +149,27 @@ pub async fn made_good(shared: &Shared, run: &Run, now_left: &[KnownLeftOver]) {
     forget(shared, names.map(|left| left.name).collect()).await;
 }
 
+/// Forgets what a person had forgotten, wherever it is.
+async fn forget_as_told(shared: &Shared) {
+    match shared.journal.forgotten_left_overs().await {
+        Ok(told) if told.is_empty() => {}
+        Ok(told) => {
+            for (name, reason) in &told {
+                tracing::warn!(
+                    name,
+                    reason,
+                    "a left-over is not named any more, as somebody has said; nothing is removed"
+                );
+            }
+            drop_from(shared, told.into_iter().map(|(name, _)| name).collect()).await;
+        }
+        Err(failure) => tracing::warn!(failure = format!("{failure:#}"), "cannot read which left-overs to forget"),
+    }
+}
+
 /// Forgets what is gone by now. Each is looked at by itself, and not again before the last look at it has ended.
 pub async fn look(shared: &Arc<Shared>) {
+    forget_as_told(shared).await;
     let mut looks = JoinSet::new();
     for left in shared.status.left_overs() {
         let Some(remains) = left.remains.filter(|_| shared.status.begin_look(&left.name)) else { continue };
@@ -159,11 +189,15 @@ pub async fn look(shared: &Arc<Shared>) {
     }
 }
 
-async fn forget(shared: &Shared, names: Vec<String>) {
+pub(super) async fn forget(shared: &Shared, names: Vec<String>) {
     if names.is_empty() {
         return;
     }
     tracing::info!(?names, "left-overs are gone");
+    drop_from(shared, names).await;
+}
+
+async fn drop_from(shared: &Shared, names: Vec<String>) {
     shared.status.forget(&names);
     // Told again by the next worker, which finds out the same.
     if let Err(failure) = shared.journal.drop_left_overs(names).await {

@@ -20,6 +20,7 @@ mod ended;
 mod intake;
 pub mod jobs;
 mod lane;
+mod left_images;
 mod left_over;
 mod outbox;
 mod pace;
@@ -121,11 +122,13 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<Ended, WorkerErr
     let heart = pulse::beat(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
     let inventories = pulse::take_inventory(shared.clone(), publisher.clone(), state.clone(), until_over.clone());
     let pauses = pause::follow(shared.clone(), until_over.clone());
+    let images = left_images::look(shared.clone(), state.clone(), until_over.clone());
     let states = follow_state(shared.clone(), state.clone(), until_over);
     let pump = AbortOnDropHandle::new(tokio::spawn(pump));
     let heart = AbortOnDropHandle::new(tokio::spawn(heart));
     let inventories = AbortOnDropHandle::new(tokio::spawn(inventories));
     let pauses = AbortOnDropHandle::new(tokio::spawn(pauses));
+    let images = AbortOnDropHandle::new(tokio::spawn(images));
     let states = AbortOnDropHandle::new(tokio::spawn(states));
 
     let ended = tokio::select! {
@@ -141,8 +144,13 @@ async fn work_until(parts: Parts, shutdown: Shutdown) -> Result<Ended, WorkerErr
     driver.has_told(&shutdown).await;
     session.close().await;
     over.raise(Stage::Now);
-    let tasks =
-        [(heart, "heartbeat"), (inventories, "inventory"), (pauses, "watch of pauses"), (states, "session watch")];
+    let tasks = [
+        (heart, "heartbeat"),
+        (inventories, "inventory"),
+        (pauses, "watch of pauses"),
+        (images, "look at left images"),
+        (states, "session watch"),
+    ];
     for (task, what) in tasks {
         finish(task, what).await;
     }

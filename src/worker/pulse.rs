@@ -19,7 +19,7 @@ use crate::broker::{Outgoing, PublishError, Publisher, SessionState};
 use crate::failure::{Code, Failure};
 use crate::host::hypervisor::{InstanceSummary, StuckCall};
 use crate::message::event::{
-    Heartbeat, HostDetail, INVENTORY_INSTANCES_MAX, Inventory, InventoryInstance, OverdueCall,
+    Heartbeat, HostDetail, INVENTORY_INSTANCES_MAX, Inventory, InventoryInstance, LeftOver, OverdueCall,
 };
 use crate::message::{Encoding, encode_event};
 use crate::model::id::EventId;
@@ -31,6 +31,8 @@ const PUBLISH_MAX: Duration = Duration::from_secs(10);
 const ROOM_MAX: Duration = Duration::from_secs(5);
 /// Calls that are told by name; all are counted.
 const STUCK_CALLS_MAX: usize = 16;
+/// Bytes of what a left-over is, and of why it is there, that are told: of as many as are kept they fit into a message.
+const LEFT_OVER_BYTES_MAX: usize = 1000;
 /// Pause before a libvirt that did not tell the names of its instances is asked for them again.
 const NAMES_PAUSE: Duration = Duration::from_secs(5);
 
@@ -194,10 +196,22 @@ async fn heartbeat(shared: &Arc<Shared>) -> Heartbeat {
         oldest_stuck_calls: oldest(stuck),
         unroutable_events: shared.counters.unroutable_events.load(Ordering::Relaxed),
         unroutable_letters: shared.counters.unroutable_letters.load(Ordering::Relaxed),
-        left_overs: now.left_overs,
+        left_overs: now.left_overs.into_iter().map(cut).collect(),
         paused: shared.pauses.now(),
         failing_repositories: shared.circuits.borrow().told(),
     }
+}
+
+/// Whole they are in the journal. Too long a heartbeat would not be told at all.
+fn cut(left_over: LeftOver) -> LeftOver {
+    let cut = |words: String| match words.len() > LEFT_OVER_BYTES_MAX {
+        true => {
+            let begins = (0..=LEFT_OVER_BYTES_MAX).rev().find_map(|end| words.get(..end));
+            format!("{}…", begins.unwrap_or_default())
+        }
+        false => words,
+    };
+    LeftOver { what: cut(left_over.what), reason: cut(left_over.reason), ..left_over }
 }
 
 /// Those that are told by name: where more are stuck, the oldest say why.
@@ -249,4 +263,17 @@ async fn free_bytes(directory: PathBuf) -> Option<u64> {
 
 fn small(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_about_a_left_over_are_cut_between_characters() {
+        let told = |what: String| cut(LeftOver { what, reason: "why".to_owned(), job_id: None });
+        assert_eq!(told("x".repeat(LEFT_OVER_BYTES_MAX)).what, "x".repeat(LEFT_OVER_BYTES_MAX));
+        assert_eq!(told("€".repeat(LEFT_OVER_BYTES_MAX)).what, format!("{}…", "€".repeat(LEFT_OVER_BYTES_MAX / 3)));
+        assert_eq!(told("x".repeat(9000)).reason, "why");
+    }
 }

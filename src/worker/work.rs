@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, RbdRemains};
 use crate::job::{Attempt, JobProgress};
 use crate::saga::{Outcome, Record, SagaLog, Stop};
 
@@ -38,4 +38,8 @@ pub trait Work: Send + Sync {
         records: &[Record],
         record: &dyn AttemptRecord,
     ) -> Outcome;
+
+    /// Which images are still there of those that an attempt has left on a cluster, where the worker itself does not look. Nothing is changed. An
+    /// error says nothing of them; what it leaves is there because of the look.
+    async fn look_at_images(&self, images: &[RbdRemains]) -> Result<Vec<String>, Failure>;
 }

@@ -4,6 +4,9 @@
 pub mod deletion;
 #[path = "devices.rs"]
 pub mod devices;
+#[path = "images.rs"]
+#[allow(dead_code)] // There are no images where the mover is tried on a directory.
+pub mod images;
 #[path = "new_files.rs"]
 pub mod new_files;
 

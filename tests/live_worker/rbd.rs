@@ -19,7 +19,7 @@ use crate::secrets::{files_below, holds, of_processes};
 use crate::share::Share;
 
 /// How long a program that opens an image may take until the cluster knows of it.
-const OPENED: Duration = Duration::from_secs(30);
+pub const OPENED: Duration = Duration::from_secs(30);
 
 /// How long the cluster may take to forget a program that was killed with an image open.
 const FORGOTTEN: Duration = Duration::from_secs(60);

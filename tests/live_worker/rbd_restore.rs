@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use longshore::host::mover::{Mover, Movers, ProcessMovers};
 use longshore::message::event::{BackupSummary, RunDetail};
 use longshore::message::job::{NewInstancePart, RestorePart};
 use longshore::model::id::JobId;
 use longshore::model::instance::{DiskSource, ImageFormat};
 use longshore::model::manifest::Manifest;
 use longshore::model::network::SecretRef;
-use longshore::mover::protocol::{CredentialPlaces, NamedKey, Reply, Request, RestoredVolume, StorageKey, VolumePlace};
+use longshore::mover::protocol::{Reply, Request, RestoredVolume, VolumePlace};
 
+use crate::asked::Asked;
 use crate::elsewhere::{Forgotten, completed, new_instance, to};
 use crate::fleet::{Fleet, JOB};
 use crate::image::{equal, qemu_io};
@@ -20,11 +20,9 @@ use crate::lab::{LabInstance, eventually, forget, virsh};
 use crate::rbd::Opened;
 use crate::rbd_images::{OnRbd, POOL, cluster};
 use crate::running::manifest_in;
-use crate::share::{LONGSHORE, Share};
+use crate::share::Share;
 use crate::slate::processes_of;
 
-/// What a mover may take for names.
-const NAMES: Duration = Duration::from_secs(120);
 /// The next worker waits until the dead one's lease has stood still for two minutes.
 const TAKEN_OVER: Duration = Duration::from_secs(240);
 
@@ -113,30 +111,30 @@ fn an_image_with_snapshots_is_only_replaced_where_it_is_kept_and_one_that_is_ope
     assert_eq!(code(fleet.publish(&job(false))), "in_use_elsewhere");
     drop(user);
     cluster().rbd(&["snap", "create", "--no-progress", &format!("{}@monday", damaged.on_rbd.image)]);
+    cluster().rbd(&["image-meta", "set", &damaged.on_rbd.image, "note", "as it was"]);
     assert_eq!(code(fleet.publish(&job(false))), "disk_unsupported");
     damaged.is_still_damaged();
     let RunDetail::Completed(completed) = fleet.heard.end_of(fleet.publish(&job(true)), JOB) else { panic!() };
-    let previous = completed.restore.unwrap().volumes[2].previous.clone().unwrap();
+    let previous = completed.restore.as_ref().unwrap().volumes[2].previous.clone().unwrap();
     assert!(damaged.is_restored(&share));
     cluster().qemu_io(&previous, "read -P 0xee 1M 3M");
     assert!(cluster().rbd(&["snap", "ls", &previous]).contains("monday"));
+    for image in [&previous, &damaged.on_rbd.image] {
+        assert_eq!(cluster().rbd(&["image-meta", "get", image, "note"]).trim_end(), "as it was");
+    }
+    // It is the operator's: nothing asks after it.
+    assert!(completed.warnings.is_empty() && completed.left_overs.is_empty(), "{completed:?}");
     fleet.finish(&[damaged.bare()], &[&share]);
 }
 
-/// Movers of our own, who are asked what a worker asks.
-struct Asked {
-    movers: ProcessMovers,
+/// A file and an image that are exchanged for others, by movers of our own.
+struct Exchanged {
+    asked: Asked,
     volumes: Vec<RestoredVolume>,
-    key: NamedKey,
-    _folder: tempfile::TempDir,
 }
 
-impl Asked {
-    /// About a file and an image that are exchanged for others.
+impl Exchanged {
     fn new(damaged: &Damaged, manifest: &Manifest) -> Self {
-        let folder = tempfile::tempdir_in("/run").unwrap();
-        let nowhere = CredentialPlaces { dir: "/nowhere".into(), host_key: "/nowhere/host.key".into() };
-        let movers = ProcessMovers::new(PathBuf::from(LONGSHORE), folder.path().to_owned(), nowhere);
         let volumes = manifest.disks.iter().skip(1).map(|disk| {
             let place = match &disk.source {
                 DiskSource::File { path, .. } => VolumePlace::File {
@@ -155,21 +153,11 @@ impl Asked {
             RestoredVolume { disk: disk.target.clone(), virtual_bytes, content_root, format: ImageFormat::Raw, place }
         });
         let secret = SecretRef::Uuid(damaged.on_rbd.secret.uuid.parse().unwrap());
-        let key = NamedKey { secret, key: StorageKey::new(cluster().key.clone().into()) };
-        Self { movers, volumes: volumes.collect(), key, _folder: folder }
+        Self { asked: Asked::new(cluster().key_named(secret)), volumes: volumes.collect() }
     }
 
-    /// Asks a mover that knows of nothing.
     fn ask(&self, request: Request) -> Result<Reply, longshore::failure::Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut mover: Box<dyn Mover> = self.movers.start(&"asked".parse().unwrap()).await.unwrap();
-            let keys = Request::Keys { keys: vec![self.key.clone()] };
-            assert_eq!(mover.ask(keys, NAMES).await.unwrap(), Reply::Done);
-            let answer = mover.ask(request, NAMES).await;
-            mover.stop().await.unwrap();
-            answer
-        })
+        self.asked.ask(request)
     }
 
     /// New volumes beside the old ones, which hold what was backed up.
@@ -191,7 +179,7 @@ fn another_mover_goes_on_wherever_an_exchange_was_cut_off_or_puts_everything_bac
     let fleet = Fleet::start("rbd-cut-off");
     let share = fleet.share();
     let damaged = Damaged::new(&fleet, &share);
-    let asked = Asked::new(&damaged, &manifest_in(&share.path.join(&damaged.backup.directory)));
+    let asked = Exchanged::new(&damaged, &manifest_in(&share.path.join(&damaged.backup.directory)));
     let [file, on_rbd] = &asked.volumes[..] else { panic!("two volumes") };
     let name = |path: Option<&Path>| path.unwrap().to_str().unwrap().to_owned();
     let [fresh, previous] = [name(on_rbd.place.fresh()), name(on_rbd.place.previous())];
@@ -234,8 +222,35 @@ fn another_mover_goes_on_wherever_an_exchange_was_cut_off_or_puts_everything_bac
     assert_eq!(asked.ask(Request::RemovePrevious { volumes: asked.volumes.clone() }).unwrap(), Reply::Done);
     assert_eq!(damaged.images(), [damaged.bare().name.clone()]);
     equal(file.place.volume(), "raw", &damaged.on_rbd.reference(), "raw");
+
+    removes_no_image_by_another_name(&asked, &image, &previous);
     assert!(cluster().reads_as(&image, &damaged.on_rbd.reference(), "raw"));
+    assert_eq!(damaged.images(), [damaged.bare().name.clone()]);
     fleet.finish(&[damaged.bare()], &[&share]);
+}
+
+/// As renames leave it that were cut off, or mended by half: the image that is in use has the other name in its pool's list.
+fn removes_no_image_by_another_name(asked: &Exchanged, image: &str, previous: &str) {
+    let id_object = |image: &str| format!("rbd_id.{}", image.rsplit('/').next().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("id");
+    let rados = |action: &str, of: &str, file: &[&str]| {
+        cluster().rados(&[&["-p", POOL, action, &id_object(of)], file].concat());
+    };
+    let id = &[file.to_str().unwrap()][..];
+    let remove = || asked.ask(Request::RemovePrevious { volumes: asked.volumes.clone() });
+    rados("get", image, id);
+    cluster().rbd(&["rename", image, previous]);
+    rados("put", image, id);
+    let refused = remove().unwrap_err();
+    assert!(format!("{refused:#}").contains("NEVER `rbd rm`"), "{refused:#}");
+    // Only the list knows of the name any more, by which `rbd rm` would find the image.
+    rados("rm", previous, &[]);
+    assert!(cluster().info(previous).is_none() && cluster().info(image).is_some());
+    assert_eq!(remove().unwrap(), Reply::Done);
+    rados("put", previous, id);
+    rados("rm", image, &[]);
+    cluster().rbd(&["rename", previous, image]);
 }
 
 #[test]

@@ -3,14 +3,30 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use longshore::model::network::{NetworkAccess, NetworkHost, SecretRef};
+use longshore::mover::protocol::{NamedKey, StorageKey};
+use serde_json::Value;
 
 use crate::image::qemu_img;
-use crate::lab::{LabInstance, variable, virsh};
+use crate::lab::{LabInstance, eventually, variable, virsh};
 
 /// Where images are as a rule.
 pub const POOL: &str = "volumes";
 /// Where they are when their storage is to hang.
 pub const HANGING: &str = "hanging";
+/// Where they are when there is to be too little room for them.
+pub const SMALL: &str = "small";
+/// Where the data of some is.
+pub const BULK: &str = "bulk";
+
+/// What the cluster has to find out by itself takes no longer.
+const TOLD: Duration = Duration::from_secs(30);
+
+/// It counts every few seconds: numbers that stay the same so often, with such pauses, are those of now.
+const COUNTED_ALIKE: usize = 4;
+const COUNT_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a client of the cluster needs.
 pub struct Cluster {
@@ -54,6 +70,11 @@ impl Cluster {
         self.said("ceph", arguments)
     }
 
+    /// What `rados` says.
+    pub fn rados(&self, arguments: &[&str]) -> String {
+        self.said("rados", arguments)
+    }
+
     fn said(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(program).args(["-c", &self.conf]).args(arguments).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -64,6 +85,69 @@ impl Cluster {
     /// The image as a name that QEMU's tools take.
     pub fn name(&self, image: &str) -> String {
         format!("rbd:{image}:conf={}", self.conf)
+    }
+
+    /// The cluster's key under that name.
+    pub fn key_named(&self, secret: SecretRef) -> NamedKey {
+        NamedKey { secret, key: StorageKey::new(self.key.clone().into()) }
+    }
+
+    /// The way to it, for whoever has a key of that name.
+    pub fn access(&self, secret: SecretRef) -> NetworkAccess {
+        let host = NetworkHost { name: "127.0.0.1".to_owned(), port: Some(self.port.parse().unwrap()) };
+        let (user, secret) = (Some(self.user.clone()), Some(secret));
+        NetworkAccess { hosts: vec![host], user, secret, ..NetworkAccess::default() }
+    }
+
+    /// What `rbd` says of an image; none where there is none of that name.
+    pub fn info(&self, image: &str) -> Option<Value> {
+        let output = Command::new("rbd").args(["-c", &self.conf, "info", "--format=json", image]).output().unwrap();
+        match output.status.code() {
+            Some(0) => Some(serde_json::from_slice(&output.stdout).unwrap()),
+            Some(2) => None,
+            _ => panic!("rbd info {image}: {}", String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+
+    /// The id of an image that is there.
+    pub fn id_of(&self, image: &str) -> String {
+        self.info(image).expect("the image is there")["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Bounds what a pool may hold; 0 for no bound.
+    pub fn quota(&self, pool: &str, bytes: u64) {
+        self.ceph(&["osd", "pool", "set-quota", pool, "max_bytes", &bytes.to_string()]);
+        eventually("the quota is told", TOLD, || self.stats(pool)["quota_bytes"] == bytes);
+    }
+
+    /// What the cluster says of the room of a pool.
+    pub fn stats(&self, pool: &str) -> Value {
+        let said: Value = serde_json::from_str(&self.ceph(&["df", "detail", "--format=json"])).unwrap();
+        let pools = said["pools"].as_array().unwrap();
+        pools.iter().find(|one| one["name"] == pool).unwrap()["stats"].clone()
+    }
+
+    /// What a pool stores, once the cluster has counted all that was written.
+    pub fn stored(&self, pool: &str) -> u64 {
+        let mut seen = vec![u64::MAX; COUNTED_ALIKE];
+        eventually("the cluster has counted", TOLD, || {
+            std::thread::sleep(COUNT_AGAIN);
+            seen.remove(0);
+            seen.push(self.stats(pool)["stored"].as_u64().unwrap());
+            seen.iter().all(|stored| *stored == seen[0])
+        });
+        seen[0]
+    }
+
+    /// Waits until a pool takes no write any more.
+    pub fn is_full(&self, pool: &str) {
+        let says_full = || {
+            let pools: Value =
+                serde_json::from_str(&self.ceph(&["osd", "pool", "ls", "detail", "--format=json"])).unwrap();
+            let pool = pools.as_array().unwrap().iter().find(|one| one["pool_name"] == pool).unwrap().clone();
+            pool["flags_names"].as_str().unwrap().split(',').any(|flag| flag == "full")
+        };
+        eventually("the pool is full", TOLD, says_full);
     }
 
     /// Makes an image of what is in a raw file.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use longshore::failure::{Failure, RbdRemains};
 use longshore::job::{Attempt, JobProgress};
 use longshore::message::event::RunDetail;
 use longshore::saga::{Outcome, Record, Stop};
@@ -66,6 +67,10 @@ impl Work for PanickyWork {
     ) -> Outcome {
         assert!(!self.panics.unwinding.load(Ordering::SeqCst), "the test says so");
         self.jobs.unwind(attempt, plan, records, record).await
+    }
+
+    async fn look_at_images(&self, images: &[RbdRemains]) -> Result<Vec<String>, Failure> {
+        self.jobs.look_at_images(images).await
     }
 }
 

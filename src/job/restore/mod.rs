@@ -85,6 +85,7 @@ pub async fn unwind(
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
     context.choice = Record::done_value(records, Choose::NAME);
     context.copied = Record::done_value(records, Restore::NAME).unwrap_or_default();
+    context.common.warnings = Record::done_value(records, Compare::NAME).unwrap_or_default();
     context.overwriting = records.iter().any(Overwrite::is_begun);
     context.told = Record::done_value(records, Tell::NAME);
     context.exchange_asked = records.iter().any(|record| matches!(record, Record::Committing { .. }));

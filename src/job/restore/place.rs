@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::plan::{InstanceDisk, RestorePlan};
 use crate::model::instance::{DiskSource, ImageFormat};
-use crate::mover::protocol::{Beside, BlockDevice, MAPPER_NAME_BYTES_MAX, VolumePlace, beside, mapper_name};
+use crate::mover::protocol::{BlockDevice, MAPPER_NAME_BYTES_MAX, VolumePlace, mapper_name};
+
+/// Longest name of a file, bytes (`NAME_MAX`).
+const FILE_NAME_BYTES_MAX: usize = 255;
 
 /// The block device that has to be looked at before it is known where a disk comes to be.
 pub(super) fn device_of(onto: &InstanceDisk) -> Option<&Path> {
@@ -28,14 +31,14 @@ pub(super) fn place(
     // As the definition has it, by which the instance's QEMU opens the volume.
     match (&onto.source, device) {
         (Some(DiskSource::File { path, format }), _) => {
-            let beside = |what| beside(path, &plan.mover_name, what).ok_or("its name is too long");
-            let (fresh, previous) = (beside(Beside::New)?, beside(Beside::Previous)?);
+            let beside = |what: &str| beside(path, plan, what).ok_or("its name is too long");
+            let (fresh, previous) = (beside("new")?, beside("previous")?);
             Ok((VolumePlace::File { volume: path.clone(), fresh, previous }, *format))
         }
         (Some(DiskSource::Network { name, format, access, .. }), _) => {
             let volume = PathBuf::from(name);
-            let beside = |what| beside(&volume, &plan.mover_name, what).ok_or("its name is too long");
-            let (fresh, previous) = (beside(Beside::New)?, beside(Beside::Previous)?);
+            let beside = |what: &str| beside(&volume, plan, what).ok_or("its name is too long");
+            let (fresh, previous) = (beside("new")?, beside("previous")?);
             Ok((VolumePlace::Rbd { access: access.clone(), volume, fresh, previous }, *format))
         }
         (Some(DiskSource::Block { path, format }), Some(BlockDevice::Logical { group, name, uuid, .. })) => {
@@ -57,13 +60,21 @@ pub(super) fn place(
     }
 }
 
+/// `<file>.longshore-<mover's name>.<what>`: no other attempt's, and plain to whoever finds it. The name of an RBD image may be as long.
+fn beside(path: &Path, plan: &RestorePlan, what: &str) -> Option<PathBuf> {
+    let mut name = path.file_name()?.to_owned();
+    name.push(format!(".longshore-{}.{what}", plan.mover_name));
+    (name.len() <= FILE_NAME_BYTES_MAX).then(|| path.with_file_name(name))
+}
+
 fn logical(
     plan: &RestorePlan,
     path: &Path,
     (group, name): (&str, &str),
     uuid: Option<String>,
 ) -> Result<VolumePlace, String> {
-    let by_name = Path::new("/dev").join(group).join(name);
+    let directory = Path::new("/dev").join(group);
+    let by_name = directory.join(name);
     if path != by_name && path != Path::new("/dev/mapper").join(mapper_name(group, name)) {
         return Err(format!(
             "`{}` is the logical volume `{group}/{name}`, and would still be the old one after the exchange: the definition has to name \
@@ -72,19 +83,18 @@ fn logical(
             by_name.display()
         ));
     }
-    let beside = |what| {
-        let path = beside(&by_name, &plan.mover_name, what);
-        let fits = |name: &str| mapper_name(group, name).len() <= MAPPER_NAME_BYTES_MAX;
-        let fitting = path.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(fits));
-        fitting.ok_or("its name is too long")
+    let beside = |what: &str| {
+        let name = format!("{name}.longshore-{}.{what}", plan.mover_name);
+        let fits = mapper_name(group, &name).len() <= MAPPER_NAME_BYTES_MAX;
+        fits.then(|| directory.join(name)).ok_or("its name is too long")
     };
     Ok(VolumePlace::Logical {
         volume: path.to_owned(),
         group: group.to_owned(),
         name: name.to_owned(),
         uuid,
-        fresh: beside(Beside::New)?,
-        previous: beside(Beside::Previous)?,
+        fresh: beside("new")?,
+        previous: beside("previous")?,
     })
 }
 

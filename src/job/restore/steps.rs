@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::context::{Choice, Context, Copied};
@@ -194,9 +194,13 @@ pub(super) struct Compare {
     pub deadline: Duration,
 }
 
+impl Compare {
+    pub const NAME: &'static str = "compare";
+}
+
 impl Named for Compare {
     fn name(&self) -> &'static str {
-        "compare"
+        Self::NAME
     }
 
     fn deadline(&self) -> Duration {
@@ -211,8 +215,12 @@ impl Named for Compare {
 #[async_trait]
 impl<C: JobContext> Make<C> for Compare {
     async fn make(&self, context: &mut C) -> Result<Value, Failure> {
-        context.common().ask_moving(self, Request::Compare).await?;
-        Ok(Value::Null)
+        let Reply::DoneBut { warnings } = context.common().ask_moving(self, Request::Compare).await? else {
+            return Ok(Value::Null);
+        };
+        context.common().warnings.extend(warnings.clone());
+        // So that a later worker can tell them.
+        Ok(json!(warnings))
     }
 
     async fn undo(&self, _context: &mut C, _made: Option<&Value>) -> Result<(), Failure> {

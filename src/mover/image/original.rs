@@ -61,7 +61,8 @@ impl Original {
 
     /// How much of it is data, and where.
     pub fn amount(&self) -> Amount {
-        Amount::of(self.data_bytes, &self.blocks)
+        // What one image of a chain stores another one may hide.
+        Amount::of(self.data_bytes, self.links.len() == 1, &self.blocks)
     }
 
     /// Serves the images, the topmost first, from paths that nobody else can change to lead elsewhere.

@@ -22,7 +22,7 @@ use crate::model::id::DiskTarget;
 use crate::model::instance::ImageFormat;
 use crate::mover::nbd::Connection;
 use crate::mover::protocol::CopiedDisk;
-use crate::mover::rbd::Image;
+use crate::mover::rbd::{Image, Settings};
 use crate::mover::volume::likeness;
 
 /// One volume that is to be made.
@@ -61,8 +61,13 @@ pub(in crate::mover) enum Fresh {
     },
     /// Nowhere yet: an old one is written over, later.
     None,
-    /// In an RBD image that is empty.
-    Rbd(Image),
+    /// In an RBD image.
+    Rbd {
+        /// It is empty.
+        image: Image,
+        /// What it is to be given besides.
+        settings: Settings,
+    },
 }
 
 /// The new volumes of one job.
@@ -121,12 +126,13 @@ impl RestoredSet {
         Ok((set, copied))
     }
 
-    /// Reads every new volume back from the storage and holds it against the hashes; an image has to pass its check too.
-    pub async fn compare(&mut self, progress: Progress<'_>) -> Result<(), Failure> {
+    /// Reads every new volume back from the storage and holds it against the hashes; an image has to pass its check too. Answers what they
+    /// have not of the old ones', in a sentence each.
+    pub async fn compare(&mut self, progress: Progress<'_>) -> Result<Vec<String>, Failure> {
         let originals = self.volumes.iter().map(|volume| &volume.original);
         let originals = originals.chain(self.on_rbd.iter().map(|volume| &volume.original));
         let total: u64 = originals.map(|original| original.blocks.virtual_bytes()).sum();
-        let mut before = 0;
+        let (mut before, mut warnings) = (0, Vec::new());
         for volume in &self.volumes {
             let report = |passed: u64, _: u64| progress(before + passed, total, 0);
             volume.compare(&mut self.sockets, &report).await?;
@@ -134,11 +140,11 @@ impl RestoredSet {
         }
         for volume in &self.on_rbd {
             let report = |passed: u64, _: u64| progress(before + passed, total, 0);
-            volume.compare(&mut self.sockets, &report).await?;
+            warnings.extend(volume.compare(&mut self.sockets, &report).await?);
             before += volume.original.blocks.virtual_bytes();
         }
         progress(before, total, 0);
-        Ok(())
+        Ok(warnings)
     }
 
     async fn make(
@@ -156,11 +162,11 @@ impl RestoredSet {
                 (Target::create(new).await?, old)
             }
             Fresh::Device { node, file, blank } => (Target::device(node, file, virtual_bytes, blank).await?, None),
-            Fresh::Rbd(image) => {
-                let source = (server, connection);
-                let made = OnRbd::make(disk, original, image, source, &mut self.sockets, report).await?;
-                self.on_rbd.push(made.0);
-                return Ok(made.1);
+            Fresh::Rbd { image, settings } => {
+                let made = OnRbd { disk, original, image, settings };
+                let data_bytes = made.write((server, connection), &mut self.sockets, report).await?;
+                self.on_rbd.push(made);
+                return Ok(data_bytes);
             }
             Fresh::None => {
                 let (_, data_bytes) = pass(&disk, &original, (server, connection), None, false, report).await?;

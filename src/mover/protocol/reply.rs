@@ -120,6 +120,16 @@ pub enum Reply {
         /// Names of the directories that were removed.
         removed: Vec<String>,
     },
+    /// Those of the images that are there.
+    Images {
+        /// Pool, namespace and image of each, in the order in which they were named.
+        there: Vec<String>,
+    },
+    /// Nothing to add but that.
+    DoneBut {
+        /// What did not work though all else is good.
+        warnings: Vec<String>,
+    },
     /// Nothing to add.
     Done,
 }

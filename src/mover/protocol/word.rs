@@ -28,6 +28,7 @@ impl Request {
             Request::Exchange { .. } => "exchange",
             Request::RemoveFresh { .. } => "remove_fresh",
             Request::RemovePrevious { .. } => "remove_previous",
+            Request::LookAtImages { .. } => "look_at_images",
             Request::ReadRecord { .. } => "read_record",
             Request::LookAtNew { .. } => "look_at_new",
             Request::Weigh { .. } => "weigh",

@@ -5,6 +5,8 @@
 
 mod change;
 mod keys;
+mod pool;
+mod settings;
 mod tool;
 
 use std::path::Path;
@@ -14,6 +16,8 @@ use serde_json::{Value, json};
 
 pub(super) use change::Info;
 pub(super) use keys::{KeyFile, Keys};
+pub(super) use pool::PoolRoom;
+pub(super) use settings::Settings;
 pub use tool::missing;
 pub(super) use tool::{DENIED_TEXTS, NO_DRIVER, WATCHERS_GO};
 
@@ -83,6 +87,11 @@ impl Image {
     /// One of another name in the same pool and namespace.
     pub fn beside(&self, name: &str) -> Option<Self> {
         is_plain(name).then(|| Self { name: name.to_owned(), ..self.clone() })
+    }
+
+    /// Its name in its pool and namespace.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Pool, namespace and image, as `rbd` and people write them.

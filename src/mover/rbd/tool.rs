@@ -14,6 +14,10 @@ pub(in crate::mover) const NO_DRIVER: &str = "Unknown driver";
 /// The program, and the package that has it.
 const PROGRAM: &str = "rbd";
 const PACKAGE: &str = "ceph-common";
+/// The program of that package that does not go on without a configuration, where it is looked for, and one that says nothing.
+const ASKS_FOR_CONFIG: &str = "ceph";
+const USUAL_CONFIG: &str = "/etc/ceph/ceph.conf";
+const NO_CONFIG: &str = "/dev/null";
 
 /// How long a cluster may take to let a client in, and how long to do one thing, before the program gives it up by itself.
 const CLUSTER_SECONDS: u64 = 30;
@@ -88,6 +92,18 @@ impl Image {
         device: Code,
         failed: &(dyn Fn() -> String + Sync),
     ) -> Result<Option<Value>, Failure> {
+        let Some(answer) = self.answer(question, device, failed).await? else { return Ok(None) };
+        let answer = serde_json::from_slice(&answer);
+        answer.map(Some).map_err(|error| Failure::new(Code::ImageToolFailed, failed()).because(&error))
+    }
+
+    /// The same as it was said, of which there is only the end where it is long.
+    pub(super) async fn answer(
+        &self,
+        question: &[&str],
+        device: Code,
+        failed: &(dyn Fn() -> String + Sync),
+    ) -> Result<Option<Vec<u8>>, Failure> {
         let spec = self.spec();
         let arguments = [question, &["--format=json", &spec]].concat();
         let limit = Duration::from_secs(RUN_SECONDS_MAX);
@@ -98,18 +114,20 @@ impl Image {
         if !finished.status.success() {
             return Err(refused(&finished, device, failed()));
         }
-        let answer = serde_json::from_slice(&finished.stdout);
-        answer.map(Some).map_err(|error| Failure::new(Code::ImageToolFailed, failed()).because(&error))
+        Ok(Some(finished.stdout))
     }
 
-    /// Has the program change something, within that time.
+    /// Has the program change something, within that time. No error repeats what is `hidden`, the last argument.
     pub(super) async fn changed(
         &self,
         arguments: &[&str],
+        hidden: Option<&str>,
         limit: Duration,
         failed: &(dyn Fn() -> String + Sync),
     ) -> Result<(), Failure> {
-        let finished = self.cluster.run(arguments, limit, Code::VolumeIo, failed).await?;
+        let command = self.cluster.command(PROGRAM, failed)?.args(arguments);
+        let command = hidden.into_iter().fold(command, Command::hidden_arg);
+        let finished = command.run(limit).await.map_err(|error| error.failure(Code::VolumeIo, failed()))?;
         match finished.status.success() {
             true => Ok(()),
             false => Err(refused(&finished, Code::VolumeIo, failed())),
@@ -119,24 +137,32 @@ impl Image {
 
 impl Cluster {
     /// Runs the program to its end.
-    async fn run(
+    pub(super) async fn run(
         &self,
         arguments: &[&str],
         limit: Duration,
         device: Code,
         failed: &(dyn Fn() -> String + Sync),
     ) -> Result<Finished, Failure> {
-        if find(PROGRAM).is_none() {
-            let failure = Failure::new(Code::DiskUnsupported, failed());
-            return Err(failure.caused_by(format!("`{PROGRAM}` is missing: install the package `{PACKAGE}`")));
-        }
-        let command = Command::new(PROGRAM).args(self.arguments()).args(arguments);
-        let run = command.run(limit).await;
+        let run = self.command(PROGRAM, failed)?.args(arguments).run(limit).await;
         run.map_err(|error| error.failure(device, failed()))
     }
 
+    /// One of Ceph's programs that knows its way to the cluster.
+    pub(super) fn command(
+        &self,
+        program: &'static str,
+        failed: &(dyn Fn() -> String + Sync),
+    ) -> Result<Command, Failure> {
+        match find(program) {
+            Some(_) => Ok(Command::new(program).args(self.arguments(program))),
+            None => Err(Failure::new(Code::DiskUnsupported, failed())
+                .caused_by(format!("`{program}` is missing: install the package `{PACKAGE}`"))),
+        }
+    }
+
     /// By which the program finds the cluster and is let in, as QEMU does.
-    fn arguments(&self) -> Vec<String> {
+    fn arguments(&self, program: &str) -> Vec<String> {
         let Cluster { access, key } = self;
         let mut arguments = vec![
             format!("--client-mount-timeout={CLUSTER_SECONDS}"),
@@ -151,15 +177,23 @@ impl Cluster {
         if !monitors.is_empty() {
             arguments.push(format!("--mon-host={monitors}"));
         }
-        arguments.extend(access.config.as_ref().map(|path| format!("--conf={}", path.display())));
+        let config = access.config.as_ref().map(|path| path.display().to_string());
+        // Without a configuration the others go on with what they were told, and this one does not.
+        let config = config.or_else(|| (program == ASKS_FOR_CONFIG && !has_config()).then(|| NO_CONFIG.to_owned()));
+        arguments.extend(config.map(|path| format!("--conf={path}")));
         arguments.extend(access.user.as_ref().map(|user| format!("--id={user}")));
         arguments.extend(key.as_ref().map(|key| format!("--keyfile={}", key.path().display())));
         arguments
     }
 }
 
+/// Whether the programs find a configuration by themselves.
+fn has_config() -> bool {
+    std::path::Path::new(USUAL_CONFIG).exists()
+}
+
 /// What the program failed for.
-fn refused(finished: &Finished, device: Code, text: String) -> Failure {
+pub(super) fn refused(finished: &Finished, device: Code, text: String) -> Failure {
     let is_denied = match finished.status.code() {
         Some(DENIED) => true,
         Some(NOT_PERMITTED) => DENIED_TEXTS.iter().any(|text| finished.stderr.contains(text)),
@@ -234,7 +268,7 @@ mod tests {
             ..NetworkAccess::default()
         };
         let image = Image::of(&source("pool/image", access), &Keys::default()).unwrap();
-        let arguments = image.cluster.arguments();
+        let arguments = image.cluster.arguments(PROGRAM);
         assert!(arguments.contains(&"--mon-host=mon1:6321,[::1]".to_owned()), "{arguments:?}");
         assert!(arguments.contains(&"--id=vm".to_owned()), "{arguments:?}");
         assert!(!arguments.iter().any(|one| one.contains("key") || one.contains("conf")), "{arguments:?}");

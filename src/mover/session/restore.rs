@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::places::{Places, unbind};
 use super::{SOCKETS, Session, or_broken_off, out_of_order, reporter};
-use crate::failure::Failure;
+use crate::failure::{Failure, RbdRemains};
 use crate::model::id::{BackupId, InstanceId};
 use crate::mover::block_device;
 use crate::mover::blocking;
 use crate::mover::image::{Backups, Fresh, Original, Planned, RestoredSet, Wanted};
 use crate::mover::mount::Pinned;
 use crate::mover::protocol::{DeviceNumbers, Reply, RestoredVolume, VolumePlace};
-use crate::mover::rbd::Keys;
+use crate::mover::rbd::{Image, Keys};
 use crate::mover::share::Dir;
 use crate::mover::volume::device::{Use, claim};
 use crate::mover::volume::{self, Outcome, Prepared};
@@ -123,7 +123,8 @@ impl Session {
     /// None where nothing was restored.
     pub(super) async fn compare_restored(&mut self) -> Option<Result<Reply, Failure>> {
         let made = self.restored.made.as_mut()?;
-        Some(made.compare(&reporter(&self.progress)).await.map(|()| Reply::Done))
+        let warnings = made.compare(&reporter(&self.progress)).await;
+        Some(warnings.map(|warnings| if warnings.is_empty() { Reply::Done } else { Reply::DoneBut { warnings } }))
     }
 
     pub(super) async fn exchange(&mut self, volumes: Vec<RestoredVolume>, only_go_on: bool) -> Result<Reply, Failure> {
@@ -171,6 +172,17 @@ fn over(volume: &RestoredVolume) -> Option<Over> {
     }
 }
 
+/// Which of the images are there.
+pub(super) async fn look_at_images(images: Vec<RbdRemains>, keys: Keys) -> Result<Reply, Failure> {
+    let mut there = Vec::new();
+    for RbdRemains { image, access } in images {
+        if Image::named(&image, &access, &keys)?.info().await?.is_some() {
+            there.push(image);
+        }
+    }
+    Ok(Reply::Images { there })
+}
+
 /// What each of those block devices is.
 pub(super) async fn look_at_devices(paths: Vec<PathBuf>) -> Result<Reply, Failure> {
     let mut devices = Vec::with_capacity(paths.len());
@@ -210,7 +222,10 @@ fn begin(
                 Fresh::Device { node: places.of_device(&file), file, blank }
             }
             Prepared::Overwritten => Fresh::None,
-            Prepared::Rbd(image) => Fresh::Rbd(image),
+            Prepared::Rbd { image, settings, warning } => {
+                warnings.extend(warning);
+                Fresh::Rbd { image, settings }
+            }
         };
         planned.push(Planned { disk: wanted.disk.clone(), original, images, format: wanted.format, fresh });
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::mover::image::blocks::BLOCK_BYTES;
 use crate::mover::image::{Blocks, CLUSTER_BYTES};
 
 /// The data of one disk.
@@ -9,19 +10,22 @@ use crate::mover::image::{Blocks, CLUSTER_BYTES};
 pub(in crate::mover) struct Amount {
     /// Bytes that are stored as data, at most.
     pub bytes: u64,
+    /// Likewise, at least.
+    pub least: u64,
     /// Where there is any, as far as that is known.
     blocks: Option<Arc<Blocks>>,
 }
 
 impl Amount {
-    /// Of so many bytes, each of which may lie anywhere.
+    /// Of so many bytes at most, each of which may lie anywhere.
     pub fn anywhere(bytes: u64) -> Self {
-        Self { bytes, blocks: None }
+        Self { bytes, least: 0, blocks: None }
     }
 
-    /// Of so many bytes in the blocks that are not all zeros.
-    pub fn of(bytes: u64, blocks: &Arc<Blocks>) -> Self {
-        Self { bytes, blocks: Some(blocks.clone()) }
+    /// Of so many bytes, exactly or at most, in the blocks that are not all zeros. Each of these has a cluster that is stored.
+    pub fn of(bytes: u64, is_exact: bool, blocks: &Arc<Blocks>) -> Self {
+        let clusters = blocks.pieces(BLOCK_BYTES).saturating_mul(CLUSTER_BYTES as u64).min(bytes);
+        Self { bytes, least: if is_exact { bytes } else { clusters }, blocks: Some(blocks.clone()) }
     }
 
     /// What it takes of storage that gives room in pieces of so many bytes, each of which is taken whole by the first byte in it: at most, where
@@ -53,7 +57,10 @@ mod tests {
         for index in [0, 1, 8, 9] {
             blocks.set(index, [1; 32]);
         }
-        let known = Amount::of(5 * 64 * KIB, &Arc::new(blocks));
+        let blocks = Arc::new(blocks);
+        let known = Amount::of(5 * 64 * KIB, true, &blocks);
+        let of_chain = Amount::of(9 * 64 * KIB, false, &blocks);
+        assert_eq!((known.least, of_chain.least), (5 * 64 * KIB, 4 * 64 * KIB));
         let anywhere = Amount::anywhere(5 * 64 * KIB);
         for (piece, of_known, of_anywhere) in [
             (64 * KIB, 320 * KIB, 320 * KIB),

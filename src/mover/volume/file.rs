@@ -161,8 +161,8 @@ impl Place for FilePlace {
         }
     }
 
-    fn room(&self, _wanted: &RestoredVolume, data: &Amount) -> Result<Room, Failure> {
-        Room::of_files(&self.dir, data.bytes)
+    fn rooms(&self, _wanted: &RestoredVolume, data: &Amount) -> Result<Vec<Room>, Failure> {
+        Room::of_files(&self.dir, data.bytes).map(|room| vec![room])
     }
 
     fn prepared(self: Box<Self>, _wanted: &RestoredVolume) -> Result<Prepared, Failure> {

@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 use tokio::runtime::Handle;
 
 use super::state::Seen;
-use super::{Amount, Name, Place, Prepared, Room, in_use};
+use super::{Amount, Name, Place, Prepared, Room, Unit, in_use};
 use crate::failure::{Code, Failure};
 use crate::model::instance::ImageFormat;
 use crate::mover::lvm::{self, LogicalVolume};
@@ -219,29 +219,31 @@ impl Place for LogicalPlace {
         self.must_be_plain(name)
     }
 
-    fn room(&self, wanted: &RestoredVolume, data: &Amount) -> Result<Room, Failure> {
+    fn rooms(&self, wanted: &RestoredVolume, data: &Amount) -> Result<Vec<Room>, Failure> {
         let volume = self.volume()?;
         let extents = wanted.virtual_bytes.div_ceil(volume.extent_bytes.max(1));
         let whole = extents.saturating_mul(volume.extent_bytes);
         let Some(pool) = &volume.pool else {
-            return Ok(Room {
+            return Ok(vec![Room {
                 storage: format!("volume group {}", self.group),
                 shown: format!("/dev/{}", self.group),
                 free: volume.group_free_bytes,
                 needed: whole,
-            });
+                unit: Unit::Bytes,
+            }]);
         };
         let found = self.select(&format!("lv_name=\"{pool}\""))?.pop();
         let (free, chunk) = found.map_or((0, 0), |pool| (pool.free_of_pool(), pool.chunk_bytes));
         let whole = whole.div_ceil(chunk.max(1)).saturating_mul(chunk.max(1));
         let taken = if volume.is_blank_when_new() { data.in_pieces(chunk, whole) } else { whole };
-        Ok(Room {
+        Ok(vec![Room {
             storage: format!("thin pool {}/{pool}", self.group),
             shown: format!("/dev/{}/{pool}", self.group),
             free,
             // A pool that runs full stops every instance on it.
             needed: Room::with_margin(taken),
-        })
+            unit: Unit::Bytes,
+        }])
     }
 
     fn prepared(self: Box<Self>, wanted: &RestoredVolume) -> Result<Prepared, Failure> {

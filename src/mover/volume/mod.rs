@@ -26,6 +26,7 @@ mod logical;
 mod old_image;
 mod prepare;
 mod rbd;
+mod rbd_room;
 mod remove;
 mod state;
 
@@ -36,7 +37,7 @@ use std::path::PathBuf;
 
 pub(super) use amount::Amount;
 pub(super) use exchange::{Outcome, exchange};
-pub(super) use prepare::{Prepared, Room, has_room, look_at, prepare};
+pub(super) use prepare::{Prepared, Room, Unit, has_room, look_at, prepare};
 pub(super) use remove::{remove_fresh, remove_previous};
 
 use super::protocol::{RestoredVolume, VolumePlace};
@@ -87,8 +88,8 @@ trait Place: fmt::Debug {
     /// What has that name holds nothing that a restored volume of that format does not; `disk_unsupported`.
     fn loses_nothing(&self, name: Name, format: ImageFormat) -> Result<(), Failure>;
 
-    /// What a new volume takes of which storage.
-    fn room(&self, wanted: &RestoredVolume, data: &Amount) -> Result<Room, Failure>;
+    /// What a new volume takes of which storages.
+    fn rooms(&self, wanted: &RestoredVolume, data: &Amount) -> Result<Vec<Room>, Failure>;
 
     /// Everything is there for the new volume to be written.
     fn prepared(self: Box<Self>, wanted: &RestoredVolume) -> Result<Prepared, Failure>;

@@ -10,7 +10,7 @@ use super::device::{Use, claim};
 use super::{Amount, Name, Place, exchanged, in_use, names, open};
 use crate::failure::{Code, Failure};
 use crate::mover::protocol::{RestoredVolume, VolumePlace};
-use crate::mover::rbd::{Image, Keys};
+use crate::mover::rbd::{Image, Keys, Settings};
 use crate::mover::share::Dir;
 
 /// Room that is left to others, and taken by what an image has besides its data, for each volume, bytes.
@@ -30,8 +30,15 @@ pub(in crate::mover) enum Prepared {
         /// The old one.
         old: File,
     },
-    /// Into an RBD image, which is there and empty.
-    Rbd(Image),
+    /// Into an RBD image.
+    Rbd {
+        /// It is there and empty.
+        image: Image,
+        /// What it is to be given besides.
+        settings: Settings,
+        /// Where it can't be given that.
+        warning: Option<String>,
+    },
     /// Into a new block device, which is open for us alone.
     Device {
         /// The device.
@@ -52,10 +59,20 @@ pub(in crate::mover) struct Room {
     pub storage: String,
     /// What it is called, for errors.
     pub shown: String,
-    /// What it has free, bytes.
+    /// What it has free, in `unit`.
     pub free: u64,
-    /// What the volume takes, bytes.
+    /// What the volume takes, likewise.
     pub needed: u64,
+    /// Of what it has room.
+    pub unit: Unit,
+}
+
+/// Of what a storage has room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::mover) enum Unit {
+    Bytes,
+    /// Of a pool of Ceph's.
+    Objects,
 }
 
 impl Room {
@@ -68,6 +85,7 @@ impl Room {
             shown: dir.path().display().to_string(),
             free: dir.free_bytes().map_err(io)?,
             needed: Self::with_margin(data_bytes),
+            unit: Unit::Bytes,
         })
     }
 
@@ -160,7 +178,8 @@ fn can_be_replaced(places: &[Box<dyn Place>], volumes: &[RestoredVolume], keep_p
 
 fn have_room(places: &[Box<dyn Place>], volumes: &[RestoredVolume], data: &[Amount]) -> Result<(), Failure> {
     let wanted = volumes.iter().zip(data).filter(|(volume, _)| volume.place.fresh().is_some());
-    has_room(places.iter().zip(wanted).map(|(place, (wanted, data))| place.room(wanted, data)))
+    let rooms = places.iter().zip(wanted).map(|(place, (wanted, data))| place.rooms(wanted, data));
+    has_room(rooms.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().map(Ok))
 }
 
 /// All of them fit together, as several may share one storage. `volume_full`: they don't.
@@ -175,8 +194,9 @@ pub(in crate::mover) fn has_room(rooms: impl Iterator<Item = Result<Room, Failur
     }
     match all.values().find(|room| room.free < room.needed) {
         None => Ok(()),
-        Some(Room { shown, free, needed, .. }) => {
-            let text = format!("`{shown}` has {free} bytes free where the new volumes need {needed}");
+        Some(Room { shown, free, needed, unit, .. }) => {
+            let unit = if *unit == Unit::Bytes { "bytes" } else { "objects" };
+            let text = format!("`{shown}` has {free} {unit} free where the new volumes need {needed}");
             Err(Failure::new(Code::VolumeFull, text))
         }
     }

@@ -1,7 +1,8 @@
 //! Volumes that are RBD images: the three names are in one pool, and the cluster says who has one open.
 //!
 //! Nothing keeps others from opening one, and who had it open before it was renamed goes on with it. So it is looked again after an image
-//! was moved away, from when on nobody finds it any more. What room a cluster has is not looked at.
+//! was moved away, from when on nobody finds it any more. A name under which no image is found is never asked to be removed: what `rbd rm` would
+//! find under it may be an image with another name.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::rbd_room::{Needed, Pool};
 use super::state::Seen;
 use super::{Amount, Name, Place, Prepared, Room, in_use};
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, RbdRemains};
 use crate::model::instance::ImageFormat;
 use crate::model::network::NetworkAccess;
 use crate::mover::protocol::RestoredVolume;
@@ -137,14 +139,21 @@ impl Place for RbdPlace {
     }
 
     fn remove(&self, name: Name) -> Result<(), Failure> {
-        if self.info(name)?.is_none() {
-            return Ok(());
-        }
+        let Some(info) = self.info(name)? else { return Ok(()) };
         let image = self.image(name);
         wait_for(async {
-            image.must_be_unused(Code::VolumeIo).await?;
-            image.remove().await
-        })
+            has_no_other_name(image, &info).await?;
+            image.must_be_unused(Code::VolumeIo).await
+        })?;
+        match (wait_for(image.remove()), self.info(name)) {
+            // What is left of it no look shows, and the next try would find nothing to be done.
+            (Err(failure), Ok(None)) => {
+                let (image, failure) = (image.spec(), format!("{failure:#}"));
+                tracing::warn!(image, failure, "the removal of an RBD image was cut off and may have left objects");
+                Ok(())
+            }
+            (removed, _) => removed,
+        }
     }
 
     /// What a cluster has answered is durable.
@@ -166,22 +175,36 @@ impl Place for RbdPlace {
         match wait_for(self.image(name).snapshots())? {
             0 => Ok(()),
             count => {
-                let text = format!("`{}` holds {count} snapshots, which no backup does", self.shown(Name::Volume));
+                let text = format!("`{}` holds {count} snapshots, which no backup does", self.shown(name));
                 Err(Failure::new(Code::DiskUnsupported, text)
                     .caused_by("`keep_previous` (`--keep-previous`) would leave it beside the new one"))
             }
         }
     }
 
-    fn room(&self, _wanted: &RestoredVolume, _data: &Amount) -> Result<Room, Failure> {
-        let shown = self.shown(Name::Volume);
-        Ok(Room { storage: format!("RBD image {shown}"), shown, free: u64::MAX, needed: 0 })
+    /// What is not known keeps nobody from trying.
+    fn rooms(&self, _wanted: &RestoredVolume, data: &Amount) -> Result<Vec<Room>, Failure> {
+        let old = self.volume()?;
+        let own = self.volume.pool();
+        let of_data = old.data_pool().unwrap_or(own);
+        let [with_data, with_record] = wait_for(async { Ok(self.volume.rooms([of_data, own]).await) })?;
+        let cluster = &self.volume.cluster_name();
+        let needed = Needed::of(data, &old);
+        let mut rooms = needed.rooms(&Pool { name: of_data, cluster, room: with_data });
+        if of_data != own {
+            rooms.extend(Needed::RECORD.rooms(&Pool { name: own, cluster, room: with_record }));
+        }
+        Ok(rooms)
     }
 
     fn prepared(self: Box<Self>, wanted: &RestoredVolume) -> Result<Prepared, Failure> {
         let old = self.volume()?;
-        wait_for(self.fresh.create(wanted.virtual_bytes, &old))?;
-        Ok(Prepared::Rbd(self.fresh))
+        let (settings, warning) = wait_for(async {
+            let settings = self.volume.settings().await;
+            self.fresh.create(wanted.virtual_bytes, &old).await?;
+            Ok(settings)
+        })?;
+        Ok(Prepared::Rbd { image: self.fresh, settings, warning })
     }
 }
 
@@ -203,11 +226,28 @@ fn came_of([before, left, came]: [Option<&str>; 3]) -> Renamed {
     }
 }
 
+/// By any of its names all of it would be removed.
+async fn has_no_other_name(image: &Image, info: &Info) -> Result<(), Failure> {
+    let no_id = || Failure::new(Code::ImageToolFailed, format!("the RBD image `{}` has no id", image.spec()));
+    let listed = image.listed_name(info.id().ok_or_else(no_id)?).await?;
+    match image.beside(&listed) {
+        _ if listed == image.name() => Ok(()),
+        Some(other) => Err(two_names(image, &other)),
+        None => {
+            let (spec, listed) = (image.spec(), listed.escape_debug());
+            let text = format!("the RBD image `{spec}` has the name `{listed}` as well");
+            Err(Failure::new(Code::VolumeIo, text)
+                .caused_by(format!("{} either name, which removes the image", RbdRemains::NEVER_REMOVE)))
+        }
+    }
+}
+
 /// One image under two names, of which the removal of either would remove it.
 fn two_names(one: &Image, other: &Image) -> Failure {
     let text = format!("the RBD image `{}` is `{}` as well: a rename was cut off", one.spec(), other.spec());
     Failure::new(Code::VolumeIo, text).caused_by(format!(
-        "NEVER `rbd rm` either name, which removes the image: of the two, remove the one that `rbd ls` does not show, with {} or {}",
+        "{} either name, which removes the image: of the two, remove the one that `rbd ls` does not show, with {} or {}",
+        RbdRemains::NEVER_REMOVE,
         one.forgetting(),
         other.forgetting()
     ))

@@ -128,7 +128,8 @@ impl FakeMover {
                 let bytes = self.restored_bytes.or(self.copied_bytes);
                 let bytes = bytes.ok_or_else(|| out_of_order("compare", "copy"))?;
                 self.report(bytes);
-                Ok(Reply::Done)
+                let warnings = self.movers.warnings_of("compare");
+                Ok(if warnings.is_empty() { Reply::Done } else { Reply::DoneBut { warnings } })
             }
             Request::SourcesUnchanged => {
                 self.copied_bytes.map(|_| Reply::Done).ok_or_else(|| out_of_order("compare", "copy"))
@@ -158,6 +159,9 @@ impl FakeMover {
             }
             Request::RemovePrevious { volumes } => {
                 self.movers.world().volumes.remove_previous(&volumes).map(|()| Reply::Done)
+            }
+            Request::LookAtImages { images } => {
+                Ok(Reply::Images { there: self.movers.world().volumes.images_there(images) })
             }
             Request::ReadRecord { instance, backup, file } => {
                 let content = self.share(|share| share.record(instance, backup, &file))?;

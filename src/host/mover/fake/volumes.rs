@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, RbdRemains};
 use crate::host::mover::{Usage, User};
 use crate::model::id::{BackupId, DiskTarget};
 use crate::mover::protocol::{BlockDevice, DeviceNumbers, RestoredVolume, VolumePlace};
@@ -55,6 +55,11 @@ impl Volumes {
         self.standing.insert(path.to_owned(), volume);
         self.inodes.insert(path.to_owned(), self.made);
         self.made
+    }
+
+    /// Those of the images that are there.
+    pub fn images_there(&self, images: Vec<RbdRemains>) -> Vec<String> {
+        images.into_iter().map(|one| one.image).filter(|image| self.has(Path::new(image))).collect()
     }
 
     /// The same file under another name.

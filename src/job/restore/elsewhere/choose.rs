@@ -15,7 +15,7 @@ use crate::model::destination::MacAddresses;
 use crate::model::id::{DiskTarget, InstanceId, InstanceName};
 use crate::model::instance::{DiskSource, ImageFormat};
 use crate::model::manifest::{Manifest, ManifestDisk};
-use crate::mover::protocol::{Beside, NewContent, NewFile, NewFiles, beside};
+use crate::mover::protocol::{NewContent, NewFile, NewFiles};
 
 /// The records of a backup that hold its definition: what the instance ran with comes first, since those are the disks that were backed up.
 const DEFINITIONS: [&str; 2] = [LIVE_DEFINITION, "domain.xml"];
@@ -23,6 +23,8 @@ const DEFINITIONS: [&str; 2] = [LIVE_DEFINITION, "domain.xml"];
 const LIVE_DEFINITION: &str = "domain-live.xml";
 /// The record that holds the firmware's variables.
 const NVRAM: &str = "nvram";
+/// Longest name of a file, bytes (`NAME_MAX`).
+const FILE_NAME_BYTES_MAX: usize = 255;
 
 /// What was decided once the backup was seen. It stands in the records, so that a later worker can take it back or bring it to its
 /// end.
@@ -354,6 +356,16 @@ fn new_file(plan: &ElsewherePlan, path: &Path, content: NewContent) -> Result<Ne
         let text = format!("no new file can be made at `{}`: its name is too long", path.display());
         Failure::new(Code::PathNotAllowed, text)
     };
-    let fresh = beside(path, &plan.mover_name, Beside::New).ok_or_else(too_long)?;
-    Ok(NewFile { content, path: path.to_owned(), fresh, directory: None, made: None })
+    let mut name = path.file_name().ok_or_else(too_long)?.to_owned();
+    name.push(format!(".longshore-{}.new", plan.mover_name));
+    match name.len() <= FILE_NAME_BYTES_MAX {
+        true => Ok(NewFile {
+            content,
+            path: path.to_owned(),
+            fresh: path.with_file_name(name),
+            directory: None,
+            made: None,
+        }),
+        false => Err(too_long()),
+    }
 }

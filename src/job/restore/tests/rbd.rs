@@ -1,9 +1,12 @@
 //! A restore of an instance with a file and an RBD image whose cluster asks for a key: each mover that needs it gets it.
 
 use super::*;
+use crate::failure::Remains;
 use crate::host::hypervisor::Hypervisor;
+use crate::job::look_at_images;
 use crate::model::instance::{Disk, DiskSource};
 use crate::model::network::{NetworkAccess, SecretRef};
+use crate::saga::LeftOver;
 
 const IMAGE: &str = "volumes/web";
 
@@ -140,4 +143,54 @@ async fn on_file() -> Disk {
     let world = World::new().await;
     let instance = world.hypervisor.find(&InstanceRef::Id(world.instance)).await.unwrap();
     instance.disks.into_iter().next().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_image_that_could_not_be_removed_is_named_and_looked_at() {
+    let world = world().await;
+    world.movers.fail("remove_previous", u32::MAX, Failure::new(Code::VolumeIo, "it was cut off"));
+    let outcome = world.run().await;
+    let [left] = &outcome.left_over[..] else { panic!("{outcome:?}") };
+    let Some(Remains::Images { files, images, .. }) = left.failure.remains.as_deref() else { panic!("{outcome:?}") };
+    let image = Path::new(&images[0].image);
+    assert!(world.standing().contains_key(image) && files.len() == 1, "{left:?}");
+    let refused = async || look_at_images(&world.doors(), images).await.unwrap_err();
+    world.hypervisor.fail("secret", 1, Failure::new(Code::CredentialsUnreadable, "there is none"));
+    assert_eq!(refused().await.code, Code::CredentialsUnreadable);
+    assert_eq!(world.movers.running(), Vec::<String>::new());
+    // A mover that stays is known, whatever it has seen.
+    let stuck = Remains::Process { pid: std::process::id(), started: 0, directories: Vec::new() };
+    let stays = Failure::new(Code::MoverUnresponsive, "it did not die").leaving(stuck.clone());
+    world.movers.fail("stop", 1, stays);
+    assert_eq!(refused().await.remains.as_deref(), Some(&stuck));
+    for _again in 0..2 {
+        assert_eq!(look_at_images(&world.doors(), images).await.unwrap(), [images[0].image.as_str()]);
+        assert!(world.standing().contains_key(image));
+    }
+    world.movers.rename_volume(image, Path::new("volumes/kept"));
+    assert_eq!(look_at_images(&world.doors(), images).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_is_looked_at_though_it_may_be_needed_and_not_where_it_is_kept() {
+    for (keeps, code) in [(false, Code::Internal), (true, Code::VolumeIo)] {
+        let world = world().await;
+        world.movers.fail("remove_previous", u32::MAX, Failure::new(code, "not every new volume is in its place"));
+        let plan = RestorePlan { keep_previous: keeps, ..world.plan().await };
+        let (progress, _) = watch::channel(JobProgress::default());
+        let hooks = Hooks { log: &MemoryLog::default(), progress: &progress };
+        let outcome = run(&world.doors(), &world.settings, &world.attempt, plan, hooks, &Stop::never()).await;
+        let images = |left: &&LeftOver| matches!(left.failure.remains.as_deref(), Some(Remains::Images { .. }));
+        assert_eq!(outcome.left_over.iter().find(images).is_none(), keeps, "{outcome:?}");
+        assert!(!format!("{outcome:?}").contains("rbd rm"), "any of them may be needed: {outcome:?}");
+        assert_eq!(world.standing().len(), 4, "both old ones are there");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_setting_that_a_new_image_cannot_have_is_a_warning() {
+    let world = world().await;
+    world.movers.warn("compare", "a setting is missing");
+    assert_eq!(result(&world.run().await).warnings, ["a setting is missing"]);
+    assert_eq!(world.wrong_on_rbd(true), Vec::<String>::new());
 }

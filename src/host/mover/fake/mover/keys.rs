@@ -22,6 +22,7 @@ impl Keys {
             | Request::RemovePrevious { volumes } => {
                 volumes.iter().filter_map(|volume| volume.place.secret().cloned()).collect()
             }
+            Request::LookAtImages { images } => images.iter().filter_map(|one| one.access.secret.clone()).collect(),
             _ => Vec::new(),
         };
         match wanted.iter().find(|secret| !self.0.iter().any(|known| known.secret == **secret)) {
