@@ -1,7 +1,9 @@
 //! Logging: one line per state move, to stderr, for people or as JSON. Failures are logged once, where they are handled.
 //!
-//! Of lapin nothing but errors is logged, whatever the filter says: it prints returned messages whole, bodies included. That is a
-//! second filter beside the operator's, which therefore cannot name a target so exactly that it wins.
+//! Of lapin nothing but errors is logged, whatever the filter says: it prints returned messages whole, bodies included. Nor is its error
+//! line when the broker closes a channel or a connection: it comes for every refusal, also for one that is expected, as when an enrolled
+//! worker tries to declare what it may only use; whoever asked gets that as an error, and says what it means. That is a second filter
+//! beside the operator's, which therefore cannot name a target so exactly that it wins.
 
 use std::io::IsTerminal;
 
@@ -23,6 +25,9 @@ pub enum LogFormat {
 
 /// The crate whose messages show bodies; all its targets begin so.
 const SHOWS_BODIES: &str = "lapin";
+
+/// Fields of the lines in which it tells that the broker has closed a channel or a connection.
+const CLOSE_FIELDS: [&str; 2] = ["method", "error"];
 
 /// A filter that is not one.
 #[derive(Debug, thiserror::Error)]
@@ -88,12 +93,17 @@ where
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    Ok(registry().with(lines).with(parsed).with(filter_fn(shows_no_body)))
+    Ok(registry().with(lines).with(parsed).with(filter_fn(is_ours_or_an_error)))
 }
 
-/// Whether a log line is sure to hold no message's body.
-fn shows_no_body(line: &Metadata<'_>) -> bool {
-    !line.target().starts_with(SHOWS_BODIES) || *line.level() == Level::ERROR
+/// Whether a log line is sure to hold no message's body, and not said by others already.
+fn is_ours_or_an_error(line: &Metadata<'_>) -> bool {
+    !line.target().starts_with(SHOWS_BODIES) || (*line.level() == Level::ERROR && !tells_of_a_close(line))
+}
+
+/// Whether a line of lapin's is that of a channel or a connection that the broker has closed: it alone has the method and its error.
+fn tells_of_a_close(line: &Metadata<'_>) -> bool {
+    CLOSE_FIELDS.iter().all(|name| line.fields().field(name).is_some())
 }
 
 #[cfg(test)]
@@ -124,7 +134,8 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(target: "lapin::returned_messages", "returned: s3cr3t");
             tracing::trace!(target: "lapin::consumer", "delivered: s3cr3t");
-            tracing::error!(target: "lapin::channel", "channel closed");
+            tracing::error!(target: "lapin::channel", channel = 1, method = "Close", error = "403", "Channel closed");
+            tracing::error!(target: "lapin::channels", error = "gone", "Connection error");
             tracing::info!(target: "longshore::worker", "job taken");
             tracing::debug!(target: "longshore::worker", "in detail");
         });
@@ -147,7 +158,8 @@ mod tests {
     #[test]
     fn the_filter_rules_everything_else() {
         let logged = logged("info", LogFormat::Json);
-        assert!(logged.contains("job taken") && logged.contains("channel closed"), "{logged}");
+        assert!(logged.contains("job taken") && logged.contains("Connection error"), "{logged}");
+        assert!(!logged.contains("Channel closed"), "whoever asked says what it means: {logged}");
         assert!(!logged.contains("in detail"), "{logged}");
         assert!(super::tests::logged("longshore=debug", LogFormat::Text).contains("in detail"));
     }
