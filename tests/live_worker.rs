@@ -15,12 +15,16 @@ mod volumes;
 
 #[path = "support/asked.rs"]
 mod asked;
+#[path = "support/consumer.rs"]
+mod consumer;
 #[path = "support/damaged.rs"]
 mod damaged;
 #[path = "support/fleet.rs"]
 mod fleet;
 #[path = "support/gate.rs"]
 mod gate;
+#[path = "support/halt.rs"]
+mod halt;
 #[path = "support/heard.rs"]
 mod heard;
 #[path = "support/image.rs"]
@@ -39,6 +43,20 @@ mod rbd_images;
 mod share;
 #[path = "support/slate.rs"]
 mod slate;
+
+// Of the matrix of faults, which is a target of its own, what a few of its cells need.
+#[path = "live_faults/kind.rs"]
+mod kind;
+#[path = "live_faults/matrix.rs"]
+#[allow(dead_code)]
+mod matrix;
+#[path = "live_faults/processes.rs"]
+mod processes;
+#[path = "live_faults/scene.rs"]
+#[allow(dead_code)]
+mod scene;
+#[path = "live_faults/walk.rs"]
+mod walk;
 
 #[path = "live_worker/agentless.rs"]
 mod agentless;
@@ -70,6 +88,8 @@ mod delete;
 mod drain;
 #[path = "live_worker/elsewhere.rs"]
 mod elsewhere;
+#[path = "live_worker/faults.rs"]
+mod faults;
 #[path = "live_worker/fenced.rs"]
 mod fenced;
 #[path = "live_worker/hotplug.rs"]

@@ -9,10 +9,11 @@ CONTROL_FILE holds one JSON object, read anew for each operation; replace it by 
               eio           every operation on content fails with EIO
               estale        every operation fails with ESTALE
               enospc        every write, and whatever makes a file or folder, fails with ENOSPC
+              erofs         whatever would change something fails with EROFS, as when the server's disk has become read-only
               enospc_meta   writes that begin below byte `below` (default 327680: where qcow2 keeps its tables) fail
               late          writes are acknowledged and lost; fsync and close (once per open file) say `errno`, to whom `told` says
               flip          one byte at `offset` is inverted on its way, as by a bad cable
-    file      only files whose name matches this pattern are touched by eio, enospc, enospc_meta, late and flip (`*`); one
+    file      only files whose name matches this pattern are touched by eio, enospc, erofs, enospc_meta, late and flip (`*`); one
               with a slash in it is matched with the whole path from the share's root on
     on        flip: `write` (what is stored is wrong) or `read` (what is returned is wrong); default write
     errno     late: name of the error, default EIO
@@ -83,10 +84,16 @@ class Share(Operations):
             raise FuseOSError(errno.EIO)
         return mode, orders
 
+    def gate_changing(self, name):
+        mode, orders = self.gate(name)
+        if mode == "erofs":
+            raise FuseOSError(errno.EROFS)
+        return mode, orders
+
     def gate_making(self, name):
         mode, _ = self.gate_content(name)
-        if mode == "enospc":
-            raise FuseOSError(errno.ENOSPC)
+        if mode in ("enospc", "erofs"):
+            raise FuseOSError(getattr(errno, mode.upper()))
 
     def gate_write(self, name, length, offset):
         mode, orders = self.gate_content(name)
@@ -94,6 +101,8 @@ class Share(Operations):
             wait_for(length, orders.get("bw_mb"))
             self.written += length
             over = self.written > orders.get("cap_mb", float("inf")) * MIB
+        if mode == "erofs":
+            raise FuseOSError(errno.EROFS)
         low = mode == "enospc_meta" and offset < orders.get("below", QCOW2_TABLES_END)
         if mode == "enospc" or low or over:
             raise FuseOSError(errno.ENOSPC)
@@ -187,11 +196,11 @@ class Share(Operations):
         os.mkdir(self.path(path), mode)
 
     def unlink(self, path):
-        self.gate(path)
+        self.gate_changing(path)
         os.unlink(self.path(path))
 
     def rmdir(self, path):
-        self.gate(path)
+        self.gate_changing(path)
         os.rmdir(self.path(path))
 
     def rename(self, old, new):
@@ -211,15 +220,15 @@ class Share(Operations):
         return os.readlink(self.path(path))
 
     def chmod(self, path, mode):
-        self.gate(path)
+        self.gate_changing(path)
         os.chmod(self.path(path), mode)
 
     def chown(self, path, uid, gid):
-        self.gate(path)
+        self.gate_changing(path)
         os.chown(self.path(path), uid, gid, follow_symlinks=False)
 
     def utimens(self, path, times=None):
-        self.gate(path)
+        self.gate_changing(path)
         os.utime(self.path(path), times, follow_symlinks=False)
 
 

@@ -99,6 +99,14 @@ class FaultyShare(unittest.TestCase):
         self.order(mode="estale")
         self.assert_fails(errno.ESTALE, lambda: os.statvfs(self.folder))
 
+    def test_a_read_only_share_changes_nothing_and_is_read(self):
+        (self.folder / "file").write_bytes(b"x")
+        self.order(mode="erofs")
+        self.assert_fails(errno.EROFS, lambda: (self.folder / "file").write_bytes(b"y"))
+        self.assert_fails(errno.EROFS, lambda: (self.folder / "other").write_bytes(b"y"))
+        self.assert_fails(errno.EROFS, lambda: (self.folder / "file").unlink())
+        self.assertEqual((self.folder / "file").read_bytes(), b"x")
+
     def test_a_late_write_error_shows_at_fsync_only_and_once(self):
         descriptor = self.open_new("file")
         self.order(mode="late", errno="EDQUOT")

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use longshore::broker::settings::BrokerSettings;
 use longshore::broker::topology::JOBS_EXCHANGE;
 use longshore::broker::{self, Broker, Outgoing};
+use longshore::journal::JournalLook;
 use longshore::message::event::{BackupSummary, Completed, Failed, HostDetail, RestoreSummary, RunDetail};
 use longshore::message::job::{BackupPart, InstancePart, JobMessage, RestorePart, RetryPart, ValidatePart};
 use longshore::message::{Encoding, RunEvent, encode_job};
@@ -54,6 +55,8 @@ pub struct Settings {
     pub mount_helper: Option<PathBuf>,
     /// Where whoever starts the worker listens, as systemd does; it bears so many seconds of silence.
     pub listens: Option<(PathBuf, u64)>,
+    /// What else is in the worker's environment.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Default for Settings {
@@ -70,6 +73,7 @@ impl Default for Settings {
             stall_seconds: 60,
             mount_helper: None,
             listens: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -205,6 +209,7 @@ impl Fleet {
         if let Some((socket, seconds)) = &self.settings.listens {
             command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", format!("{seconds}000000"));
         }
+        command.envs(self.settings.environment.iter().map(|(name, value)| (name, value)));
         command
             .args(["worker", "--config"])
             .arg(self.config())
@@ -371,6 +376,16 @@ impl Fleet {
     pub fn kill_worker(&mut self) {
         self.signal(Signal::SIGKILL);
         self.worker.take().unwrap().wait().unwrap();
+    }
+
+    /// Whether the worker has ended.
+    pub fn worker_has_ended(&mut self) -> bool {
+        self.worker.as_mut().expect("a worker was started").try_wait().unwrap().is_some()
+    }
+
+    /// Looks at the worker's journal, beside the worker.
+    pub fn journal<T>(&self, look: impl AsyncFnOnce(JournalLook) -> T) -> T {
+        self.runtime.block_on(async { look(JournalLook::open(&self.folder.join("state")).await.unwrap()).await })
     }
 
     /// Waits for the worker's end.

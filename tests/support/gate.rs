@@ -82,6 +82,11 @@ impl Gate {
         self.has_held.load(Ordering::SeqCst)
     }
 
+    /// From now on it is kept back, again where it was let through.
+    pub fn close(&self) {
+        self.holds.store(true, Ordering::SeqCst);
+    }
+
     /// From now on that passes, too.
     pub fn open(&self) {
         self.holds.store(false, Ordering::SeqCst);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use base64::Engine;
 use longshore::model::id::InstanceId;
 
 /// A variable that `scripts/lab env` prints. A live test without its laboratory fails; it is never skipped.
@@ -91,16 +92,32 @@ impl LabInstance {
 
     /// Lets each freeze wait so long for the guest's own hook (see `tests/lab/guest-init`).
     pub fn slow_freeze(&self, seconds: u32) {
-        let agent = |command: String| virsh(&["qemu-agent-command", &self.name, &command, "--timeout", "10"]);
-        let opened =
-            agent(r#"{"execute":"guest-file-open","arguments":{"path":"/run/slow-freeze","mode":"w"}}"#.into());
-        let opened: serde_json::Value = serde_json::from_str(&opened).unwrap();
-        let handle = opened["return"].as_i64().expect("a handle");
-        // One digit in base64.
-        let digits = ["MA==", "MQ==", "Mg==", "Mw==", "NA==", "NQ==", "Ng==", "Nw==", "OA==", "OQ=="];
-        let text = digits.get(seconds as usize).expect("a slow freeze takes up to 9 seconds");
-        agent(format!(r#"{{"execute":"guest-file-write","arguments":{{"handle":{handle},"buf-b64":"{text}"}}}}"#));
-        agent(format!(r#"{{"execute":"guest-file-close","arguments":{{"handle":{handle}}}}}"#));
+        self.write_in_guest("/run/slow-freeze", &seconds.to_string());
+    }
+
+    /// What the guest's own hook does before each freeze and after each thaw: lines of a shell, whose `$1` says which.
+    pub fn freeze_hook(&self, lines: &str) {
+        self.write_in_guest("/run/freeze-hook", &format!("#!/bin/sh\n{lines}\n"));
+    }
+
+    /// Lets the guest's agent start a line of a shell, and doesn't wait for it.
+    pub fn runs_in_guest(&self, line: &str) {
+        let arguments = serde_json::json!({"path": "/bin/sh", "arg": ["-c", line]});
+        self.ask_agent(serde_json::json!({"execute": "guest-exec", "arguments": arguments}));
+    }
+
+    fn write_in_guest(&self, path: &str, text: &str) {
+        let arguments = serde_json::json!({"path": path, "mode": "w"});
+        let handle = self.ask_agent(serde_json::json!({"execute": "guest-file-open", "arguments": arguments}));
+        let bytes = base64::engine::general_purpose::STANDARD.encode(text);
+        let arguments = serde_json::json!({"handle": handle, "buf-b64": bytes});
+        self.ask_agent(serde_json::json!({"execute": "guest-file-write", "arguments": arguments}));
+        self.ask_agent(serde_json::json!({"execute": "guest-file-close", "arguments": {"handle": handle}}));
+    }
+
+    fn ask_agent(&self, question: serde_json::Value) -> serde_json::Value {
+        let answer = virsh(&["qemu-agent-command", &self.name, &question.to_string(), "--timeout", "10"]);
+        serde_json::from_str::<serde_json::Value>(&answer).unwrap()["return"].take()
     }
 
     /// How many writes of the guest to `vda` are done, which is what it waits for when it syncs.

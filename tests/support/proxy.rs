@@ -1,4 +1,5 @@
 //! A TCP proxy that can swallow what passes, as a firewall that forgot a connection does.
+#![allow(dead_code)] // Each live target uses its own part.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -38,6 +39,11 @@ impl Proxy {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on nothing passes, on new connections neither.
+    pub fn swallow_everything(&self) {
+        self.swallowed_until.store(u64::MAX, Ordering::SeqCst);
     }
 
     /// From now on nothing passes on the connections that are open. New ones work.

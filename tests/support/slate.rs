@@ -73,6 +73,18 @@ pub fn movers_of(folder: &Path) -> Vec<i32> {
     processes_that_name(&folder.join("run")).into_iter().map(|(pid, _)| pid).collect()
 }
 
+/// Process ids of the guards of the worker that has that folder: they have its home.
+pub fn guards_of(folder: &Path) -> Vec<i32> {
+    let home = format!("HOME={}\0", folder.display());
+    let is_guard = |pid: &i32| {
+        let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let environment = String::from_utf8_lossy(&read("environ")).into_owned();
+        read("cmdline").starts_with(b"longshore\0guard\0") && environment.contains(&home)
+    };
+    let entries = std::fs::read_dir("/proc").unwrap();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_guard).collect()
+}
+
 fn processes_that_name(folder: &Path) -> Vec<(i32, String)> {
     let folder = folder.to_str().unwrap();
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
