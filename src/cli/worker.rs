@@ -21,7 +21,7 @@ use crate::failure::{Code, Failure};
 use crate::host::guard::ProcessGuards;
 use crate::host::hypervisor::libvirt::Libvirt;
 use crate::host::mover::{Movers, ProcessMovers, shown_by_the_gone, sweep};
-use crate::job::backup::is_abandoned;
+use crate::job::backup::{is_abandoned, sweep_scratch};
 use crate::job::{Doors, JobSettings};
 use crate::journal::{Journal, JournalLook};
 use crate::model::id::{HostId, InstallationId, JobId};
@@ -156,6 +156,7 @@ async fn begin(config: &Config) -> Result<Begun, CliError> {
     for left in tokio::task::block_in_place(|| sweep(&config.worker.run_dir))? {
         tracing::info!(directory = %left.display(), "removed what an earlier mover left");
     }
+    take_away_scratch(&config.scratch.dir, &host, &open);
     Ok(Begun { host, journal, config, doors })
 }
 
@@ -174,6 +175,18 @@ async fn take_away_what_was_shown(run_dir: &Path, host: &HostId, open: &[RunKey]
             }
         }
         Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot read the mount table"),
+    }
+}
+
+/// The scratch of runs that the journal does not know. What stays of it keeps no worker from starting.
+fn take_away_scratch(scratch_dir: &Path, host: &HostId, open: &[RunKey]) {
+    match tokio::task::block_in_place(|| sweep_scratch(scratch_dir, host, open)) {
+        Ok(removed) => {
+            for directory in removed {
+                tracing::info!(directory = %directory.display(), "removed the scratch of an earlier worker");
+            }
+        }
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot read the scratch directory"),
     }
 }
 

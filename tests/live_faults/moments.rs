@@ -15,9 +15,9 @@ use crate::walk::id_of;
 
 /// Longest time for what the guard sees to.
 const SOON: Duration = Duration::from_secs(60);
-/// Scratch that a backup may take, and twice what the instance writes meanwhile.
-const SCRATCH_BYTES: u64 = 8 << 20;
-const BIG_DISKS: &str = "vda:qcow2:64,vdb:raw:16";
+/// Scratch that a backup may take, less than which no worker takes, and half of what the instance writes meanwhile.
+const SCRATCH_BYTES: u64 = 64 << 20;
+const BIG_DISKS: &str = "vda:qcow2:128,vdb:raw:2";
 
 type Cell = ([&'static str; 3], fn() -> String);
 
@@ -56,11 +56,11 @@ pub fn dies_for_good_while_the_guest_writes() -> String {
     scene.fleet.is_copying(job);
     scene.fleet.kill_worker();
     // At once, whether or not the backup job is there still.
-    scene.write(0, "0 32M");
-    scene.write(0, "32M 32M");
+    scene.write(0, "0 64M");
+    scene.write(0, "64M 64M");
     assert_eq!(virsh(&["domstate", &scene.bare.name]), "running");
     let ended = eventually("the pull job is gone", SOON, || !scene.bare.has_backup_job());
-    scene.write(0, "0 64M");
+    scene.write(0, "0 128M");
     assert_eq!(virsh(&["domstate", &scene.bare.name]), "running");
     scene.share.heal();
     scene.the_dead_hold_no_lease();

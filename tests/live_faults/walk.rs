@@ -18,7 +18,7 @@ use crate::processes::Victim;
 use crate::scene::{ENDS, Scene};
 
 /// Scenes that share a walk.
-const LANES: usize = 3;
+const LANES: usize = 5;
 /// More steps than any job gives: who comes there walks in a circle.
 const STEPS_MAX: u32 = 600;
 /// Every record of a saga has it, and nothing else in the journal.
@@ -81,7 +81,7 @@ impl Walk {
             let step = self.next.fetch_add(1, Ordering::SeqCst);
             assert!(step <= STEPS_MAX, "the walk has no end");
             let stop = match self.victim {
-                Victim::Worker if step % 2 == 0 => Stop::nth(Place::Before, step / 2 + 1, ""),
+                Victim::Worker if step.is_multiple_of(2) => Stop::nth(Place::Before, step / 2 + 1, ""),
                 Victim::Worker => Stop::nth(Place::After, step / 2 + 1, ""),
                 _ => Stop::nth(Place::After, step + 1, ANY_RECORD),
             };

@@ -24,6 +24,7 @@ mod late;
 pub mod plan;
 mod release;
 mod result;
+mod scratch;
 mod stall;
 mod steps;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use self::plan::SourcePlan;
 pub use plan::{BackupPlan, is_abandoned};
 pub use release::release_tracking;
 pub use result::BackupResult;
+pub use scratch::sweep_scratch;
 
 use self::context::Context;
 use self::steps::{

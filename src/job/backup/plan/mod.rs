@@ -12,8 +12,8 @@ use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
 pub use disks::{PlannedDisk, refuse_if_changed};
-pub(super) use names::attempt_of;
 pub use names::is_abandoned;
+pub(super) use names::{attempt_of, is_scratch};
 
 use super::facts::Facts;
 use super::tracking::{self, Tracking};

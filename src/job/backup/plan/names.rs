@@ -65,9 +65,17 @@ pub fn image(place: &Path, target: &DiskTarget) -> PathBuf {
     place.join(format!("{target}.qcow2"))
 }
 
+/// What the name of a scratch file ends in.
+const SCRATCH_SUFFIX: &str = ".scratch.qcow2";
+
 /// The scratch file of a disk.
 pub fn scratch_file(scratch_dir: &Path, target: &DiskTarget) -> PathBuf {
-    scratch_dir.join(format!("{target}.scratch.qcow2"))
+    scratch_dir.join(format!("{target}{SCRATCH_SUFFIX}"))
+}
+
+/// Whether a file of that name, in the directory of an attempt's scratch, is scratch.
+pub fn is_scratch(name: &str) -> bool {
+    name.ends_with(SCRATCH_SUFFIX)
 }
 
 #[cfg(test)]
