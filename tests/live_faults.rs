@@ -58,10 +58,10 @@ const TABLE: &str = "LONGSHORE_FAULTS_TABLE";
 
 /// Those that share the laboratory, and those that are alone in it.
 fn items() -> (Vec<Item>, Vec<Item>) {
-    let (named, alone) = named::items();
-    // The longest ones are not the last.
-    let items = [walk::items(), moments::items(), agent::items(), brokers::items(), shares::items(), named];
-    (items.into_iter().flatten().collect(), alone)
+    let (named, kills_libvirt) = named::items();
+    let items = [moments::items(), agent::items(), shares::items(), walk::items(), named];
+    // A broker of its own takes a whole processor to start.
+    (items.into_iter().flatten().collect(), brokers::items().into_iter().chain(kills_libvirt).collect())
 }
 
 fn main() -> ExitCode {

@@ -105,7 +105,7 @@ fn killed_between_freeze_and_begin() -> String {
     scene.fleet.kill_worker();
     let thawed = eventually("the guest is thawed", SOON, || !scene.bare.is_frozen());
     gate.open();
-    scene.the_dead_hold_no_lease();
+    scene.the_dead_are_gone();
     scene.fleet.start_worker();
     let events =
         scene.fleet.heard.of_run(id_of(&message), "it goes on", ENDS, |event| event.detail.word() == "retrying");

@@ -20,6 +20,12 @@ pub struct Row {
 const WRONG_CHARS_MAX: usize = 160;
 
 impl Row {
+    /// Where it stands in the table: moments of one job and fault in the order of their numbers, as far as they have some.
+    fn place(&self) -> (&str, &str, u32) {
+        let number = self.moment.split([' ', ':']).find_map(|word| word.parse().ok());
+        (&self.fault, &self.job, number.unwrap_or(0))
+    }
+
     fn line(&self) -> String {
         let (word, text) = match &self.outcome {
             Ok(text) => ("passed", text.clone()),
@@ -60,7 +66,7 @@ impl Table {
     /// All of it, in order, and how many cells failed.
     pub fn end(self) -> (String, usize, usize) {
         let mut rows = self.0.into_inner().unwrap();
-        rows.sort_by(|one, other| (&one.fault, &one.job).cmp(&(&other.fault, &other.job)));
+        rows.sort_by(|one, other| one.place().cmp(&other.place()));
         let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
         let lines: Vec<String> = rows.iter().map(Row::line).collect();
         (lines.join("\n") + "\n", rows.len(), failed)

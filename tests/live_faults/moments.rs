@@ -63,7 +63,7 @@ pub fn dies_for_good_while_the_guest_writes() -> String {
     scene.write(0, "0 128M");
     assert_eq!(virsh(&["domstate", &scene.bare.name]), "running");
     scene.share.heal();
-    scene.the_dead_hold_no_lease();
+    scene.the_dead_are_gone();
     scene.fleet.start_worker();
     let said = scene.all_is_well_after(&message);
     scene.finish();
@@ -92,7 +92,7 @@ pub fn dies_behind_a_hung_share() -> String {
     eventually("the guest writes", SOON, || scene.bare.writes_done() > before);
     scene.share.heal();
     gate.open();
-    scene.the_dead_hold_no_lease();
+    scene.the_dead_are_gone();
     scene.fleet.start_worker();
     let said = scene.all_is_well_after(&message);
     scene.finish();
@@ -103,7 +103,7 @@ pub fn dies_behind_a_hung_share() -> String {
 fn has_thread_that_waits(pid: i32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     let waits =
-        |folder: PathBuf| std::fs::read_to_string(folder.join("wchan")).is_ok_and(|place| place.contains("fuse"));
+        |folder: PathBuf| std::fs::read_to_string(folder.join("stack")).is_ok_and(|calls| calls.contains("fuse"));
     threads.filter_map(Result::ok).any(|thread| waits(thread.path()))
 }
 
@@ -117,7 +117,7 @@ pub fn loses_its_journal() -> String {
     scene.fleet.kill_worker();
     std::fs::remove_dir_all(scene.fleet.folder.join("state")).unwrap();
     scene.share.heal();
-    scene.the_dead_hold_no_lease();
+    scene.the_dead_are_gone();
     scene.fleet.start_worker();
     // Nobody here knows of the run any more: who published it sees by the installation that it is lost. What it left is swept.
     eventually("nothing of it is on the host", SOON, || !scene.bare.has_backup_job());

@@ -62,9 +62,6 @@ impl Victim {
         } else {
             eventually("they are gone", GONE, || those().is_empty());
         }
-        if self == Victim::Mover && !killed.is_empty() {
-            scene.the_dead_hold_no_lease();
-        }
         !killed.is_empty()
     }
 }

@@ -76,7 +76,8 @@ pub fn items() -> Vec<Item> {
 }
 
 fn stands(host: &str, kind: Kind, moment: &Moment, orders: &str) -> String {
-    let settings = Settings { stall_seconds: STALL_SECONDS, heartbeat_seconds: 300, ..Settings::default() };
+    // What is left is looked at again with each heartbeat, which are often.
+    let settings = Settings { stall_seconds: STALL_SECONDS, ..Settings::default() };
     // Without a backup before it, so that the first record of that step is the job's.
     let is_first = kind.backs_up();
     let mut scene = Scene::with(host, kind, Props { settings, faulty: true, is_first, ..Props::default() });

@@ -148,7 +148,7 @@ fn is_killed(scene: &mut Scene, victim: Victim) -> bool {
     if victim == Victim::Worker {
         scene.halt.forget();
         if halted {
-            scene.the_dead_hold_no_lease();
+            scene.the_dead_are_gone();
             scene.fleet.start_worker();
         }
         return halted;

@@ -1,6 +1,7 @@
 //! The worker dies without a word. The next one finds the journal, the host and the share as they are.
 
 use jiff::{SignedDuration, Timestamp};
+use longshore::host::hypervisor::Hypervisor;
 use longshore::journal::{Admission, Journal, StoredMessage, Taken};
 use longshore::message::event::RunDetail;
 use longshore::message::{Encoded, JobMessage};
@@ -118,6 +119,26 @@ async fn a_crash_right_after_the_commit_completes_the_attempt_that_it_hit() {
         published.iter().map(|manifest| manifest.backup_id).collect::<Vec<_>>(),
         [completed.backup.unwrap().backup_id]
     );
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn a_crash_after_the_commit_leaves_no_checkpoint_of_an_earlier_backup() {
+    let mut fleet = Fleet::with(&["web"]).await;
+    let web = fleet.id_of("web");
+    let first = fleet.publish(&fleet.job("web")).await;
+    fleet.completed(first).await;
+    let kept = fleet.hypervisor.checkpoints(web).await.unwrap();
+    fleet.hypervisor.hang("delete_checkpoint");
+    let key = fleet.publish(&fleet.job("web")).await;
+    fleet.until("the commit", |fleet| (fleet.movers.published(SHARE).len() == 2).then_some(())).await;
+    fleet.crash().await;
+    assert_eq!(fleet.hypervisor.checkpoints(web).await.unwrap().len(), 2);
+    fleet.hypervisor.let_go("delete_checkpoint");
+    fleet.start().await;
+    fleet.completed(key).await;
+    let now = fleet.hypervisor.checkpoints(web).await.unwrap();
+    assert!(now.len() == 1 && now != kept, "{now:?}, and before it {kept:?}");
     fleet.finish().await;
 }
 

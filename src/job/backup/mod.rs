@@ -40,7 +40,7 @@ pub use scratch::sweep_scratch;
 use self::context::Context;
 use self::steps::{
     ChooseBasis, Compare, Copy, ForgetCheckpoints, Inspect, Moment, Publish, PullSource, Push, PushSource, Records,
-    Seal, SourcesUnchanged, Staging, StoppedSource, Track,
+    Seal, SourcesUnchanged, Staging, StoppedSource, Track, Tracked,
 };
 use super::settings::JobSettings;
 use super::steps::{Lease, MoverProcess, OpenRepository};
@@ -106,6 +106,7 @@ pub async fn unwind(
     let steps = recipe(&plan, settings, attempt);
     let mut context = Context::new(doors, settings, attempt, plan, hooks.progress);
     context.manifest = Record::done_value(records, Seal::NAME);
+    context.old_checkpoints = Record::done_value::<Tracked>(records, Track::NAME).unwrap_or_default().old;
     context.begin_asked =
         records.iter().any(|record| matches!(record, Record::Began { step, .. } if step == Moment::NAME));
     let outcome = saga::recover(&steps, &mut context, records, hooks.log).await;

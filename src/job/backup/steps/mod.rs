@@ -18,4 +18,4 @@ pub(super) use publish::{Publish, Seal};
 pub(super) use push::{Inspect, Push, PushSource};
 pub(super) use source::{PullSource, StoppedSource};
 pub(super) use staging::{Records, Staging};
-pub(super) use tracking::{ForgetCheckpoints, Track};
+pub(super) use tracking::{ForgetCheckpoints, Track, Tracked};

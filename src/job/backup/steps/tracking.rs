@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::super::context::Context;
 use super::super::tracking;
@@ -19,9 +20,23 @@ const CHECKPOINTS_SECONDS_MAX: u64 = 120;
 /// after the end of the backup job, which keeps checkpoints from being deleted.
 pub(in super::super) struct Track;
 
+impl Track {
+    pub(in super::super) const NAME: &'static str = "tracking";
+}
+
+/// What has been decided.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(in super::super) struct Tracked {
+    /// The checkpoint that may have to be undone.
+    checkpoint: Option<String>,
+    /// Those that go once the backup is published, whoever is there to see to it.
+    #[serde(default)]
+    pub(in super::super) old: Vec<String>,
+}
+
 impl Named for Track {
     fn name(&self) -> &'static str {
-        "tracking"
+        Self::NAME
     }
 
     fn deadline(&self) -> Duration {
@@ -31,7 +46,7 @@ impl Named for Track {
 
 #[async_trait]
 impl Make<Context> for Track {
-    /// The value is what may have to be undone: the name of the checkpoint.
+    /// The value is a [`Tracked`].
     async fn make(&self, context: &mut Context) -> Result<Value, Failure> {
         let are_known = self.choose(context).await;
         if context.plan.push().is_some() {
@@ -43,7 +58,9 @@ impl Make<Context> for Track {
             context.basis.only_since(&context.tracking.since, &format!("QEMU writes all of it in a push: {reason}"));
             check_room(context, &context.basis)?;
         }
-        Ok(json!({ "checkpoint": context.tracking.checkpoint.as_ref().map(|checkpoint| &checkpoint.name) }))
+        let checkpoint = context.tracking.checkpoint.as_ref().map(|checkpoint| checkpoint.name.clone());
+        serde_json::to_value(Tracked { checkpoint, old: context.old_checkpoints.clone() })
+            .map_err(|error| Failure::new(Code::Internal, "cannot write down the checkpoints").because(&error))
     }
 
     async fn undo(&self, context: &mut Context, _made: Option<&Value>) -> Result<(), Failure> {
