@@ -17,14 +17,15 @@ use longshore::broker::{Broker, Outgoing, Properties};
 use longshore::failure::Code;
 use longshore::letters::replay::{NotReplayed, Wish, draft};
 use longshore::letters::{
-    Content, Deal, Dealt, Deed, Edit, Filter, GroupBy, Letter, Summary, deal, groups, look, mark_superseded,
+    Content, Deal, Dealt, Deed, Edit, Filter, GroupBy, Letter, Marks, STRAY_AFTER, Strays, Summary, deal, groups, look,
+    mark_superseded,
 };
 use longshore::message::dead_letter::Original;
 use longshore::message::job::{CredentialsPart, JobMessage, SealedPart};
-use longshore::message::{Encoding, decode_job, encode_job};
+use longshore::message::{Encoding, decode_dead_letter, decode_job, decode_superseded, encode_job};
 use tokio_util::sync::CancellationToken;
 
-use crate::dead_job::{HOST, dead, dead_of, host, job};
+use crate::dead_job::{HOST, dead, dead_long_ago, dead_of, host, job, mark};
 
 fn read(outgoing: &Outgoing) -> Letter {
     let properties = Properties { user_id: Some(HOST.to_owned()), ..outgoing.properties.clone() };
@@ -228,10 +229,99 @@ fn what_is_no_letter_can_be_seen_and_not_replayed() {
     );
 }
 
+#[test]
+fn a_mark_is_on_its_letter_wherever_it_lies_and_is_no_letter_itself() {
+    let jobs = [job(1), job(1), job(1), job(1)];
+    let [first, second, third, fourth] = jobs.each_ref().map(dead_long_ago);
+    let moment = old();
+    let before = Timestamp::now() - 3 * STRAY_AFTER;
+    let mut marks = Marks::default();
+    // One host may have written two letters of one run, of which one refused what came a second time.
+    let refused = dead(&jobs[3], Code::RunBodyDiffers, HOST, Encoding::Json);
+    let among = [
+        mark(&second, moment),
+        first.clone(),
+        second,
+        mark(&dead_long_ago(&job(1)), moment),
+        mark(&third, before),
+        third,
+        mark(&first, moment - Duration::from_secs(1)),
+        mark(&first, moment),
+        mark(&fourth, moment),
+        refused,
+    ];
+    let letters: Vec<_> = among.iter().filter_map(|message| marks.take(read(message))).collect();
+    let mut summaries: Vec<_> = letters.iter().map(Summary::of).collect();
+    assert_eq!(marks.put(&mut summaries), 2, "two are on letters that are not there");
+    let times: Vec<_> = summaries.iter().map(|letter| letter.made_good_by.as_ref().map(|by| by.time)).collect();
+    assert_eq!(times, [Some(moment), Some(moment), None, None], "a success before the letter has not superseded it");
+    let groups = groups(&summaries, GroupBy::Code);
+    assert_eq!(groups.iter().map(|group| (group.count, group.made_good)).collect::<Vec<_>>(), [(3, 2), (1, 0)]);
+}
+
+#[test]
+fn a_mark_that_nobody_vouches_for_or_that_is_on_what_is_always_wanted_marks_nothing() {
+    let dead = dead(&job(1), Code::MountFailed, HOST, Encoding::Json);
+    let mut summaries = [Summary::of(&read(&dead))];
+    let sent = mark(&dead, Timestamp::now());
+    let with_user = |user: &str| {
+        let properties = Properties { user_id: Some(user.to_owned()), ..sent.properties.clone() };
+        Letter::read(sent.routing_key.clone(), false, properties, sent.body.clone())
+    };
+    let with_key = |key: &str| read(&Outgoing { routing_key: key.to_owned(), ..sent.clone() });
+    let with_body = |key: &str, from: &str, to: &str| {
+        let body = String::from_utf8(sent.body.clone()).unwrap().replace(from, to).into_bytes();
+        read(&Outgoing { body, routing_key: key.to_owned(), ..sent.clone() })
+    };
+    let doubted = [
+        with_user("kvm-66"),
+        with_body(&sent.routing_key, "\"guest\"", "\"kvm-66\""),
+        with_key(HOST),
+        with_key(&format!("{HOST}.urgent")),
+        with_key(&format!("backup.internal.{HOST}")),
+        with_key(&format!("repo-validate.superseded.{HOST}")),
+        Letter::read(sent.routing_key.clone(), true, read(&sent).properties, sent.body.clone()),
+        read(&mark(&dead, Timestamp::now() + STRAY_AFTER + Duration::from_secs(60))),
+    ];
+    for (place, message) in doubted.iter().enumerate() {
+        assert!(message.doubt.is_some(), "{place}: {message:?}");
+    }
+    let of_restore = with_body(&format!("restore.superseded.{HOST}"), "\"backup\"", "\"restore\"");
+    let mut marks = Marks::default();
+    for message in doubted.into_iter().chain([of_restore]) {
+        let shown = marks.take(message).expect("it is shown as what it is");
+        assert_eq!(shown.code(), "unreadable_letter");
+        assert!(Summary::of(&shown).text.contains("a mark that run 1 of job"), "{shown:?}");
+        assert!(draft(&shown, &Wish::default()).is_err());
+    }
+    assert_eq!((marks.put(&mut summaries), &summaries[0].made_good_by), (0, &None));
+    let a_little = mark(&dead, Timestamp::now() + Duration::from_secs(60));
+    assert!(marks.take(read(&a_little)).is_none(), "clocks differ");
+    assert_eq!(marks.put(&mut summaries), 0);
+    assert!(summaries[0].made_good_by.is_some());
+}
+
+#[test]
+fn a_letter_is_named_by_either_end_of_its_id_and_one_that_is_whole_means_no_longer_one() {
+    let letters: Vec<_> = [job(1), job(1)].iter().map(|job| Summary::of(&letter(job))).collect();
+    let named = |word: &str| Filter { letters: [word.to_owned()].into(), ..Filter::default() }.resolved(&letters);
+    let id = &letters[0].letter_id;
+    let filter = named(&id[id.len() - 12..]).unwrap();
+    assert_eq!(letters.iter().map(|letter| filter.takes(letter)).collect::<Vec<_>>(), [true, false]);
+    assert!(named(&id[..6]).unwrap_err().to_string().contains("stands for 2"), "both are of these hours");
+    let mut longer = letters[1].clone();
+    longer.letter_id = format!("{id}0");
+    assert!(named(id).unwrap().takes(&letters[0]) && !named(id).unwrap().takes(&longer));
+    let of_job = Filter { jobs: [letters[1].job_id.unwrap().to_string()[24..].to_owned()].into(), ..Filter::default() };
+    let of_job = of_job.resolved(&letters).unwrap();
+    assert_eq!(letters.iter().map(|letter| of_job.takes(letter)).collect::<Vec<_>>(), [false, true]);
+}
+
 /// A broker in the process with letters of [`HOST`], and what a reader wants with them.
 struct Desk {
     server: MemoryServer,
     broker: Arc<dyn Broker>,
+    dead: Vec<Outgoing>,
     selection: BTreeSet<longshore::letters::Fingerprint>,
 }
 
@@ -240,8 +330,10 @@ impl Desk {
         let server = MemoryServer::new();
         let settings = MemorySettings { publish_wait: Duration::from_millis(50), ..MemorySettings::default() };
         let broker = server.client(settings);
-        for job in jobs {
-            broker.publisher().publish(dead(job, Code::MountFailed, HOST, Encoding::MessagePack)).await.unwrap();
+        let of = |job| dead(job, Code::MountFailed, HOST, Encoding::MessagePack);
+        let dead: Vec<_> = jobs.iter().map(of).collect();
+        for letter in &dead {
+            broker.publisher().publish(letter.clone()).await.unwrap();
         }
         let mut selection = BTreeSet::new();
         let see = |letter: Letter| {
@@ -249,7 +341,7 @@ impl Desk {
             ControlFlow::Continue(())
         };
         look(broker.as_ref(), see).await.unwrap();
-        Self { server, broker, selection }
+        Self { server, broker, dead, selection }
     }
 
     /// Replays all of the selection; gives what was told.
@@ -262,11 +354,20 @@ impl Desk {
                 Outgoing { exchange: JOBS_EXCHANGE, routing_key, properties: encoded.properties, body: encoded.body };
             Ok(Deed { job: Some(job), event: None })
         };
-        let wish =
-            Deal { selection: self.selection.clone(), deed: &deed, per_second: None, stop: CancellationToken::new() };
         let mut told = Vec::new();
-        deal(self.broker.as_ref(), wish, |_, dealt| told.push(dealt)).await.unwrap();
+        deal(self.broker.as_ref(), self.wish(&deed), |_, dealt| told.push(dealt)).await.unwrap();
         told
+    }
+
+    fn wish<'d>(&self, deed: &'d dyn Fn(&Letter) -> Result<Deed, String>) -> Deal<'d> {
+        let selection = self.selection.clone();
+        Deal { selection, deed, strays: Strays::Old, per_second: None, stop: CancellationToken::new() }
+    }
+
+    async fn publish(&self, messages: impl IntoIterator<Item = Outgoing>) {
+        for message in messages {
+            self.broker.publisher().publish(message).await.unwrap();
+        }
     }
 
     fn letters(&self) -> usize {
@@ -328,8 +429,7 @@ async fn who_comes_second_is_told_so_and_changes_nothing() {
 async fn no_more_than_so_many_are_replayed_within_a_second() {
     let desk = Desk::new(&(0..5).map(|_| job(1)).collect::<Vec<_>>()).await;
     let deed = |_: &Letter| Ok(Deed::default());
-    let selection = desk.selection.clone();
-    let wish = Deal { selection, deed: &deed, per_second: Some(2), stop: CancellationToken::new() };
+    let wish = Deal { per_second: Some(2), ..desk.wish(&deed) };
     let (began, mut told) = (tokio::time::Instant::now(), Vec::new());
     deal(desk.broker.as_ref(), wish, |_, _| told.push(began.elapsed().as_millis())).await.unwrap();
     assert_eq!((&told[..], desk.letters()), (&[0, 500, 1000, 1500, 2000][..], 0));
@@ -339,11 +439,99 @@ async fn no_more_than_so_many_are_replayed_within_a_second() {
 async fn one_who_stops_leaves_the_rest_where_it_is() {
     let desk = Desk::new(&[job(1), job(1), job(1)]).await;
     let (stop, deed) = (CancellationToken::new(), |_: &Letter| Ok(Deed::default()));
-    let wish = Deal { selection: desk.selection.clone(), deed: &deed, per_second: Some(1), stop: stop.clone() };
-    deal(desk.broker.as_ref(), wish, |_, _| ()).await.map(|()| stop.cancel()).unwrap();
+    let wish = Deal { per_second: Some(1), stop: stop.clone(), ..desk.wish(&deed) };
+    deal(desk.broker.as_ref(), wish, |_, _| ()).await.map(|_| stop.cancel()).unwrap();
     assert_eq!(desk.letters(), 0);
     let desk = Desk::new(&[job(1), job(1), job(1)]).await;
-    let wish = Deal { selection: desk.selection.clone(), deed: &deed, per_second: None, stop };
+    let wish = Deal { stop, ..desk.wish(&deed) };
     deal(desk.broker.as_ref(), wish, |_, _| ()).await.unwrap();
     assert_eq!(desk.letters(), 3);
+}
+
+/// So old that a letter which is not there is not on its way.
+fn old() -> Timestamp {
+    Timestamp::now() - STRAY_AFTER
+}
+
+/// Ids of jobs that the marks in the queue are on.
+fn marked(desk: &Desk) -> BTreeSet<String> {
+    let messages = desk.server.ready_messages(DEAD_QUEUE);
+    let marks = messages.iter().filter_map(|message| decode_superseded(&message.properties, &message.body).ok());
+    marks.map(|mark| mark.job_id.to_string()).collect()
+}
+
+fn ids<'j>(jobs: impl IntoIterator<Item = &'j JobMessage>) -> BTreeSet<String> {
+    jobs.into_iter().map(|job| job.job_id.clone()).collect()
+}
+
+/// A letter of a job that is not there.
+fn elsewhere(job: &JobMessage) -> Outgoing {
+    dead(job, Code::MountFailed, HOST, Encoding::Json)
+}
+
+#[tokio::test]
+async fn a_mark_goes_with_its_letter_and_one_without_goes_when_its_letter_would_have_come() {
+    let (gone, stays) = (job(1), job(1));
+    let desk = Desk::new(std::slice::from_ref(&gone)).await;
+    desk.server.enrol(&host(HOST));
+    let (came_late, lost) = (job(1), job(1));
+    let left = elsewhere(&stays);
+    desk.publish([left.clone(), mark(&desk.dead[0], Timestamp::now()), mark(&left, old())]).await;
+    desk.publish([mark(&elsewhere(&came_late), Timestamp::now()), mark(&elsewhere(&lost), old())]).await;
+    assert!(matches!(desk.replay().await[..], [Dealt::Gone]));
+    assert_eq!(marked(&desk), ids([&stays, &came_late]));
+    assert_eq!(desk.letters(), 3);
+}
+
+#[tokio::test]
+async fn marks_without_letters_are_counted_and_go_at_once_for_who_wants_all_away() {
+    let (stays, young, aged) = (job(1), job(1), job(1));
+    let desk = Desk::new(&[]).await;
+    let left = elsewhere(&stays);
+    desk.publish([mark(&elsewhere(&young), Timestamp::now()), mark(&elsewhere(&aged), old())]).await;
+    desk.publish([left.clone(), mark(&left, Timestamp::now())]).await;
+    let deed = |_: &Letter| Ok(Deed::default());
+    let dealt =
+        async |strays| deal(desk.broker.as_ref(), Deal { strays, ..desk.wish(&deed) }, |_, _| ()).await.unwrap();
+    assert_eq!(dealt(Strays::Old).await, 1);
+    assert_eq!(marked(&desk), ids([&stays, &young]));
+    assert_eq!(dealt(Strays::All).await, 1);
+    assert_eq!((marked(&desk), desk.letters()), (ids([&stays]), 2));
+    assert_eq!(dealt(Strays::All).await, 0);
+}
+
+#[tokio::test]
+async fn a_mark_stays_as_long_as_its_letter() {
+    let job = job(1);
+    let desk = Desk::new(std::slice::from_ref(&job)).await;
+    desk.publish([mark(&desk.dead[0], old())]).await;
+    assert!(matches!(desk.replay().await[..], [Dealt::Kept(_)]), "nobody takes its job");
+    desk.server.enrol(&host(HOST));
+    desk.server.lose_next_confirms(1);
+    assert!(matches!(desk.replay().await[..], [Dealt::Failed(_)]));
+    assert_eq!((desk.letters(), marked(&desk)), (2, ids([&job])));
+    // Of two messages with the id of the letter one goes.
+    let mut copy = desk.dead[0].clone();
+    copy.properties.content_type = Encoding::Json.content_type().to_owned();
+    copy.body = serde_json::to_vec(&decode_dead_letter(&desk.dead[0].properties, &desk.dead[0].body).unwrap()).unwrap();
+    desk.publish([copy]).await;
+    assert!(matches!(desk.replay().await[..], [Dealt::Gone]));
+    assert_eq!((desk.letters(), marked(&desk)), (2, ids([&job])));
+}
+
+#[tokio::test]
+async fn who_is_cut_off_between_a_letter_and_its_mark_leaves_the_mark() {
+    let job = job(1);
+    let desk = Desk::new(std::slice::from_ref(&job)).await;
+    desk.publish([mark(&desk.dead[0], old())]).await;
+    let deed = |_: &Letter| Ok(Deed::default());
+    let ended = deal(desk.broker.as_ref(), desk.wish(&deed), |_, dealt| {
+        assert!(matches!(dealt, Dealt::Gone));
+        desk.server.go_down();
+    });
+    assert!(ended.await.is_err(), "the broker is gone");
+    desk.server.go_up();
+    assert_eq!((desk.letters(), marked(&desk)), (1, ids([&job])), "a mark that went first would lie about its letter");
+    deal(desk.broker.as_ref(), desk.wish(&deed), |_, _| ()).await.unwrap();
+    assert_eq!(desk.letters(), 0, "the next one takes it away");
 }

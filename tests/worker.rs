@@ -24,6 +24,8 @@ mod host;
 mod journal;
 #[path = "worker/left_overs.rs"]
 mod left_overs;
+#[path = "worker/letters.rs"]
+mod letters;
 #[path = "worker/outages.rs"]
 mod outages;
 #[path = "worker/panics.rs"]

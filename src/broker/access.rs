@@ -11,12 +11,12 @@
 //! | publisher | jobs | nothing | nothing |
 //! | controller | control messages but pings | nothing | nothing |
 //! | event reader | nothing | events | queues of its own for them |
-//! | letter reader | nothing | dead letters | passing queues of its own for copies of them |
-//! | letter operator | jobs, and events of what it did with dead letters | dead letters | the same |
+//! | letter reader | who reads dead letters, in its own name, and questions for it | dead letters | passing queues of its own for copies of them |
+//! | letter operator | jobs, events of what it did with dead letters, and the same | dead letters | the same |
 
 use super::topology::{
-    CONTROL_EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, JOBS_EXCHANGE, PING_COMMAND, control_queue,
-    jobs_queue, urgent_jobs_queue,
+    CONTROL_EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, JOBS_EXCHANGE, LETTERS_EXCHANGE, LETTERS_WORDS,
+    PING_COMMAND, control_queue, jobs_queue, urgent_jobs_queue,
 };
 use crate::message::event::LetterDetail;
 use crate::model::id::HostId;
@@ -158,10 +158,17 @@ impl Rights {
             }
             Role::LetterReader => Self {
                 configure: Names::of([PASSING_QUEUES.to_owned()]),
-                write: Names::of([PASSING_QUEUES.to_owned()]),
+                write: Names::of([PASSING_QUEUES.to_owned(), escaped(LETTERS_EXCHANGE)]),
                 // The exchange and the queue have one name.
-                read: Names::of([PASSING_QUEUES.to_owned(), escaped(DEAD_QUEUE)]),
-                topics: vec![topic(DEAD_EXCHANGE, None, Some(ANY))],
+                read: Names::of([PASSING_QUEUES.to_owned(), escaped(DEAD_QUEUE), escaped(LETTERS_EXCHANGE)]),
+                topics: vec![
+                    topic(DEAD_EXCHANGE, None, Some(ANY)),
+                    TopicRight {
+                        exchange: LETTERS_EXCHANGE,
+                        write: Names::of(LETTERS_WORDS.map(|word| format!(r"{word}\.{}", escaped(user)))),
+                        read: Names::of([ANY.to_owned()]),
+                    },
+                ],
             },
             Role::LetterOperator => {
                 let mut rights = Self::of_role(user, &Role::LetterReader);
@@ -222,9 +229,10 @@ mod tests {
             shown("fleet.night_shift", &[Role::LetterOperator]),
             [
                 r"configure ^amq\.gen-.*$",
-                r"write ^(amq\.gen-.*|longshore\.jobs|longshore\.events)$",
-                r"read ^(amq\.gen-.*|longshore\.dead)$",
+                r"write ^(amq\.gen-.*|longshore\.letters|longshore\.jobs|longshore\.events)$",
+                r"read ^(amq\.gen-.*|longshore\.dead|longshore\.letters)$",
                 "longshore.dead ^$ ^.*$",
+                r"longshore.letters ^(asked\.fleet\.night_shift|held\.fleet\.night_shift)$ ^.*$",
                 r"longshore.events ^(letter\.replayed\.fleet\.night_shift|letter\.discarded\.fleet\.night_shift)$ ^$",
             ]
         );
@@ -253,9 +261,10 @@ mod tests {
             shown("l", &[Role::LetterReader]),
             [
                 r"configure ^amq\.gen-.*$",
-                r"write ^amq\.gen-.*$",
-                r"read ^(amq\.gen-.*|longshore\.dead)$",
+                r"write ^(amq\.gen-.*|longshore\.letters)$",
+                r"read ^(amq\.gen-.*|longshore\.dead|longshore\.letters)$",
                 "longshore.dead ^$ ^.*$",
+                r"longshore.letters ^(asked\.l|held\.l)$ ^.*$",
             ]
         );
         assert_eq!(

@@ -262,6 +262,9 @@ pub trait Broker: Send + Sync {
     ) -> Result<Box<dyn Subscription>, BrokerError>;
     /// Begins to read the dead letters, alone. Fails at once where somebody else does.
     async fn read_letters(&self) -> Result<Box<dyn letters::LetterReader>, letters::ReadLettersError>;
+    /// Asks who reads the dead letters at this moment. None where nobody answers within [`letters::HOLDER_WAIT`] of a question that arrived: nobody reads them, the
+    /// reader has no right to answer, or is of a version that does not.
+    async fn letters_holder(&self) -> Result<Option<letters::Holder>, BrokerError>;
 }
 
 /// Opens the door to a RabbitMQ broker. Connections are made in the background and made again when they are lost, so this

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::key::word;
+use crate::message::key::{of_job, urgent, word};
 use crate::model::id::HostId;
 
 /// Jobs, by `<host>` or `<host>.urgent`.
@@ -22,6 +22,10 @@ pub const DEAD_EXCHANGE: &str = "longshore.dead";
 /// Where dead letters wait. Always a durable classic queue: a quorum queue has a delivery limit on 4.x and would lose letters
 /// that were looked at too often.
 pub const DEAD_QUEUE: &str = "longshore.dead";
+/// What those who deal with dead letters ask and answer one another: who reads them, by `asked.<user>` and `held.<user>`. Nothing is kept.
+pub const LETTERS_EXCHANGE: &str = "longshore.letters";
+/// First words of the keys of [`LETTERS_EXCHANGE`]: of a question, and of an answer.
+pub const LETTERS_WORDS: [&str; 2] = ["asked", "held"];
 /// The command that a host sends to itself to prove that its control queue is read.
 pub const PING_COMMAND: &str = "ping";
 
@@ -44,11 +48,12 @@ pub struct Exchange {
 }
 
 /// All exchanges.
-pub const EXCHANGES: [Exchange; 4] = [
+pub const EXCHANGES: [Exchange; 5] = [
     Exchange { name: JOBS_EXCHANGE, exchange_type: ExchangeType::Direct },
     Exchange { name: CONTROL_EXCHANGE, exchange_type: ExchangeType::Topic },
     Exchange { name: EVENTS_EXCHANGE, exchange_type: ExchangeType::Topic },
     Exchange { name: DEAD_EXCHANGE, exchange_type: ExchangeType::Topic },
+    Exchange { name: LETTERS_EXCHANGE, exchange_type: ExchangeType::Topic },
 ];
 
 /// How the broker keeps a queue.
@@ -60,6 +65,13 @@ pub enum QueueType {
     Classic,
     /// On several nodes of a cluster.
     Quorum,
+}
+
+impl Queue {
+    /// Whether it is for a host's urgent jobs.
+    pub fn is_of_urgent_jobs(&self) -> bool {
+        self.exchange == JOBS_EXCHANGE && of_job(&self.binding_key).is_some_and(|(_, is_urgent)| is_urgent)
+    }
 }
 
 impl QueueType {
@@ -121,7 +133,7 @@ pub fn jobs_queue(host: &HostId) -> String {
 
 /// `longshore.jobs.<host>.urgent`.
 pub fn urgent_jobs_queue(host: &HostId) -> String {
-    format!("{JOBS_EXCHANGE}.{host}.urgent")
+    format!("{JOBS_EXCHANGE}.{}", urgent(host))
 }
 
 /// `longshore.control.<host>`.
@@ -136,12 +148,22 @@ pub fn jobs_key(host: &HostId) -> String {
 
 /// Routing key of a restore or of ad-hoc work.
 pub fn urgent_jobs_key(host: &HostId) -> String {
-    format!("{host}.urgent")
+    urgent(host)
 }
 
 /// Routing key of a control message. `command` may come from a person and is made safe.
 pub fn control_key(host: &HostId, command: &str) -> String {
     format!("{host}.{}", word(command))
+}
+
+/// Routing key of a question who reads the dead letters.
+pub fn letters_asked_key(user: &str) -> String {
+    format!("{}.{user}", LETTERS_WORDS[0])
+}
+
+/// Routing key of the answer.
+pub fn letters_held_key(user: &str) -> String {
+    format!("{}.{user}", LETTERS_WORDS[1])
 }
 
 /// Whether a topic binding takes a key: `*` stands for one word, `#` for any number.

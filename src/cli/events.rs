@@ -10,7 +10,7 @@ use super::refused::Refused;
 use crate::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
 use crate::broker::{EventMessage, Heard};
 use crate::message::vouch::{self, Disbelief};
-use crate::message::{Refusal, decode_dead_letter, decode_event};
+use crate::message::{Refusal, decode_dead_letter, decode_event, decode_superseded};
 
 #[derive(Debug, Args)]
 pub struct EventsArgs {
@@ -19,7 +19,7 @@ pub struct EventsArgs {
     /// Binding key, such as `backup.#`, `*.failed.kvm-07` or `letter.#`; may be repeated
     #[arg(long, value_name = "KEY", default_value = "#")]
     key: Vec<String>,
-    /// Copies of dead letters as they come, in place of events; the letters themselves go to their queue
+    /// Copies of dead letters, and of the marks on superseded ones, as they come, in place of events; the letters themselves go to their queue
     #[arg(long)]
     dead: bool,
     /// One JSON object a line, with the whole event; `connection` in place of it where the connection was lost or is back
@@ -73,6 +73,9 @@ fn tell_gap(args: &EventsArgs, connection: &str, text: &str) -> Result<(), CliEr
 fn believed(args: &EventsArgs, message: &EventMessage) -> Result<Result<serde_json::Value, CliError>, Disbelief> {
     let unreadable = |refusal: Refusal| Ok(serde_json::json!({ "unreadable": refusal.to_string() }));
     if args.dead {
+        if let Ok(mark) = decode_superseded(&message.properties, &message.body) {
+            return vouch::mark(message.sent(), &mark).map(|_host| json(&mark));
+        }
         let sender = vouch::letter(message.sent())?;
         return match decode_dead_letter(&message.properties, &message.body) {
             Ok(letter) => vouch::same_host(&sender, &letter.host).map(|()| json(&letter)),

@@ -31,6 +31,7 @@ mod refused;
 mod repository;
 mod validate;
 mod watch;
+mod when;
 #[cfg(feature = "libvirt")]
 mod worker;
 

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::decide::View;
 use super::entry::{OutboxMessage, RunState, StoredMessage};
+use super::letters::LetterChanges;
 use super::script::Script;
 use crate::model::id::EventId;
 use crate::model::job::RunKey;
@@ -41,6 +42,7 @@ pub(super) struct Batch {
     pub(super) left_overs: BTreeMap<String, Option<String>>,
     /// What is kept of the host by its names; none for what is so no more.
     pub(super) of_host: BTreeMap<&'static str, Option<String>>,
+    pub(super) letters: LetterChanges,
     posted: BTreeMap<i64, NewOutboxRow>,
     /// The outbox id of each run's latest progress.
     progress: BTreeMap<i64, i64>,
@@ -83,6 +85,7 @@ impl Batch {
         });
         self.write_of_host(&mut script);
         self.write_left_overs(&mut script);
+        self.write_letters(&mut script);
         self.write_outbox(&mut script);
         script.run(connection).await
     }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::batch::{Batch, NewOutboxRow};
 use super::entry::{Admission, Counted, Draft, MessageKind, Place, Pruned, RunState, Settlement, Taken};
+use super::letters::WrittenLetter;
 use super::request::{Answer, Request};
 use crate::failure::{Code, Failure};
 use crate::model::id::{EventId, RepositoryId};
@@ -79,8 +80,16 @@ impl View {
                 batch.changed.insert(id, key);
                 Ok(Answer::CutOffs(crashes))
             }
-            Request::Settle { key, attempt, settlement, rows } => {
-                self.settle(key, attempt, settlement, rows, batch)?;
+            Request::Settle { key, attempt, settlement, rows, letters } => {
+                let at = match &settlement {
+                    Settlement::Ended { at, .. } => Some(*at),
+                    Settlement::Waiting { .. } => None,
+                };
+                let letter_id = self.settle(key, attempt, settlement, rows, batch)?;
+                let letter = letter_id.map(|letter_id| WrittenLetter { key, letter_id });
+                let written = letter.zip(letters.written).zip(at);
+                batch.letters.written.extend(written.map(|((letter, subject), at)| (letter, subject, at)));
+                batch.letters.superseded.extend(letters.superseded);
                 Ok(Answer::Written)
             }
             Request::Post { key, rows } => {
@@ -203,6 +212,7 @@ impl View {
         Ok(kept.clone())
     }
 
+    /// Answers the id of the letter among the rows, if there is one.
     fn settle(
         &mut self,
         key: RunKey,
@@ -210,7 +220,7 @@ impl View {
         settlement: Settlement,
         rows: Vec<Draft>,
         batch: &mut Batch,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<EventId>, Failure> {
         let run = self.run(key)?;
         if run.attempt != attempt || matches!(run.state, RunState::Ended { .. }) {
             return Err(out_of_turn(key, "settle an attempt that is not the last one of an open run"));
@@ -230,16 +240,20 @@ impl View {
             }
         }
         batch.changed.insert(run.id, key);
-        self.post(Some(key), rows, batch);
-        Ok(())
+        Ok(self.post(Some(key), rows, batch))
     }
 
-    fn post(&mut self, key: Option<RunKey>, rows: Vec<Draft>, batch: &mut Batch) {
+    /// Answers the id of the first that is for the queue of dead letters.
+    fn post(&mut self, key: Option<RunKey>, rows: Vec<Draft>, batch: &mut Batch) -> Option<EventId> {
+        let mut letter_id = None;
         for row in rows {
             let run = key.and_then(|key| self.runs.get_mut(&key));
             let (attempt, sequence) = run.as_ref().map_or((0, 0), |run| (run.attempt, run.sequence + 1));
             let event_id = EventId::draw();
             let message = row.finish(Place { event_id, attempt, sequence });
+            if message.kind == MessageKind::Letter {
+                letter_id = letter_id.or(Some(event_id));
+            }
             let run_id = run.as_ref().map(|run| run.id);
             if let (Some(run), Some(key), true) = (run, key, message.kind.is_event_of_run()) {
                 run.sequence = sequence;
@@ -249,6 +263,7 @@ impl View {
             batch.post(progress_of, NewOutboxRow { id: self.ids.outbox, run_id, event_id, message });
             self.ids.outbox += 1;
         }
+        letter_id
     }
 
     fn run(&mut self, key: RunKey) -> Result<&mut RunRow, Failure> {

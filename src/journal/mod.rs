@@ -25,6 +25,7 @@ mod entry;
 mod error;
 mod fold;
 mod forget;
+mod letters;
 mod look;
 mod open;
 mod prune;
@@ -52,6 +53,7 @@ pub use entry::{
 };
 pub use error::JournalError;
 pub use forget::{ForgetError, forget_left_over, forgotten};
+pub use letters::{LettersAtEnd, WrittenLetter};
 pub use look::{JournalLook, SeenRun, Unsent};
 pub use prune::PRUNED_RUNS_MAX;
 pub use writer::{GROUP_MAX, REQUESTS_WAITING_MAX};
@@ -60,6 +62,7 @@ use crate::failure::{Code, Failure};
 use crate::model::id::InstallationId;
 use crate::model::job::RunKey;
 use crate::saga::Record;
+use letters::Subjects;
 use request::{Answer, Request};
 use writer::{Command, Writer};
 
@@ -73,6 +76,7 @@ const PAUSE: &str = "pause";
 pub struct Journal {
     commands: mpsc::Sender<Command>,
     reader: Arc<Mutex<SqliteConnection>>,
+    lettered: Subjects,
     posted: watch::Receiver<i64>,
     installation: InstallationId,
     ended: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
@@ -94,6 +98,8 @@ impl Journal {
         let mut connection = options.connect().await.map_err(fail)?;
         let installation = open::prepare(&mut connection, &files.database).await?;
         let ids = read::next_ids(&mut connection).await.map_err(fail)?;
+        // Not by the one that only reads: a journal that nobody has read from is folded into its file when it is closed.
+        let lettered = Subjects::read(&mut connection).await.map_err(fail)?;
         let reader = open::reading(&files.database).connect().await.map_err(fail)?;
         let (sender, commands) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (posted_sender, posted) = watch::channel(ids.outbox - 1);
@@ -109,7 +115,7 @@ impl Journal {
         let writer = Writer { options, connection, ids, open, posted: posted_to, commits, folding, lock, path };
         let task = tokio::spawn(writer.write(commands));
         let (reader, ended) = (Arc::new(Mutex::new(reader)), Arc::new(Mutex::new(Some(task))));
-        Ok(Journal { commands: sender, reader, posted, installation, ended })
+        Ok(Journal { commands: sender, reader, lettered, posted, installation, ended })
     }
 
     /// The id of this life of the journal, drawn when it was made.
@@ -179,7 +185,41 @@ impl Journal {
         settlement: Settlement,
         rows: Vec<Draft>,
     ) -> Result<(), Failure> {
-        self.ask(Request::Settle { key, attempt, settlement, rows }).await.map(drop)
+        self.settle_with(key, attempt, settlement, rows, LettersAtEnd::default()).await
+    }
+
+    /// The same, and notes in the same transaction what becomes of dead letters with the end of the run.
+    pub async fn settle_with(
+        &self,
+        key: RunKey,
+        attempt: u32,
+        settlement: Settlement,
+        rows: Vec<Draft>,
+        letters: LettersAtEnd,
+    ) -> Result<(), Failure> {
+        letters.written.iter().for_each(|subject| self.lettered.note(subject));
+        self.ask(Request::Settle { key, attempt, settlement, rows, letters }).await.map(drop)
+    }
+
+    /// Letters of a subject, and of earlier runs of the job that `by` is of, that were written before that moment and that nothing has
+    /// superseded: the oldest first and at most `limit`. Some of them may have been dealt with since, of which a host hears nothing.
+    pub async fn letters_of(
+        &self,
+        subject: &str,
+        by: RunKey,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<WrittenLetter>, Failure> {
+        if by.run <= 1 && !self.lettered.have(subject) {
+            return Ok(Vec::new());
+        }
+        letters::written_before(&mut *self.reader.lock().await, subject, by, before, limit).await
+    }
+
+    /// The last events of an open run that are in the outbox still, at most `limit`: all that tell of its state, and progress that was not
+    /// sent.
+    pub async fn told(&self, key: RunKey, limit: u32) -> Result<Vec<StoredMessage>, Failure> {
+        read::told(&mut *self.reader.lock().await, key, limit).await
     }
 
     /// Writes rows to the outbox in one transaction: with a key, messages of that run, else host events and letters.

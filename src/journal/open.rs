@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::error::JournalError;
+use super::letters;
 use crate::model::id::InstallationId;
 
 /// Name of the database in the worker's state directory.
@@ -97,7 +98,9 @@ pub(super) async fn prepare(connection: &mut SqliteConnection, path: &Path) -> R
     if tables == 0 && marks(connection, path).await? == (0, 0) {
         create(connection).await.map_err(fail("make"))?;
     }
-    identify(connection, path).await
+    let installation = identify(connection, path).await?;
+    letters::prepare(connection).await.map_err(fail("make"))?;
+    Ok(installation)
 }
 
 /// The marks by which a journal is known: application id and version.

@@ -5,6 +5,7 @@ use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::entry::{Keep, Pruned};
+use super::letters;
 
 /// Runs that one pruning takes away, so that the group that it is in stays short.
 pub const PRUNED_RUNS_MAX: u32 = 500;
@@ -46,6 +47,7 @@ async fn take_away(connection: &mut SqliteConnection, now: Timestamp, keep: Keep
         let marked = sqlx::query("UPDATE runs SET pruned_at_ms = ? WHERE id = ?").bind(now.as_millisecond()).bind(id);
         marked.execute(&mut *connection).await?;
     }
+    letters::prune(connection, before(keep.keys)).await?;
     let keys = sqlx::query("DELETE FROM runs WHERE pruned_at_ms < ?").bind(before(keep.keys));
     let keys = keys.execute(&mut *connection).await?.rows_affected();
     let tombstones = sqlx::query(

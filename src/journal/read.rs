@@ -1,6 +1,7 @@
 //! Reading rows back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -190,6 +191,25 @@ pub(super) async fn message(connection: &mut SqliteConnection, key: RunKey) -> R
     row.as_ref().map(read).transpose()
 }
 
+/// The last events of an open run, at most `limit`, from the first of them on: those of its state, sent or not, and its progress where
+/// that was not sent.
+pub(super) async fn told(
+    connection: &mut SqliteConnection,
+    of: RunKey,
+    limit: u32,
+) -> Result<Vec<StoredMessage>, Failure> {
+    let sql = "SELECT properties, body FROM outbox JOIN runs ON runs.id = outbox.run_id \
+               WHERE job_id = ? AND run = ? AND outbox.kind IN ('state', 'progress') ORDER BY outbox.id DESC LIMIT ?";
+    let query = sqlx::query(sql).bind(of.job_id.to_string()).bind(of.run).bind(limit);
+    let rows = query.fetch_all(connection).await.map_err(|error| failed("read the outbox of", &error))?;
+    let read = |row: &SqliteRow| {
+        Ok(StoredMessage { properties: json(row, 0, "outbox row")?, body: get(row, 1, "outbox row")? })
+    };
+    let mut messages = readable(&rows, read);
+    messages.reverse();
+    Ok(messages)
+}
+
 /// The records of an attempt, in order.
 pub(super) async fn records(
     connection: &mut SqliteConnection,
@@ -252,7 +272,7 @@ pub(super) async fn unsent_of(connection: &mut SqliteConnection, ids: &[i64]) ->
 }
 
 /// The rows that can be read; the others are logged, and keep nobody from the good ones.
-fn readable<T>(rows: &[SqliteRow], read: impl Fn(&SqliteRow) -> Result<T, Failure>) -> Vec<T> {
+pub(super) fn readable<T>(rows: &[SqliteRow], read: impl Fn(&SqliteRow) -> Result<T, Failure>) -> Vec<T> {
     let mut good = Vec::with_capacity(rows.len());
     for row in rows {
         match read(row) {
@@ -324,9 +344,12 @@ fn run(row: &SqliteRow) -> Result<RunRow, Failure> {
     })
 }
 
-fn key(row: &SqliteRow, first: usize) -> Result<RunKey, Failure> {
-    let job_id: String = get(row, first, "run key")?;
-    Ok(RunKey { job_id: job_id.parse().map_err(|_| unreadable("run key"))?, run: get(row, first + 1, "run key")? })
+pub(super) fn key(row: &SqliteRow, first: usize) -> Result<RunKey, Failure> {
+    Ok(RunKey { job_id: parsed(row, first, "run key")?, run: get(row, first + 1, "run key")? })
+}
+
+pub(super) fn parsed<T: FromStr>(row: &SqliteRow, column: usize, what: &str) -> Result<T, Failure> {
+    get::<String>(row, column, what)?.parse().map_err(|_| unreadable(what))
 }
 
 fn time(row: &SqliteRow, column: usize) -> Result<Option<Timestamp>, Failure> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::entry::{Admission, Draft, Keep, Pruned, Settlement, Taken};
+use super::letters::LettersAtEnd;
 use crate::model::job::RunKey;
 use crate::saga::Record;
 
@@ -14,7 +15,7 @@ pub(super) enum Request {
     Record { key: RunKey, attempt: u32, record: Record },
     Keep { key: RunKey, name: String, value: Value },
     CutOff { key: RunKey, attempt: u32 },
-    Settle { key: RunKey, attempt: u32, settlement: Settlement, rows: Vec<Draft> },
+    Settle { key: RunKey, attempt: u32, settlement: Settlement, rows: Vec<Draft>, letters: LettersAtEnd },
     Post { key: Option<RunKey>, rows: Vec<Draft> },
     Announce { key: RunKey },
     Progress { key: RunKey, attempt: u32, row: Draft },

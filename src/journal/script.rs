@@ -4,6 +4,8 @@
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Sqlite};
 
+use crate::model::job::RunKey;
+
 /// Rows in one statement, which keeps it below SQLite's limit of 32766 parameters.
 const ROWS_PER_STATEMENT_MAX: usize = 512;
 
@@ -57,6 +59,15 @@ impl Script {
         if !names.is_empty() {
             let names = serde_json::json!(names).to_string();
             self.statement(statement).push("(SELECT value FROM json_each(").push_bind(names).push(")); ");
+        }
+    }
+
+    /// Adds a statement that ends in `IN` for these pairs of job id and run, unless there are none.
+    pub(super) fn for_runs(&mut self, statement: &'static str, runs: &[RunKey]) {
+        if !runs.is_empty() {
+            let runs: Vec<_> = runs.iter().map(|key| serde_json::json!([key.job_id, key.run])).collect();
+            let pairs = "(SELECT value ->> 0, value ->> 1 FROM json_each(";
+            self.statement(statement).push(pairs).push_bind(serde_json::Value::from(runs).to_string()).push(")); ");
         }
     }
 

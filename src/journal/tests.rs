@@ -349,3 +349,92 @@ async fn a_cancellation_is_remembered_for_as_long_as_its_run_is_open() {
     journal.settle(open, 0, ended("cancelled"), Vec::new()).await.unwrap();
     assert_eq!(journal.prune(after, Keep::default()).await.unwrap().tombstones, 1);
 }
+
+fn letter_of(subject: &str) -> LettersAtEnd {
+    LettersAtEnd { written: Some(subject.to_owned()), superseded: Vec::new() }
+}
+
+async fn dies(journal: &Journal, key: RunKey, subject: &str, at: Timestamp) {
+    journal.take(taken(key, "body")).await.unwrap();
+    let settlement = Settlement::Ended { outcome: json!("failed"), at };
+    journal
+        .settle_with(key, 0, settlement, vec![row(MessageKind::Letter, "letter")], letter_of(subject))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_letter_is_known_by_its_subject_and_its_job_until_it_is_superseded_or_pruned() {
+    let (dir, journal) = journal().await;
+    let [first, second, again, other, last] = [key(1), key(1), key(1), key(1), key(1)];
+    let after = |seconds| now() + Duration::from_secs(seconds);
+    for (key, subject, at) in [
+        (first, "web", now()),
+        (second, "web", after(1)),
+        (again, "web", after(2)),
+        (other, "db", now()),
+        (last, "web", after(3)),
+    ] {
+        dies(&journal, key, subject, at).await;
+    }
+    let journal = reopened(&dir, journal).await;
+    let success = key(1);
+    let of = async |journal: &Journal, subject: &str, by, before, limit| {
+        let letters = journal.letters_of(subject, by, before, limit).await.unwrap();
+        letters.into_iter().map(|letter| letter.key).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&journal, "web", success, after(3), 2).await, [first, second], "the oldest, of those before");
+    // Each by the id that its message has.
+    let sent: Vec<_> = journal.next_batch(0, 99).await.unwrap().into_iter().map(|row| row.message).collect();
+    let ids: Vec<_> = sent.iter().filter(|message| message.kind == MessageKind::Letter).collect();
+    let letters = journal.letters_of("web", success, after(3), 2).await.unwrap();
+    let id = |letter: &WrittenLetter| json!({ "message_id": letter.letter_id.to_string() });
+    assert_eq!(letters.iter().map(id).collect::<Vec<_>>(), [ids[0].properties.clone(), ids[1].properties.clone()]);
+    // That it was asked for again does not say that its letter has gone; its success does away with both letters of the job.
+    let [second_run, third_run] = [2, 3].map(|run| RunKey { run, ..again });
+    dies(&journal, second_run, "web with other disks", after(3)).await;
+    assert_eq!(of(&journal, "web", success, after(3), 9).await, [first, second, again]);
+    assert_eq!(of(&journal, "web still otherwise", third_run, after(9), 9).await, [again, second_run]);
+    assert_eq!(of(&journal, "web still otherwise", second_run, after(9), 9).await, [again], "not its own");
+    journal.take(taken(success, "body")).await.unwrap();
+    let superseded = LettersAtEnd { written: None, superseded: vec![first, again] };
+    journal.settle_with(success, 0, ended("completed"), vec![], superseded).await.unwrap();
+    assert_eq!(of(&journal, "web", success, after(9), 9).await, [second, last]);
+    assert_eq!(of(&journal, "", third_run, after(9), 9).await, [second_run], "another run of it");
+    journal.prune(after(10), Keep { rows: Duration::from_secs(8), keys: Duration::from_secs(8) }).await.unwrap();
+    assert_eq!(of(&journal, "web", success, after(9), 9).await, [last]);
+    assert_eq!(of(&journal, "db", success, after(9), 9).await, []);
+}
+
+#[tokio::test]
+async fn a_journal_of_before_there_were_letters_in_it_gets_room_for_them() {
+    let (dir, journal) = journal().await;
+    journal.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join(open::DATABASE));
+    let mut connection = options.connect().await.unwrap();
+    sqlx::raw_sql("DROP TABLE letters").execute(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+    let journal = Journal::open(dir.path()).await.unwrap();
+    let key = key(1);
+    dies(&journal, key, "web", now()).await;
+    let letters = journal.letters_of("web", key, now() + Duration::from_secs(1), 9).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.key).collect::<Vec<_>>(), [key]);
+}
+
+#[tokio::test]
+async fn what_an_open_run_told_can_be_read_until_it_ends() {
+    let (dir, journal) = journal().await;
+    let key = key(1);
+    journal.take(taken(key, "body")).await.unwrap();
+    journal.start_attempt(key, vec![row(MessageKind::State, "started")]).await.unwrap();
+    let ids = journal.next_batch(0, 9).await.unwrap().iter().map(|row| row.id).collect();
+    journal.delivered(ids).await.unwrap();
+    journal.progress(key, 1, row(MessageKind::Progress, "progress"));
+    let told = async |journal: &Journal, limit| {
+        let told = journal.told(key, limit).await.unwrap();
+        told.into_iter().map(|message| String::from_utf8(message.body).unwrap()).collect::<Vec<_>>()
+    };
+    let journal = reopened(&dir, journal).await;
+    assert_eq!(told(&journal, 9).await, ["accepted 0.1", "started 1.1", "progress 1.2"]);
+    assert_eq!(told(&journal, 2).await, ["started 1.1", "progress 1.2"], "the last ones");
+}

@@ -3,6 +3,8 @@
 //! ```text
 //!   the job confirmed ──> the event confirmed, or nobody listens ──> acknowledged
 //!        killed here: the letter stays, and its next replay is the same message
+//!                                                                     ──> its mark acknowledged, if it had one
+//!        killed here: a mark on no letter, which goes with those that the next one finds
 //! ```
 
 use std::collections::BTreeSet;
@@ -11,9 +13,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::held_marks::{Gone, HeldMarks, Strays};
 use super::letter::{Fingerprint, Letter};
 use crate::broker::letters::{HeldLetter, LetterReader, ReadLettersError};
 use crate::broker::{Broker, Outgoing, PublishError, Publisher, Settle};
@@ -24,9 +28,9 @@ const AT_ONCE: usize = 32;
 const HOLD_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// How long is waited for another reader to end.
-const IN_USE_WAIT: Duration = Duration::from_secs(5);
+pub const IN_USE_WAIT: Duration = Duration::from_secs(5);
 /// How often it is tried.
-const IN_USE_PAUSE: Duration = Duration::from_millis(200);
+pub const IN_USE_PAUSE: Duration = Duration::from_millis(200);
 
 /// What is published before a letter goes.
 #[derive(Clone, Debug, Default)]
@@ -54,13 +58,15 @@ pub struct Deal<'d> {
     pub selection: BTreeSet<Fingerprint>,
     /// What is to be published for one, or why it stays.
     pub deed: &'d dyn Fn(&Letter) -> Result<Deed, String>,
+    /// Which marks go whose letter is not there.
+    pub strays: Strays,
     /// No more than so many within a second.
     pub per_second: Option<u32>,
     /// Cancelled where it is to end early: what was begun is finished.
     pub stop: CancellationToken,
 }
 
-/// Deals with the letters and tells of each what became of it.
+/// Deals with the letters and tells of each what became of it. Answers how many marks went whose letter was not there.
 ///
 /// # Errors
 /// Somebody else reads the letters, or the broker cannot be read. What was told until then holds; of the last ones the broker may
@@ -69,34 +75,44 @@ pub async fn deal(
     broker: &dyn Broker,
     mut deal: Deal<'_>,
     mut tell: impl FnMut(&Letter, Dealt),
-) -> Result<(), ReadLettersError> {
+) -> Result<u64, ReadLettersError> {
     let publisher = broker.publisher();
-    while hold(broker, &publisher, &mut deal, &mut tell).await? == Hold::TooLong {}
-    Ok(())
+    let mut gone = Gone::default();
+    loop {
+        match hold(broker, &publisher, &mut deal, &mut gone, &mut tell).await? {
+            (Hold::TooLong, _) => {}
+            (Hold::Done | Hold::Stopped, strays) => return Ok(strays),
+        }
+    }
 }
 
 /// Why the letters are held no longer.
 #[derive(PartialEq, Eq)]
 enum Hold {
+    /// The queue was read to its end.
     Done,
+    Stopped,
     TooLong,
 }
 
-/// Reads through the queue once, or as long as letters may be held.
+/// Reads through the queue once, or as long as letters may be held. Answers how many marks went whose letter was not there.
 async fn hold(
     broker: &dyn Broker,
     publisher: &Arc<dyn Publisher>,
     deal: &mut Deal<'_>,
+    gone: &mut Gone,
     tell: &mut impl FnMut(&Letter, Dealt),
-) -> Result<Hold, ReadLettersError> {
+) -> Result<(Hold, u64), ReadLettersError> {
+    let mut marks = HeldMarks::new(gone);
     let mut reader = begin(broker).await?;
     let until = Instant::now() + HOLD_MAX;
     let mut pace = deal.per_second.map(|count| interval(Duration::from_secs(1) / count.max(1)));
     pace.iter_mut().for_each(|pace| pace.set_missed_tick_behavior(MissedTickBehavior::Delay));
-    let mut tell = |deal: &mut Deal<'_>, letter: &Letter, dealt: Dealt| {
-        if !matches!(dealt, Dealt::Gone) {
+    let mut tell = |deal: &mut Deal<'_>, marks: &mut HeldMarks<'_>, letter: &Letter, dealt: Dealt| {
+        match dealt {
+            Dealt::Gone => marks.goes(letter),
             // Once is enough. Of one that is gone there may be another copy, which is dealt with in the same way.
-            deal.selection.remove(&letter.fingerprint());
+            Dealt::Kept(_) | Dealt::Failed(_) => _ = deal.selection.remove(&letter.fingerprint()),
         }
         tell(letter, dealt);
     };
@@ -104,8 +120,10 @@ async fn hold(
     let end = loop {
         tokio::select! {
             biased;
-            Some((letter, dealt)) = at_work.next(), if !at_work.is_empty() => tell(deal, &letter, dealt),
-            () = deal.stop.cancelled() => break Ok(Hold::Done),
+            Some((letter, dealt)) = at_work.next(), if !at_work.is_empty() => {
+                tell(deal, &mut marks, &letter, dealt);
+            }
+            () = deal.stop.cancelled() => break Ok(Hold::Stopped),
             () = sleep_until(until) => break Ok(Hold::TooLong),
             () = turn(&mut pace), if due.is_some() => {
                 at_work.extend(due.take().map(|(letter, deed, settle)| one(Arc::clone(publisher), letter, deed, settle)));
@@ -117,11 +135,12 @@ async fn hold(
                     Err(error) => break Err(error),
                 };
                 let letter = Letter::read(message.routing_key, message.has_cc, message.properties, message.body);
+                let Some((letter, settle)) = marks.take(letter, settle) else { continue };
                 if !deal.selection.contains(&letter.fingerprint()) {
                     continue;
                 }
                 match (deal.deed)(&letter) {
-                    Err(reason) => tell(deal, &letter, Dealt::Kept(reason)),
+                    Err(reason) => tell(deal, &mut marks, &letter, Dealt::Kept(reason)),
                     Ok(deed) => due = Some((letter, deed, settle)),
                 }
             }
@@ -130,11 +149,12 @@ async fn hold(
     // What waited for its turn stays.
     drop(due);
     while let Some((letter, dealt)) = at_work.next().await {
-        tell(deal, &letter, dealt);
+        tell(deal, &mut marks, &letter, dealt);
     }
     let end = end?;
+    let strays = marks.settle((end == Hold::Done).then_some(deal.strays), Timestamp::now()).await;
     reader.close().await?;
-    Ok(end)
+    Ok((end, strays))
 }
 
 /// Somebody may have taken a short look just now.

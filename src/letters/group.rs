@@ -41,6 +41,8 @@ pub struct Group {
     pub key: Option<String>,
     /// How many.
     pub count: u64,
+    /// How many of them a later success has superseded.
+    pub made_good: u64,
     /// When the first was given up.
     pub oldest: Option<Timestamp>,
     /// When the last was.
@@ -52,8 +54,10 @@ pub fn groups<'a>(letters: impl IntoIterator<Item = &'a Summary>, by: GroupBy) -
     let mut groups: BTreeMap<Option<String>, Group> = BTreeMap::new();
     for letter in letters {
         let key = by.key(letter);
-        let group = groups.entry(key.clone()).or_insert(Group { key, count: 0, oldest: None, newest: None });
+        let group =
+            groups.entry(key.clone()).or_insert(Group { key, count: 0, made_good: 0, oldest: None, newest: None });
         group.count += 1;
+        group.made_good += u64::from(letter.made_good_by.is_some());
         group.oldest = group.oldest.into_iter().chain(letter.time).min();
         group.newest = group.newest.max(letter.time);
     }

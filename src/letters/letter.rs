@@ -1,20 +1,24 @@
 //! One message of the queue of dead letters, read as far as it can be.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::mark::Subject;
 use crate::failure::Class;
 use crate::message::dead_letter::DeadLetter;
+use crate::message::key::of_job;
 use crate::message::vouch::{self, Sent};
-use crate::message::{Properties, decode_dead_letter, read_fields, redact};
+use crate::message::{Properties, Superseded, decode_dead_letter, decode_superseded, read_fields, redact};
 use crate::model::id::{HostId, JobId};
+use crate::model::job::RunKey;
 
 /// Header in which RabbitMQ says why it gave a message up.
 const DEATH_REASON: &str = "x-first-death-reason";
-/// Second word of the routing key of an urgent job.
-const URGENT: &str = "urgent";
 /// The code of what cannot be read, or is no letter.
 const UNREADABLE: &str = "unreadable_letter";
 
+/// How far a host's clock may be ahead of this one for its marks to be believed.
+const AHEAD_MAX: SignedDuration = SignedDuration::from_mins(10);
 /// Longest code.
 const CODE_CHARACTERS_MAX: usize = 64;
 
@@ -23,6 +27,8 @@ const CODE_CHARACTERS_MAX: usize = 64;
 pub enum Content {
     /// A worker's letter.
     Letter(Box<DeadLetter>),
+    /// A worker's mark on another of its letters.
+    Mark(Box<Superseded>),
     /// A job that the broker gave up before any worker took it.
     GivenUp {
         /// Why, in the broker's word.
@@ -36,7 +42,7 @@ pub enum Content {
 }
 
 /// BLAKE3 of what a letter is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl std::fmt::Display for Fingerprint {
@@ -66,15 +72,14 @@ pub struct Letter {
 impl Letter {
     /// Reads a message.
     pub fn read(routing_key: String, has_cc: bool, properties: Properties, body: Vec<u8>) -> Self {
-        let sender = vouch::letter(Sent { routing_key: &routing_key, has_cc, properties: &properties });
+        let sent = Sent { routing_key: &routing_key, has_cc, properties: &properties };
         let content = content(&routing_key, &properties, &body);
-        let doubt = match (&sender, &content) {
-            (Err(disbelief), _) => Some(disbelief.to_string()),
-            (Ok(sender), Content::Letter(letter)) => {
-                vouch::same_host(sender, &letter.host).err().map(|disbelief| disbelief.to_string())
-            }
-            (Ok(_), _) => None,
+        let believed = match &content {
+            Content::Letter(letter) => vouch::letter(sent).and_then(|sender| vouch::same_host(&sender, &letter.host)),
+            Content::Mark(mark) => vouch::mark(sent, mark).map(drop),
+            Content::GivenUp { .. } | Content::Unreadable { .. } => vouch::letter(sent).map(drop),
         };
+        let doubt = believed.err().map(|disbelief| disbelief.to_string()).or_else(|| ahead(&content));
         let mut letter = Self { routing_key, has_cc, properties, body, content, doubt, fields: None };
         letter.fields = letter.original().and_then(|(properties, body)| Some(read_fields(&properties, &body).ok()?.1));
         letter.doubt = letter.doubt.take().or_else(|| letter.contradiction());
@@ -100,7 +105,7 @@ impl Letter {
     /// Its body without secrets: a worker's letter has none, but what comes from elsewhere was looked at by nobody.
     pub fn shown_body(&self) -> Vec<u8> {
         match &self.content {
-            Content::Letter(_) => self.body.clone(),
+            Content::Letter(_) | Content::Mark(_) => self.body.clone(),
             Content::GivenUp { .. } | Content::Unreadable { .. } => redact(&self.body, &self.properties.content_type),
         }
     }
@@ -126,7 +131,7 @@ impl Letter {
         match &self.content {
             Content::Letter(letter) => word(&letter.failure.code),
             Content::GivenUp { reason } => word(&format!("broker_{reason}")),
-            Content::Unreadable { .. } => UNREADABLE.to_owned(),
+            Content::Mark(_) | Content::Unreadable { .. } => UNREADABLE.to_owned(),
         }
     }
 
@@ -134,7 +139,7 @@ impl Letter {
     pub fn class(&self) -> Class {
         match &self.content {
             Content::Letter(letter) => letter.failure.class,
-            Content::GivenUp { .. } | Content::Unreadable { .. } => Class::Permanent,
+            Content::Mark(_) | Content::GivenUp { .. } | Content::Unreadable { .. } => Class::Permanent,
         }
     }
 
@@ -143,6 +148,9 @@ impl Letter {
         match &self.content {
             Content::Letter(letter) => letter.failure.text.clone(),
             Content::GivenUp { reason } => format!("the broker gave the job up before a worker took it: {reason}"),
+            Content::Mark(mark) => {
+                format!("a mark that run {} of job {} is superseded", mark.run, mark.job_id)
+            }
             Content::Unreadable { why } => why.clone(),
         }
     }
@@ -151,8 +159,29 @@ impl Letter {
     pub fn host(&self) -> Option<HostId> {
         match &self.content {
             Content::Letter(letter) => Some(letter.host.clone()),
-            Content::GivenUp { .. } => self.routing_key.split('.').next()?.parse().ok(),
-            Content::Unreadable { .. } => None,
+            Content::GivenUp { .. } => of_job(&self.routing_key).map(|(host, _)| host),
+            Content::Mark(_) | Content::Unreadable { .. } => None,
+        }
+    }
+
+    /// The mark that it is, if it is one to be believed: a host says it of its own letters, and only of those that can be superseded.
+    pub fn mark(&self) -> Option<&Superseded> {
+        match &self.content {
+            Content::Mark(mark) if self.doubt.is_none() && mark.kind.is_superseded_by_success() => Some(mark),
+            _ => None,
+        }
+    }
+
+    /// What a mark on it would name, where it is a worker's letter that one could be on.
+    pub(super) fn subject(&self) -> Option<Subject> {
+        match &self.content {
+            Content::Letter(letter) if self.doubt.is_none() => Some(Subject {
+                host: letter.host.clone(),
+                letter_id: self.id().parse().ok()?,
+                kind: letter.kind.filter(|kind| kind.is_superseded_by_success())?,
+                key: RunKey { job_id: letter.job_id?, run: letter.run? },
+            }),
+            _ => None,
         }
     }
 
@@ -160,9 +189,9 @@ impl Letter {
     pub fn is_urgent(&self) -> bool {
         let key = match &self.content {
             Content::Letter(letter) => &letter.origin.routing_key,
-            Content::GivenUp { .. } | Content::Unreadable { .. } => &self.routing_key,
+            Content::Mark(_) | Content::GivenUp { .. } | Content::Unreadable { .. } => &self.routing_key,
         };
-        key.split_once('.').is_some_and(|(_, rest)| rest == URGENT)
+        of_job(key).is_some_and(|(_, is_urgent)| is_urgent)
     }
 
     /// The job, as far as it could be read.
@@ -170,7 +199,7 @@ impl Letter {
         match &self.content {
             Content::Letter(letter) => letter.job_id,
             Content::GivenUp { .. } => self.properties.message_id.parse().ok(),
-            Content::Unreadable { .. } => None,
+            Content::Mark(_) | Content::Unreadable { .. } => None,
         }
     }
 
@@ -193,19 +222,30 @@ impl Letter {
                 Some((properties, original.body.bytes()?))
             }
             Content::GivenUp { .. } => Some((self.properties.clone(), self.body.clone())),
-            Content::Unreadable { .. } => None,
+            Content::Mark(_) | Content::Unreadable { .. } => None,
         }
     }
 }
 
+/// A mark of a time to come would never be old, and is on no letter that anybody has written.
+fn ahead(content: &Content) -> Option<String> {
+    let Content::Mark(mark) = content else { return None };
+    let is_ahead = mark.time.duration_since(Timestamp::now()) > AHEAD_MAX;
+    is_ahead.then(|| format!("it is of a time to come, {}", mark.time))
+}
+
 /// A letter that the broker made has the key of the job, `<host>` or `<host>.urgent`, with which no host may publish here.
 fn content(routing_key: &str, properties: &Properties, body: &[u8]) -> Content {
-    let (host, rest) = routing_key.split_once('.').unwrap_or((routing_key, URGENT));
-    if rest == URGENT
-        && host.parse::<HostId>().is_ok()
+    if of_job(routing_key).is_some()
         && let Some(reason) = properties.headers.get(DEATH_REASON)
     {
         return Content::GivenUp { reason: reason.clone() };
+    }
+    if properties.message_type == Superseded::MESSAGE_TYPE {
+        return match decode_superseded(properties, body) {
+            Ok(mark) => Content::Mark(Box::new(mark)),
+            Err(refusal) => Content::Unreadable { why: refusal.to_string() },
+        };
     }
     match decode_dead_letter(properties, body) {
         Ok(letter) => Content::Letter(Box::new(letter)),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::letter::{Content, Letter};
+use super::mark::{Subject, SupersededBy};
 use crate::failure::Class;
 use crate::model::id::{HostId, JobId};
 
@@ -48,6 +49,11 @@ pub struct Summary {
     pub doubt: Option<String>,
     /// A later run of the same job that is dead as well.
     pub superseded_by: Option<u32>,
+    /// A later job that has done what this one was for, by the word of the host: the letter is superseded.
+    pub made_good_by: Option<SupersededBy>,
+    /// What a mark on it would name, where one could be.
+    #[serde(skip)]
+    pub(super) subject: Option<Subject>,
 }
 
 impl Summary {
@@ -78,6 +84,8 @@ impl Summary {
             labels: labels(fields),
             doubt: letter.doubt.clone(),
             superseded_by: None,
+            made_good_by: None,
+            subject: letter.subject(),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::event::FailureReport;
 use super::key::word;
 use super::redact::redact;
 use super::secret::masked;
+use super::told::ToldEvent;
 use crate::model::id::{HostId, JobId};
 use crate::model::job::JobKind;
 
@@ -147,6 +148,17 @@ pub struct DeadLetter {
     pub origin: Origin,
     /// The original message.
     pub original: Original,
+    /// What the last attempt told, in its order, and before it why earlier ones failed, as far as there is room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<ToldEvent>,
+    /// Events of them that had no room.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub events_left_out: u32,
+}
+
+/// Whether there is nothing to count.
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 impl DeadLetter {

@@ -8,6 +8,7 @@ use super::envelope::Properties;
 use super::event::{Event, HostDetail, HostEvent, LetterDetail, LetterEvent, RunDetail, RunEvent};
 use super::job::JobMessage;
 use super::refusal::Refusal;
+use super::superseded::Superseded;
 use super::walk::Head;
 use crate::failure::Code;
 use crate::model::id::HostId;
@@ -131,6 +132,19 @@ pub fn decode_dead_letter(properties: &Properties, body: &[u8]) -> Result<DeadLe
     walk(body, encoding, LETTER_BYTES_MAX, &mut Head::default())?;
     if properties.message_type != DeadLetter::MESSAGE_TYPE {
         return Err(wrong_type(&properties.message_type, DeadLetter::MESSAGE_TYPE));
+    }
+    shape(body, encoding)
+}
+
+/// Reads a mark on a dead letter.
+///
+/// # Errors
+/// The first gate that the message does not pass.
+pub fn decode_superseded(properties: &Properties, body: &[u8]) -> Result<Superseded, Refusal> {
+    let encoding = encoding_of(properties)?;
+    walk(body, encoding, BODY_BYTES_MAX, &mut Head::default())?;
+    if properties.message_type != Superseded::MESSAGE_TYPE {
+        return Err(wrong_type(&properties.message_type, Superseded::MESSAGE_TYPE));
     }
     shape(body, encoding)
 }

@@ -7,6 +7,7 @@ use super::dead_letter::DeadLetter;
 use super::envelope::{APP_ID, CloudEvent, Encoded, Properties, TRACEPARENT};
 use super::event::Event;
 use super::job::JobMessage;
+use super::superseded::Superseded;
 use crate::failure::{Code, Failure};
 use crate::model::id::EventId;
 
@@ -110,4 +111,22 @@ pub fn encode_dead_letter(letter: &DeadLetter, id: EventId, encoding: Encoding) 
         ..Properties::default()
     };
     Ok(Encoded { properties, body: within(write(letter, encoding)?, LETTER_BYTES_MAX, "dead letter")? })
+}
+
+/// A mark on a dead letter.
+///
+/// # Errors
+/// `message_too_large`.
+pub fn encode_superseded(mark: &Superseded, id: EventId, encoding: Encoding) -> Result<Encoded, Failure> {
+    let properties = Properties {
+        content_type: encoding.content_type().to_owned(),
+        message_type: Superseded::MESSAGE_TYPE.to_owned(),
+        message_id: id.to_string(),
+        correlation_id: Some(mark.job_id.to_string()),
+        app_id: Some(APP_ID.to_owned()),
+        timestamp: seconds(mark.time),
+        persistent: true,
+        ..Properties::default()
+    };
+    Ok(Encoded { properties, body: within(write(mark, encoding)?, BODY_BYTES_MAX, "mark on a dead letter")? })
 }

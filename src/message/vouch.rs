@@ -12,6 +12,8 @@ mod speaker;
 pub use self::speaker::{Speaker, letter_event, same_user, speaker};
 
 use super::envelope::{Properties, source_of};
+use super::key::of_job;
+use super::superseded::Superseded;
 use crate::model::id::HostId;
 
 /// A message, as far as it says who sent it.
@@ -55,6 +57,12 @@ pub enum Disbelief {
         host: HostId,
         /// Where another one stands.
         place: &'static str,
+    },
+    /// What it says and its routing key do not go together.
+    #[error("its routing key is not `{key}`, as what it says would have it")]
+    OtherKey {
+        /// The key that it would have.
+        key: String,
     },
     /// It is about a job that another host does.
     #[error("host `{host}` does not do this job")]
@@ -107,12 +115,23 @@ pub fn event(sent: Sent<'_>) -> Result<HostId, Disbelief> {
 /// # Errors
 /// What speaks against it.
 pub fn letter(sent: Sent<'_>) -> Result<HostId, Disbelief> {
-    let named = |host: &str| host.parse::<HostId>().map_err(|_| Disbelief::NoHost);
-    match sent.routing_key.split('.').collect::<Vec<_>>()[..] {
+    match of_job(sent.routing_key) {
         _ if sent.has_cc => Err(Disbelief::FurtherKeys),
-        [host] | [host, "urgent"] => named(host),
-        _ => told_by_its_host(sent),
+        Some((host, _)) => Ok(host),
+        None => told_by_its_host(sent),
     }
+}
+
+/// The host that a mark on a dead letter is from. It has the key that what it says gives it, and no other: nobody but a host writes
+/// marks, so that none has the key of a job.
+///
+/// # Errors
+/// What speaks against it.
+pub fn mark(sent: Sent<'_>, mark: &Superseded) -> Result<HostId, Disbelief> {
+    let host = told_by_its_host(sent)?;
+    same_host(&host, &mark.host)?;
+    let key = mark.routing_key();
+    if sent.routing_key == key { Ok(host) } else { Err(Disbelief::OtherKey { key }) }
 }
 
 /// `<word>.<word>.<host>`, sent by that host.

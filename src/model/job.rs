@@ -46,6 +46,12 @@ impl JobKind {
         }
     }
 
+    /// Whether a job that failed for good is worth nothing any more after a later one like it has ended well. Nobody may pass over a
+    /// restore or a deletion that was asked for.
+    pub const fn is_superseded_by_success(self) -> bool {
+        matches!(self, JobKind::Backup | JobKind::RepoValidate)
+    }
+
     /// The field of a job that holds the kind's own part.
     pub const fn part(self) -> &'static str {
         match self {
@@ -57,6 +63,9 @@ impl JobKind {
         }
     }
 }
+
+/// The label by which a job names the schedule that it is of.
+pub const SCHEDULE_LABEL: &str = "schedule";
 
 /// One run of a job: the equal key means the same request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -14,8 +14,9 @@ use super::run::Run;
 use super::settle::{Ending, Settlement, settle};
 use super::shared::Shared;
 use super::summary::{Shown, shown};
+use super::supersede::{subject, superseded};
 use crate::failure::{Code, Failure};
-use crate::journal::{Counted, Settlement as Written, StoredMessage};
+use crate::journal::{Counted, LettersAtEnd, Settlement as Written, StoredMessage};
 use crate::message::event::{Cancelled, Completed, Failed, FailureReport, LeftOver, Progress, Retrying, RunDetail};
 use crate::model::job::{JobKind, RunKey};
 use crate::saga::{self, End, Outcome};
@@ -136,8 +137,19 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, mut told: Told
     };
     match settlement {
         Settlement::Complete => {
-            let rows = || rows(RunDetail::Completed(completed(&told, &left_overs)));
-            if settled(key, || shared.journal.settle(key, number, ended("completed"), rows())).await {
+            let began_at = now.checked_sub(told.duration).unwrap_or(now);
+            let began_at = run.voice.started_at(number).map_or(began_at, |started| started.min(began_at));
+            let superseded = match told.shown.is_as_it_should_be() {
+                true => superseded(shared, &run.job, began_at).await,
+                false => Vec::new(),
+            };
+            let rows = || {
+                let end = rows(RunDetail::Completed(completed(&told, &left_overs)));
+                end.into_iter().chain(superseded.iter().map(|letter| run.voice.mark(*letter))).collect()
+            };
+            let letters =
+                || LettersAtEnd { written: None, superseded: superseded.iter().map(|letter| letter.key).collect() };
+            if settled(key, || shared.journal.settle_with(key, number, ended("completed"), rows(), letters())).await {
                 made_good(shared, &run, &known).await;
             }
             None
@@ -159,7 +171,9 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, mut told: Told
                 rows.push(run.voice.letter(number, &failure, origin(&shared.settings.host, run.urgent), &message));
                 rows
             };
-            settled(key, || shared.journal.settle(key, number, ended(failure.code.as_str()), rows())).await;
+            let letters = || LettersAtEnd { written: subject(&run.job), superseded: Vec::new() };
+            let outcome = failure.code.as_str();
+            settled(key, || shared.journal.settle_with(key, number, ended(outcome), rows(), letters())).await;
             None
         }
         Settlement::Retry { pause, charged, failure } => {

@@ -194,6 +194,8 @@ async fn refuse(shared: &Shared, delivery: &Delivery, refusal: &Refusal) -> Resu
         failure: FailureReport::from(&refusal.failure()),
         origin: came_from,
         original: Original::new(&delivery.properties, &delivery.body),
+        events: Vec::new(),
+        events_left_out: 0,
     };
     let encoding = Encoding::of(&delivery.properties.content_type).unwrap_or(Encoding::MessagePack);
     tell_refused(shared, delivery, refusal, vec![letter_draft(letter, encoding)]).await

@@ -35,6 +35,7 @@ mod standing;
 mod status;
 mod step_times;
 mod summary;
+mod supersede;
 mod take_up;
 mod unwind;
 pub mod work;

@@ -4,17 +4,21 @@
 //! number are given in the transaction that writes it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
 use crate::failure::Failure;
-use crate::journal::{Draft, MessageKind, OpenRun, OutboxMessage, Place, RunState, StoredMessage};
+use crate::journal::{Draft, MessageKind, OpenRun, OutboxMessage, Place, RunState, StoredMessage, WrittenLetter};
 use crate::message::dead_letter::{Origin, Original};
 use crate::message::event::{Failed, FailureReport, LeftOver, RunDetail};
-use crate::message::{DeadLetter, Encoded, Encoding, Event, Properties, RunEvent, encode_dead_letter, encode_event};
+use crate::message::told::ToldRun;
+use crate::message::{
+    DeadLetter, Encoded, Encoding, Event, Properties, RunEvent, Superseded, decode_event, encode_dead_letter,
+    encode_event, encode_superseded,
+};
 use crate::model::id::{HostId, InstanceRef};
 use crate::model::job::Job;
 
@@ -24,13 +28,34 @@ pub struct RunVoice {
     job: Arc<Job>,
     encoding: Encoding,
     traceparent: Option<String>,
+    told: Arc<Mutex<ToldRun>>,
 }
 
 impl RunVoice {
     /// Events follow the encoding of the job's message, and belong to its trace.
     pub fn new(job: Arc<Job>, properties: &Properties) -> Self {
         let encoding = Encoding::of(&properties.content_type).unwrap_or(Encoding::MessagePack);
-        Self { job, encoding, traceparent: properties.traceparent().map(str::to_owned) }
+        Self { job, encoding, traceparent: properties.traceparent().map(str::to_owned), told: Arc::default() }
+    }
+
+    /// Takes up what an earlier worker told of the run, as the journal has it: messages of its outbox.
+    pub fn recall(&self, messages: &[StoredMessage]) {
+        for message in messages {
+            match decode_event(&properties_of(message), &message.body) {
+                Ok(Event::Run(event)) => self.told().note(&event),
+                // The journal keeps what was written; a letter has to do without what is damaged.
+                other => tracing::warn!(run = %self.job.key, ?other, "an event of a run cannot be read back"),
+            }
+        }
+    }
+
+    /// When an attempt began, as far as that is known.
+    pub fn started_at(&self, attempt: u32) -> Option<Timestamp> {
+        self.told().started_at(attempt)
+    }
+
+    fn told(&self) -> MutexGuard<'_, ToldRun> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An event of the run.
@@ -40,7 +65,7 @@ impl RunVoice {
         Draft::new(move |place| voice.finish_event(detail, time, place))
     }
 
-    /// The dead letter of the run.
+    /// The dead letter of the run, with what was told of it until its row is written: that of its end stands before it.
     pub fn letter(&self, attempts: u32, failure: &Failure, origin: Origin, original: &StoredMessage) -> Draft {
         let letter = DeadLetter {
             host: self.job.host.clone(),
@@ -52,8 +77,33 @@ impl RunVoice {
             failure: FailureReport::from(failure),
             origin,
             original: Original::new(&properties_of(original), &original.body),
+            events: Vec::new(),
+            events_left_out: 0,
         };
-        letter_draft(letter, self.encoding)
+        let voice = self.clone();
+        Draft::new(move |place| {
+            let (events, events_left_out) = voice.told().told();
+            letter_row(&DeadLetter { events, events_left_out, ..letter }, place, voice.encoding)
+        })
+    }
+
+    /// The mark for the letter of an earlier run that this one's success supersedes.
+    pub fn mark(&self, letter: WrittenLetter) -> Draft {
+        let mark = Superseded {
+            host: self.job.host.clone(),
+            time: Timestamp::now(),
+            letter_id: letter.letter_id,
+            kind: self.job.kind(),
+            job_id: letter.key.job_id,
+            run: letter.key.run,
+            by_job_id: self.job.key.job_id,
+            by_run: self.job.key.run,
+        };
+        let encoding = self.encoding;
+        Draft::new(move |place| {
+            let encoded = encode_superseded(&mark, place.event_id, encoding);
+            outbox(MessageKind::Letter, DEAD_EXCHANGE, mark.routing_key(), encoded)
+        })
     }
 
     fn finish_event(&self, detail: RunDetail, time: Timestamp, place: Place) -> OutboxMessage {
@@ -63,6 +113,7 @@ impl RunVoice {
             _ => MessageKind::State,
         };
         let event = RunEvent::of(&self.job, place.attempt, place.sequence, time, detail);
+        self.told().note(&event);
         run_event(kind, event, place, self.encoding, self.traceparent.as_deref())
     }
 }
@@ -81,6 +132,8 @@ pub fn orphan_rows(host: &HostId, open: &OpenRun, message: &StoredMessage, failu
         failure: FailureReport::from(failure),
         origin: origin(host, open.urgent),
         original: Original::new(&properties, &message.body),
+        events: Vec::new(),
+        events_left_out: 0,
     };
     let mut rows = vec![letter_draft(letter, encoding)];
     let by_name = || open.instance.parse().map(InstanceRef::Name);
@@ -167,10 +220,18 @@ pub fn host_draft(event: impl FnOnce() -> Event + Send + 'static) -> Draft {
 
 /// The row of a dead letter.
 pub fn letter_draft(letter: DeadLetter, encoding: Encoding) -> Draft {
-    Draft::new(move |place| {
-        let encoded = encode_dead_letter(&letter, place.event_id, encoding);
-        outbox(MessageKind::Letter, DEAD_EXCHANGE, letter.routing_key(), encoded)
-    })
+    Draft::new(move |place| letter_row(&letter, place, encoding))
+}
+
+/// One that is longer than its readers take goes out without what was told before.
+fn letter_row(letter: &DeadLetter, place: Place, encoding: Encoding) -> OutboxMessage {
+    let mut encoded = encode_dead_letter(letter, place.event_id, encoding);
+    if encoded.is_err() && !letter.events.is_empty() {
+        let left_out = letter.events_left_out.saturating_add(u32::try_from(letter.events.len()).unwrap_or(u32::MAX));
+        let shorter = DeadLetter { events: Vec::new(), events_left_out: left_out, ..letter.clone() };
+        encoded = encode_dead_letter(&shorter, place.event_id, encoding);
+    }
+    outbox(MessageKind::Letter, DEAD_EXCHANGE, letter.routing_key(), encoded)
 }
 
 /// The properties of a message as the journal kept it. The journal gives back what it was given; anything else reads as none.

@@ -32,6 +32,13 @@ pub struct Shown {
     pub warnings: Vec<String>,
 }
 
+impl Shown {
+    /// Whether nothing was found that is to be mended: a validation completes whatever it finds.
+    pub fn is_as_it_should_be(&self) -> bool {
+        self.validate.as_ref().is_none_or(|found| found.errors == 0)
+    }
+}
+
 /// What the value of a completed saga of that kind holds. No value, nothing to show.
 pub fn shown(kind: JobKind, value: &Value) -> Result<Shown, Failure> {
     match kind {

@@ -20,6 +20,9 @@ use crate::model::job::RunKey;
 /// Pause before a run waits again whose end, and not its attempt, was a panic: what is to end it, as an eviction, does so at once.
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
 
+/// Events of an earlier worker that are read back: more than a letter has room for.
+const RECALLED_MAX: u32 = 32;
+
 /// A run from its message. One that this worker cannot read (its host has another name now, another version took it, or its row is
 /// damaged) ends here, as failed, so that whoever waits for it hears of it.
 pub async fn read_back(shared: &Shared, open: OpenRun) -> Result<Option<Run>, Failure> {
@@ -61,6 +64,10 @@ pub async fn read(shared: &Shared, open: OpenRun) -> Result<Result<Run, Unread>,
     };
     let past = Past { charged: open.failures, interruptions: open.crashes };
     let run = Run::new(job, &properties, open.urgent, 0);
+    if open.attempt > 0 {
+        // What was told of it goes into its letter, should it come to that.
+        run.voice.recall(&shared.journal.told(open.key, RECALLED_MAX).await?);
+    }
     Ok(Ok(Run { attempts: open.attempt, past, not_before, cancelled: open.cancelled, ..run }))
 }
 

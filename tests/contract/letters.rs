@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use longshore::broker::Broker;
-use longshore::broker::letters::{HeldLetter, LETTERS_AT_ONCE, LetterReader, ReadLettersError};
+use longshore::broker::letters::{HeldLetter, LETTERS_AT_ONCE, LetterReader, Occupation, ReadLettersError};
 use longshore::broker::topology::DEAD_EXCHANGE;
 use tokio::time::timeout;
 
@@ -99,8 +100,22 @@ async fn there_is_one_reader_at_a_time(broker: &dyn Broker, ground: &dyn Ground)
     let other = ground.client("other");
     let refused = other.read_letters().await.err().map(|error| error.to_string());
     assert!(refused.as_ref().is_some_and(|said| said.starts_with("somebody else is reading")), "{refused:?}");
+    // It answers as soon as it can be heard.
+    let held = async {
+        loop {
+            match other.letters_holder().await.unwrap() {
+                Some(holder) => return holder,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let held = timeout(PATIENCE, held).await.expect("nobody says who reads");
+    let Occupation { since, machine, account, .. } = held.occupation;
+    assert_eq!((held.user.as_str(), account.is_some(), machine.is_some()), ("guest", true, true));
+    assert!(since <= Timestamp::now() && since > Timestamp::now() - PATIENCE, "{since}");
     assert!(next(reader.as_mut()).await.is_some(), "the first one is not disturbed");
     reader.close().await.unwrap();
+    assert_eq!(other.letters_holder().await.unwrap(), None, "nobody reads");
     open(other.as_ref()).await.close().await.unwrap();
 }
 

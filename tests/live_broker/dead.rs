@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use longshore::broker::letters::{LetterReader, ReadLettersError};
 use longshore::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
 use longshore::broker::{Broker, Heard, HostSession, Outgoing, Properties, Subscription, WantedJobs};
 use longshore::failure::Code;
@@ -18,7 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::contract::broker::{Ground, nothing_arrives, open_up};
-use crate::dead_job::{HOST, dead, host, job};
+use crate::dead_job::{HOST, dead, dead_long_ago, host, job, mark};
 use crate::rabbit::Rabbit;
 use crate::{PATIENCE, blocking};
 
@@ -50,6 +51,36 @@ impl Desk {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// All that lies in the queue, marks too.
+    async fn in_queue(&self) -> usize {
+        let mut reader = self.until_free().await;
+        let mut count = 0;
+        while timeout(PATIENCE, reader.next()).await.expect("neither a message nor an end").unwrap().is_some() {
+            count += 1;
+        }
+        reader.close().await.unwrap();
+        count
+    }
+
+    /// Reads as soon as the broker has heard of the end of whoever read before.
+    async fn until_free(&self) -> Box<dyn LetterReader> {
+        let opened = async {
+            loop {
+                match self.broker.read_letters().await {
+                    Ok(reader) => return reader,
+                    Err(ReadLettersError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        timeout(PATIENCE, opened).await.expect("the letters stay in use")
+    }
+
+    async fn discard_all(&self) {
+        self.lines(&["discard", "--all", "--reason", "of a test", "--json"]).await;
+        assert_eq!(self.letters().await, [Value::Null; 0]);
+    }
+
     async fn letters(&self) -> Vec<Value> {
         self.lines(&["list", "--json"]).await
     }
@@ -73,7 +104,8 @@ pub async fn all(rabbit: &Arc<Rabbit>) {
     letters_are_listed_counted_shown_and_exported(&desk).await;
     a_letter_is_replayed_and_told_of(&desk, session.as_mut()).await;
     what_cannot_be_replayed_is_named_and_stays(&desk, session.as_mut()).await;
-    a_second_operator_is_told_of_the_first(&desk).await;
+    a_second_operator_is_told_who_the_first_is(&desk).await;
+    what_a_later_success_has_superseded_is_marked_and_passed_over(&desk, session.as_mut()).await;
     a_replay_that_is_killed_loses_none_and_doubles_none(&desk, session.as_mut()).await;
     session.close().await;
 }
@@ -205,21 +237,124 @@ async fn what_cannot_be_replayed_is_named_and_stays(desk: &Desk, session: &mut d
     desk.lines(&["discard", "--all", "--reason", "of a test", "--json"]).await;
 }
 
-async fn a_second_operator_is_told_of_the_first(desk: &Desk) {
-    let reader = desk.broker.read_letters().await.unwrap();
+async fn a_second_operator_is_told_who_the_first_is(desk: &Desk) {
+    // It goes on for as many seconds, and has said so of the first one.
+    let jobs: Vec<_> = (0..MANY).map(|_| job(1)).collect();
+    desk.die(&jobs).await;
+    let mut first = desk.command(&["replay", "--all", "--per-second", "1", "--to-host", HOST]);
+    let mut first = Killed(first.stdout(Stdio::piped()).spawn().unwrap());
+    let said = first.0.stdout.take().unwrap();
+    let line = blocking(move || {
+        let mut line = String::new();
+        BufReader::new(said).read_line(&mut line).unwrap();
+        line
+    });
+    assert!(line.await.contains("replayed"));
+    // It begins to answer a little after it has begun to read.
+    let answers = async {
+        while desk.broker.letters_holder().await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, answers).await.expect("nobody says who reads");
     let second = desk.run(&["list"]).await;
+    let told = text(&second.stderr);
     assert_eq!(second.status.code(), Some(1));
-    assert!(text(&second.stderr).contains("somebody else is reading the dead letters"), "{second:?}");
+    let machine = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    assert!(
+        told.contains(&format!(
+            "somebody else is reading the dead letters: broker user `{HOST}` says that it reads them, as "
+        )) && told.contains(&format!("@{machine}, with `longshore dead replay`, since "))
+            && told.contains("try again when that has ended"),
+        "{told}"
+    );
+    first.kill();
+    // One that does not say who it is, as of an older version: nobody has made the exchange.
+    let quiet = desk.rabbit.ctl(&[
+        "eval",
+        "rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"longshore.letters\">>), false, <<\"test\">>).",
+    ]);
+    let reader = desk.until_free().await;
+    let third = desk.run(&["list"]).await;
+    let told = text(&third.stderr);
+    assert!(told.contains("does not say who") && told.contains("list_connections"), "{quiet} {told}");
     reader.close().await.unwrap();
-    desk.letters().await;
+    desk.discard_all().await;
+}
+
+/// A success has superseded two letters of three, of which one is wanted all the same.
+async fn what_a_later_success_has_superseded_is_marked_and_passed_over(desk: &Desk, session: &mut dyn HostSession) {
+    while let Ok(delivery) = timeout(crate::contract::broker::QUIET, session.next()).await {
+        assert!(delivery.settle.ack().await);
+    }
+    let jobs = [job(1), job(1), job(1)];
+    let long_ago = jiff::Timestamp::now() - longshore::letters::STRAY_AFTER;
+    let letters = jobs.each_ref().map(dead_long_ago);
+    for letter in &letters {
+        desk.publish(letter.clone()).await;
+    }
+    for letter in [&letters[0], &letters[1], &dead_long_ago(&job(1))] {
+        desk.publish(mark(letter, long_ago)).await;
+    }
+    let listed = desk.letters().await;
+    let by = |letter: &Value| letter["made_good_by"]["job_id"].is_string() && letter["made_good_by"]["run"] == 1;
+    assert_eq!(listed.iter().map(by).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(listed[0]["made_good_by"]["time"], long_ago.to_string());
+    let people = text(&desk.run(&["list"]).await.stdout);
+    assert!(
+        people.contains("[superseded by ")
+            && people.contains("3 letters, 1 host, 1 code, 2 superseded")
+            && people.contains("1 marks of letters"),
+        "{people}"
+    );
+    let groups = desk.lines(&["list", "--json", "--group-by", "code"]).await;
+    assert_eq!((&groups[0]["count"], &groups[0]["made_good"]), (&3.into(), &2.into()));
+    assert_eq!(desk.lines(&["list", "--json", "--superseded", "--since", "24h"]).await.len(), 2);
+    assert_eq!(desk.lines(&["list", "--json", "--until", "24h"]).await.len(), 0);
+    let exported = desk.lines(&["export"]).await;
+    assert_eq!(exported.iter().map(by).collect::<Vec<_>>(), [true, true, false]);
+    let first = ids(&listed)[0].to_owned();
+    let end = &first[first.len() - 12..];
+    let shown = text(&desk.run(&["show", end]).await.stdout);
+    assert!(shown.contains("superseded  job ") && shown.contains(&first), "{shown}");
+    let several = desk.run(&["show", &first[..6]]).await;
+    assert_eq!(several.status.code(), Some(2));
+    assert!(text(&several.stderr).contains("stands for 3"), "{several:?}");
+
+    let output = desk.run(&["replay", "--all"]).await;
+    let said = text(&output.stdout);
+    assert_eq!((output.status.code(), said.matches("kept").count()), (Some(3), 2), "{output:?}");
+    assert!(said.contains("superseded: job "), "{said}");
+    assert_eq!(taken(session).await.key.job_id.to_string(), jobs[2].job_id);
+    // The mark without a letter went with that; those of letters that stay have stayed.
+    let left = text(&desk.run(&["list"]).await.stdout);
+    assert!(left.contains("2 letters, 1 host, 1 code, 2 superseded") && !left.contains("marks of letters"), "{left}");
+    let named = desk.run(&["replay", end]).await;
+    assert!(named.status.success(), "{named:?}");
+    assert_eq!(taken(session).await.key.job_id.to_string(), jobs[0].job_id);
+    let discarded = desk.lines(&["discard", "--superseded", "--reason", "superseded", "--json"]).await;
+    assert_eq!(discarded.len(), 1);
+    assert_eq!(desk.in_queue().await, 0, "the marks have gone with their letters");
+    // Where there is nothing but a mark, and a young one, who throws all away has done something.
+    desk.publish(mark(&dead_long_ago(&job(1)), jiff::Timestamp::now())).await;
+    assert_eq!(desk.run(&["replay", "--all"]).await.status.code(), Some(10), "its letter may come yet");
+    let output = desk.run(&["discard", "--all", "--reason", "of a test"]).await;
+    assert!(output.status.success() && text(&output.stderr).contains("1 marks were taken away"), "{output:?}");
+    assert_eq!(desk.in_queue().await, 0);
+    nothing_arrives(session).await;
 }
 
 /// Killed amid its work, and run again: each job is there, and one that is there twice is the same message.
 async fn a_replay_that_is_killed_loses_none_and_doubles_none(desk: &Desk, session: &mut dyn HostSession) {
     let jobs: Vec<_> = (0..MANY).map(|_| job(1)).collect();
-    desk.die(&jobs).await;
+    let long_ago = jiff::Timestamp::now() - longshore::letters::STRAY_AFTER;
+    for letter in jobs.iter().map(dead_long_ago) {
+        let mark = mark(&letter, long_ago);
+        desk.publish(letter).await;
+        desk.publish(mark).await;
+    }
     let mut bodies: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-    let mut slow = desk.command(&["replay", "--all", "--per-second", "5"]);
+    let mut slow = desk.command(&["replay", "--superseded", "--per-second", "5"]);
     let mut slow = Killed(slow.stdout(Stdio::piped()).spawn().unwrap());
     let said = slow.0.stdout.take().unwrap();
     // It has said so of the first one: there are thirty-nine more, at five a second.
@@ -234,7 +369,7 @@ async fn a_replay_that_is_killed_loses_none_and_doubles_none(desk: &Desk, sessio
     // The broker hears of the end of its connection in its own time.
     let rest = async {
         loop {
-            let output = desk.run(&["replay", "--all", "--json"]).await;
+            let output = desk.run(&["replay", "--superseded", "--json"]).await;
             match output.status.code() {
                 Some(1) if text(&output.stderr).contains("somebody else") => {
                     tokio::time::sleep(Duration::from_millis(50)).await
@@ -246,7 +381,7 @@ async fn a_replay_that_is_killed_loses_none_and_doubles_none(desk: &Desk, sessio
     let output = timeout(PATIENCE, rest).await.expect("a dead operator's hold stays");
     assert!(output.status.success(), "{output:?}");
     assert!(text(&output.stdout).lines().count() < MANY, "the first one has done something");
-    assert_eq!(desk.letters().await, [Value::Null; 0]);
+    assert_eq!(desk.in_queue().await, 0, "no letter, and no mark");
     while bodies.len() < MANY {
         take(session, &mut bodies).await;
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use longshore::broker::topology::{CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, control_key};
+use longshore::broker::topology::{
+    CONTROL_EXCHANGE, DEAD_EXCHANGE, EVENTS_EXCHANGE, LETTERS_EXCHANGE, control_key, letters_held_key,
+};
 use longshore::broker::{Outgoing, PublishError};
 use longshore::failure::Code;
 use longshore::message::event::{Discarded, LetterDetail, Replayed};
@@ -32,6 +34,7 @@ pub async fn all(operator: &Arc<Operator>, release: Release) {
     a_job_has_died(operator).await;
     it_speaks_of_letters_in_its_own_name_and_of_nothing_else(operator).await;
     nobody_is_believed_in_its_place(operator, release).await;
+    who_reads_is_told_to_those_who_may_ask(operator).await;
     let operator = Arc::clone(operator);
     blocking(move || the_commands_need_no_more_than_its_rights(&operator)).await;
 }
@@ -153,6 +156,53 @@ async fn nobody_is_believed_in_its_place(operator: &Arc<Operator>, release: Rele
         all.contains("`kvm-07`, which is one that a host has") && all.contains("`cloudEvents_source` does not"),
         "{all}"
     );
+}
+
+/// The second of two hears of whom, in both directions; where the right is missing it hears how to find out.
+async fn who_reads_is_told_to_those_who_may_ask(operator: &Arc<Operator>) {
+    for (first, second) in [(NIGHT, LETTERS), (LETTERS, NIGHT)] {
+        let reader = operator.broker(first).read_letters().await.unwrap();
+        let asks = operator.broker(second);
+        let answered = async {
+            loop {
+                match asks.letters_holder().await.unwrap() {
+                    Some(holder) => return holder,
+                    None => tokio::time::sleep(LOOK).await,
+                }
+            }
+        };
+        let holder = timeout(PATIENCE, answered).await.expect("nobody says who reads");
+        assert_eq!((holder.user.as_str(), holder.occupation.machine.is_some()), (first, true));
+        let told = listed(operator, second, 1).await;
+        assert!(told.contains(&format!("broker user `{first}` says that it reads them")), "{told}");
+        reader.close().await.unwrap();
+    }
+    let as_another = |user| message(LETTERS_EXCHANGE, letters_held_key(user), b"{}");
+    refused(operator.broker(NIGHT).as_ref(), as_another(LETTERS)).await;
+    refused(operator.broker(HERE).as_ref(), as_another(HERE)).await;
+
+    let of_before = [r"^amq\.gen-.*$", r"^amq\.gen-.*$", r"^(amq\.gen-.*|longshore\.dead)$"];
+    let [configure, write, read] = of_before;
+    operator.rabbit.ctl(&["set_permissions", "-p", VHOST, LETTERS, configure, write, read]);
+    for (first, second) in [(NIGHT, LETTERS), (LETTERS, NIGHT)] {
+        let reader = operator.broker(first).read_letters().await.unwrap();
+        let told = listed(operator, second, 1).await;
+        assert!(told.contains("does not say who") && told.contains("list_connections"), "{told}");
+        reader.close().await.unwrap();
+    }
+    let of_operator = Arc::clone(operator);
+    let mended = blocking(move || said(&of_operator.setup(&[]), 0)).await;
+    assert!(mended.contains("rights"), "{mended}");
+}
+
+async fn listed(operator: &Arc<Operator>, user: &'static str, code: i32) -> String {
+    let operator = Arc::clone(operator);
+    blocking(move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+        command.args(["dead", "list"]).env("LONGSHORE__BROKER__URI", operator.uri(user));
+        said(&command.stdin(Stdio::null()).output().unwrap(), code)
+    })
+    .await
 }
 
 /// A letter of the host whose job a host would take.

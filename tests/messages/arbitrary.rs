@@ -2,7 +2,9 @@
 
 use longshore::failure::Code;
 use longshore::message::dead_letter::Original;
-use longshore::message::{Encoding, Properties, decode_control, decode_dead_letter, decode_event, decode_job, redact};
+use longshore::message::{
+    Encoding, Properties, decode_control, decode_dead_letter, decode_event, decode_job, decode_superseded, redact,
+};
 use longshore::model::id::HostId;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -25,6 +27,7 @@ fn read_in_every_way(content_type: &str, message_type: &str, body: &[u8], host: 
         decode_event(&properties, body).err(),
         control(&properties, body),
         decode_dead_letter(&properties, body).err(),
+        decode_superseded(&properties, body).err(),
     ]
     .into_iter()
     .flatten()

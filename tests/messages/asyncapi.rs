@@ -119,7 +119,8 @@ const CHANNELS: [(Channel, &str, &str, &str, &str, &str); 6] = [
         "longshore.dead",
         "topic",
         "{kind}.{code}.{host}",
-        "Messages that nobody works on any more, with the reason, into `longshore.dead`.",
+        "Messages that nobody works on any more, with the reason, into `longshore.dead`; and marks (`{kind}.superseded.{host}`) on those that a later \
+         success has superseded, which a reader who does not know them acknowledges, since losing one costs only needless work.",
     ),
 ];
 
@@ -131,7 +132,7 @@ fn parameters(address: &str) -> Value {
         "event" => "the event's word, such as `progress`",
         "subject" => "`worker` or `message`",
         "user" => "the broker user who did it, with all the words that the name has",
-        "code" => "code of the failure, such as `wrong_host`",
+        "code" => "code of the failure, such as `wrong_host`; `superseded` of a mark",
         other => panic!("no description of {other}"),
     };
     let names = address.split('{').skip(1).filter_map(|rest| rest.split('}').next());

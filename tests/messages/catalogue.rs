@@ -5,7 +5,7 @@ use longshore::message::event::{
     Progress, Replayed, Resumed, Retrying, Started,
 };
 use longshore::message::{
-    Announce, Cancel, DeadLetter, Drain, HostEvent, JobMessage, LetterEvent, Pause, Resume, RunEvent,
+    Announce, Cancel, DeadLetter, Drain, HostEvent, JobMessage, LetterEvent, Pause, Resume, RunEvent, Superseded,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -72,5 +72,6 @@ pub fn all() -> Vec<Message> {
         message("longshore.event.letter.replayed.v1", LetterEvents, of::<LetterEvent<Replayed>>),
         message("longshore.event.letter.discarded.v1", LetterEvents, of::<LetterEvent<Discarded>>),
         message("longshore.dead-letter.v1", Dead, of::<DeadLetter>),
+        message("longshore.superseded.v1", Dead, of::<Superseded>),
     ]
 }

@@ -10,10 +10,11 @@ use longshore::message::event::{
     MessageRefused, NamedInstance, Online, OverdueCall, Paused, Progress, Replayed, RestoreSummary, RestoredVolume,
     Resumed, Retrying, RunDetail, RunningJob, Started,
 };
+use longshore::message::told::ToldEvent;
 use longshore::message::{
     Announce, Cancel, Control, DeadLetter, Drain, Encoding, Event, HostEvent, JobMessage, LetterEvent, Pause,
-    Properties, Refusal, Resume, RunEvent, decode_control, decode_dead_letter, decode_event, decode_job,
-    encode_control, encode_dead_letter, encode_event, encode_job,
+    Properties, Refusal, Resume, RunEvent, Superseded, decode_control, decode_dead_letter, decode_event, decode_job,
+    decode_superseded, encode_control, encode_dead_letter, encode_event, encode_job, encode_superseded,
 };
 use longshore::model::deletion::{DeleteMode, DeletedBackup, MergedBackup};
 use longshore::model::destination::{Attach, Destination, DiskBus, MacAddresses, NewInstanceSpec, NewVolumeSpec};
@@ -39,6 +40,7 @@ pub enum Value {
     Control(Control),
     Event(Box<Event>),
     DeadLetter(Box<DeadLetter>),
+    Superseded(Superseded),
 }
 
 pub fn path(schemas: &Path, name: &str, encoding: Encoding) -> PathBuf {
@@ -384,6 +386,7 @@ pub fn more() -> Vec<(&'static str, Value)> {
         ("longshore.event.worker.heartbeat.v1.paused", value("longshore.event.worker.heartbeat.v1")),
         ("longshore.event.worker.heartbeat.v1.stuck-call", value("longshore.event.worker.heartbeat.v1")),
         ("longshore.event.worker.heartbeat.v1.failing-repository", value("longshore.event.worker.heartbeat.v1")),
+        ("longshore.dead-letter.v1.with-events", value(DeadLetter::MESSAGE_TYPE)),
     ]
 }
 
@@ -642,6 +645,56 @@ fn letter() -> DeadLetter {
         failure: (&failure()).into(),
         origin: Origin { queue: "longshore.jobs.kvm-07".to_owned(), routing_key: "kvm-07".to_owned() },
         original: Original::new(&original.properties, &original.body),
+        events: told(),
+        events_left_out: 2,
+    }
+}
+
+/// What the second attempt of two told: why there was one, and how far it came.
+fn told() -> Vec<ToldEvent> {
+    let left_over = LeftOver {
+        what: "/run/longshore/kvm-07/share-1".to_owned(),
+        reason: "it is busy".to_owned(),
+        job_id: JOB_ID.parse().ok(),
+    };
+    let retrying = Retrying {
+        failure: (&failure()).into(),
+        next_attempt_at: "2026-03-01T02:00:15.25Z".parse().unwrap(),
+        warnings: vec!["the guest has no agent".to_owned()],
+        left_overs: vec![left_over],
+    };
+    let progress = Progress {
+        step: "move_bytes".to_owned(),
+        done_bytes: 1 << 30,
+        total_bytes: 3 << 30,
+        rate_bytes_per_second: 1,
+        eta_seconds: None,
+    };
+    let failed = Failed { failure: (&failure()).into(), attempts: 2, warnings: Vec::new(), left_overs: Vec::new() };
+    let events = [
+        (1, 7, RunDetail::Retrying(retrying)),
+        (2, 1, RunDetail::Started(Started {})),
+        (2, 9, RunDetail::Progress(progress)),
+        (2, 10, RunDetail::Failed(failed)),
+    ];
+    let events = events.map(|(attempt, sequence, detail)| {
+        let mut told = ToldEvent::of(&RunEvent::of(&job(), attempt, sequence, time(), detail));
+        told.since = told.step.as_ref().and_then(|_| "2026-03-01T02:00:01Z".parse().ok());
+        told
+    });
+    events.to_vec()
+}
+
+fn superseded() -> Superseded {
+    Superseded {
+        host: host(),
+        time: time(),
+        letter_id: "019a0f3e-9000-7000-8000-000000000009".parse().unwrap(),
+        kind: JobKind::Backup,
+        job_id: JOB_ID.parse().unwrap(),
+        run: 1,
+        by_job_id: "019a0f3e-7c00-7000-8000-000000000002".parse().unwrap(),
+        by_run: 1,
     }
 }
 
@@ -650,6 +703,7 @@ pub fn value(message_type: &str) -> Value {
     match (message_type, words) {
         (JobMessage::MESSAGE_TYPE, _) => Value::Job(Box::new(job())),
         (DeadLetter::MESSAGE_TYPE, _) => Value::DeadLetter(Box::new(letter())),
+        (Superseded::MESSAGE_TYPE, _) => Value::Superseded(superseded()),
         (_, Some(words)) => {
             let of_run = run_detail(words).map(|detail| Event::Run(RunEvent::of(&job(), 1, 4, time(), detail)));
             let of_host = || {
@@ -685,6 +739,7 @@ pub fn encoded(value: &Value, encoding: Encoding) -> longshore::message::Encoded
         Value::Control(control) => encode_control(control, encoding, time()),
         Value::Event(event) => encode_event(event, id, encoding, Some(TRACEPARENT)),
         Value::DeadLetter(letter) => encode_dead_letter(letter, id, encoding),
+        Value::Superseded(mark) => encode_superseded(mark, id, encoding),
     }
     .unwrap()
 }
@@ -700,6 +755,7 @@ pub fn read(message_type: &str, encoding: Encoding, body: &[u8]) -> Result<Value
         DeadLetter::MESSAGE_TYPE => {
             decode_dead_letter(&properties, body).map(|letter| Value::DeadLetter(Box::new(letter)))
         }
+        Superseded::MESSAGE_TYPE => decode_superseded(&properties, body).map(Value::Superseded),
         _ => match command(message_type) {
             Some(command) => decode_control(command, &properties, body).unwrap().map(Value::Control),
             None => decode_event(&properties, body).map(|event| Value::Event(Box::new(event))),

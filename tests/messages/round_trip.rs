@@ -51,6 +51,7 @@ fn the_events_of_hosts_and_the_letters_have_routing_keys_of_three_words_and_the_
             examples::Value::Event(event) if matches!(*event, Event::Letter(_)) => continue,
             examples::Value::Event(event) => event.routing_key(),
             examples::Value::DeadLetter(letter) => letter.routing_key(),
+            examples::Value::Superseded(mark) => mark.routing_key(),
             examples::Value::Job(_) | examples::Value::Control(_) => continue,
         };
         assert!(key.ends_with(".kvm-07"), "{key}");

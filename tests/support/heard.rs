@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use longshore::broker::topology::{DEAD_EXCHANGE, EVENTS_EXCHANGE};
 use longshore::broker::{Broker, Heard as Said};
 use longshore::message::event::RunDetail;
-use longshore::message::{DeadLetter, Event, HostEvent, RunEvent, decode_dead_letter, decode_event};
+use longshore::message::{
+    DeadLetter, Event, HostEvent, RunEvent, Superseded, decode_dead_letter, decode_event, decode_superseded,
+};
 use longshore::model::id::JobId;
 
 /// Pause between two looks at what has come.
@@ -18,6 +20,7 @@ struct Kept {
     runs: Vec<RunEvent>,
     hosts: Vec<HostEvent>,
     letters: Vec<DeadLetter>,
+    marks: Vec<Superseded>,
     bodies: Vec<Vec<u8>>,
     /// Jobs whose `started` has come, each time.
     started: Vec<JobId>,
@@ -60,9 +63,11 @@ impl Heard {
         tokio::spawn(async move {
             while let Some(said) = letters.next().await {
                 let Said::Message(message) = said else { continue };
-                let letter = decode_dead_letter(&message.properties, &message.body).unwrap();
                 let mut kept = kept.lock().unwrap();
-                kept.letters.push(letter);
+                match decode_superseded(&message.properties, &message.body) {
+                    Ok(mark) => kept.marks.push(mark),
+                    Err(_) => kept.letters.push(decode_dead_letter(&message.properties, &message.body).unwrap()),
+                }
                 kept.bodies.push(message.body);
             }
         });
@@ -125,6 +130,12 @@ impl Heard {
     pub fn letter_of(&self, job: JobId, limit: Duration) -> DeadLetter {
         let letter = |kept: &Kept| kept.letters.iter().find(|letter| letter.job_id == Some(job)).cloned();
         self.find("the dead letter comes", limit, letter)
+    }
+
+    /// The mark on the job's letter.
+    pub fn mark_on(&self, job: JobId, limit: Duration) -> Superseded {
+        let mark = |kept: &Kept| kept.marks.iter().find(|mark| mark.job_id == job).cloned();
+        self.find("the mark on the dead letter comes", limit, mark)
     }
 
     /// No letter of the job has come.

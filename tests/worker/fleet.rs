@@ -11,7 +11,7 @@ use longshore::broker::topology::{
     CONTROL_EXCHANGE, DEAD_QUEUE, JOBS_EXCHANGE, control_key, control_queue, jobs_key, jobs_queue, urgent_jobs_key,
     urgent_jobs_queue,
 };
-use longshore::broker::{Broker, Outgoing, Properties};
+use longshore::broker::{Broker, EventMessage, Outgoing, Properties};
 use longshore::host::guard::fake::FakeGuards;
 use longshore::host::hypervisor::fake::{FakeHypervisor, FakeInstance};
 use longshore::host::mover::FakeMovers;
@@ -20,7 +20,8 @@ use longshore::journal::{Journal, JournalError, Keep};
 use longshore::message::event::{FailureReport, RunDetail};
 use longshore::message::job::{BackupPart, InstancePart, RepositoryPart, RetryPart};
 use longshore::message::{
-    Cancel, Control, DeadLetter, Encoded, Encoding, JobMessage, decode_dead_letter, encode_control, encode_job,
+    Cancel, Control, DeadLetter, Encoded, Encoding, JobMessage, Superseded, decode_dead_letter, decode_superseded,
+    encode_control, encode_job,
 };
 use longshore::model::id::{HostId, InstanceId, JobId, RepositoryId};
 use longshore::model::job::RunKey;
@@ -390,8 +391,25 @@ impl Fleet {
 
     /// The dead letters that wait.
     pub fn letters(&self) -> Vec<DeadLetter> {
+        let messages = self.server.ready_messages(DEAD_QUEUE).into_iter();
+        let letters = messages.filter(|message| message.properties.message_type == DeadLetter::MESSAGE_TYPE);
+        letters.map(|message| decode_dead_letter(&message.properties, &message.body).unwrap()).collect()
+    }
+
+    /// Of each dead letter that waits the run and the message id.
+    pub fn letter_ids(&self) -> Vec<(RunKey, String)> {
+        let of = |message: &EventMessage| {
+            let letter = decode_dead_letter(&message.properties, &message.body).ok()?;
+            let key = RunKey { job_id: letter.job_id?, run: letter.run? };
+            Some((key, message.properties.message_id.clone()))
+        };
+        self.server.ready_messages(DEAD_QUEUE).iter().filter_map(of).collect()
+    }
+
+    /// The marks on them.
+    pub fn marks(&self) -> Vec<Superseded> {
         let messages = self.server.ready_messages(DEAD_QUEUE);
-        messages.iter().map(|message| decode_dead_letter(&message.properties, &message.body).unwrap()).collect()
+        messages.iter().filter_map(|message| decode_superseded(&message.properties, &message.body).ok()).collect()
     }
 
     pub fn letter_of(&self, key: RunKey) -> Option<DeadLetter> {

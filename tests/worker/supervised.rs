@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use longshore::broker::letters::{LetterReader, ReadLettersError};
+use longshore::broker::letters::{Holder, LetterReader, ReadLettersError};
 use longshore::broker::{
     Broker, BrokerError, Delivery, HostOnBroker, HostSession, Publisher, SessionState, Subscription, WantedJobs,
 };
@@ -81,6 +81,10 @@ impl Broker for StuckBroker {
 
     async fn read_letters(&self) -> Result<Box<dyn LetterReader>, ReadLettersError> {
         self.broker.read_letters().await
+    }
+
+    async fn letters_holder(&self) -> Result<Option<Holder>, BrokerError> {
+        self.broker.letters_holder().await
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use super::delivery::{Unsettled, to_letter};
 use super::failure::{ANSWER_WAIT, LinkError, answer};
 use super::link::{Link, Role};
+use super::sign::Sign;
 use super::thread::AmqpThread;
 use crate::broker::BrokerError;
 use crate::broker::letters::{HeldLetter, LETTERS_AT_ONCE, LetterReader, ReadLettersError};
@@ -125,6 +126,7 @@ async fn run(
     if opened.send(Ok(())).is_err() {
         return;
     }
+    let sign = Sign::put_up(Arc::clone(&settings));
     // Until the reader wants no more, or there are no more.
     loop {
         let next = reading.next().await;
@@ -134,7 +136,8 @@ async fn run(
         }
     }
     if let Ok(reply) = closing.await {
-        _ = reply.send(reading.close().await);
+        let (closed, ()) = tokio::join!(reading.close(), sign.take_down());
+        _ = reply.send(closed);
     }
 }
 

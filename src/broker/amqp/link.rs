@@ -49,6 +49,8 @@ pub(super) enum Role {
     Subscribe,
     /// To read the dead letters.
     Letters,
+    /// To tell who reads them.
+    Sign,
     /// To look whether all is there.
     Check,
 }
@@ -61,6 +63,7 @@ impl Role {
             Role::Consume => "consume",
             Role::Subscribe => "subscribe",
             Role::Letters => "letters",
+            Role::Sign => "sign",
             Role::Check => "check",
         }
     }
@@ -86,7 +89,7 @@ impl Link {
         let tls = if settings.uri.is_tls() { Some(settings.tls.connector()?) } else { None };
         let external = tls.is_some() && settings.tls.client.is_some();
         let frame_max = match role {
-            Role::Publish | Role::Check => settings.frame_max_bytes,
+            Role::Publish | Role::Sign | Role::Check => settings.frame_max_bytes,
             Role::Consume | Role::Subscribe | Role::Letters => settings.read_frame_max_bytes,
         };
         let uri = settings.uri.to_lapin(settings.heartbeat_seconds, frame_max, external);

@@ -30,6 +30,7 @@ mod probe;
 mod publish;
 mod publisher;
 mod session;
+mod sign;
 mod subscribe;
 mod thread;
 mod wire;
@@ -41,7 +42,7 @@ use async_trait::async_trait;
 use self::failure::LinkError;
 use self::publisher::PublishHandle;
 use self::thread::AmqpThread;
-use super::letters::{LetterReader, ReadLettersError};
+use super::letters::{Holder, LetterReader, ReadLettersError};
 use super::settings::BrokerSettings;
 use super::setup::probe::{Answer, Try};
 use super::{Broker, BrokerError, HostOnBroker, HostSession, Publisher, Subscription};
@@ -129,5 +130,9 @@ impl Broker for AmqpBroker {
 
     async fn read_letters(&self) -> Result<Box<dyn LetterReader>, ReadLettersError> {
         letters::open(&self.thread, Arc::clone(&self.settings)).await
+    }
+
+    async fn letters_holder(&self) -> Result<Option<Holder>, BrokerError> {
+        self.on_thread("ask who reads the dead letters", async move |settings| sign::ask(&settings).await).await
     }
 }

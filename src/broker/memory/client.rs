@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::state::{ConsumerId, Published};
 use super::{MemorySettings, Shared, letters, session};
-use crate::broker::letters::{LetterReader, ReadLettersError};
+use crate::broker::letters::{Holder, LetterReader, ReadLettersError};
 use crate::broker::topology::{QueueType, control_queue, host_queues, shared_queues};
 use crate::broker::{
     Broker, BrokerError, Heard, HostOnBroker, HostSession, LETTER_BYTES_KEPT_MAX, Outgoing, PublishError, Publisher,
@@ -86,6 +86,10 @@ impl Broker for MemoryClient {
 
     async fn read_letters(&self) -> Result<Box<dyn LetterReader>, ReadLettersError> {
         letters::open(&self.shared)
+    }
+
+    async fn letters_holder(&self) -> Result<Option<Holder>, BrokerError> {
+        letters::holder(&self.shared)
     }
 }
 

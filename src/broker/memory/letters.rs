@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::Shared;
 use super::client::DOWN;
 use super::session::MemorySettle;
 use super::state::ConsumerId;
-use crate::broker::letters::{HeldLetter, LetterReader, ReadLettersError};
+use super::{Shared, USER};
+use crate::broker::letters::{HeldLetter, Holder, LetterReader, Occupation, ReadLettersError};
 use crate::broker::topology::DEAD_QUEUE;
 use crate::broker::{BrokerError, LETTER_BYTES_KEPT_MAX};
+
+/// What its readers do: clients of this broker have no names.
+const DOING: &str = "memory";
 
 struct MemoryReader {
     shared: Arc<Shared>,
@@ -35,7 +38,23 @@ pub(super) fn open(shared: &Arc<Shared>) -> Result<Box<dyn LetterReader>, ReadLe
     }
     let consumer = shared.change(|state| state.consume_exclusively(DEAD_QUEUE));
     let consumer = consumer.ok_or(ReadLettersError::InUse { queue: DEAD_QUEUE })?;
+    let occupation = Occupation::of_this_process(DOING);
+    shared.change(|state| state.letters_reader = Some((consumer, occupation)));
     Ok(Box::new(MemoryReader { shared: Arc::clone(shared), consumer }))
+}
+
+/// Who reads, if somebody does.
+pub(super) fn holder(shared: &Shared) -> Result<Option<Holder>, BrokerError> {
+    let state = shared.look();
+    if !state.up {
+        return Err(BrokerError {
+            action: "ask who reads the dead letters".to_owned(),
+            address: "memory".to_owned(),
+            source: DOWN.into(),
+        });
+    }
+    let reader = state.letters_reader.as_ref().filter(|(reader, _)| state.knows(*reader));
+    Ok(reader.map(|(_, occupation)| Holder { user: USER.to_owned(), occupation: occupation.clone() }))
 }
 
 #[async_trait]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Depth, USER};
+use crate::broker::letters::Occupation;
 use crate::broker::topology::{EXCHANGES, ExchangeType, Queue as Declared, topic_matches};
 use crate::broker::{EventMessage, Outgoing, PublishError};
 
@@ -67,6 +68,8 @@ pub(super) struct State {
     pub(super) refuse_next: usize,
     /// How many confirms are lost next.
     pub(super) lose_next_confirms: usize,
+    /// Who read the dead letters last, and what it does.
+    pub(super) letters_reader: Option<(ConsumerId, Occupation)>,
     /// How many ready messages a queue takes.
     pub(super) limits: BTreeMap<String, usize>,
     queues: BTreeMap<String, Queue>,

@@ -66,8 +66,7 @@ impl Wanted {
 
     /// Our policy for a queue; classic urgent queues, control queues and the dead letters have none.
     pub fn policy_of(&self, queue: &Queue, version: ServerVersion) -> Option<Policy> {
-        let is_urgent = queue.binding_key.ends_with(".urgent");
-        let name = if is_urgent { URGENT_JOBS_POLICY } else { JOBS_POLICY };
+        let name = if queue.is_of_urgent_jobs() { URGENT_JOBS_POLICY } else { JOBS_POLICY };
         let of_jobs = queue.exchange == JOBS_EXCHANGE;
         self.policies(version).into_iter().find(|policy| of_jobs && policy.name == name)
     }

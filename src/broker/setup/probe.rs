@@ -9,8 +9,8 @@ use super::plan::Member;
 use super::version::ServerVersion;
 use crate::broker::access::Role;
 use crate::broker::topology::{
-    CONTROL_EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, JOBS_EXCHANGE, PING_COMMAND, control_key,
-    control_queue, jobs_key, jobs_queue, urgent_jobs_queue,
+    CONTROL_EXCHANGE, DEAD_EXCHANGE, DEAD_QUEUE, EVENTS_EXCHANGE, JOBS_EXCHANGE, LETTERS_EXCHANGE, PING_COMMAND,
+    control_key, control_queue, jobs_key, jobs_queue, letters_asked_key, letters_held_key, urgent_jobs_queue,
 };
 use crate::message::event::LetterDetail;
 use crate::model::id::HostId;
@@ -128,7 +128,8 @@ pub fn probes(member: &Member) -> Vec<Probe> {
         match role {
             Role::Host(host) => probes.extend(hosts(host)),
             Role::LetterOperator => probes.extend(letter_operators(&member.user)),
-            Role::Publisher | Role::Controller | Role::EventReader | Role::LetterReader => {}
+            Role::LetterReader => probes.extend(letter_readers(&member.user)),
+            Role::Publisher | Role::Controller | Role::EventReader => {}
         }
     }
     probes
@@ -186,6 +187,11 @@ fn everybodys(roles: &[Role]) -> Vec<Probe> {
             Expected::Refused,
             publish(EVENTS_EXCHANGE, format!("{DISCARDED}.{OTHER_USER}")),
         ),
+        probe(
+            "say in another user's name that it reads the dead letters",
+            Expected::Refused,
+            publish(LETTERS_EXCHANGE, letters_held_key(OTHER_USER)),
+        ),
         probe("read the dead letters", expect(reads_letters), dead_letters(DEAD_QUEUE.to_owned())),
         probe("read the jobs of another host", Expected::Refused, Try::Get(format!("{JOBS_EXCHANGE}.{OTHER_HOST}"))),
         probe(
@@ -228,12 +234,22 @@ fn hosts(host: &HostId) -> Vec<Probe> {
     probes
 }
 
+/// What whoever reads letters tries besides: to ask who else does, and to answer.
+fn letter_readers(user: &str) -> Vec<Probe> {
+    let own = |key| publish(LETTERS_EXCHANGE, key);
+    vec![
+        probe("ask who reads the dead letters", Expected::Allowed, own(letters_asked_key(user))),
+        probe("answer that it reads the dead letters", Expected::Allowed, own(letters_held_key(user))),
+    ]
+}
+
 /// What a letter operator tries besides: to tell what it did, in its own name and of letters alone.
 fn letter_operators(user: &str) -> Vec<Probe> {
     let (event, _) = TOLD;
     let own = |words: &str| publish(EVENTS_EXCHANGE, format!("{words}.{user}"));
     let discarded = format!("{DISCARDED}.{user}");
-    vec![
+    let mut probes = letter_readers(user);
+    probes.extend([
         probe("tell that it replayed a dead letter", Expected::Allowed, own(REPLAYED)),
         probe("tell that it discarded a dead letter", Expected::Allowed, own(DISCARDED)),
         probe("tell an event that is of no dead letter", Expected::Refused, own(event)),
@@ -247,7 +263,8 @@ fn letter_operators(user: &str) -> Vec<Probe> {
             Expected::RefusedFrom(ServerVersion::CHECKS_FURTHER_KEYS),
             Try::Publish { exchange: EVENTS_EXCHANGE, key: discarded, further: Some(format!("{event}.{OTHER_HOST}")) },
         ),
-    ]
+    ]);
+    probes
 }
 
 #[cfg(test)]
@@ -269,13 +286,23 @@ mod tests {
         assert_eq!(allowed(&[Role::Publisher]), ["publish a job"]);
         assert_eq!(allowed(&[Role::Controller]), ["drain a host"]);
         assert_eq!(allowed(&[Role::EventReader]), ["make a passing queue"]);
-        assert_eq!(allowed(&[Role::LetterReader]), ["read the dead letters", "make a passing queue"]);
+        assert_eq!(
+            allowed(&[Role::LetterReader]),
+            [
+                "read the dead letters",
+                "make a passing queue",
+                "ask who reads the dead letters",
+                "answer that it reads the dead letters",
+            ]
+        );
         assert_eq!(
             allowed(&[Role::LetterOperator]),
             [
                 "publish a job",
                 "read the dead letters",
                 "make a passing queue",
+                "ask who reads the dead letters",
+                "answer that it reads the dead letters",
                 "tell that it replayed a dead letter",
                 "tell that it discarded a dead letter",
             ]

@@ -7,15 +7,12 @@ use crate::broker::Outgoing;
 use crate::broker::topology::EVENTS_EXCHANGE;
 use crate::cli::ConfigArgs;
 use crate::cli::broker::user;
-use crate::cli::output::{CliError, printable};
+use crate::cli::output::CliError;
 use crate::letters::{Letter, Summary};
 use crate::message::event::{LetterDetail, LetterEvent};
-use crate::message::{Encoding, Event, encode_event};
+use crate::message::{Encoding, Event, encode_event, words};
 use crate::model::id::{EventId, HostId};
 use crate::model::job::JobKind;
-
-/// Longest words of a person in an event, bytes.
-const WORDS_BYTES_MAX: usize = 1024;
 
 /// Who does it, and why.
 pub struct Audit {
@@ -26,11 +23,9 @@ pub struct Audit {
 
 impl Audit {
     pub fn new(config: &ConfigArgs, args: &PerformArgs, reason: Option<&str>) -> Result<Self, CliError> {
-        for (option, words) in [("requested-by", args.requested_by.as_deref()), ("reason", reason)] {
-            let allowed = |words: &str| (1..=WORDS_BYTES_MAX).contains(&words.len()) && printable(words) == words;
-            if !words.is_none_or(allowed) {
-                let rule = format!("`--{option}` has 1 to {WORDS_BYTES_MAX} bytes and no control character");
-                return Err(CliError::usage(rule));
+        for (option, said) in [("requested-by", args.requested_by.as_deref()), ("reason", reason)] {
+            if !said.is_none_or(words::may_be_said) {
+                return Err(CliError::usage(format!("`--{option}` is not allowed: {}", words::rule())));
             }
         }
         let user = user(config)?;

@@ -8,7 +8,7 @@ use super::select::SelectArgs;
 use crate::cli::broker::{block_on, connect};
 use crate::cli::exit::Exit;
 use crate::cli::output::CliError;
-use crate::letters::Deed;
+use crate::letters::{Deed, Strays};
 use crate::message::event::{Discarded, LetterDetail};
 
 #[derive(Debug, Args)]
@@ -32,7 +32,8 @@ pub fn run(args: &DiscardArgs) -> Result<Exit, CliError> {
             broker: broker.as_ref(),
             filter: &filter,
             done: "discarded",
-            spared: &|_| None,
+            strays: if args.perform.all { Strays::All } else { Strays::Old },
+            spared: &|_, _| None,
             plan: &|letter| Ok(letter.code()),
             deed: &|letter| {
                 let event = audit.event(letter, LetterDetail::Discarded(Discarded {}))?;

@@ -11,7 +11,7 @@ use super::unread;
 use crate::broker::Broker;
 use crate::cli::exit::Exit;
 use crate::cli::output::{self, CliError};
-use crate::letters::{Deal, Dealt, Deed, Filter, Fingerprint, Letter, Summary, deal};
+use crate::letters::{Deal, Dealt, Deed, Filter, Fingerprint, Letter, Strays, Summary, deal};
 
 #[derive(Debug, Args)]
 pub struct PerformArgs {
@@ -43,8 +43,10 @@ pub struct Work<'w> {
     pub filter: &'w Filter,
     /// Its word, as in `replayed`.
     pub done: &'static str,
+    /// Which marks go whose letter is not there.
+    pub strays: Strays,
     /// Why a letter stays that could be dealt with.
-    pub spared: &'w dyn Fn(&Summary) -> Option<String>,
+    pub spared: &'w dyn Fn(&Summary, &Filter) -> Option<String>,
     /// What is done with it, in words, or why nothing can be.
     pub plan: &'w dyn Fn(&Letter) -> Result<String, String>,
     /// What is to be published for it.
@@ -62,18 +64,23 @@ struct Count {
 impl Work<'_> {
     pub async fn run(&self) -> Result<Exit, CliError> {
         let plan = |letter: &Letter| (letter.fingerprint(), (self.plan)(letter));
-        let Selected { letters, look } = selected(self.broker, self.filter, plan).await?;
+        let Selected { letters, filter, strays, look } = selected(self.broker, self.filter, plan).await?;
+        let mut count = Count::default();
         if letters.is_empty() {
+            // Nothing else would take marks away where no letters lie.
+            let may_go = strays > 0 && !self.args.dry_run;
+            if may_go && self.perform(BTreeMap::new(), &mut count).await? > 0 && filter.letters.is_empty() {
+                return Ok(exit_of(look));
+            }
             return Err(CliError::not_found("there is no such dead letter"));
         }
-        let mut count = Count::default();
         let mut selection = BTreeMap::new();
-        let missing = self.missing(letters.iter().map(|(summary, _)| summary));
+        let missing = missing(&filter, letters.iter().map(|(summary, _)| summary));
         let ambiguous =
-            self.ambiguous(letters.iter().map(|(summary, (fingerprint, _))| (&summary.letter_id, *fingerprint)));
+            ambiguous(&filter, letters.iter().map(|(summary, (fingerprint, _))| (&summary.letter_id, *fingerprint)));
         for (summary, (fingerprint, plan)) in letters {
             let several = ambiguous.contains(&summary.letter_id).then(|| SEVERAL.to_owned());
-            match several.or_else(|| (self.spared)(&summary)).map_or(plan, Err) {
+            match several.or_else(|| (self.spared)(&summary, &filter)).map_or(plan, Err) {
                 Err(reason) => {
                     count.kept += 1;
                     self.tell(&summary.letter_id, "kept", &reason)?;
@@ -93,27 +100,14 @@ impl Work<'_> {
         })
     }
 
-    /// How many were named that are not there, each told.
-    fn missing<'l>(&self, letters: impl Iterator<Item = &'l Summary>) -> usize {
-        let there: BTreeSet<_> = letters.map(|letter| &letter.letter_id).collect();
-        let missing: Vec<_> = self.filter.letters.iter().filter(|id| !there.contains(id)).collect();
-        missing.iter().for_each(|id| eprintln!("there is no such dead letter: `{}`", output::printable(id)));
-        missing.len()
-    }
-
-    /// Of letters that were named, ids that several have: whoever looked at one of them has not seen the others.
-    fn ambiguous<'l>(&self, letters: impl Iterator<Item = (&'l String, Fingerprint)>) -> BTreeSet<String> {
-        let mut first = BTreeMap::new();
-        let named = letters.filter(|(id, _)| self.filter.letters.contains(*id));
-        named.filter(|(id, print)| *first.entry(*id).or_insert(*print) != *print).map(|(id, _)| id.clone()).collect()
-    }
-
-    /// What was begun is finished, also after an interruption. Of each letter there are the words of what is done with it.
-    async fn perform(&self, planned: BTreeMap<Fingerprint, String>, count: &mut Count) -> Result<(), CliError> {
+    /// What was begun is finished, also after an interruption. Of each letter there are the words of what is done with it. Says how many
+    /// marks went that were on no letter, and answers it.
+    async fn perform(&self, planned: BTreeMap<Fingerprint, String>, count: &mut Count) -> Result<u64, CliError> {
         let stop = CancellationToken::new();
         let mut told = Ok(());
         let selection = planned.keys().copied().collect();
-        let work = Deal { selection, deed: self.deed, per_second: self.args.per_second, stop: stop.clone() };
+        let (deed, per_second, strays) = (self.deed, self.args.per_second, self.strays);
+        let work = Deal { selection, deed, strays, per_second, stop: stop.clone() };
         let tell = |letter: &Letter, dealt: Dealt| {
             let (counted, word, words) = match dealt {
                 Dealt::Gone => {
@@ -130,24 +124,31 @@ impl Work<'_> {
             }
         };
         let mut interrupted = false;
-        {
+        let dealt = {
             let working = deal(self.broker, work, tell);
             tokio::pin!(working);
             loop {
                 tokio::select! {
-                    dealt = &mut working => break dealt.map_err(unread)?,
+                    dealt = &mut working => break dealt,
                     _ = tokio::signal::ctrl_c(), if !interrupted => {
                         interrupted = true;
                         stop.cancel();
                     }
                 }
             }
+        };
+        let strays = match dealt {
+            Ok(strays) => strays,
+            Err(error) => return Err(unread(self.broker, error).await),
+        };
+        if strays > 0 {
+            eprintln!("{strays} marks were taken away whose letters are there no more");
         }
         told?;
         if interrupted {
             Err(CliError::interrupted("interrupted; the other letters are where they were"))
         } else {
-            Ok(())
+            Ok(strays)
         }
     }
 
@@ -157,4 +158,19 @@ impl Work<'_> {
         }
         output::told(&format!("{letter}  {outcome:<9}  {words}"))
     }
+}
+
+/// How many were named that are not there, each told.
+fn missing<'l>(filter: &Filter, letters: impl Iterator<Item = &'l Summary>) -> usize {
+    let there: BTreeSet<_> = letters.map(|letter| &letter.letter_id).collect();
+    let missing: Vec<_> = filter.letters.iter().filter(|id| !there.contains(id)).collect();
+    missing.iter().for_each(|id| eprintln!("there is no such dead letter: `{}`", output::printable(id)));
+    missing.len()
+}
+
+/// Of letters that were named, ids that several have: whoever looked at one of them has not seen the others.
+fn ambiguous<'l>(filter: &Filter, letters: impl Iterator<Item = (&'l String, Fingerprint)>) -> BTreeSet<String> {
+    let mut first = BTreeMap::new();
+    let named = letters.filter(|(id, _)| filter.letters.contains(*id));
+    named.filter(|(id, print)| *first.entry(*id).or_insert(*print) != *print).map(|(id, _)| id.clone()).collect()
 }

@@ -16,7 +16,7 @@ use crate::cli::exit::Exit;
 use crate::cli::output::CliError;
 use crate::cli::publish::{read_credentials, sealed};
 use crate::letters::replay::{Draft, Wish, draft};
-use crate::letters::{Deed, Edit, Letter, Summary};
+use crate::letters::{Deed, Edit, Filter, Letter, Strays, Summary};
 use crate::message::Encoded;
 use crate::message::event::{LetterDetail, Replayed};
 use crate::message::job::CredentialsPart;
@@ -81,6 +81,7 @@ pub fn run(args: &ReplayArgs) -> Result<Exit, CliError> {
             broker: broker.as_ref(),
             filter: &filter,
             done: "replayed",
+            strays: Strays::Old,
             spared: &spared,
             plan: &|letter| replay.message(letter).map(|(draft, _)| draft.words()),
             deed: &|letter| replay.deed(letter),
@@ -119,8 +120,14 @@ impl Replay<'_> {
     }
 }
 
-/// Its next run has been asked for.
-fn spared(summary: &Summary) -> Option<String> {
-    let run = summary.superseded_by?;
-    Some(format!("run {run} of the same job is dead as well: replay that, and discard this one"))
+/// Its next run has been asked for; or a later job has done what it was for, and nobody said that it is wanted all the same.
+fn spared(summary: &Summary, filter: &Filter) -> Option<String> {
+    if let Some(run) = summary.superseded_by {
+        return Some(format!("run {run} of the same job is dead as well: replay that, and discard this one"));
+    }
+    let by = summary.made_good_by.as_ref().filter(|_| !filter.superseded && !filter.names(summary))?;
+    Some(format!(
+        "superseded: job {}, run {}, has done the same at {}; name the letter by its id, or say `--superseded`, to replay it all the same",
+        by.job_id, by.run, by.time
+    ))
 }

@@ -12,20 +12,21 @@ use crate::cli::ConfigArgs;
 use crate::cli::exit::Exit;
 use crate::cli::output::CliError;
 use crate::cli::publish::pair;
+use crate::cli::when::past;
 use crate::failure::Class;
-use crate::letters::{Filter, LETTERS_MAX, Letter, Look, Summary, look, mark_superseded};
+use crate::letters::{Filter, LETTERS_MAX, Letter, Look, Marks, NAME_CHARACTERS_MIN, Summary, look, mark_superseded};
 use crate::model::id::{HostId, JobId};
 
 #[derive(Debug, Args)]
 pub struct SelectArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Letters, by the ids that `dead list` prints
+    /// Letters, by the ids that `dead list` prints, or by the first or last characters of one, 6 or more, that no other has
     #[arg(value_name = "LETTER")]
     letters: Vec<String>,
-    /// Of this job; may be repeated, as those that follow
-    #[arg(long, value_name = "UUID")]
-    job: Vec<JobId>,
+    /// Of this job, by its id or so much of either end as no other one has; may be repeated, as those that follow
+    #[arg(long, value_name = "UUID", value_parser = job_name)]
+    job: Vec<String>,
     /// Of this run of the job
     #[arg(long, value_name = "N")]
     run: Vec<u32>,
@@ -50,12 +51,15 @@ pub struct SelectArgs {
     /// With this label
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
-    /// Given up at this moment or later (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    /// Given up at this moment or later: RFC 3339, or how long ago (`90m`, `2h`, `3d`)
+    #[arg(long, value_name = "TIME", value_parser = past)]
     since: Option<Timestamp>,
-    /// Given up before this moment (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    /// Given up before this moment: RFC 3339, or how long ago
+    #[arg(long, value_name = "TIME", value_parser = past)]
     until: Option<Timestamp>,
+    /// Those that a later success of the same kind, instance, repository, schedule and wish, or of a later run of the same job, has superseded
+    #[arg(long)]
+    superseded: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -69,7 +73,8 @@ impl SelectArgs {
     pub fn filter(&self) -> Filter {
         Filter {
             letters: self.letters.iter().cloned().collect(),
-            jobs: self.job.iter().copied().collect(),
+            jobs: self.job.iter().cloned().collect(),
+            whole: false,
             runs: self.run.iter().copied().collect(),
             kinds: self.kind.iter().cloned().collect(),
             hosts: self.host.iter().cloned().collect(),
@@ -84,6 +89,7 @@ impl SelectArgs {
             labels: self.label.iter().cloned().collect(),
             since: self.since,
             until: self.until,
+            superseded: self.superseded,
         }
     }
 
@@ -98,9 +104,29 @@ impl SelectArgs {
     }
 }
 
-/// Letters that are meant, and whether more were not looked at.
+/// What stands for a job's id.
+fn job_name(text: &str) -> Result<String, String> {
+    // As it is printed, however it is typed.
+    if let Ok(job) = text.parse::<JobId>() {
+        return Ok(job.to_string());
+    }
+    let could_be =
+        text.chars().count() >= NAME_CHARACTERS_MIN && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit());
+    if could_be {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!("it is neither a uuid nor {NAME_CHARACTERS_MIN} or more characters of one"))
+    }
+}
+
+/// Letters that are meant, and what else one look has shown.
 pub struct Selected<T> {
     pub letters: Vec<(Summary, T)>,
+    /// The filter with whole ids.
+    pub filter: Filter,
+    /// Marks on letters that are there no more.
+    pub strays: usize,
+    /// Whether more were not looked at.
     pub look: Look,
 }
 
@@ -109,7 +135,9 @@ pub fn exit_of(look: Look) -> Exit {
     match look {
         Look::Whole => Exit::Done,
         Look::CutOff => {
-            eprintln!("there are more than {LETTERS_MAX} letters; those after them were not looked at");
+            eprintln!(
+                "there are more than {LETTERS_MAX} letters, or too many marks among them; those after them were not looked at"
+            );
             Exit::Warnings
         }
     }
@@ -123,17 +151,26 @@ pub async fn selected<T>(
 ) -> Result<Selected<T>, CliError> {
     let mut summaries = Vec::new();
     let mut made = HashMap::new();
+    let mut marks = Marks::default();
     let see = |letter: Letter| {
-        let summary = Summary::of(&letter);
-        if filter.takes(&summary) {
-            made.insert(summaries.len(), also(&letter));
+        if let Some(letter) = marks.take(letter) {
+            let summary = Summary::of(&letter);
+            if filter.takes(&summary) {
+                made.insert(summaries.len(), also(&letter));
+            }
+            summaries.push(summary);
         }
-        summaries.push(summary);
         ControlFlow::Continue(())
     };
-    let look = look(broker, see).await.map_err(unread)?;
+    let look = match look(broker, see).await {
+        Ok(look) => look,
+        Err(error) => return Err(unread(broker, error).await),
+    };
     mark_superseded(&mut summaries);
-    let selected = summaries.into_iter().enumerate();
+    let strays = marks.put(&mut summaries);
+    let filter = filter.resolved(&summaries).map_err(CliError::usage)?;
+    let meant = |letter: &Summary| filter.takes(letter) && (!filter.superseded || letter.made_good_by.is_some());
+    let selected = summaries.into_iter().enumerate().filter(|(_, summary)| meant(summary));
     let letters = selected.filter_map(|(place, summary)| Some((summary, made.remove(&place)?))).collect();
-    Ok(Selected { letters, look })
+    Ok(Selected { letters, filter, strays, look })
 }

@@ -75,10 +75,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use serde_json::{Value, json};
 
+    use super::super::Control;
     use super::super::tests::code_of;
-    use super::super::{Control, WORDS_BYTES_MAX};
     use super::*;
     use crate::failure::Code;
+    use crate::message::words::WORDS_BYTES_MAX;
 
     const JOB_ID: &str = "019a0f3e-7c00-7000-8000-000000000001";
 

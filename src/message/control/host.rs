@@ -121,10 +121,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use serde_json::json;
 
+    use super::super::Control;
     use super::super::tests::code_of;
-    use super::super::{Control, WORDS_BYTES_MAX};
     use super::*;
     use crate::failure::Code;
+    use crate::message::words::WORDS_BYTES_MAX;
 
     #[test]
     fn no_words_are_needed_and_no_odd_ones_are_taken() {

@@ -18,11 +18,9 @@ use super::encode::{seconds, within};
 use super::envelope::{APP_ID, Encoded, Properties};
 use super::refusal::Refusal;
 use super::walk::Head;
+use super::words;
 use crate::failure::{Code, Failure};
 use crate::model::id::EventId;
-
-/// Longest text of a person in a control message, bytes.
-const WORDS_BYTES_MAX: usize = 1024;
 
 /// What a controller tells a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -134,10 +132,9 @@ fn invalid(field: &str, rule: &str) -> Refusal {
 
 /// Checks what a person says.
 fn said(requested_by: Option<&str>, reason: Option<&str>) -> Result<(), Refusal> {
-    let allowed = |words: &str| (1..=WORDS_BYTES_MAX).contains(&words.len()) && !words.chars().any(char::is_control);
-    for (field, words) in [("requested_by", requested_by), ("reason", reason)] {
-        if !words.is_none_or(allowed) {
-            return Err(invalid(field, &format!("it has 1 to {WORDS_BYTES_MAX} bytes and no control character")));
+    for (field, said) in [("requested_by", requested_by), ("reason", reason)] {
+        if !said.is_none_or(words::may_be_said) {
+            return Err(invalid(field, &words::rule()));
         }
     }
     Ok(())
