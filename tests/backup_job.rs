@@ -444,11 +444,29 @@ async fn an_unverified_backup_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_publish_whose_answer_was_lost_is_found_by_another_mover() {
+    for code in [Code::MoverDied, Code::MoverUnresponsive] {
+        let world = World::of(running(), BackupSpec::default());
+        world.movers.fail_after("publish", 1, Failure::new(code, "it gives no answer"));
+        let manifest = completed(&world.run().await).manifest;
+        assert_eq!(world.movers.published(SHARE), [manifest]);
+        world.assert_clean().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mover_that_is_silent_when_it_is_to_look_whether_it_was_published_is_replaced_too() {
     let world = World::of(running(), BackupSpec::default());
-    world.movers.fail_after("publish", 1, Failure::new(Code::MoverDied, "the pipe broke"));
-    let manifest = completed(&world.run().await).manifest;
-    assert_eq!(world.movers.published(SHARE), [manifest]);
+    world.movers.hang("publish");
+    let (outcome, ()) = tokio::join!(world.run(), async {
+        world.until_asked("publish").await;
+        let [mover] = world.movers.running().try_into().unwrap();
+        world.movers.fail("open", 1, Failure::new(Code::MoverUnresponsive, "the share does not answer"));
+        assert!(world.movers.kill(&mover));
+        world.movers.unhang("publish");
+    });
+    assert_eq!(failed(&outcome).code, Code::MoverDied, "the third one has looked");
     world.assert_clean().await;
+    world.assert_nothing_published();
 }
 
 #[tokio::test(start_paused = true)]

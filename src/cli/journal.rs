@@ -158,8 +158,11 @@ async fn list(args: &ListArgs) -> Result<Exit, CliError> {
 
 fn state(seen: &SeenRun) -> String {
     match &seen.run.state {
-        RunState::Waiting { not_before: None } => "waiting".to_owned(),
-        RunState::Waiting { not_before: Some(time) } => format!("waiting until {time}"),
+        RunState::Waiting { not_before: None, .. } => "waiting".to_owned(),
+        RunState::Waiting { not_before: Some(time), held: false } => format!("waiting until {time}"),
+        RunState::Waiting { not_before: Some(time), held: true } => {
+            format!("waiting until {time}, or until its repository works")
+        }
         RunState::Running => "running".to_owned(),
         RunState::Ended { outcome } => {
             let at = seen.ended_at.map_or_else(String::new, |time| format!(" at {time}"));
@@ -171,7 +174,7 @@ fn state(seen: &SeenRun) -> String {
 fn run_json(seen: &SeenRun) -> Value {
     let SeenRun { run, ended_at } = seen;
     let (word, not_before, outcome) = match &run.state {
-        RunState::Waiting { not_before } => ("waiting", *not_before, None),
+        RunState::Waiting { not_before, .. } => ("waiting", *not_before, None),
         RunState::Running => ("running", None, None),
         RunState::Ended { outcome } => ("ended", None, Some(outcome)),
     };

@@ -93,22 +93,22 @@ impl Batch {
     fn write_runs(&self, view: &View, script: &mut Script) {
         let runs: Vec<_> = self.changed.values().filter_map(|key| view.runs.get(key)).collect();
         let columns = "INSERT INTO runs (id, job_id, run, kind, instance, repository_id, urgent, digest, accepted_at_ms, \
-                       state, not_before_ms, attempt, failures, crashes, sequence, outcome, ended_at_ms) ";
+                       state, not_before_ms, held, attempt, failures, crashes, sequence, outcome, ended_at_ms) ";
         let changes = " ON CONFLICT (id) DO UPDATE SET state = excluded.state, not_before_ms = excluded.not_before_ms, \
-                       attempt = excluded.attempt, failures = excluded.failures, crashes = excluded.crashes, \
+                       held = excluded.held, attempt = excluded.attempt, failures = excluded.failures, crashes = excluded.crashes, \
                        sequence = excluded.sequence, outcome = excluded.outcome, ended_at_ms = excluded.ended_at_ms";
         script.insert_or(columns, changes, &runs, |mut row, run| {
-            let (state, not_before, outcome) = match &run.state {
-                RunState::Waiting { not_before } => ("waiting", *not_before, None),
-                RunState::Running => ("running", None, None),
-                RunState::Ended { outcome } => ("ended", None, Some(outcome.to_string())),
+            let (state, not_before, held, outcome) = match &run.state {
+                RunState::Waiting { not_before, held } => ("waiting", *not_before, *held, None),
+                RunState::Running => ("running", None, false, None),
+                RunState::Ended { outcome } => ("ended", None, false, Some(outcome.to_string())),
             };
             row.push_bind(run.id).push_bind(run.key.job_id.to_string()).push_bind(run.key.run);
             row.push_bind(run.kind.as_str()).push_bind(run.instance.as_str());
             row.push_bind(run.repository_id.to_string()).push_bind(run.urgent).push_bind(run.digest.as_slice());
             row.push_bind(run.accepted_at.as_millisecond()).push_bind(state);
             row.push_bind(not_before.map(Timestamp::as_millisecond));
-            row.push_bind(run.attempt).push_bind(run.failures).push_bind(run.crashes);
+            row.push_bind(held).push_bind(run.attempt).push_bind(run.failures).push_bind(run.crashes);
             row.push_bind(i64::try_from(run.sequence).unwrap_or(i64::MAX)).push_bind(outcome);
             row.push_bind(run.ended_at.map(Timestamp::as_millisecond));
         });

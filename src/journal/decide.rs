@@ -162,7 +162,7 @@ impl View {
             urgent: taken.urgent,
             digest,
             accepted_at: taken.accepted_at,
-            state: RunState::Waiting { not_before: None },
+            state: RunState::Waiting { not_before: None, held: false },
             ended_at: None,
             attempt: 0,
             failures: 0,
@@ -227,10 +227,10 @@ impl View {
         }
         match settlement {
             Settlement::Waiting { not_before, counted } => {
-                run.state = RunState::Waiting { not_before };
+                run.state = RunState::Waiting { not_before, held: counted == Counted::Held };
                 match counted {
                     Counted::Failure => run.failures += 1,
-                    Counted::Nothing => {}
+                    Counted::Nothing | Counted::Held => {}
                 }
             }
             Settlement::Ended { outcome, at } => {

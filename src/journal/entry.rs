@@ -68,6 +68,8 @@ pub enum RunState {
     Waiting {
         /// When the next may start; at once, if there is none.
         not_before: Option<Timestamp>,
+        /// It waits because its repository fails.
+        held: bool,
     },
     /// An attempt is under way, or was when the worker ended.
     Running,
@@ -131,6 +133,8 @@ pub enum Counted {
     Failure,
     /// Nothing: it was stopped in order, as by a drain, or cut off, which is counted before it is unwound.
     Nothing,
+    /// Nothing, as its repository fails for other runs as well: until that works, or its time comes, it waits.
+    Held,
 }
 
 /// Where a message stands, given in the transaction that writes it and kept on every resend.

@@ -20,7 +20,7 @@ use crate::model::job::RunKey;
 use crate::saga::Record;
 
 const RUN_COLUMNS: &str = "SELECT id, job_id, run, kind, instance, repository_id, urgent, digest, accepted_at_ms, state, \
-                           not_before_ms, attempt, failures, crashes, sequence, outcome, ended_at_ms FROM runs ";
+                           not_before_ms, attempt, failures, crashes, sequence, outcome, ended_at_ms, held FROM runs ";
 
 /// The numbers to go on with.
 pub(super) async fn next_ids(connection: &mut SqliteConnection) -> Result<NextIds, sqlx::Error> {
@@ -318,7 +318,7 @@ fn run(row: &SqliteRow) -> Result<RunRow, Failure> {
     let what = "run";
     let state: String = get(row, 9, what)?;
     let state = match state.as_str() {
-        "waiting" => RunState::Waiting { not_before: time(row, 10)? },
+        "waiting" => RunState::Waiting { not_before: time(row, 10)?, held: get(row, 17, what)? },
         "running" => RunState::Running,
         "ended" => RunState::Ended { outcome: json(row, 15, what)? },
         _ => return Err(unreadable(what)),

@@ -22,6 +22,7 @@ CREATE TABLE runs (
     accepted_at_ms INTEGER NOT NULL,
     state          TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'ended')),
     not_before_ms  INTEGER,
+    held           INTEGER NOT NULL,
     attempt        INTEGER NOT NULL,
     failures       INTEGER NOT NULL,
     crashes        INTEGER NOT NULL,

@@ -118,7 +118,7 @@ async fn a_taken_run_is_there_with_its_message_after_a_reopening() {
         repository_id,
         urgent: false,
         accepted_at: now(),
-        state: RunState::Waiting { not_before: None },
+        state: RunState::Waiting { not_before: None, held: false },
         attempt: 0,
         failures: 0,
         crashes: 0,
@@ -134,7 +134,7 @@ async fn the_same_run_again_is_a_duplicate_and_with_another_body_refused() {
     let (_dir, journal) = journal().await;
     let key = key(1);
     journal.take(taken(key, "a")).await.unwrap();
-    let state = RunState::Waiting { not_before: None };
+    let state = RunState::Waiting { not_before: None, held: false };
     assert_eq!(journal.take(taken(key, "a")).await.unwrap(), Admission::Duplicate { state });
     assert_eq!(journal.take(taken(key, "b")).await.unwrap(), Admission::BodyDiffers);
     assert_eq!(texts(&journal).await.len(), 1, "nothing is accepted twice");
@@ -150,7 +150,7 @@ async fn a_run_lower_than_one_known_is_refused_and_a_higher_one_taken() {
         Admission::Superseded { known_run: 2 }
     );
     assert_eq!(journal.take(taken(RunKey { run: 3, ..second }, "a")).await.unwrap(), Admission::New);
-    let state = RunState::Waiting { not_before: None };
+    let state = RunState::Waiting { not_before: None, held: false };
     assert_eq!(journal.take(taken(second, "a")).await.unwrap(), Admission::Duplicate { state });
 }
 

@@ -16,9 +16,10 @@
 //! do; so does a job that wants one attempt, and one that fails in a way that somebody has to mend. A single job is never held: its own
 //! policy is enough.
 //!
-//! It is known to the worker alone and lost with it: the next one learns it again from the first failures.
+//! It is known to the worker alone and lost with it: the next one learns it again from the first failures. Which runs are held back is in the
+//! journal: the next worker lets them go on as soon as it sees their repository work, as this one does ([`Circuits::suspect`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -52,6 +53,8 @@ const REPOSITORIES_MAX: usize = 256;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Circuits {
     failing: BTreeMap<RepositoryId, Circuit>,
+    /// Those for which an earlier worker held runs back, as long as this one knows nothing of them.
+    suspected: BTreeSet<RepositoryId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +105,9 @@ impl Circuits {
     /// Notes how many bytes an attempt has moved. Where it is the one that tries, and they are enough, all may: with the next failure the
     /// repository is open again. Answers whether that is news.
     pub fn moves(&mut self, repository: RepositoryId, run: RunKey, bytes: u64) -> bool {
+        if bytes >= TRIAL_BYTES && self.suspected.remove(&repository) {
+            return true;
+        }
         let Some(circuit) = self.failing.get_mut(&repository) else { return false };
         let tries = circuit.open.is_some_and(|open| open.tried_by == Some(run));
         if !tries || bytes < TRIAL_BYTES {
@@ -123,6 +129,7 @@ impl Circuits {
         let failure = match ending {
             Ending::Completed => {
                 self.failing.remove(&repository);
+                self.suspected.remove(&repository);
                 return None;
             }
             Ending::Failed(failure) if is_of_repository(failure.code) => failure,
@@ -141,6 +148,9 @@ impl Circuits {
         let circuit = self.failing.entry(repository).or_insert_with(|| Circuit::new(failure, run, now));
         circuit.failed(failure, run, was_tried, now);
         let held = circuit.holds(now);
+        if circuit.open.is_some() {
+            self.suspected.remove(&repository);
+        }
         self.forget_some();
         held
     }
@@ -172,6 +182,16 @@ impl Circuits {
     /// The latest failure of a repository that is open.
     pub fn why_open(&self, repository: RepositoryId) -> Option<&Failure> {
         self.failing.get(&repository).filter(|circuit| circuit.open.is_some()).map(|circuit| &circuit.failure)
+    }
+
+    /// An earlier worker held a run back for its sake. It is not open, as that is not known; nor is it known to work.
+    pub fn suspect(&mut self, repository: RepositoryId) {
+        self.suspected.insert(repository);
+    }
+
+    /// Whether runs that were held back for its sake go on waiting.
+    pub fn keeps_waiting(&self, repository: RepositoryId) -> bool {
+        self.why_open(repository).is_some() || self.suspected.contains(&repository)
     }
 
     /// Whether it is among those that are told.
@@ -387,6 +407,31 @@ mod tests {
         }
         assert_eq!(circuits.ended(SHARE, key(4), &gone(), at(12 * hour)), None);
         assert_eq!(circuits.told().len(), 1);
+    }
+
+    #[test]
+    fn who_was_held_back_by_an_earlier_worker_waits_until_its_repository_is_seen_to_work() {
+        let suspecting = || {
+            let mut circuits = Circuits::default();
+            circuits.suspect(SHARE);
+            circuits
+        };
+        let mut circuits = suspecting();
+        assert_eq!(circuits.may_start(&run(4, false), at(0)), Ok(()), "nobody else is held back");
+        assert_eq!(circuits.ended(SHARE, key(4), &gone(), at(0)), None);
+        circuits.ended(RepositoryId(Uuid::from_u128(2)), key(5), &Ending::Completed, at(0));
+        assert!(circuits.keeps_waiting(SHARE) && !circuits.moves(SHARE, key(6), TRIAL_BYTES - 1));
+        circuits.ended(SHARE, key(6), &Ending::Completed, at(0));
+        assert!(!circuits.keeps_waiting(SHARE));
+        let mut circuits = suspecting();
+        assert!(circuits.moves(SHARE, key(4), TRIAL_BYTES) && !circuits.keeps_waiting(SHARE));
+        let mut circuits = suspecting();
+        for job in [4, 5, 6] {
+            circuits.ended(SHARE, key(job), &gone(), at(0));
+        }
+        circuits.started(&run(7, false));
+        assert!(circuits.keeps_waiting(SHARE), "it is open");
+        assert!(circuits.moves(SHARE, key(7), TRIAL_BYTES) && !circuits.keeps_waiting(SHARE), "and then on trial");
     }
 
     #[test]

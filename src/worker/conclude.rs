@@ -178,7 +178,11 @@ pub async fn conclude(shared: &Shared, mut run: Run, number: u32, mut told: Told
         }
         Settlement::Retry { pause, charged, failure } => {
             let next_attempt_at = now.checked_add(pause).unwrap_or(now);
-            let counted = if charged { Counted::Failure } else { Counted::Nothing };
+            let counted = match (charged, run.held) {
+                (true, _) => Counted::Failure,
+                (false, true) => Counted::Held,
+                (false, false) => Counted::Nothing,
+            };
             let not_before = (!pause.is_zero()).then_some(next_attempt_at);
             let rows = || {
                 rows(RunDetail::Retrying(Retrying {

@@ -131,6 +131,10 @@ impl Driver {
             };
             self.order += 1;
             let run = Run { order: self.order, ..run };
+            if run.held {
+                let repository = run.job.repository.id;
+                self.shared.circuits.send_modify(|circuits| circuits.suspect(repository));
+            }
             match run.cancelled.clone() {
                 _ if crashed => {
                     self.occupied.enter(run.candidate());
@@ -302,11 +306,11 @@ impl Driver {
         }
     }
 
-    /// Runs that were held back for the sake of a repository that is not open any more wait no longer.
+    /// Runs that were held back for the sake of a repository wait no longer than nothing is known of it but that it fails.
     fn release_held(&mut self) {
         let circuits = self.shared.circuits.borrow();
         for run in self.runs.values_mut().filter(|run| run.held) {
-            if circuits.why_open(run.job.repository.id).is_none() && self.waiting.take(&run.candidate()).is_some() {
+            if !circuits.keeps_waiting(run.job.repository.id) && self.waiting.take(&run.candidate()).is_some() {
                 (run.held, run.not_before) = (false, None);
                 self.waiting.add(run.candidate());
             }
@@ -390,12 +394,17 @@ impl Driver {
             Ok(again) => {
                 self.occupied.leave(key);
                 if let Some(mut run) = again {
-                    if run.held {
+                    let held = run.held;
+                    if held {
                         // What is wrong may be wrong with its job alone: whoever else waits goes first.
                         self.order += 1;
                         run.order = self.order;
                     }
                     self.wait(run);
+                    if held {
+                        // Another may have completed since.
+                        self.release_held();
+                    }
                 }
             }
             // Its run is still running in the journal, and its instance stays taken until what it held is given back.

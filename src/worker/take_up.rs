@@ -58,9 +58,9 @@ pub async fn read(shared: &Shared, open: OpenRun) -> Result<Result<Run, Unread>,
         Ok(job) => job,
         Err(refusal) => return unread(message, refusal.failure()),
     };
-    let not_before = match open.state {
-        RunState::Waiting { not_before } => not_before,
-        RunState::Running | RunState::Ended { .. } => None,
+    let (not_before, held) = match open.state {
+        RunState::Waiting { not_before, held } => (not_before, held),
+        RunState::Running | RunState::Ended { .. } => (None, false),
     };
     let past = Past { charged: open.failures, interruptions: open.crashes };
     let run = Run::new(job, &properties, open.urgent, 0);
@@ -68,7 +68,7 @@ pub async fn read(shared: &Shared, open: OpenRun) -> Result<Result<Run, Unread>,
         // What was told of it goes into its letter, should it come to that.
         run.voice.recall(&shared.journal.told(open.key, RECALLED_MAX).await?);
     }
-    Ok(Ok(Run { attempts: open.attempt, past, not_before, cancelled: open.cancelled, ..run }))
+    Ok(Ok(Run { attempts: open.attempt, past, not_before, held, cancelled: open.cancelled, ..run }))
 }
 
 /// Ends a run without a job in hand. What a running attempt of it held cannot be taken back by us, and is named.

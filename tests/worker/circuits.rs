@@ -74,6 +74,20 @@ async fn an_urgent_job_is_not_held_back_and_helps_all_the_others() {
     fleet.finish().await;
 }
 
+/// What is known of the repository is lost with the worker; who is held back for its sake is not.
+#[tokio::test]
+async fn jobs_that_are_held_back_over_a_restart_go_on_when_one_has_succeeded() {
+    let (mut fleet, keys) = with_a_dead_share().await;
+    let RunDetail::Retrying(retrying) = fleet.told(keys[1], 1, "retrying").await else { panic!() };
+    fleet.stop().await;
+    fleet.start().await;
+    for key in &keys[1..] {
+        fleet.completed(*key).await;
+    }
+    assert!(jiff::Timestamp::now() < retrying.next_attempt_at, "it waited for its own moment");
+    fleet.finish().await;
+}
+
 /// They wait for their repository, and a host that keeps nothing does not wait with them.
 #[tokio::test]
 async fn a_host_that_is_evicted_does_not_keep_those_that_are_held_back() {

@@ -148,6 +148,11 @@ impl MemoryServer {
         self.shared.look().depth(queue)
     }
 
+    /// How many messages subscribers have not read yet. Those are lost to them when the broker goes down.
+    pub fn unread(&self) -> usize {
+        self.shared.look().unread()
+    }
+
     /// The messages of a queue that wait to be delivered, in order. They stay.
     pub fn ready_messages(&self, queue: &str) -> Vec<EventMessage> {
         self.shared.look().ready_messages(queue)

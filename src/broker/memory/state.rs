@@ -294,6 +294,11 @@ impl State {
         self.queues.get(queue).map(|queue| Depth { ready: queue.ready.len(), unacked: queue.unacked.len() })
     }
 
+    /// Messages that wait for subscribers.
+    pub(super) fn unread(&self) -> usize {
+        self.queues.values().filter(|queue| queue.owned_by.is_some()).map(|queue| queue.ready.len()).sum()
+    }
+
     /// Messages that wait.
     pub(super) fn ready_messages(&self, queue: &str) -> Vec<EventMessage> {
         let queue = self.queues.get(queue);

@@ -1,5 +1,7 @@
 //! The real door: a mover is our own binary, started with the hidden subcommand, spoken to over its stdin and stdout.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -65,7 +67,6 @@ impl Movers for ProcessMovers {
         }
         let failed = |what: String, error: std::io::Error| Failure::new(Code::MoverDied, what).because(&error);
         make_private(&directory)
-            .await
             .map_err(|error| failed(format!("cannot make the mover's directory `{}`", directory.display()), error))?;
         let mut command = Command::new(&self.program);
         command.arg(SUBCOMMAND).args([&directory, &self.credentials.dir, &self.credentials.host_key]);
@@ -255,7 +256,8 @@ async fn write_frames(mut stdin: ChildStdin, mut frames: mpsc::Receiver<Vec<u8>>
     }
 }
 
-/// One left by a mover that was killed is used again: it is empty, since what was in it was mounted on it.
-async fn make_private(directory: &Path) -> std::io::Result<()> {
-    tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).await
+/// One left by a mover that was killed is used again: it is empty, since what was in it was mounted on it. Made on the spot: on another
+/// thread it would still come about when its start is not waited for any more, and nobody would remove it.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }

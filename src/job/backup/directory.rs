@@ -4,10 +4,13 @@
 //! What is in them is worth as much as the guest's disks, so they are closed to everybody but root and QEMU, which may run as
 //! a user of its own. A QEMU that its guest has taken over gets no more than it needs: it can make files only where nobody
 //! opens them as root.
+//!
+//! A directory is made in one go, on the spot: one that another thread were asked to make would still come about when nobody waits for it any
+//! more, as in an attempt that is stopped, and perhaps after it was to be removed.
 
-use std::fs::Permissions;
+use std::fs::{DirBuilder, Permissions, set_permissions, symlink_metadata};
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 
 use nix::unistd::{Gid, Uid};
@@ -37,19 +40,19 @@ pub(super) enum Access {
 /// Makes a directory for us and QEMU alone, with its parents. One that is there is taken over only if it is one and ours, or
 /// where QEMU makes files its user's already: the path is no secret, and whatever else is there was put in the way. Without
 /// an owner QEMU runs as we do.
-pub(super) async fn make(path: &Path, access: Access, owner: Option<Owner>) -> Result<(), Failure> {
+pub(super) fn make(path: &Path, access: Access, owner: Option<Owner>) -> Result<(), Failure> {
     let failed = |what: &str, error: &(dyn std::error::Error + 'static)| {
         Failure::new(Code::HostIo, format!("cannot {what} `{}`", path.display())).because(error)
     };
     if let Some(parent) = path.parent() {
-        let above = fs::DirBuilder::new().recursive(true).mode(ABOVE).create(parent).await;
+        let above = DirBuilder::new().recursive(true).mode(ABOVE).create(parent);
         above.map_err(|error| failed("make the directory above", &error))?;
     }
     let us = Uid::effective().as_raw();
-    match fs::DirBuilder::new().mode(OWNER_ALONE).create(path).await {
+    match DirBuilder::new().mode(OWNER_ALONE).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let found = fs::symlink_metadata(path).await.map_err(|error| failed("look at", &error))?;
+            let found = symlink_metadata(path).map_err(|error| failed("look at", &error))?;
             let qemus = access == Access::MakesFiles && owner.is_some_and(|owner| owner.user == found.uid());
             if !(found.is_dir() && (found.uid() == us || qemus)) {
                 return Err(failed("take over", &error));
@@ -63,7 +66,7 @@ pub(super) async fn make(path: &Path, access: Access, owner: Option<Owner>) -> R
         (_, None) => (us, Gid::effective().as_raw(), OWNER_ALONE),
     };
     lchown(path, Some(user), Some(group)).map_err(|error| failed("give to QEMU's user", &error))?;
-    fs::set_permissions(path, Permissions::from_mode(mode)).await.map_err(|error| failed("close to others", &error))
+    set_permissions(path, Permissions::from_mode(mode)).map_err(|error| failed("close to others", &error))
 }
 
 /// Removes a file; one that isn't there is no error.
@@ -106,8 +109,8 @@ mod tests {
     async fn a_directory_is_private_may_be_made_twice_and_goes_when_it_is_empty() {
         let above = tempfile::tempdir().unwrap();
         let path = above.path().join("a").join("b");
-        make(&path, Access::MakesFiles, None).await.unwrap();
-        make(&path, Access::OpensFiles, None).await.unwrap();
+        make(&path, Access::MakesFiles, None).unwrap();
+        make(&path, Access::OpensFiles, None).unwrap();
         assert_eq!(seen(&path), (us().0, us().1, 0o700));
         std::fs::write(path.join("file"), b"x").unwrap();
         assert_eq!(remove_empty(&path).await.unwrap_err().code, Code::HostIo);
@@ -118,27 +121,27 @@ mod tests {
         assert!(!path.exists());
     }
 
-    #[tokio::test]
-    async fn qemus_user_owns_the_directory_of_the_socket_and_only_passes_that_of_the_scratch() {
+    #[test]
+    fn qemus_user_owns_the_directory_of_the_socket_and_only_passes_that_of_the_scratch() {
         assert!(Uid::effective().is_root(), "only root can give directories away");
         let above = tempfile::tempdir().unwrap();
         let (sockets, scratch) = (above.path().join("sockets"), above.path().join("scratch"));
         for _twice in 0..2 {
-            make(&sockets, Access::MakesFiles, Some(QEMU)).await.unwrap();
-            make(&scratch, Access::OpensFiles, Some(QEMU)).await.unwrap();
+            make(&sockets, Access::MakesFiles, Some(QEMU)).unwrap();
+            make(&scratch, Access::OpensFiles, Some(QEMU)).unwrap();
             assert_eq!(seen(&sockets), (QEMU.user, QEMU.group, 0o700));
             assert_eq!(seen(&scratch), (us().0, QEMU.group, 0o710));
         }
-        let refused = make(&sockets, Access::OpensFiles, Some(QEMU)).await.unwrap_err();
+        let refused = make(&sockets, Access::OpensFiles, Some(QEMU)).unwrap_err();
         assert_eq!(refused.code, Code::HostIo, "scratch is not put where QEMU could have put a link");
     }
 
-    #[tokio::test]
-    async fn a_link_that_was_put_in_the_way_is_not_followed() {
+    #[test]
+    fn a_link_that_was_put_in_the_way_is_not_followed() {
         let above = tempfile::tempdir().unwrap();
         let (link, elsewhere) = (above.path().join("link"), above.path().join("elsewhere"));
         std::fs::create_dir(&elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
-        assert_eq!(make(&link, Access::MakesFiles, None).await.unwrap_err().code, Code::HostIo);
+        assert_eq!(make(&link, Access::MakesFiles, None).unwrap_err().code, Code::HostIo);
     }
 }

@@ -173,6 +173,11 @@ impl FakeHypervisor {
         }
     }
 
+    /// Failures that were to come and have not never do. What hangs is let go by [`FakeHypervisor::let_go`].
+    pub fn heal(&self) {
+        self.lock().script.heal();
+    }
+
     /// The next freeze takes `after`: with a shorter timeout it fails, and the guest freezes all the same.
     pub fn late_freeze(&self, instance: InstanceId, after: Duration) {
         self.change(instance, |domain| domain.next_freeze_takes = Some(after));

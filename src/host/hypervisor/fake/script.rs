@@ -103,6 +103,12 @@ impl Script {
         self.hung_once.insert(call);
     }
 
+    pub(super) fn heal(&mut self) {
+        self.failures.clear();
+        self.late_failures.clear();
+        self.hung_once.clear();
+    }
+
     /// Answers the effects of those calls whose callers have gone; the others go on by themselves.
     pub(super) fn let_go(&mut self, call: &'static str) -> Vec<(InstanceId, LateEffect)> {
         self.hung.remove(call);

@@ -95,7 +95,8 @@ impl Commit<Context> for Publish {
         let manifest =
             manifest.ok_or_else(|| Failure::new(Code::Internal, "nothing was sealed that could be published"))?;
         loop {
-            let first_hand = context.common.session.has("stage");
+            let session = &context.common.session;
+            let first_hand = session.answers() && session.has("stage");
             match publish(context, &manifest).await {
                 Ok(Reply::Published { number, warnings }) => {
                     return BackupResult::new(manifest, number, warnings).to_value();
@@ -135,6 +136,10 @@ fn is_no(failure: &Failure) -> bool {
 }
 
 async fn publish(context: &mut Context, manifest: &Manifest) -> Result<Reply, Failure> {
+    if !context.common.session.answers() {
+        // One that is silent goes on being silent, to whatever it is asked.
+        context.common.session.stop().await?;
+    }
     if !context.common.session.has("stage") {
         again(&mut context.common).await?;
     }

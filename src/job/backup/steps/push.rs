@@ -75,7 +75,7 @@ impl Hold<Context> for PushSource {
         let push = push_of(context)?;
         // A try that was cut off may have shown it already.
         context.common.doors.movers.unmount(&push.place).await?;
-        directory::make(&push.place, Access::OpensFiles, push.qemu_owner).await?;
+        directory::make(&push.place, Access::OpensFiles, push.qemu_owner)?;
         arm_guard(context, None).await?;
         ending::end_stray(context).await?;
         match expose(context, &push).await {

@@ -49,8 +49,8 @@ impl Named for PullSource {
 impl Hold<Context> for PullSource {
     async fn acquire(&self, context: &mut Context) -> Result<Held, Failure> {
         let pull = pull_of(context)?;
-        directory::make(&pull.socket_dir, Access::MakesFiles, pull.qemu_owner).await?;
-        directory::make(&pull.scratch_dir, Access::OpensFiles, pull.qemu_owner).await?;
+        directory::make(&pull.socket_dir, Access::MakesFiles, pull.qemu_owner)?;
+        directory::make(&pull.scratch_dir, Access::OpensFiles, pull.qemu_owner)?;
         let scratch = ScratchDuty {
             files: pull.scratch.clone(),
             limit_bytes: pull.scratch_limit_bytes,
