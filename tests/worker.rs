@@ -1,6 +1,6 @@
 //! The worker as its publishers and the readers of its events see it, on a host, a share and a broker in memory and a journal on
 //! disk. Each test ends with the clean slate that [`fleet::Fleet::finish`] looks for.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 #[path = "worker/announces.rs"]
 mod announces;
@@ -18,6 +18,8 @@ mod drains;
 mod events;
 #[path = "worker/fleet.rs"]
 mod fleet;
+#[path = "support/heard.rs"]
+mod heard;
 #[path = "worker/host.rs"]
 mod host;
 #[path = "worker/journal.rs"]
@@ -40,9 +42,13 @@ mod retries;
 mod runs;
 #[path = "worker/slots.rs"]
 mod slots;
+#[path = "worker/soak.rs"]
+mod soak;
 #[path = "worker/stops.rs"]
 mod stops;
 #[path = "worker/supervised.rs"]
 mod supervised;
 #[path = "worker/validations.rs"]
 mod validations;
+#[path = "worker/witness.rs"]
+mod witness;

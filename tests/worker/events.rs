@@ -44,6 +44,16 @@ impl Reader {
         self.seen.lock().unwrap().clone()
     }
 
+    /// Those after the first `skipped`.
+    pub fn after(&self, skipped: usize) -> Vec<Seen> {
+        self.seen.lock().unwrap()[skipped..].to_vec()
+    }
+
+    /// How many have come, duplicates as well.
+    pub fn count(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
     /// Each event once, as a reader that drops duplicates by event id has them.
     pub fn once(&self) -> Vec<Seen> {
         let mut known = BTreeSet::new();

@@ -1,6 +1,6 @@
 //! A broker, a host with instances, a share and one worker after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::events::Reader;
 use crate::panics::Panics;
 use crate::supervised::Stuck;
+use crate::witness::Witness;
 
 /// Address of the share that jobs name unless told otherwise.
 pub const SHARE: &str = "/share";
@@ -73,6 +74,9 @@ pub struct Fleet {
     pub movers: FakeMovers,
     pub settings: Settings,
     pub panics: Panics,
+    pub witness: Witness,
+    /// Addresses of the repositories there are.
+    pub shares: Vec<&'static str>,
     pub host: HostId,
     directory: tempfile::TempDir,
     instances: BTreeMap<String, InstanceId>,
@@ -120,6 +124,8 @@ impl Fleet {
             movers: FakeMovers::new(),
             settings: settings(&host, directory.path()),
             panics: Panics::default(),
+            witness: Witness::of(&ids),
+            shares: vec![SHARE],
             prefetch: MemorySettings::default().prefetch,
             // Impatient, so that an outage is felt.
             publish_wait: Duration::from_millis(200),
@@ -211,7 +217,7 @@ impl Fleet {
             freeze_limit: Duration::from_secs(20),
             same_device_ok: false,
             auto_push: false,
-            volume_roots: Vec::new(),
+            volume_roots: vec!["/images".into()],
         };
         let (publish_wait, prefetch) = (self.publish_wait, self.prefetch);
         let broker = MemorySettings { publish_wait, prefetch, ..MemorySettings::default() };
@@ -222,7 +228,7 @@ impl Fleet {
                 Some(stuck) => stuck.before(broker),
                 None => broker,
             },
-            work: Arc::new(self.panics.around(Jobs::new(doors, settings))),
+            work: Arc::new(self.witness.beside(self.panics.around(Jobs::new(doors, settings)))),
             journal,
             hypervisor,
             supervisor: self.supervisor(),
@@ -389,10 +395,12 @@ impl Fleet {
         self.until(&format!("the copy of {instance}"), hangs).await;
     }
 
-    /// The dead letters that wait.
+    /// The dead letters that wait, each once: one whose confirm was lost is there twice.
     pub fn letters(&self) -> Vec<DeadLetter> {
+        let mut known = BTreeSet::new();
         let messages = self.server.ready_messages(DEAD_QUEUE).into_iter();
         let letters = messages.filter(|message| message.properties.message_type == DeadLetter::MESSAGE_TYPE);
+        let letters = letters.filter(|message| known.insert(message.properties.message_id.clone()));
         letters.map(|message| decode_dead_letter(&message.properties, &message.body).unwrap()).collect()
     }
 
@@ -449,12 +457,16 @@ impl Fleet {
         self.events.failures() == self.letters().len() + self.letterless
     }
 
-    fn left_behind(&self) -> Vec<String> {
+    /// What no job leaves, but for backups and their checkpoints.
+    pub fn left_behind(&self) -> Vec<String> {
         let mut found = self.hypervisor.leftovers_beside(&self.movers.checkpoints());
         found.extend(self.movers.running().into_iter().map(|name| format!("mover {name}")));
-        found.extend(self.movers.staging(SHARE).into_iter().map(|name| format!("staging {name}")));
-        let leased = self.instances.iter().filter(|(_, id)| self.movers.is_leased(SHARE, **id));
-        found.extend(leased.map(|(name, _)| format!("the lease of {name}")));
+        found.extend(self.movers.exposed().into_iter().map(|place| format!("a mount at {}", place.display())));
+        for share in &self.shares {
+            found.extend(self.movers.staging(share).into_iter().map(|name| format!("staging {name}")));
+            let leased = self.instances.iter().filter(|(_, id)| self.movers.is_leased(share, **id));
+            found.extend(leased.map(|(name, _)| format!("the lease of {name}")));
+        }
         found.extend((self.guards.standing() > 0).then(|| "a guard".to_owned()));
         found.extend(files(&self.directory.path().join("run")));
         found.extend(files(&self.settings.scratch_dir));

@@ -28,7 +28,7 @@ impl Panics {
     }
 
     /// One attempt panics where it is.
-    fn attempt_panics(&self) {
+    pub fn attempt_panics(&self) {
         self.attempt.notify_one();
     }
 
